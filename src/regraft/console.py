@@ -1,0 +1,99 @@
+"""What a person sees while work goes on: lines and progress bars, on standard error.
+
+Results go to standard output and are the command line's business; everything here is for the eye.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["duration", "say", "track"]
+
+PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+
+@cache
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Print one line for the user. `text` is shown as it is: markup in a file's name is not obeyed."""
+    safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    _console().print(safe, style=style or None, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(7.31), duration(95), duration(5400)
+    ('7.3 s', '1 min 35 s', '1 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def track(title: str, total: int, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; yields the function that moves it on by so many units."""
+    if _console().is_terminal:
+        with _bar(title, total, unit) as advance:
+            yield advance
+    else:
+        with _lines(title, total, unit) as advance:
+            yield advance
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=_console()) as progress:
+        task = progress.add_task(title, total=total, rate="")
+
+        def advance(n: int) -> None:
+            done = progress.tasks[task].completed + n
+            rate = done / max(time.monotonic() - start, 1e-6)
+            progress.update(task, advance=n, rate=f"{rate:.0f} {unit}/s")
+
+        yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY and done < total:
+            last = now
+            rate = done / (now - start)
+            say(f"{title}: {done} of {total} {unit}, {rate:.0f}/s, {duration((total - done) / rate)} left")
+
+    yield advance
+    seconds = time.monotonic() - start
+    say(f"{title}: {done} {unit} in {duration(seconds)} ({done / max(seconds, 1e-6):.0f}/s)")

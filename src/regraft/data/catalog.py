@@ -1,0 +1,250 @@
+"""Which images, which targets, which classes; a content digest per image.
+
+A catalog is a list made by looking at names and bytes, not at pixels: making one is fast and decodes
+nothing. Pixels are the business of `decode`, verdicts on them come with the features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from regraft.data.decode import EXTENSIONS, Refusal, digest, sniff
+from regraft.errors import DataError, UsageError
+
+__all__ = ["PARTS", "Catalog", "Refused", "Sample", "list_images"]
+
+PARTS = ("train", "validation", "test")
+_PART_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
+MAX_FILE_BYTES = 100 * 2**20
+
+LAYOUT = """Expected one folder a class, the images inside:
+    photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
+or the same inside train/, validation/ and test/."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: `path` relative to the catalog's root, index of its class, digest of its content, its part.
+
+    `part` is "train", "validation" or "test", or "" while nothing has been cut.
+    """
+
+    path: str
+    label: int
+    digest: str
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that is not used, with the code and detail of `data.decode`'s table."""
+
+    image: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Images with their classes. `samples` are sorted by path; `classes` are sorted names.
+
+    `refused` names the files that are not used, `notes` holds sentences for the report.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    refused: tuple[Refused, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str]) -> Catalog:
+        """List a folder of class folders, or one with train, validation (val, valid) and test subfolders.
+
+        Raises:
+            UsageError: `path` is no folder.
+            DataError: there is nothing to learn from in it: no class folders, no images, one class.
+
+        Example:
+            >>> import tempfile; from PIL import Image
+            >>> root = Path(tempfile.mkdtemp())
+            >>> for name in ("cat", "dog"):
+            ...     (root / name).mkdir()
+            ...     Image.new("RGB", (8, 8), name == "cat" and "red" or "blue").save(root / name / "1.png")
+            >>> Catalog.from_folder(root).classes
+            ('cat', 'dog')
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise UsageError(f"Expected a folder of images. Received: {root} ({_what_is(root)}).")
+        notes: list[str] = []
+        parts = _find_parts(root)
+        found: list[tuple[str, str, list[Path]]] = []
+        for part, folder in parts:
+            for class_folder in _subfolders(folder, notes):
+                found.append((part, class_folder.name, list(_files(class_folder, notes))))
+        if not found:
+            raise DataError(f"No class folders in {root}. {LAYOUT}")
+        return _assemble(root, found, notes)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def digest(self) -> str:
+        """One digest of what is in the catalog: every image's content and class, wherever the files lie."""
+        rows = sorted(f"{s.digest} {self.classes[s.label]} {s.part}" for s in self.samples)
+        return hashlib.blake2b("\n".join(rows).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+    def part(self, name: str) -> tuple[Sample, ...]:
+        """The samples of one part."""
+        return tuple(sample for sample in self.samples if sample.part == name)
+
+    def counts(self, part: str) -> list[int]:
+        """Images of each class in a part."""
+        counter = Counter(sample.label for sample in self.part(part))
+        return [counter[label] for label in range(len(self.classes))]
+
+    def without(self, refused: Iterable[Refused]) -> Catalog:
+        """The catalog less some files, which join `refused`. Classes that lose all images go too.
+
+        Raises:
+            DataError: fewer than two classes are left, or nothing to train on.
+        """
+        gone = {item.image: item for item in refused}
+        samples = [sample for sample in self.samples if sample.path not in gone]
+        everything = tuple(sorted((*self.refused, *gone.values()), key=lambda item: item.image))
+        return _checked(replace(self, samples=tuple(samples), refused=everything))
+
+
+def list_images(path: Path) -> Iterator[Path]:
+    """Every file below a folder that may be an image, junk left out, sorted; a file gives itself."""
+    if path.is_dir():
+        yield from (file for file in _files(path, []) if file.suffix.lower() in EXTENSIONS)
+    else:
+        yield path
+
+
+def _what_is(path: Path) -> str:
+    return "a file" if path.is_file() else "there is nothing by that name"
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def _find_parts(root: Path) -> list[tuple[str, Path]]:
+    """The parts the user cut, when every subfolder is one; otherwise the root itself, uncut."""
+    names = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_junk(entry.name)]
+    parts = [(_PART_NAMES[name.lower()], root / name) for name in sorted(names) if name.lower() in _PART_NAMES]
+    if len(parts) < len(names) or "train" not in dict(parts):
+        return [("", root)]
+    twice = [part for part, n in Counter(part for part, _ in parts).items() if n > 1]
+    if twice:
+        raise DataError(f"Two folders of {root} both mean {twice[0]!r}: {', '.join(sorted(names))}. Keep one.")
+    return parts
+
+
+def _subfolders(folder: Path, notes: list[str]) -> list[Path]:
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if _is_junk(entry.name) or not entry.is_dir():
+            continue
+        if entry.is_symlink():
+            notes.append(f"The folder {entry.name} is a symbolic link and was not followed.")
+        else:
+            found.append(Path(entry.path))
+    return found
+
+
+def _files(folder: Path, notes: list[str]) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        notes.append(f"The folder {error.filename} cannot be read: {error.strerror}.")
+
+    for here, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not _is_junk(name))
+        yield from (Path(here, name) for name in sorted(files) if not _is_junk(name))
+
+
+def _assemble(root: Path, found: list[tuple[str, str, list[Path]]], notes: list[str]) -> Catalog:
+    classes = tuple(sorted({name for _, name, files in found if files}))
+    empty = sorted({name for _, name, _ in found} - set(classes))
+    notes += [f"The class folder {name} is empty and was left out." for name in empty]
+    index = {name: label for label, name in enumerate(classes)}
+    jobs = [(part, index[name], file) for part, name, files in found for file in files]
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(_look, (file for _, _, file in jobs)))
+    samples, refused, ignored = [], [], Counter[str]()
+    for (part, label, file), verdict in zip(jobs, verdicts, strict=True):
+        name = file.relative_to(root).as_posix()
+        if isinstance(verdict, str):
+            samples.append(Sample(name, label, verdict, part))
+        elif _is_bystander(file, verdict):
+            ignored[file.suffix.lower()] += 1
+        else:
+            refused.append(Refused(name, verdict.code, verdict.detail))
+    notes += [f"{n} {kind} file{'s' * (n > 1)} ignored: not images." for kind, n in sorted(ignored.items())]
+    samples.sort(key=lambda sample: sample.path)
+    refused.sort(key=lambda item: item.image)
+    return _checked(Catalog(root, classes, tuple(samples), tuple(refused), tuple(notes)))
+
+
+def _look(file: Path) -> str | Refusal:
+    """The digest of a file that may be an image, or why it is not used."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return Refusal("not_a_file", "a pipe, socket or device is never opened")
+        if status.st_size > MAX_FILE_BYTES:
+            return Refusal("file_too_large", f"{status.st_size:,} bytes, at most {MAX_FILE_BYTES:,}")
+        data = file.read_bytes()
+    except OSError as error:
+        return Refusal("unreadable", error.strerror or str(error))
+    return sniff(data[:64]) or digest(data)
+
+
+def _is_bystander(file: Path, verdict: Refusal) -> bool:
+    """A file that nobody meant as an image: notes.txt, labels.csv. Not so a text called photo.jpg."""
+    return verdict.code == "not_an_image" and bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
+
+
+def _checked(catalog: Catalog) -> Catalog:
+    """The catalog, if something can be learnt from it."""
+    if not catalog.samples:
+        first = catalog.refused[0] if catalog.refused else None
+        why = f" {len(catalog.refused)} files were refused, the first: {first.image} ({first.code})." if first else ""
+        raise DataError(f"No images in {catalog.root}.{why} {LAYOUT}")
+    to_learn = {sample.label for sample in catalog.samples if sample.part in ("", "train")}
+    names = [name for label, name in enumerate(catalog.classes) if label in to_learn]
+    if len(names) < 2:
+        raise DataError(
+            f"Expected at least 2 classes to tell apart. Received: {len(names)} ({', '.join(names)}) in "
+            f"{catalog.root}. Add a folder for each further class. {LAYOUT}"
+        )
+    unseen = {catalog.classes[s.label] for s in catalog.samples if s.label not in to_learn}
+    if unseen:
+        raise DataError(
+            f"Classes without a training image: {', '.join(sorted(unseen))}. "
+            "Give each some in train/, or take them out of validation/ and test/."
+        )
+    return catalog if len(names) == len(catalog.classes) else _without_empty(catalog, names)
+
+
+def _without_empty(catalog: Catalog, names: list[str]) -> Catalog:
+    new = {catalog.classes.index(name): label for label, name in enumerate(names)}
+    samples = tuple(replace(sample, label=new[sample.label]) for sample in catalog.samples)
+    lost = sorted(set(catalog.classes) - set(names))
+    notes = (*catalog.notes, *(f"The class {name} has no usable image and was left out." for name in lost))
+    return replace(catalog, classes=tuple(names), samples=samples, notes=notes)

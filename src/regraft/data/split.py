@@ -1,0 +1,71 @@
+"""train / validation / test: stratified, decided by content, stable when images are added.
+
+Each image's digest, mixed with the seed, is a number in [0, 1) that no other image can change. Within each
+class the images below `fraction` are validation. So a new image never moves an old one, two copies of one
+picture always fall on the same side, and the order and names of files do not matter. The price is that a
+class's share is right on average, not to the image; a class too small for that gets its lowest number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import replace
+
+from regraft.data.catalog import Catalog, Sample
+
+__all__ = ["split"]
+
+
+def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
+    """Give every sample its part; parts the user cut are kept as they are.
+
+    Args:
+        catalog: from `Catalog.from_folder`.
+        fraction: share of the training images that becomes validation, in (0, 1), where there is none yet.
+        seed: another seed is another split.
+
+    Returns:
+        A catalog whose samples all have a part. A class with one image keeps it in train, and the notes say
+        that nothing validates it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples = tuple(Sample(f"{i}.png", i % 2, f"{i:032x}", "") for i in range(100))
+        >>> cut = split(Catalog(Path("."), ("a", "b"), samples), fraction=0.2)
+        >>> 10 < len(cut.part("validation")) < 30
+        True
+    """
+    if any(sample.part == "validation" for sample in catalog.samples):
+        return catalog
+    by_class: dict[int, list[Sample]] = defaultdict(list)
+    for sample in catalog.samples:
+        if sample.part in ("", "train"):
+            by_class[sample.label].append(sample)
+    chosen: set[str] = set()
+    alone = []
+    for label, members in sorted(by_class.items()):
+        place = {sample.digest: _place(sample.digest, seed) for sample in members}
+        below = {content for content, where in place.items() if where < fraction}
+        if not below or below == set(place):
+            lowest = min(place, key=lambda content: place[content])
+            below = {lowest} if len(place) > 1 else set()
+        if not below:
+            alone.append(catalog.classes[label])
+        chosen |= below
+    samples = tuple(
+        replace(sample, part="validation" if sample.digest in chosen else "train")
+        if sample.part in ("", "train")
+        else sample
+        for sample in catalog.samples
+    )
+    notes = tuple(
+        f"The class {name} has a single image: it is trained on, and nothing validates it." for name in alone
+    )
+    return replace(catalog, samples=samples, notes=(*catalog.notes, *notes))
+
+
+def _place(content: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the image's content and the seed alone."""
+    mixed = hashlib.blake2b(f"{seed}:{content}".encode(), digest_size=8).digest()
+    return int.from_bytes(mixed, "big") / 2**64

@@ -1,0 +1,86 @@
+"""Where the answers go wrong: the most confident mistakes and the most frequent confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regraft.errors import DataError
+
+__all__ = ["Confusion", "most_confused", "most_wrong"]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`count` of the `n` images of class `truth` were called `said`."""
+
+    truth: str
+    said: str
+    count: int
+    n: int
+
+
+def most_wrong(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, count: int = 24
+) -> npt.NDArray[np.int64]:
+    """The wrongly answered images, the most confidently wrong first.
+
+    Confidence in a mistake is the probability of the answer minus the probability of the truth.
+
+    Args:
+        labels: true class numbers, integers of shape (n,).
+        probabilities: shape (n, n_classes), each within 0..1.
+        count: at most so many. Defaults to 24.
+
+    Returns:
+        Places in `labels`, shape (m,), m <= count; equally confident ones in their given order.
+
+    Raises:
+        DataError: if the shapes disagree.
+
+    >>> most_wrong([0, 0, 1], [[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]).tolist()
+    [1, 0]
+    """
+    truth, table = np.asarray(labels), np.asarray(probabilities)
+    if table.ndim != 2 or truth.shape != (len(table),):
+        raise DataError(
+            "Expected labels of shape (n,) and probabilities of shape (n, n_classes). "
+            f"Received: {truth.shape} and {table.shape}."
+        )
+    places = np.arange(len(table))
+    said = table.argmax(axis=1) if table.size else places
+    wrong = places[said != truth]
+    # float64 first: the difference of two float32 would make ties out of near ties.
+    table = table.astype(np.float64)
+    margin = table[wrong, said[wrong]] - table[wrong, truth[wrong]]
+    return wrong[np.argsort(-margin, kind="stable")][: max(count, 0)]
+
+
+def most_confused(
+    confusion: npt.NDArray[np.integer[Any]], classes: Sequence[str], *, count: int = 8
+) -> list[Confusion]:
+    """The pairs of classes most often taken for each other, the most frequent first.
+
+    Args:
+        confusion: counts of shape (n_classes, n_classes), rows the truth, columns the answer.
+        classes: the names, in the order of the rows.
+        count: at most so many. Defaults to 8.
+
+    Returns:
+        Pairs that occurred; of equally frequent ones the one with the larger share of its class first.
+
+    >>> most_confused(np.array([[5, 2], [0, 3]]), ["cat", "dog"])
+    [Confusion(truth='cat', said='dog', count=2, n=7)]
+    """
+    support = confusion.sum(axis=1)
+    truth, said = np.nonzero(confusion)
+    found = [
+        Confusion(classes[row], classes[column], int(confusion[row, column]), int(support[row]))
+        for row, column in zip(truth, said, strict=True)
+        if row != column
+    ]
+    return sorted(found, key=lambda pair: (-pair.count, pair.n))[: max(count, 0)]

@@ -1,0 +1,250 @@
+"""Fine-tuning: a phase trains part of the backbone and the head together, starting from the solved head.
+
+Changes the model it is given: its weights, and its layers' `trainable` flags.
+
+The loop is written out, not left to `Model.fit`, for what it must promise: the learning rate of every step,
+the best weights kept, a stop by budget or Ctrl-C at the end of a step, and a frozen part in inference mode.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from regraft.backbone.cut import cut
+from regraft.backbone.freeze import Trained, freeze
+from regraft.backbone.head import OUTPUT
+from regraft.backbone.load import Backbone
+from regraft.console import duration, say, track
+from regraft.data.batches import Batches
+from regraft.recipe import Phase
+
+__all__ = ["EpochRecord", "Fitted", "fine_tune"]
+
+EPOCHS = 8  # where neither the recipe nor the budget says otherwise
+TIMED_STEPS = range(2, 6)  # steps whose time tells how many epochs the budget holds; the first one compiles
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the history. Losses are mean cross-entropy in nats; epoch 0 is the solved head."""
+
+    epoch: int
+    loss: float
+    val_loss: float
+    val_top1: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class Fitted:
+    """What a phase did. `stopped` says what ended it: "done", "no progress", "budget", "interrupted" or
+    "diverged"; `best` is the epoch whose weights the model now has, 0 for the solved head."""
+
+    trained: Trained
+    history: list[EpochRecord] = field(default_factory=list)
+    best: int = 0
+    stopped: str = "done"
+
+
+def fine_tune(
+    model: keras.Model,
+    backbone: Backbone,
+    unfreeze: str,
+    phase: Phase,
+    *,
+    train: Batches,
+    validation: Batches,
+    budget: float,
+) -> Fitted:
+    """Train what `unfreeze` names, and the head; the model ends with the weights of the best epoch.
+
+    Args:
+        model: from `graft`, its head solved. Its weights and flags are changed.
+        backbone: the one in `model`.
+        unfreeze: the freeze plan; see `first_trained`.
+        phase: rates, epochs, patience, augmentation.
+        train, validation: pixels.
+        budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
+
+    "Best" is the lowest validation loss: of a few hundred images it says more than their accuracy does.
+    """
+    fitted = Fitted(freeze(backbone, unfreeze))
+    joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
+    rates = _compile(joined, phase)
+    best = _snapshot(joined)
+    fitted.history.append(_record(joined, 0, math.nan, 0.0, validation, time.monotonic()))
+    clock = _Clock(budget, len(train), phase)
+    with _interruptible() as interrupted:
+        for epoch in range(1, 10_000):
+            if epoch > clock.epochs or fitted.stopped != "done":
+                break
+            begun = time.monotonic()
+            loss = _one_epoch(joined, train, phase, rates, clock, interrupted, epoch)
+            fitted.history.append(_record(joined, epoch, loss, rates.head, validation, begun))
+            fitted.stopped = _verdict(fitted, phase, clock, interrupted)
+            if fitted.best == epoch:
+                best = _snapshot(joined)
+            last = fitted.history[-1]
+            say(
+                f"Epoch {epoch}/{clock.epochs}: loss {last.loss:.3f}, validation loss {last.val_loss:.3f}, "
+                f"top-1 {last.val_top1:.3f} ({duration(last.seconds)})"
+            )
+    for variable, value in zip(joined.trainable_variables, best, strict=True):
+        variable.assign(value)
+    return fitted
+
+
+@dataclass
+class _Rates:
+    """The two optimizers' learning rates at the current step."""
+
+    optimizers: list[tuple[Any, float]]
+    head: float = 0.0
+
+    def set(self, rate: float) -> None:
+        self.head = rate
+        for optimizer, share in self.optimizers:
+            optimizer.learning_rate = rate * share
+
+
+class _Clock:
+    """How many epochs there will be, and where in the schedule a step stands."""
+
+    def __init__(self, budget: float, steps: int, phase: Phase) -> None:
+        self._end = time.monotonic() + budget
+        self._steps = steps
+        self._fixed = phase.epochs is not None
+        self._warmup = phase.warmup
+        self._timed: list[float] = []
+        self.epochs = phase.epochs or EPOCHS
+        self.step = 0
+
+    def ticked(self, seconds: float) -> None:
+        """A step took so long; once a few are known, choose the number of epochs the budget holds."""
+        if self.step in TIMED_STEPS and not self._fixed:
+            self._timed.append(seconds)
+            left = self._end - time.monotonic()
+            epoch = float(np.median(self._timed)) * self._steps * 1.15  # validation takes its share
+            self.epochs = max(1, min(EPOCHS, int(left / epoch)))
+        self.step += 1
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self._end
+
+    def rate(self, peak: float) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        total = self.epochs * self._steps
+        rise = max(1.0, self._warmup * total)
+        if self.step < rise:
+            return peak * (self.step + 1) / rise
+        return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (self.step - rise) / max(1.0, total - rise))))
+
+
+def _compile(joined: keras.Model, phase: Phase) -> _Rates:
+    """AdamW twice: the head at the phase's rate, the pre-trained layers at a share of it."""
+    head, pretrained = (
+        keras.optimizers.AdamW(phase.learning_rate, weight_decay=phase.weight_decay, name=name)
+        for name in ("head", "pretrained")
+    )
+    for optimizer in (head, pretrained):
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    heads = {id(v) for layer in joined.layers for v in _output_variables(layer)}
+
+    def choose(variable: keras.Variable) -> keras.optimizers.Optimizer:
+        return head if id(variable) in heads else pretrained
+
+    joined.compile(optimizer=keras.optimizers.MultiOptimizer(choose), loss="sparse_categorical_crossentropy")
+    return _Rates([(head, 1.0), (pretrained, phase.backbone_rate)])
+
+
+def _output_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    inner = [layer, *layer._flatten_layers()]
+    return [v for part in inner if part.name == OUTPUT for v in part.trainable_variables]
+
+
+def _one_epoch(
+    joined: keras.Model,
+    train: Batches,
+    phase: Phase,
+    rates: _Rates,
+    clock: _Clock,
+    interrupted: threading.Event,
+    epoch: int,
+) -> float:
+    total = count = 0.0
+    with track(f"Fine-tuning, epoch {epoch}", len(train.samples)) as advance:
+        for batch in train.shuffled(epoch, phase.augment):
+            if interrupted.is_set() or clock.over:
+                break
+            begun = time.monotonic()
+            rates.set(clock.rate(phase.learning_rate))
+            loss = float(joined.train_on_batch(batch.pixels, batch.labels))
+            clock.ticked(time.monotonic() - begun)
+            if not math.isfinite(loss):
+                return math.nan
+            total, count = total + loss * len(batch.labels), count + len(batch.labels)
+            advance(len(batch.labels))
+    return total / count if count else math.nan
+
+
+def _record(
+    joined: keras.Model, epoch: int, loss: float, rate: float, validation: Batches, begun: float
+) -> EpochRecord:
+    losses, right = [], []
+    for batch in validation.in_order():
+        answer = np.asarray(joined.predict_on_batch(batch.pixels), np.float64)
+        chosen = answer[np.arange(len(answer)), batch.labels]
+        losses.append(-np.log(np.maximum(chosen, 1e-15)))
+        right.append(answer.argmax(1) == batch.labels)
+    val_loss, val_top1 = float(np.concatenate(losses).mean()), float(np.concatenate(right).mean())
+    return EpochRecord(epoch, loss, val_loss, val_top1, rate, time.monotonic() - begun)
+
+
+def _verdict(fitted: Fitted, phase: Phase, clock: _Clock, interrupted: threading.Event) -> str:
+    """Whether the phase goes on ("done" is what it ends as when nothing stops it), and which epoch is best."""
+    last, best = fitted.history[-1], fitted.history[fitted.best]
+    if not math.isfinite(last.val_loss) or (math.isnan(last.loss) and not interrupted.is_set() and not clock.over):
+        return "diverged"
+    if last.val_loss < best.val_loss:
+        fitted.best = last.epoch
+    if interrupted.is_set():
+        return "interrupted"
+    if clock.over:
+        return "budget"
+    return "no progress" if last.epoch - fitted.best >= phase.patience else "done"
+
+
+def _snapshot(joined: keras.Model) -> list[Any]:
+    return [keras.ops.convert_to_numpy(variable).copy() for variable in joined.trainable_variables]
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event and lets the step finish; the second one stops at once."""
+    event = threading.Event()
+
+    def first(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        say("Stopping after this step, keeping the best model so far. Ctrl-C again stops at once.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals belong to the main thread
+        return
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGINT, first)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
