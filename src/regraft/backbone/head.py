@@ -22,7 +22,9 @@ def pooled(backbone: Backbone, head: HeadSpec) -> keras.KerasTensor:
     return _POOLINGS[head.pooling](name="head_pool")(features)
 
 
-def graft(backbone: Backbone, head: HeadSpec, *, task: str, outputs: int) -> keras.Model:
+def graft(
+    backbone: Backbone, head: HeadSpec, *, task: str = "multiclass", outputs: int, seed: int = 0
+) -> keras.Model:
     """A new head on a backbone: pooling, dropout, one Dense layer.
 
     Args:
@@ -30,6 +32,7 @@ def graft(backbone: Backbone, head: HeadSpec, *, task: str, outputs: int) -> ker
         head: pooling and dropout.
         task: "multiclass", whose output is a softmax over `outputs` classes.
         outputs: number of classes.
+        seed: of the dropout.
 
     Returns:
         An ordinary Functional `keras.Model`, float RGB pixels (batch, size, size, 3) in 0..255 to
@@ -39,6 +42,6 @@ def graft(backbone: Backbone, head: HeadSpec, *, task: str, outputs: int) -> ker
         raise ValueError(f'Expected the task "multiclass". Received: {task!r}.')
     vector = pooled(backbone, head)
     if head.dropout:
-        vector = keras.layers.Dropout(head.dropout, name="head_dropout")(vector)
+        vector = keras.layers.Dropout(head.dropout, seed=seed, name="head_dropout")(vector)
     answer = keras.layers.Dense(outputs, activation="softmax", name=OUTPUT, dtype="float32")(vector)
     return keras.Model(backbone.model.inputs[0], answer, name=f"regraft_{backbone.name}")

@@ -75,7 +75,7 @@ class Catalog:
 
         Raises:
             UsageError: `path` is no folder.
-            DataError: there is nothing to learn from in it: no class folders, no images, one class.
+            DataError: it has no class folders, or no images.
 
         Example:
             >>> import tempfile; from PIL import Image
@@ -118,15 +118,36 @@ class Catalog:
         return [counter[label] for label in range(len(self.classes))]
 
     def without(self, refused: Iterable[Refused]) -> Catalog:
-        """The catalog less some files, which join `refused`. Classes that lose all images go too.
+        """The catalog less some files, which join `refused`.
 
         Raises:
-            DataError: fewer than two classes are left, or nothing to train on.
+            DataError: no image is left.
         """
         gone = {item.image: item for item in refused}
         samples = [sample for sample in self.samples if sample.path not in gone]
         everything = tuple(sorted((*self.refused, *gone.values()), key=lambda item: item.image))
-        return _checked(replace(self, samples=tuple(samples), refused=everything))
+        return _not_empty(replace(self, samples=tuple(samples), refused=everything))
+
+    def learnable(self) -> Catalog:
+        """The catalog, if a classifier can be trained on it; classes without any image are left out.
+
+        Raises:
+            DataError: fewer than two classes, or a class with no training image.
+        """
+        to_learn = {sample.label for sample in self.samples if sample.part in ("", "train")}
+        names = [name for label, name in enumerate(self.classes) if label in to_learn]
+        unseen = {self.classes[s.label] for s in self.samples if s.label not in to_learn}
+        if unseen:
+            raise DataError(
+                f"Classes without a training image: {', '.join(sorted(unseen))}. "
+                "Give each some in train/, or take them out of validation/ and test/."
+            )
+        if len(names) < 2:
+            raise DataError(
+                f"Expected at least 2 classes to tell apart. Received: {len(names)} ({', '.join(names)}) "
+                f"in {self.root}. {_why_so_few(self)}{LAYOUT}"
+            )
+        return self if len(names) == len(self.classes) else _without_empty(self, names)
 
 
 def list_images(path: Path) -> Iterator[Path]:
@@ -198,7 +219,7 @@ def _assemble(root: Path, found: list[tuple[str, str, list[Path]]], notes: list[
     notes += [f"{n} {kind} file{'s' * (n > 1)} ignored: not images." for kind, n in sorted(ignored.items())]
     samples.sort(key=lambda sample: sample.path)
     refused.sort(key=lambda item: item.image)
-    return _checked(Catalog(root, classes, tuple(samples), tuple(refused), tuple(notes)))
+    return _not_empty(Catalog(root, classes, tuple(samples), tuple(refused), tuple(notes)))
 
 
 def _look(file: Path) -> str | Refusal:
@@ -220,26 +241,17 @@ def _is_bystander(file: Path, verdict: Refusal) -> bool:
     return verdict.code == "not_an_image" and bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
 
 
-def _checked(catalog: Catalog) -> Catalog:
-    """The catalog, if something can be learnt from it."""
-    if not catalog.samples:
-        first = catalog.refused[0] if catalog.refused else None
-        why = f" {len(catalog.refused)} files were refused, the first: {first.image} ({first.code})." if first else ""
-        raise DataError(f"No images in {catalog.root}.{why} {LAYOUT}")
-    to_learn = {sample.label for sample in catalog.samples if sample.part in ("", "train")}
-    names = [name for label, name in enumerate(catalog.classes) if label in to_learn]
-    if len(names) < 2:
-        raise DataError(
-            f"Expected at least 2 classes to tell apart. Received: {len(names)} ({', '.join(names)}) in "
-            f"{catalog.root}. Add a folder for each further class. {LAYOUT}"
-        )
-    unseen = {catalog.classes[s.label] for s in catalog.samples if s.label not in to_learn}
-    if unseen:
-        raise DataError(
-            f"Classes without a training image: {', '.join(sorted(unseen))}. "
-            "Give each some in train/, or take them out of validation/ and test/."
-        )
-    return catalog if len(names) == len(catalog.classes) else _without_empty(catalog, names)
+def _not_empty(catalog: Catalog) -> Catalog:
+    if catalog.samples:
+        return catalog
+    raise DataError(f"No images in {catalog.root}. {_why_so_few(catalog)}{LAYOUT}")
+
+
+def _why_so_few(catalog: Catalog) -> str:
+    if not catalog.refused:
+        return ""
+    first = catalog.refused[0]
+    return f"{len(catalog.refused)} files were refused, the first: {first.image} ({first.code}). "
 
 
 def _without_empty(catalog: Catalog, names: list[str]) -> Catalog:

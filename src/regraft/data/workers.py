@@ -24,9 +24,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded, Facts, Refusal, decode, digest
 
-__all__ = ["DecodeAhead", "Job"]
+__all__ = ["DecodeAhead", "Job", "jobs_for"]
 
 TIMEOUT = 30.0  # seconds for one file
 BUFFER_BYTES = 512 * 2**20  # decoded pixels that may wait for their consumer
@@ -37,6 +38,12 @@ class Job(NamedTuple):
 
     path: Path
     digest: str
+
+
+def jobs_for(catalog: Catalog, digests: Sequence[str]) -> list[Job]:
+    """The files to decode for some contents, one for each."""
+    where = {sample.digest: catalog.root / sample.path for sample in catalog.samples}
+    return [Job(where[digest], digest) for digest in digests]
 
 
 class DecodeAhead:

@@ -1,6 +1,6 @@
 """Line charts as plain geometry, for a template to draw as SVG.
 
-Positions are in the units of a `WIDTH` x `HEIGHT` drawing, y downwards. Colours and fonts are the
+Positions are in the units of the drawing that `PLOT` measures, y downwards. Colours and fonts are the
 style sheet's business, so the drawing follows the reader's theme.
 """
 
@@ -10,11 +10,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["HEIGHT", "WIDTH", "Chart", "Label", "Line", "line_chart", "ticks"]
+__all__ = ["PLOT", "Chart", "Label", "Line", "line_chart", "ticks"]
 
-WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 54, 506, 30, 252  # edges of the plot itself
 LETTER = 7.5  # about the width of a letter at the size the labels are set in
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Size of the whole drawing and the edges of the lines' area in it."""
+
+    width: int = 520
+    height: int = 300
+    left: int = 54
+    right: int = 506
+    top: int = 30
+    bottom: int = 252
+
+
+PLOT = Plot()
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,8 @@ def line_chart(
     """
     finite = [value for values in series.values() for value in values if math.isfinite(value)] or [0.0, 1.0]
     y_values = ticks(min(finite), max(finite))
-    x_axis = _Axis(epochs[0], epochs[-1], LEFT, RIGHT)
-    y_axis = _Axis(y_values[0], y_values[-1], BOTTOM, TOP)
+    x_axis = _Axis(epochs[0], epochs[-1], PLOT.left, PLOT.right)
+    y_axis = _Axis(y_values[0], y_values[-1], PLOT.bottom, PLOT.top)
     boundaries, names = _phases(epochs, phases, x_axis=x_axis)
     whole = [value for value in ticks(epochs[0], epochs[-1], most=8) if value == int(value)]
     return Chart(
@@ -115,9 +128,7 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
 
 
-def _line(
-    name: str, epochs: Sequence[int], values: Sequence[float], *, x_axis: _Axis, y_axis: _Axis
-) -> Line:
+def _line(name: str, epochs: Sequence[int], values: Sequence[float], *, x_axis: _Axis, y_axis: _Axis) -> Line:
     path, dots, pen = "", [], "M"
     for epoch, value in zip(epochs, values, strict=True):
         if not math.isfinite(value):
@@ -137,7 +148,7 @@ def _phases(
     boundaries = [x_axis.place((epochs[i - 1] + epochs[i]) / 2) for i in starts]
     if not starts:
         return [], []
-    edges = [float(LEFT), *boundaries, float(RIGHT)]
+    edges = [float(PLOT.left), *boundaries, float(PLOT.right)]
     names = [phases[0], *(phases[i] for i in starts)]
     labels = [
         Label((left + right) / 2, name)

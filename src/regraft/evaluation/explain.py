@@ -45,7 +45,7 @@ def most_wrong(
     >>> most_wrong([0, 0, 1], [[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]).tolist()
     [1, 0]
     """
-    truth, table = np.asarray(labels), np.asarray(probabilities)
+    truth, table = np.asarray(labels, dtype=np.int64), np.asarray(probabilities)
     if table.ndim != 2 or truth.shape != (len(table),):
         raise DataError(
             "Expected labels of shape (n,) and probabilities of shape (n, n_classes). "
@@ -53,7 +53,7 @@ def most_wrong(
         )
     places = np.arange(len(table))
     said = table.argmax(axis=1) if table.size else places
-    wrong = places[said != truth]
+    wrong: npt.NDArray[np.int64] = places[said != truth]
     # float64 first: the difference of two float32 would make ties out of near ties.
     table = table.astype(np.float64)
     margin = table[wrong, said[wrong]] - table[wrong, truth[wrong]]
@@ -77,10 +77,9 @@ def most_confused(
     [Confusion(truth='cat', said='dog', count=2, n=7)]
     """
     support = confusion.sum(axis=1)
-    truth, said = np.nonzero(confusion)
     found = [
         Confusion(classes[row], classes[column], int(confusion[row, column]), int(support[row]))
-        for row, column in zip(truth, said, strict=True)
+        for row, column in np.argwhere(confusion).tolist()
         if row != column
     ]
     return sorted(found, key=lambda pair: (-pair.count, pair.n))[: max(count, 0)]

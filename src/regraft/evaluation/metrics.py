@@ -1,8 +1,8 @@
 """How good the answers are, each number with its 95 % interval.
 
-Closed forms in NumPy: top-1 accuracy gets the Wilson score interval, everything else a seeded
-percentile bootstrap. A bootstrap of a flawless result has no width, which says "no mistake was seen",
-not "no mistake is possible"; the Wilson interval beside it tells how much was seen.
+Top-1 accuracy gets the Wilson score interval, everything else a seeded percentile bootstrap. The
+bootstrap of a flawless result has no width: "no mistake was seen", not "none is possible". The Wilson
+interval beside it tells how much was seen.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Interval:
 class ClassRow:
     """One class's scores, each in 0..1; None where it is a division by zero.
 
-    `n` counts the images that truly are of the class. Precision is undefined for a class that was
-    never answered, recall for a class without images, F1 for a class that is both.
+    `n` counts the images truly of the class. Precision is undefined where the class was never
+    answered, recall where it has no images, F1 where both hold.
     """
 
     name: str
@@ -127,9 +127,6 @@ def classification_scores(
         probabilities: shape (n, n_classes), each within 0..1.
         seed: of the bootstrap. Defaults to 0; the same seed gives the same intervals.
 
-    Returns:
-        The four intervals, in the order above.
-
     Raises:
         DataError: if shapes disagree, a label is out of range, or a probability is not one.
 
@@ -149,9 +146,8 @@ def classification_scores(
     resampled = np.concatenate([answers.scores(draws) for draws in _draws(n, seed)], axis=1)
     lows, highs = np.quantile(resampled, [0.025, 0.975], axis=1)
     found = {"top1": wilson_interval(int((labels == predicted).sum()), n)}
-    for name, value, low, high in zip(
-        ("balanced_accuracy", "macro_f1", "log_loss"), values, lows, highs, strict=True
-    ):
+    names = ("balanced_accuracy", "macro_f1", "log_loss")
+    for name, value, low, high in zip(names, values, lows, highs, strict=True):
         found[name] = Interval(float(value), float(min(low, value)), float(max(high, value)))
     return found
 
@@ -162,9 +158,7 @@ def confusion_matrix(
     """How often each class (row) was called each class (column).
 
     Args:
-        labels: true class numbers, shape (n,).
-        predicted: answered class numbers, shape (n,).
-        n_classes: number of classes; every number is below it.
+        labels, predicted: true and answered class numbers, each of shape (n,), below `n_classes`.
 
     Returns:
         Counts of shape (n_classes, n_classes), rows the truth, columns the answer.
@@ -185,12 +179,8 @@ def per_class(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence
     """Precision, recall and F1 of every class, in the order of `classes`.
 
     Args:
-        labels: true class numbers, shape (n,).
-        predicted: answered class numbers, shape (n,).
+        labels, predicted: true and answered class numbers, each of shape (n,).
         classes: the names; a class number is a place in this sequence.
-
-    Returns:
-        One row a class; a score that is a division by zero is None.
 
     Raises:
         DataError: if the shapes differ or a number is out of range.
@@ -259,7 +249,7 @@ def _checked_labels(labels: npt.ArrayLike, n: int, n_classes: int) -> Ints:
     array = np.asarray(labels)
     if array.shape != (n,) or (n and array.dtype.kind not in "iu"):
         raise DataError(f"Expected {n} whole numbers. Received: shape {array.shape}, dtype {array.dtype}.")
-    if n and not (0 <= array.min() and array.max() < n_classes):
+    if n and not (array.min() >= 0 and array.max() < n_classes):
         raise DataError(
             f"Expected class numbers from 0 to {n_classes - 1}. Received: {array.min()} to {array.max()}."
         )

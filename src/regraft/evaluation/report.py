@@ -8,33 +8,24 @@ surrogates of undecodable file names) are shown as escape sequences.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import functools
+import itertools
 import os
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from regraft.data.catalog import Refused
 from regraft.errors import EnvironmentFault
-from regraft.evaluation.charts import HEIGHT, WIDTH, Chart, line_chart
-from regraft.evaluation.explain import most_confused
+from regraft.evaluation.charts import PLOT, Chart, line_chart
 from regraft.evaluation.metrics import ClassRow, Interval
+from regraft.evaluation.page import environment
 
-if TYPE_CHECKING:
-    import jinja2
-
-__all__ = ["Epoch", "PartScores", "Refused", "Report", "WrongImage", "render", "write_report"]
-
-# Controls but tab and newline, marks and overrides of direction, surrogates, non-characters.
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
-)
+__all__ = ["Epoch", "PartScores", "Report", "WrongImage", "render", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -78,15 +69,6 @@ class Epoch:
     val_top1: float
     learning_rate: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An image that was left out, the code of the reason and the reason in words."""
-
-    image: str
-    code: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -148,18 +130,23 @@ def render(report: Report) -> str:
     ...     decision="Kept.", classes=["cat", "dog"], counts={"train": [3, 4]}, parts=[], history=[],
     ...     baseline=0.57, images_used=7, refused=[], notes=[], seconds={}, usage_python="", usage_shell="",
     ... )
-    >>> "<h1>Cats &amp; dogs</h1>" in render(report)
+    >>> "Cats &amp; dogs</title>" in render(report)
     True
     """
     refused = defaultdict(list)
     for image in report.refused:
         refused[image.code].append(image)
-    return _environment().get_template("report.html.j2").render(
-        report=report,
-        curves=_curves(report.history),
-        refused=sorted(refused.items(), key=lambda group: (-len(group[1]), group[0])),
-        chart_size=(WIDTH, HEIGHT),
+    page: str = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            curves=_curves(report.history),
+            refused=sorted(refused.items(), key=lambda group: (-len(group[1]), group[0])),
+            plot=PLOT,
+        )
     )
+    return page
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -193,7 +180,7 @@ def _curves(history: list[Epoch]) -> list[Chart]:
         return []
     epochs = [epoch.epoch for epoch in history]
     # Phases that each count from one would fold the line back on itself: count on instead.
-    if any(later <= earlier for earlier, later in zip(epochs[:-1], epochs[1:], strict=True)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
         epochs = list(range(epochs[0], epochs[0] + len(epochs)))
     phases = [epoch.phase for epoch in history]
     losses = {
@@ -205,52 +192,3 @@ def _curves(history: list[Epoch]) -> list[Chart]:
         line_chart("Loss", epochs, series=losses, phases=phases),
         line_chart("Top-1 accuracy, %", epochs, series=top1, phases=phases),
     ]
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("regraft.evaluation", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "duration": _duration,
-        "base64": lambda content: base64.b64encode(content).decode("ascii"),
-        "confusions": most_confused,
-        "weakest_first": _weakest_first,
-    }
-    return environment
-
-
-def _visible(value: object) -> object:
-    """What a template expression prints: steering characters as escapes, markup as it is."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
-
-
-def _percent(share: float) -> str:
-    # What is not quite everything must not be rounded to everything.
-    return f"{100 * (min(share, 0.999) if share < 1 else share):.1f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _weakest_first(rows: list[ClassRow]) -> list[tuple[int, ClassRow]]:
-    """Places and rows by F1, the lowest first, undefined ones last."""
-    return sorted(enumerate(rows), key=lambda item: (item[1].f1 is None, item[1].f1 or 0.0, item[0]))

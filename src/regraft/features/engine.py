@@ -84,10 +84,11 @@ def make_engine(network: keras.Model, cache: Path) -> Engine:
     if not engine_name().startswith("openvino"):
         return KerasEngine(network)
     try:
-        fresh = not (cache / "network.pb").exists()
+        graph = cache / "network.pb"
+        fresh = not graph.exists()
         if fresh:
-            _convert(network, cache)
-        engine = OpenVinoEngine(cache / "network.pb")
+            graph = _convert(network, cache)
+        engine = OpenVinoEngine(graph)
         if fresh:
             _check_against_keras(engine, network)
     except Exception as error:
@@ -160,7 +161,7 @@ def _output_name(output: Any) -> str:
     return next(name[4:].removesuffix(":0") for name in output.get_names() if name.startswith("out_"))
 
 
-def _convert(network: keras.Model, cache: Path) -> None:
+def _convert(network: keras.Model, cache: Path) -> Path:
     """Write the network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively."""
     import tensorflow as tf
 
@@ -174,11 +175,22 @@ def _convert(network: keras.Model, cache: Path) -> None:
 
     signature = tf.TensorSpec([BATCH, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
     graph = tf.function(constant, autograph=False).get_concrete_function(signature).graph
-    cache.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=".writing-", dir=cache)
+    folder = _writable(cache)
+    handle, beside = tempfile.mkstemp(prefix=".writing-", dir=folder)
     with os.fdopen(handle, "wb") as file:
         file.write(graph.as_graph_def().SerializeToString())
-    Path(beside).replace(cache / "network.pb")
+    return Path(beside).replace(folder / "network.pb")
+
+
+def _writable(cache: Path) -> Path:
+    """The cache folder, or a temporary one where it cannot be written: then the next run converts again."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            return cache
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="regraft-"))
 
 
 def _check_against_keras(engine: Engine, network: keras.Model) -> None:

@@ -6,8 +6,10 @@ already has is not computed again, and not decoded either.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,14 +17,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import track
+from regraft.console import duration, say, track
 from regraft.data.catalog import Catalog, Refused, Sample
 from regraft.data.decode import DECODER, Facts, Refusal
-from regraft.data.workers import DecodeAhead, Job
+from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.engine import BATCH, Engine, engine_name, fingerprint, make_engine
-from regraft.features.store import Entries, Store
+from regraft.features.store import Entries, Store, pixel_key
 
-__all__ = ["Features", "extract_features", "feature_key", "jobs_for", "pixel_key"]
+__all__ = ["Features", "extract_features"]
 
 SHARD = 256  # images stored at a time
 
@@ -35,8 +37,11 @@ class Features:
         refused: files that turned out not to be usable, one entry a file.
     """
 
-    def __init__(self, entries: Entries, *, computed: int, reused: int, refused: Sequence[Refused]) -> None:
+    def __init__(
+        self, entries: Entries, *, speed: _Speed, computed: int, reused: int, refused: Sequence[Refused]
+    ) -> None:
         self._entries = entries
+        self._speed = speed
         self.computed = computed
         self.reused = reused
         self.refused = tuple(refused)
@@ -44,6 +49,16 @@ class Features:
     def matrix(self, samples: Sequence[Sample], name: str) -> NDArray[Any]:
         """One named tensor: array of shape (len(samples), ...), in the order of `samples`."""
         return self._entries.read([sample.digest for sample in samples], name)
+
+    @property
+    def key(self) -> str:
+        """The store's key of these tensors."""
+        return self._entries.key
+
+    @property
+    def seconds_per_image(self) -> float:
+        """How long the engine takes to run the network over one image on this machine."""
+        return self._speed.seconds_per_image
 
     def facts(self, sample: Sample) -> Facts:
         """What the decoder learnt of an image."""
@@ -63,21 +78,14 @@ class _Need:
     features: frozenset[str]
     pixels: frozenset[str]
 
+    def files(self, stored: Sequence[str]) -> frozenset[str]:
+        """What has to be decoded: everything needed whose pixels are not `stored`."""
+        return (self.features | self.pixels) - frozenset(stored)
 
-def pixel_key(size: int) -> str:
-    """The store's key of decoded pixels."""
-    return f"pixels\n{DECODER}\nsize {size}"
 
-
-def feature_key(name: str, size: int) -> str:
+def _feature_key(name: str, size: int) -> str:
     """The store's key of what the network with this fingerprint makes of an image (view 0: as it is)."""
     return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine_name()}\nview 0"
-
-
-def jobs_for(catalog: Catalog, digests: Sequence[str]) -> list[Job]:
-    """The files to decode for some contents, one for each."""
-    where = {sample.digest: catalog.root / sample.path for sample in catalog.samples}
-    return [Job(where[digest], digest) for digest in digests]
 
 
 def extract_features(
@@ -102,41 +110,100 @@ def extract_features(
     """
     size = network.inputs[0].shape[1]
     name = fingerprint(network)
-    entries = store.entries(feature_key(name, size))
+    entries = store.entries(_feature_key(name, size))
     kept = store.entries(pixel_key(size))
     contents = list(dict.fromkeys(sample.digest for sample in catalog.samples))
     missing = entries.missing(contents)
-    need = _Need(frozenset(missing), frozenset(kept.missing(contents) if keep_pixels else ()))
-    stored = [digest for digest in missing if digest not in kept.missing(missing)]
-    todo = [digest for digest in contents if digest in need.features | need.pixels and digest not in stored]
+    without_pixels = set(kept.missing(contents))
+    need = _Need(frozenset(missing), frozenset(without_pixels if keep_pixels else ()))
+    stored = [digest for digest in missing if digest not in without_pixels]
+    todo = [digest for digest in contents if digest in need.files(stored)]
+    speed = _Speed(network, store, name)
     refusals: dict[str, Refusal] = {}
-    if stored or todo:
-        engine = make_engine(network, store.folder("engines", name)) if missing else None
-        with _decoding(catalog, todo, size, ahead) as decoding, track("Frozen features", len(todo) + len(stored)) as bar:
-            images = _images(stored, kept, decoding, refusals)
-            while chunk := list(islice(images, SHARD)):
-                _compute(chunk, need, engine, entries, kept)
-                bar(len(chunk))
-            bar(len(refusals))
-    refused = [Refused(s.path, refusals[s.digest].code, refusals[s.digest].detail) for s in catalog.samples if s.digest in refusals]
-    computed = len([digest for digest in missing if digest not in refusals])
-    return Features(entries, computed=computed, reused=len(contents) - len(missing), refused=refused)
+    decoding = _decoding(catalog, todo, size, ahead)
+    with decoding:
+        if missing or todo:
+            engine = speed.engine if missing else None
+            _say_plan(len(missing), len(todo), len(contents), speed if missing else None)
+            with track("Frozen features", len(todo) + len(stored)) as advance:
+                images = _images(stored, kept, decoding, frozenset(todo), refusals)
+                while chunk := list(islice(images, SHARD)):
+                    _compute(chunk, need, engine, entries, kept)
+                    advance(len(chunk))
+                advance(len(refusals))
+        else:
+            say(f"Frozen features: all {len(contents):,} images are in the store, nothing to compute.")
+    refused = [
+        Refused(sample.path, found.code, found.detail)
+        for sample in catalog.samples
+        if (found := refusals.get(sample.digest)) is not None
+    ]
+    computed = sum(digest not in refusals for digest in missing)
+    return Features(
+        entries, speed=speed, computed=computed, reused=len(contents) - len(missing), refused=refused
+    )
+
+
+class _Speed:
+    """The engine of a network, made when it is first needed, and how long it takes for an image."""
+
+    def __init__(self, network: keras.Model, store: Store, name: str) -> None:
+        self._network = network
+        self._store = store
+        self._name = name
+
+    @cached_property
+    def engine(self) -> Engine:
+        return make_engine(self._network, self._store.folder("engines", self._name))
+
+    @cached_property
+    def seconds_per_image(self) -> float:
+        """Measured once on this machine and remembered; a few batches of black images."""
+        question = f"seconds an image takes {engine_name()} through {self._name}"
+        try:
+            return float(self._store.recall(question) or "")
+        except ValueError:
+            pass
+        black = [np.zeros((BATCH, *self._network.inputs[0].shape[1:]), np.uint8)] * 4
+        list(self.engine.run(black[:1]))
+        begun = time.monotonic()
+        list(self.engine.run(black))
+        measured = (time.monotonic() - begun) / (BATCH * len(black))
+        self._store.remember(question, repr(measured))
+        return measured
+
+
+def _say_plan(missing: int, todo: int, contents: int, speed: _Speed | None) -> None:
+    parts = [f"{missing:,} of {contents:,} images to run through the frozen network once"]
+    if todo:
+        parts.append(f"{todo:,} to decode")
+    if speed is not None:
+        parts.append(f"about {duration(missing * speed.seconds_per_image)}")
+    say(f"Plan: {', '.join(parts)}.")
 
 
 def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead | None) -> DecodeAhead:
     if ahead is not None:
-        if ahead.size == size and [job.digest for job in ahead.jobs] == todo:
+        if ahead.size == size and set(todo) <= {job.digest for job in ahead.jobs}:
             return ahead
         ahead.close()
     return DecodeAhead(jobs_for(catalog, todo), size)
 
 
 def _images(
-    stored: list[str], kept: Entries, decoding: DecodeAhead, refusals: dict[str, Refusal]
+    stored: list[str],
+    kept: Entries,
+    decoding: DecodeAhead,
+    todo: frozenset[str],
+    refusals: dict[str, Refusal],
 ) -> Iterator[_Image]:
     for digest in stored:
         yield _Image(digest, kept.read([digest], "pixels")[0], kept.facts(digest))
+    if not todo:
+        return
     for job, result in zip(decoding.jobs, decoding, strict=True):
+        if job.digest not in todo:
+            continue
         if isinstance(result, Refusal):
             refusals[job.digest] = result
         else:

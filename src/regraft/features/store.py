@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.decode import Facts
+from regraft.data.decode import DECODER, Facts
 from regraft.errors import EnvironmentFault
 
-__all__ = ["Entries", "Store", "default_root"]
+__all__ = ["Entries", "Store", "default_root", "pixel_key"]
 
 Array = NDArray[Any]
 
@@ -44,6 +44,11 @@ def default_root() -> Path:
         return (Path(cache) if cache else Path.home() / ".cache") / "regraft"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / "regraft"
+
+
+def pixel_key(size: int) -> str:
+    """The key of decoded pixels: one tensor called "pixels", uint8 of shape (size, size, 3)."""
+    return f"pixels\n{DECODER}\nsize {size}"
 
 
 class Store:

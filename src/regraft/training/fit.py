@@ -30,7 +30,7 @@ from regraft.recipe import Phase
 
 __all__ = ["EpochRecord", "Fitted", "fine_tune"]
 
-EPOCHS = 8  # where neither the recipe nor the budget says otherwise
+EPOCHS = 6  # where neither the recipe nor the budget says otherwise
 TIMED_STEPS = range(2, 6)  # steps whose time tells how many epochs the budget holds; the first one compiles
 
 
@@ -66,6 +66,7 @@ def fine_tune(
     train: Batches,
     validation: Batches,
     budget: float,
+    seed: int = 0,
 ) -> Fitted:
     """Train what `unfreeze` names, and the head; the model ends with the weights of the best epoch.
 
@@ -76,11 +77,13 @@ def fine_tune(
         phase: rates, epochs, patience, augmentation.
         train, validation: pixels.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
+        seed: of dropout; order and augmentation have the seed of `train`.
 
     "Best" is the lowest validation loss: of a few hundred images it says more than their accuracy does.
     """
     fitted = Fitted(freeze(backbone, unfreeze))
     joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
+    _seed_layers(joined, seed)
     rates = _compile(joined, phase)
     best = _snapshot(joined)
     fitted.history.append(_record(joined, 0, math.nan, 0.0, validation, time.monotonic()))
@@ -167,6 +170,14 @@ def _compile(joined: keras.Model, phase: Phase) -> _Rates:
 
     joined.compile(optimizer=keras.optimizers.MultiOptimizer(choose), loss="sparse_categorical_crossentropy")
     return _Rates([(head, 1.0), (pretrained, phase.backbone_rate)])
+
+
+def _seed_layers(joined: keras.Model, seed: int) -> None:
+    """Start every layer's own random numbers from the seed: by default they depend on what ran before."""
+    for number, layer in enumerate(joined._flatten_layers()):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            generator.state.assign(np.array([seed, number], generator.state.dtype))
 
 
 def _output_variables(layer: keras.layers.Layer) -> list[keras.Variable]:

@@ -1,0 +1,33 @@
+# On a fresh machine `make demo` and `make test` are all there is to type: both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench format clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu]' --group dev
+	touch $@
+
+demo: .venv/ready  ## the main job in a minute, without network
+	$(BIN)/regraft demo --overwrite
+
+test: .venv/ready  ## every test
+	$(BIN)/python -m pytest
+
+check: .venv/ready  ## format, lint, types and the fast tests: before every commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+bench: .venv/ready  ## speed and accuracy against the guide's recipe, on ../shared
+	$(BIN)/python benchmarks/against_the_guide.py
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv demo run build dist

@@ -1,0 +1,75 @@
+"""regraft: transfer learning for images on Keras 3. What is frozen is computed once.
+
+    import regraft
+    run = regraft.train("photos", regraft.Recipe(backbone="mobilenet_v2"), "runs/photos")
+    run.model                                    # an ordinary keras.Model
+    for prediction in regraft.load("runs/photos").predict(["photo.jpg"]): ...
+
+Importing this package imports no deep-learning backend; the names below are fetched when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regraft.backbone.freeze import freeze
+    from regraft.backbone.head import graft
+    from regraft.backbone.load import Backbone, load_backbone
+    from regraft.data.catalog import Catalog
+    from regraft.deploy.bundle import Bundle, load
+    from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
+    from regraft.features.extract import Features, extract_features
+    from regraft.features.store import Store
+    from regraft.recipe import HeadSpec, Phase, Recipe
+    from regraft.run import Run, train
+
+__all__ = [
+    "Backbone",
+    "Bundle",
+    "Catalog",
+    "DataError",
+    "EnvironmentFault",
+    "Features",
+    "HeadSpec",
+    "ModelRefused",
+    "Phase",
+    "Recipe",
+    "RegraftError",
+    "Run",
+    "Store",
+    "UsageError",
+    "extract_features",
+    "freeze",
+    "graft",
+    "load",
+    "load_backbone",
+    "train",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "regraft.backbone.freeze": ["freeze"],
+    "regraft.backbone.head": ["graft"],
+    "regraft.backbone.load": ["Backbone", "load_backbone"],
+    "regraft.data.catalog": ["Catalog"],
+    "regraft.deploy.bundle": ["Bundle", "load"],
+    "regraft.errors": ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError"],
+    "regraft.features.extract": ["Features", "extract_features"],
+    "regraft.features.store": ["Store"],
+    "regraft.recipe": ["HeadSpec", "Phase", "Recipe"],
+    "regraft.run": ["Run", "train"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'regraft' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

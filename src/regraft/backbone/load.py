@@ -1,0 +1,402 @@
+"""A name, a model file or a model -> `Backbone`.
+
+A named backbone is always built from `keras.applications` without weights; the weights come from one file,
+Keras' own cache or a path, through one door. So the graph, its layer count and its numbers are the same
+wherever the file lay, and random weights never stand in for weights that were asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import queue
+import random
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py  # type: ignore[import-untyped]
+import keras
+import numpy as np
+
+from regraft.backbone.pixels import apply_contract, contract_of
+from regraft.backbone.zoo import Entry, find, keras_cache, weights_on_disk
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError, nearest
+
+__all__ = ["Backbone", "load_backbone"]
+
+REACH_SECONDS = 8.0  # how long the server of published weights has to begin its answer
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_CHOICES = ("imagenet", "random")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pre-trained network without its classifier, that takes plain pixels.
+
+    Args:
+        name: the table's name for it, or the name of the file or model it came from.
+        model: one Functional graph from RGB float pixels 0..255, shape `(batch, size, size, 3)`, to a feature
+            map `(batch, height, width, channels)`; from a file also to a feature vector `(batch, channels)`.
+        image_size: pixels a side.
+        layers: the backbone's own layers in the order of `model.layers`; the input layer and the pixel
+            contract are left out, conversions that the published model brings along are not.
+        stages: stage name -> index in `layers` of the stage's first layer, in order; may be empty.
+        weights: where the weights come from, as a phrase for reports.
+        contract: the pixel contract in front of the layers, see `regraft.backbone.pixels`.
+    """
+
+    name: str
+    model: keras.Model
+    image_size: int
+    layers: tuple[keras.layers.Layer, ...]
+    stages: dict[str, int]
+    weights: str
+    contract: str
+
+
+class _Weights(NamedTuple):
+    file: Path | None  # None: random
+    provenance: str
+
+
+def load_backbone(
+    name: str | Path | keras.Model,
+    *,
+    weights: str | Path = "imagenet",
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """A backbone by name, from a `.keras` file, or from a Functional model.
+
+    The global random state is left as it was: `seed` acts on this backbone only. A model that is handed over
+    is not copied (unless its weights are to be random, or its size was open), so both share their layers.
+
+    Args:
+        name: a name of `regraft backbones` in any spelling, the path of a `.keras` file, or a Functional
+            model. File and model take RGB pixels 0..255 and give a feature map or a feature vector.
+        weights: `"imagenet"` (for a file or a model: its own), `"random"`, or the path of an HDF5 file of
+            weights without the classifier.
+        image_size: pixels a side. Defaults to the size that the backbone is published for.
+        seed: of random weights and of stochastic layers.
+
+    Raises:
+        UsageError: unknown name or weights, size too small, or weights of another architecture.
+        EnvironmentFault: the published weights are not on this machine and cannot be had, or are damaged.
+        ModelRefused: the `.keras` file cannot be read safely.
+
+    Example:
+        >>> backbone = load_backbone("mobilenet_v2", weights="random", image_size=64)
+        >>> backbone.model.output_shape
+        (None, 2, 2, 1280)
+    """
+    if keras.config.image_data_format() != "channels_last":
+        raise EnvironmentFault(
+            'Keras is set to images with channels first. Set "image_data_format" to "channels_last" in '
+            f"{keras_cache().parent / 'keras.json'}."
+        )
+    if isinstance(name, keras.Model):
+        own = _Weights(None, f"own weights of the model {name.name}")
+        return _from_model(name, own, weights=weights, image_size=image_size, seed=seed)
+    if str(name).endswith(".keras"):
+        path = Path(name)
+        own = _Weights(None, f"file {path.name} sha256 {_sha256(path, 'model')}")
+        return _from_model(_read_model(path), own, weights=weights, image_size=image_size, seed=seed)
+    return _from_zoo(find(str(name)), weights=weights, image_size=image_size, seed=seed)
+
+
+# --- by name
+
+
+def _from_zoo(entry: Entry, *, weights: str | Path, image_size: int | None, seed: int) -> Backbone:
+    size = entry.image_size if image_size is None else image_size
+    if size < entry.min_size:
+        raise UsageError(
+            f"image_size: {entry.name} takes images of at least {entry.min_size} pixels a side. "
+            f"Received: {size}."
+        )
+    # The file is found and looked into first: building a large model takes many seconds.
+    chosen = _choose(weights, seed) or _published(entry, size)
+    with _seeded(seed):
+        model = _build(entry, size)
+    if chosen.file is not None:
+        _load_weights(model, chosen.file, entry.name)
+    if entry.module == "efficientnet":
+        _complete_scaling(model)
+    return _backbone(entry.name, model, provenance=chosen.provenance, entry=entry)
+
+
+def _build(entry: Entry, size: int) -> keras.Model:
+    image = keras.Input((size, size, 3), name="image")
+    seen = apply_contract(entry.pixels, image)
+    constructor = getattr(keras.applications, entry.constructor)
+    model = constructor(include_top=False, weights=None, input_tensor=seen)
+    # Built on a tensor, Keras declares a list of one input and warns at every call with a plain array.
+    return keras.Model(image, model.output, name=entry.name)
+
+
+def _backbone(name: str, model: keras.Model, *, provenance: str, entry: Entry | None) -> Backbone:
+    layers = tuple(
+        layer
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer) and not contract_of(layer)
+    )
+    stages = entry.stages.starts(layer.name for layer in layers) if entry else {}
+    contract = next(filter(None, map(contract_of, model.layers)), "raw")
+    return Backbone(name, model, int(model.input_shape[1]), layers, stages, provenance, contract)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # Keras draws the seed of every initializer and of every Dropout from Python's `random`, nowhere else.
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _complete_scaling(model: keras.Model) -> None:
+    """Change the Normalization of an EfficientNetV1 in place, where it holds deviations as variances.
+
+    The published files hold ImageNet's standard deviations d where the layer wants variances, so it divides
+    by sqrt(d). Keras mends that by a further layer that divides by sqrt(d) again, but only where it is told
+    the word "imagenet", not the file's path. Here d squared is put where it belongs; files whose variances
+    are anything else are taken as they are. Source: tensorflow/tensorflow#49930.
+    """
+    deviation = np.array([0.229, 0.224, 0.225], "float32")
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+    if np.allclose(keras.ops.convert_to_numpy(layer.adapt_variance), deviation, rtol=1e-3):
+        layer.adapt_variance.assign(deviation**2)
+        layer.finalize_state()
+
+
+# --- from a file or a model
+
+
+def _from_model(
+    model: keras.Model, own: _Weights, *, weights: str | Path, image_size: int | None, seed: int
+) -> Backbone:
+    _check_model(model)
+    chosen = _choose(weights, seed) or own
+    size = _model_size(model, image_size)
+    if weights == "random":
+        with _seeded(seed):
+            model = _carried(model, _rebuilt(model, size), keras.layers.Normalization)
+    elif model.input_shape[1] is None or chosen.file is not None:
+        # Weights from a file go into a copy, so that a refused file leaves the caller's model alone.
+        model = _carried(model, _rebuilt(model, size), keras.layers.Layer)
+    if chosen.file is not None:
+        _load_weights(model, chosen.file, model.name)
+    known = None
+    with contextlib.suppress(UsageError):  # a saved keras.applications model still has its name
+        known = find(model.name)
+    return _backbone(model.name, model, provenance=chosen.provenance, entry=known)
+
+
+def _read_model(path: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as fault:  # Keras names no type: damaged archives and unsafe layers raise many
+        raise ModelRefused(
+            f"{path} cannot be read as a Keras model. Expected a .keras file whose layers come with Keras. "
+            f"Keras says: {_brief(fault)}"
+        ) from fault
+
+
+def _check_model(model: keras.Model) -> None:
+    probe = keras.Input((1,))
+    functional = type(keras.Model(probe, probe))  # the class has no public name
+    if not isinstance(model, functional) or len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UsageError(
+            "A backbone is a Functional model with one input and one output; wrap a Sequential one as "
+            f"keras.Model(model.inputs, model.outputs). Received: {type(model).__name__} {model.name}."
+        )
+    if len(model.input_shape) != 4 or model.input_shape[-1] != 3:
+        raise UsageError(
+            "A backbone takes RGB pixels of shape (batch, size, size, 3). "
+            f"Received: {model.name}, which takes {model.input_shape}."
+        )
+    if len(model.output_shape) not in (2, 4):
+        raise UsageError(
+            "A backbone gives a feature map (batch, height, width, channels) or a feature vector "
+            f"(batch, channels). Received: {model.name}, which gives {model.output_shape}."
+        )
+
+
+def _model_size(model: keras.Model, image_size: int | None) -> int:
+    height, width = model.input_shape[1:3]
+    if height != width:
+        raise UsageError(f"A backbone takes square images. Received: {model.name}, {height} x {width}.")
+    if height is None and image_size is None:
+        raise UsageError(f"image_size: {model.name} takes images of any size; say which, for example 224.")
+    if height is not None and image_size not in (None, height):
+        raise UsageError(f"image_size: {model.name} takes {height} and nothing else. Received: {image_size}.")
+    return int(height or image_size or 0)
+
+
+def _rebuilt(model: keras.Model, size: int) -> keras.Model:
+    """The same graph with fresh layers and a fixed image size; still one flat graph."""
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] == "InputLayer":
+            layer["config"]["batch_shape"] = (None, size, size, 3)
+    return type(model).from_config(config)
+
+
+def _carried(source: keras.Model, target: keras.Model, kind: type[keras.layers.Layer]) -> keras.Model:
+    """`target`, changed in place: its layers of a kind have the weights of `source`."""
+    for old, new in zip(source.layers, target.layers, strict=True):
+        if isinstance(old, kind):
+            new.set_weights(old.get_weights())
+        for layer in (new, *getattr(new, "layers", ())):
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # it computes with a copy of its weights
+    return target
+
+
+# --- weights
+
+
+def _choose(weights: str | Path, seed: int) -> _Weights | None:
+    """Random weights or a file, as asked for; None for "imagenet"."""
+    if weights == "imagenet":
+        return None
+    if weights == "random":
+        return _Weights(None, f"random (seed {seed})")
+    word = str(weights)
+    if not isinstance(weights, Path) and not {".", "/", "\\"} & set(word) and not Path(word).exists():
+        raise UsageError(
+            f'weights: expected "imagenet", "random" or the path of a file.{nearest(word, _CHOICES)} '
+            f"Received: {weights}."
+        )
+    path = Path(weights)
+    digest = _sha256(path, "weights")
+    _check_format(path)
+    return _Weights(path, f"file {path.name} sha256 {digest}")
+
+
+def _published(entry: Entry, size: int) -> _Weights:
+    path = weights_on_disk(entry, size) or _download(entry, size)
+    algorithm, _, expected = (entry.weights_hash or "").partition(":")
+    # Keras would download over a file that it finds changed, and delete it where there is no network.
+    if expected and _digest(path, algorithm) != expected:
+        raise EnvironmentFault(
+            f"{path} is damaged or not the published file: its {algorithm} is {_digest(path, algorithm)}, "
+            f"expected {expected}. Delete it to have it downloaded again, or name it as the file of weights."
+        )
+    try:
+        _check_format(path)
+    except UsageError as fault:
+        raise EnvironmentFault(f"{fault} Delete {path} to have it downloaded again.") from fault
+    return _Weights(path, f"imagenet ({path.name}, sha256 {_digest(path, 'sha256')})")
+
+
+def _download(entry: Entry, size: int) -> Path:
+    file, url = entry.weights_file_at(size), entry.weights_url_at(size)
+    reason = _unreachable(url)
+    if reason is None:
+        try:
+            return Path(
+                keras.utils.get_file(file, url, cache_dir=keras_cache().parent, cache_subdir="models")
+            )
+        except Exception as fault:  # Keras raises the bare class
+            reason = _brief(fault)
+    raise EnvironmentFault(
+        f"The ImageNet weights of {entry.name} are not on this machine and cannot be downloaded: {reason}\n"
+        f"  file: {file}\n  from: {url}\n"
+        f"Either put that file into {keras_cache()}, or give a file with --weights FILE, "
+        "or start without pre-training with --weights random."
+    )
+
+
+def _unreachable(url: str) -> str | None:
+    """Why `url` cannot be had, or None. A thread, since looking a name up knows no timeout."""
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=REACH_SECONDS):
+                answers.put(None)
+        except (OSError, ValueError, http.client.HTTPException) as fault:
+            answers.put(str(fault) or type(fault).__name__)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=REACH_SECONDS)
+    except queue.Empty:
+        return f"no answer within {REACH_SECONDS:g} seconds"
+
+
+def _check_format(path: Path) -> None:
+    """A file of weights must be what its name says: Keras picks its reader by the ending alone."""
+    with path.open("rb") as stream:
+        if stream.read(len(HDF5_MAGIC)) != HDF5_MAGIC:
+            raise UsageError(
+                f"weights: expected an HDF5 file of Keras weights. Received: {path}, which is none."
+            )
+    try:
+        with h5py.File(path, "r") as file:
+            old = "model_weights" in file or any(key.startswith("layer_names") for key in file.attrs)
+    except OSError as fault:
+        raise UsageError(f"weights: {path} is damaged: {_brief(fault)}") from fault
+    ending = path.name.endswith(".weights.h5")
+    if old == ending or (old and path.suffix not in (".h5", ".hdf5")):
+        wanted = ".h5" if old else ".weights.h5"
+        raise UsageError(
+            f"weights: the name of {path} must end in {wanted}, since it was written by "
+            f"{'Keras 2' if old else 'Keras 3'}; Keras goes by the name. Rename it."
+        )
+
+
+def _load_weights(model: keras.Model, path: Path, name: str) -> None:
+    """Change `model`: all its weights come from the file, or UsageError."""
+    expected = f"{len(model.weights)} arrays, {model.count_params():,} numbers"
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of containers that it meets a second time; what is missing, the count below shows.
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(path)
+        if path.name.endswith(".weights.h5"):
+            _check_count(model, path)
+    except Exception as fault:  # whatever Keras stumbles over, the file does not fit
+        raise UsageError(
+            f"weights: {path} holds weights of another architecture. Expected: {name} without its classifier "
+            f"({expected}). Keras says: {_brief(fault)}"
+        ) from fault
+
+
+def _check_count(model: keras.Model, path: Path) -> None:
+    # Keras passes over layers of the file that the model lacks, and over nested ones that the file lacks.
+    names: list[str] = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
+    held = sum(not key.startswith("optimizer") and "/seed_generator/" not in key for key in names)
+    if held != len(model.weights):
+        raise ValueError(f"the model has {len(model.weights)} arrays, the file {held}.")
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def _sha256(path: Path, what: str) -> str:
+    if not path.is_file():
+        raise UsageError(f"{what}: no such file: {path}.")
+    try:
+        return _digest(path, "sha256")
+    except OSError as fault:
+        raise EnvironmentFault(f"{what}: {path} cannot be read: {fault}") from fault
+
+
+def _brief(fault: Exception) -> str:
+    """The first words of an error that may run over pages."""
+    words = " ".join(str(fault).split()) or type(fault).__name__
+    return words if len(words) <= 300 else words[:300] + " ..."

@@ -1,0 +1,229 @@
+"""The command line: options -> one call -> print -> exit code.
+
+Exit codes: 0 done, 1 an unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regraft.console import say
+from regraft.errors import RegraftError, UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Transfer learning for images on Keras 3. What is frozen is computed once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of computed features. Default: the user's cache, or $REGRAFT_HOME."),
+]
+
+
+def main() -> None:
+    """Run the command line. The only place that catches: one message to standard error, one exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length on standard error
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except RegraftError as error:
+        say(f"regraft: {error}", style="red")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("regraft: interrupted. What was computed is in the store; run the same command to go on.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        show = getattr(error, "show", None)  # click's own usage errors
+        if show is None:
+            raise
+        show()
+        sys.exit(2)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of class folders, or one with train, validation and test in it."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")] = Path("run"),
+    recipe: Annotated[
+        Path | None, typer.Option(help="recipe.toml to start from; other options override it.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="A name of `regraft backbones`, or a .keras file. [mobilenet_v2]")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
+    ] = None,
+    unfreeze: Annotated[
+        str | None, typer.Option(help="none, all, last:N, from:I, stage:NAME or auto. [auto]")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time fine-tuning may take, such as 90s, 10min, 1h. [15min]")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes of fine-tuning. [6, fewer if the budget is short]")
+    ] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="Any of flip,crop for fine-tuning, or none. [flip,crop]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    store: StoreOption = None,
+) -> int:
+    """Train a classifier on a folder of images and write a run folder with model, report and scores."""
+    from regraft.recipe import Recipe, parse_duration
+    from regraft.run import train as run_recipe
+
+    start = Recipe.from_toml(recipe) if recipe else Recipe()
+    folder = data or (Path(start.data) if start.data else None)
+    if folder is None:
+        raise UsageError("Expected a folder of images, or a recipe that names one. Received: neither.")
+    finetune = {"epochs": epochs, "augment": None if augment is None else _names(augment)}
+    chosen = {
+        "backbone": backbone,
+        "weights": weights,
+        "image_size": image_size,
+        "unfreeze": unfreeze,
+        "budget": None if budget is None else parse_duration(budget),
+        "seed": seed,
+        "finetune": replace(start.finetune, **_given(finetune)),
+    }
+    run = run_recipe(folder, replace(start, **_given(chosen)), out, overwrite=overwrite, store=store)
+    _print_scores(run.metrics)
+    print(f"Report: {run.path / 'report.html'}")
+    return 130 if run.interrupted else 0
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    as_json: Json = False,
+) -> None:
+    """Say what images show: label and probability. A bad image is named with the reason."""
+    from regraft.data.catalog import Refused
+    from regraft.deploy.bundle import load
+
+    for answer in load(run).predict(images):
+        if as_json:
+            line = {"image": answer.image, "refused": answer.code} if isinstance(answer, Refused) else asdict(answer)
+            print(json.dumps(line), flush=True)
+        elif isinstance(answer, Refused):
+            print(f"{_safe(answer.image)}\trefused: {answer.code} ({answer.detail})")
+        else:
+            print(f"{_safe(answer.image)}\t{_safe(answer.label)}\t{answer.probability:.3f}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, as for train.")],
+    as_json: Json = False,
+) -> None:
+    """Score a trained model on labelled images, each part of them by itself."""
+    from regraft.deploy.bundle import load
+
+    found = load(run).evaluate(data)
+    scores = {
+        item.part: {"n": item.n, **{name: asdict(score) for name, score in item.scores.items()}} for item in found
+    }
+    refused = [asdict(item) for item in found[0].refused] if found else []
+    if as_json:
+        print(json.dumps({**scores, "refused": refused}))
+    else:
+        _print_scores(scores)
+        for item in refused:
+            print(f"Refused {_safe(item['image'])}: {item['code']} ({item['detail']})")
+
+
+@app.command()
+def backbones(as_json: Json = False) -> None:
+    """List the backbones of keras.applications: size, parameters, accuracy, and what is on disk."""
+    from regraft.backbone.zoo import ZOO, weights_on_disk
+
+    rows = [
+        {
+            "name": entry.name,
+            "image_size": entry.image_size,
+            "min_size": entry.min_size,
+            "parameters_m": entry.parameters_m,
+            "size_mb": entry.size_mb,
+            "top1": entry.top1,
+            "top5": entry.top5,
+            "on_disk": str(weights_on_disk(entry) or ""),
+        }
+        for entry in ZOO.values()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    print(f"{'name':<22} {'px':>4} {'min':>4} {'params M':>9} {'MB':>6} {'top-1':>6} {'top-5':>6}  weights")
+    for row in rows:
+        cells = (f"{row[key] if row[key] is not None else '-':>{width}}" for key, width in _COLUMNS)
+        print(f"{row['name']:<22} {' '.join(cells)}  {'on disk' if row['on_disk'] else 'to download'}")
+
+
+_COLUMNS = (
+    ("image_size", 4), ("min_size", 4), ("parameters_m", 9), ("size_mb", 6), ("top1", 6), ("top5", 6),
+)  # fmt: skip
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")] = False,
+) -> None:
+    """Show the main job in a minute, without network: learn digits 5-9 from a network that knows 0-4."""
+    from regraft.demo import run_demo
+
+    result = run_demo(out, overwrite=overwrite)
+    print(f"20 images a class, the same small network, top-1 on {result.tested} test images:")
+    print(f"  grafted (pre-trained on the digits 0-4): {result.grafted:.3f}")
+    print(f"  from scratch:                            {result.scratch:.3f}")
+    print(f"Report: {result.report}")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _safe(text: str) -> str:
+    """A name as one printable line in any terminal's encoding."""
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    for part in ("test", "validation", "train", "all"):
+        if part not in scores:
+            continue
+        print(f"{part}, {scores[part]['n']:,} images:")
+        for name, score in scores[part].items():
+            if name != "n":
+                print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")

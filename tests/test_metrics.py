@@ -1,0 +1,217 @@
+"""Scores against scikit-learn and closed forms; intervals against simulation."""
+
+from __future__ import annotations
+
+import doctest
+import math
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from regraft.errors import DataError
+from regraft.evaluation import metrics
+from regraft.evaluation.metrics import (
+    ClassRow,
+    baseline,
+    classification_scores,
+    confusion_matrix,
+    per_class,
+    wilson_interval,
+)
+
+KEYS = ["top1", "balanced_accuracy", "macro_f1", "log_loss"]
+
+
+def answers(n: int, n_classes: int, *, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and probabilities that lean towards them."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(n_classes, size=n)
+    logits = generator.normal(size=(n, n_classes))
+    logits[np.arange(n), labels] += skill
+    probabilities = np.exp(logits)
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def test_documented_examples_are_true() -> None:
+    assert doctest.testmod(metrics) == doctest.TestResults(0, 7)
+
+
+@pytest.mark.parametrize(("n", "n_classes"), [(300, 2), (400, 7), (25, 12)])
+def test_scores_agree_with_scikit_learn(n: int, n_classes: int) -> None:
+    labels, probabilities = answers(n, n_classes, seed=n)
+    said, present = probabilities.argmax(axis=1), np.unique(labels)
+    scores = classification_scores(labels, probabilities)
+    assert list(scores) == KEYS
+    assert scores["top1"].value == pytest.approx(reference.accuracy_score(labels, said))
+    recalls = reference.recall_score(labels, said, labels=present, average=None)
+    assert scores["balanced_accuracy"].value == pytest.approx(recalls.mean())
+    f1 = reference.f1_score(labels, said, labels=present, average="macro", zero_division=0)
+    assert scores["macro_f1"].value == pytest.approx(f1)
+    log_loss = reference.log_loss(labels, probabilities, labels=np.arange(n_classes))
+    assert scores["log_loss"].value == pytest.approx(log_loss)
+
+
+def test_a_class_without_images_adds_no_term() -> None:
+    labels = [0, 0, 1, 1]
+    probabilities = np.eye(3)[[0, 2, 1, 1]]
+    scores = classification_scores(labels, probabilities)
+    assert scores["balanced_accuracy"].value == pytest.approx((0.5 + 1.0) / 2)
+    assert scores["macro_f1"].value == pytest.approx((2 / 3 + 1.0) / 2)
+
+
+def test_intervals_hold_their_value_and_stay_in_range() -> None:
+    for n in (1, 2, 5, 40):
+        for interval in classification_scores(*answers(n, 4, seed=n)).values():
+            assert 0 <= interval.low <= interval.value <= interval.high
+    for key in KEYS[:3]:
+        assert classification_scores(*answers(9, 4))[key].high <= 1
+
+
+def test_wilson_interval_agrees_with_its_closed_form() -> None:
+    # Newcombe (1998), table I, 81 of 263 and 0 of 20, to four digits.
+    interval = wilson_interval(81, 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
+    interval = wilson_interval(0, 20)
+    assert (interval.low, round(interval.high, 4)) == (0.0, 0.1611)
+
+
+def test_wilson_interval_solves_its_defining_equation() -> None:
+    interval = wilson_interval(37, 50)
+    for end in (interval.low, interval.high):
+        assert abs(0.74 - end) == pytest.approx(metrics.Z95 * math.sqrt(end * (1 - end) / 50))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (-1, 3), (4, 3)])
+def test_wilson_interval_refuses_impossible_counts(hits: int, n: int) -> None:
+    with pytest.raises(DataError, match="Received"):
+        wilson_interval(hits, n)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    trials, covered = 100, {"top1": 0, "balanced_accuracy": 0, "macro_f1": 0, "log_loss": 0}
+    labels, probabilities = answers(200_000, 3, seed=99)
+    said = probabilities.argmax(axis=1)
+    truth = {
+        "top1": reference.accuracy_score(labels, said),
+        "balanced_accuracy": reference.balanced_accuracy_score(labels, said),
+        "macro_f1": reference.f1_score(labels, said, average="macro"),
+        "log_loss": reference.log_loss(labels, probabilities),
+    }
+    for trial in range(trials):
+        scores = classification_scores(*answers(150, 3, seed=1000 + trial), seed=trial)
+        for key in covered:
+            covered[key] += scores[key].low <= truth[key] <= scores[key].high
+    for key, times in covered.items():
+        assert 0.88 <= times / trials <= 1, key
+
+
+def test_order_of_images_makes_no_difference() -> None:
+    labels, probabilities = answers(200, 5)
+    order = np.random.default_rng(3).permutation(200)
+    assert classification_scores(labels, probabilities) == classification_scores(
+        labels[order], probabilities[order]
+    )
+
+
+def test_a_seed_fixes_the_intervals() -> None:
+    labels, probabilities = answers(200, 5)
+    first = classification_scores(labels, probabilities, seed=1)
+    assert first == classification_scores(labels, probabilities, seed=1)
+    other = classification_scores(labels, probabilities, seed=2)
+    assert first["macro_f1"].low != other["macro_f1"].low
+    assert first["macro_f1"].value == other["macro_f1"].value
+
+
+def test_perfect_answers() -> None:
+    labels = np.arange(60) % 3
+    scores = classification_scores(labels, np.eye(3)[labels])
+    assert scores["top1"].value == scores["top1"].high == 1.0
+    assert 0.9 < scores["top1"].low < 1.0
+    assert scores["macro_f1"].low == scores["balanced_accuracy"].low == 1.0
+    assert scores["log_loss"].value == scores["log_loss"].high == 0.0
+
+
+def test_hopeless_answers() -> None:
+    labels = np.arange(60) % 3
+    scores = classification_scores(labels, np.eye(3)[(labels + 1) % 3])
+    assert scores["top1"].value == scores["top1"].low == 0.0
+    assert scores["macro_f1"].high == 0.0
+    assert scores["log_loss"].value == pytest.approx(-math.log(1e-15))
+
+
+def test_a_single_image() -> None:
+    scores = classification_scores([1], [[0.3, 0.7]])
+    assert scores["top1"].value == 1.0
+    assert scores["top1"].low == pytest.approx(1 / (1 + metrics.Z95**2))
+    assert scores["log_loss"].low == scores["log_loss"].high == pytest.approx(-math.log(0.7))
+
+
+def test_half_precision_is_scored_in_double() -> None:
+    labels, probabilities = answers(50, 4)
+    single = classification_scores(labels, probabilities.astype(np.float16))
+    assert single["log_loss"].value == pytest.approx(
+        classification_scores(labels, probabilities)["log_loss"].value, abs=1e-3
+    )
+
+
+def test_many_images_and_classes_are_quick() -> None:
+    labels, probabilities = answers(5000, 100)
+    start = time.perf_counter()
+    classification_scores(labels, probabilities)
+    assert time.perf_counter() - start < 3  # about 0.3 s; room for a busy machine
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([], np.empty((0, 3)), "n > 0"),
+        ([0, 1], [[0.5, 0.5]], "whole numbers"),
+        ([0.0], [[0.5, 0.5]], "whole numbers"),
+        ([2], [[0.5, 0.5]], "from 0 to 1"),
+        ([-1], [[0.5, 0.5]], "from 0 to 1"),
+        ([0], [[7.1, -3.0]], "softmax"),
+        ([0], [[math.nan, 0.5]], "Expected probabilities"),
+        ([0], [0.5, 0.5], "shape"),
+    ],
+)
+def test_impossible_input_is_refused(labels: object, probabilities: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        classification_scores(labels, probabilities)
+
+
+def test_confusion_matrix_agrees_with_scikit_learn() -> None:
+    labels, probabilities = answers(300, 6)
+    said = probabilities.argmax(axis=1)
+    expected = reference.confusion_matrix(labels, said, labels=range(6))
+    np.testing.assert_array_equal(confusion_matrix(labels, said, 6), expected)
+
+
+def test_confusion_matrix_of_nothing_is_zero() -> None:
+    np.testing.assert_array_equal(confusion_matrix([], [], 2), np.zeros((2, 2), int))
+
+
+def test_per_class_agrees_with_scikit_learn() -> None:
+    labels, probabilities = answers(300, 4)
+    said = probabilities.argmax(axis=1)
+    precision, recall, f1, n = reference.precision_recall_fscore_support(labels, said)
+    rows = per_class(labels, said, ["a", "b", "c", "d"])
+    assert [row.name for row in rows] == ["a", "b", "c", "d"]
+    assert [row.n for row in rows] == n.tolist()
+    np.testing.assert_allclose([row.precision for row in rows], precision)
+    np.testing.assert_allclose([row.recall for row in rows], recall)
+    np.testing.assert_allclose([row.f1 for row in rows], f1)
+
+
+def test_per_class_leaves_undefined_scores_open() -> None:
+    rows = per_class([0, 0], [0, 2], ["here", "nowhere", "only answered"])
+    assert rows[1] == ClassRow("nowhere", 0, None, None, None)
+    assert rows[2] == ClassRow("only answered", 0, 0.0, None, 0.0)
+
+
+def test_baseline_takes_the_largest_class_of_the_training_labels() -> None:
+    assert baseline([0, 1, 1, 2], [1, 2, 2, 2]) == 0.25
+    assert baseline([0, 1], [0, 0, 1, 1, 1]) == 0.4  # a tie goes to the smaller number
+    with pytest.raises(DataError):
+        baseline([], [1])
