@@ -423,6 +423,11 @@ def test_open_size_must_be_given_and_is_then_fixed():
     np.testing.assert_array_equal(answer(backbone.model, pixels(24)), answer(model, pixels(24)))
 
 
+def test_size_that_a_model_cannot_take():
+    with pytest.raises(UsageError, match=r"image_size: tiny cannot be built for 2 pixels.*Keras says"):
+        load_backbone(tiny(size=None), image_size=2)
+
+
 def test_fixed_size_cannot_be_changed():
     with pytest.raises(UsageError, match=r"takes 16 and nothing else\. Received: 32"):
         load_backbone(tiny(), image_size=32)

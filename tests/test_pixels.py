@@ -47,7 +47,7 @@ def test_contract_equals_preprocess_input(module, contract, pixels):
 
 @pytest.mark.parametrize("contract", CONTRACTS)
 def test_contract_does_not_switch_later_layers_to_training(contract):
-    """Keras hands `training=True` of a preprocessing layer on to every later layer (T1 in Keras 3.15)."""
+    """Keras hands `training=True` of a preprocessing layer on to every later layer."""
     image = keras.Input((8, 8, 3))
     norm = keras.layers.BatchNormalization()
     model = keras.Model(image, norm(apply_contract(contract, image)))

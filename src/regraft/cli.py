@@ -36,7 +36,7 @@ StoreOption = Annotated[
 
 def main() -> None:
     """Run the command line. The only place that catches: one message to standard error, one exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length on standard error
+    _silence_native_code()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except RegraftError as error:
@@ -56,6 +56,17 @@ def main() -> None:
             raise
         show()
         sys.exit(2)
+
+
+def _silence_native_code() -> None:
+    """TensorFlow greets from C++ on descriptor 2, past every setting; Python keeps a copy of it for itself."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "REGRAFT_NATIVE_LOGS" in os.environ:
+        return
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 @app.command()

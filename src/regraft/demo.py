@@ -7,7 +7,7 @@ images a class, through the same `train` as any run, beside the same network wit
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from regraft.console import say
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.recipe import Phase, Recipe
+from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.run import Run, train
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["DemoResult", "run_demo"]
 SIZE = 32  # pixels a side; the originals have 8
 KNOWN = range(5)
 SHOTS = 20  # training images a class
-EPOCHS = 12
+EPOCHS = 25
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     say("Pre-training a small network on the digits 0-4.")
     known = np.isin(digits, KNOWN)
     _pretrained(images[known], digits[known]).save(network)
-    finetune = Phase(epochs=EPOCHS, patience=EPOCHS, learning_rate=2e-3, batch_size=16, augment=("crop",))
-    recipe = Recipe(backbone=str(network), unfreeze="all", weights="imagenet", finetune=finetune)
+    finetune = Phase(epochs=EPOCHS, patience=EPOCHS, learning_rate=1e-3, batch_size=10, augment=("crop",))
+    recipe = Recipe(
+        backbone=str(network), unfreeze="all", head=HeadSpec(dropout=0.0), finetune=finetune
+    )
     runs: dict[str, Run] = {}
     for name, weights in (("grafted", "imagenet"), ("scratch", "random")):
         say(f"Training {name}.")
-        chosen = Recipe(
-            backbone=recipe.backbone, unfreeze=recipe.unfreeze, weights=weights, finetune=recipe.finetune
-        )
+        chosen = replace(recipe, weights=weights)
         runs[name] = train(out / "digits", chosen, out / name, store=out / "store")
     scores = {name: run.metrics["test"]["top1"]["value"] for name, run in runs.items()}
     tested = runs["grafted"].metrics["test"]["n"]
@@ -110,5 +110,5 @@ def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.M
     answer = keras.layers.Dense(len(KNOWN), activation="softmax")(keras.layers.GlobalAveragePooling2D()(features))
     classifier = keras.Model(pixels, answer)
     classifier.compile("adam", "sparse_categorical_crossentropy")
-    classifier.fit(images.astype("float32"), digits, epochs=8, batch_size=32, verbose=0)
+    classifier.fit(images.astype("float32"), digits, epochs=20, batch_size=32, verbose=0)
     return keras.Model(pixels, features, name="small_network")

@@ -89,15 +89,15 @@ class Decision:
         end = f"; {ends[fitted.stopped]} in epoch {done}" if fitted.stopped in ends else ""
         if fitted.best:
             reason = (
-                f"Fine-tuned ({unfreeze}, {why}): validation loss {best.val_loss:.3f} against {first.val_loss:.3f} "
-                f"of the linear probe, top-1 {best.val_top1:.3f} against {first.val_top1:.3f}, "
-                f"after epoch {fitted.best} of {done}{end}."
+                f"Fine-tuned ({unfreeze}, {why}): top-1 on validation {best.val_top1:.3f} against "
+                f"{first.val_top1:.3f} of the linear probe, loss {best.val_loss:.3f} against "
+                f"{first.val_loss:.3f}, after epoch {fitted.best} of {done}{end}."
             )
         else:
-            tried = min((record.val_loss for record in fitted.history[1:]), default=float("nan"))
+            tried = max((record.val_top1 for record in fitted.history[1:]), default=float("nan"))
             reason = (
-                f"The linear probe: fine-tuning {unfreeze} came no lower than a validation loss of {tried:.3f}, "
-                f"the probe has {first.val_loss:.3f}{end}."
+                f"The linear probe: fine-tuning {unfreeze} reached a top-1 on validation of {tried:.3f} at best, "
+                f"the probe has {first.val_top1:.3f}{end}."
             )
         return cls(unfreeze, reason, done, fitted.best, fitted.stopped, str(fitted.trained), fitted.history)
 

@@ -51,7 +51,7 @@ class Phase:
         backbone_rate: the pre-trained layers' rate, as a share of `learning_rate`.
         warmup: share of all steps during which the rate rises from zero; a cosine falls to zero after it.
         weight_decay: AdamW's.
-        patience: epochs without a lower validation loss after which it stops.
+        patience: epochs without a better one on validation after which it stops.
         augment: any of "flip" (left-right) and "crop" (a random part, enlarged), in training only.
     """
 

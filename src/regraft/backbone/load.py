@@ -168,7 +168,7 @@ def _complete_scaling(model: keras.Model) -> None:
     The published files hold ImageNet's standard deviations d where the layer wants variances, so it divides
     by sqrt(d). Keras mends that by a further layer that divides by sqrt(d) again, but only where it is told
     the word "imagenet", not the file's path. Here d squared is put where it belongs; files whose variances
-    are anything else are taken as they are. Source: tensorflow/tensorflow#49930.
+    are anything else are taken as they are. Source: the comment in keras/src/applications/efficientnet.py.
     """
     deviation = np.array([0.229, 0.224, 0.225], "float32")
     layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
@@ -247,7 +247,12 @@ def _rebuilt(model: keras.Model, size: int) -> keras.Model:
     for layer in config["layers"]:
         if layer["class_name"] == "InputLayer":
             layer["config"]["batch_shape"] = (None, size, size, 3)
-    return type(model).from_config(config)
+    try:
+        return type(model).from_config(config)
+    except Exception as fault:  # a size that some layer cannot take
+        raise UsageError(
+            f"image_size: {model.name} cannot be built for {size} pixels a side. Keras says: {_brief(fault)}"
+        ) from fault
 
 
 def _carried(source: keras.Model, target: keras.Model, kind: type[keras.layers.Layer]) -> keras.Model:
@@ -383,17 +388,17 @@ def _check_count(model: keras.Model, path: Path) -> None:
 
 
 def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, algorithm).hexdigest()
+    except OSError as fault:
+        raise EnvironmentFault(f"{path} cannot be read: {fault}") from fault
 
 
 def _sha256(path: Path, what: str) -> str:
     if not path.is_file():
         raise UsageError(f"{what}: no such file: {path}.")
-    try:
-        return _digest(path, "sha256")
-    except OSError as fault:
-        raise EnvironmentFault(f"{what}: {path} cannot be read: {fault}") from fault
+    return _digest(path, "sha256")
 
 
 def _brief(fault: Exception) -> str:

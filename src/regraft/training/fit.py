@@ -79,7 +79,7 @@ def fine_tune(
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
         seed: of dropout; order and augmentation have the seed of `train`.
 
-    "Best" is the lowest validation loss: of a few hundred images it says more than their accuracy does.
+    The best epoch has the highest validation top-1; where several are equal, the lowest loss decides.
     """
     fitted = Fitted(freeze(backbone, unfreeze))
     joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
@@ -228,7 +228,7 @@ def _verdict(fitted: Fitted, phase: Phase, clock: _Clock, interrupted: threading
     last, best = fitted.history[-1], fitted.history[fitted.best]
     if not math.isfinite(last.val_loss) or (math.isnan(last.loss) and not interrupted.is_set() and not clock.over):
         return "diverged"
-    if last.val_loss < best.val_loss:
+    if (last.val_top1, -last.val_loss) > (best.val_top1, -best.val_loss):
         fitted.best = last.epoch
     if interrupted.is_set():
         return "interrupted"

@@ -1,0 +1,101 @@
+"""Small coloured images, a small backbone, and the real material where it is present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the store in the user's cache."""
+    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path_factory.getbasetemp() / "store"))
+
+
+def write_photos(root: Path, *, classes: int = 3, each: int = 10, size: int = 40, seed: int = 0) -> Path:
+    """Class folders of noisy images in one colour a class: easy to learn, every image different."""
+    rng = np.random.default_rng(seed)
+    for name, colour in list(COLOURS.items())[:classes]:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            noise = rng.normal(0, 40, (size, size, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:03}.png")
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 3 classes with 10 images each."""
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone under 50,000 parameters with batch normalisation, dropout and a residual connection."""
+    path = tmp_path_factory.mktemp("network") / "small.keras"
+    small_network().save(path)
+    return path
+
+
+def small_network(size: int = 32):  # noqa: ANN201 - keras is imported inside
+    import keras
+
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((size, size, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(pixels)
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(x)
+    x = keras.layers.BatchNormalization(name="stem_bn")(x)
+    x = keras.layers.ReLU(name="stem_relu")(x)
+    for number in (1, 2):
+        y = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"block{number}_conv")(x)
+        y = keras.layers.BatchNormalization(name=f"block{number}_bn")(y)
+        y = keras.layers.ReLU(name=f"block{number}_relu")(y)
+        y = keras.layers.Dropout(0.3, name=f"block{number}_drop")(y)
+        x = keras.layers.Add(name=f"block{number}_add")([x, y])
+    x = keras.layers.Conv2D(16, 1, name="top_conv")(x)
+    return keras.Model(pixels, x, name="small_network")
+
+
+@pytest.fixture(scope="session")
+def clothing() -> Path:
+    """Real photographs of clothes, 10 classes, in train and test."""
+    return _shared("images/clothing")
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> Path:
+    """Real ImageNet weights of MobileNetV2 at 224 px."""
+    return _shared("weights/mobilenet_v2_imagenet_224_notop.weights.h5")
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """Unusual, broken and rotated image files."""
+    return _shared("corpora")
+
+
+def _shared(path: str) -> Path:
+    if not (SHARED / path).exists():
+        pytest.skip(f"../shared/{path} is not here")
+    return SHARED / path
+
+
+@pytest.fixture
+def make_photos(tmp_path: Path) -> Callable[..., Path]:
+    """`write_photos` into a named folder of the test's own."""
+
+    def make(name: str = "photos", **options: int) -> Path:  # a test helper, not a public signature
+        return write_photos(tmp_path / name, **options)
+
+    return make
