@@ -48,7 +48,7 @@ def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def small_network(size: int = 32):  # noqa: ANN201 - keras is imported inside
+def small_network(size: int = 32):
     import keras
 
     keras.utils.set_random_seed(1)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regraft.data.catalog import Refused
 from regraft.errors import EnvironmentFault
 from regraft.evaluation import charts, report
 from regraft.evaluation.charts import PLOT, line_chart, ticks
@@ -27,7 +28,6 @@ from regraft.evaluation.metrics import (
     per_class,
     wilson_interval,
 )
-from regraft.data.catalog import Refused
 from regraft.evaluation.report import Epoch, PartScores, Report, WrongImage, render, write_report
 
 SECTIONS = ["result", "facts", "scores", "confusions", "curves", "wrong", "classes", "data", "time", "use"]

@@ -1,6 +1,6 @@
 """The command line: options -> one call -> print -> exit code.
 
-Exit codes: 0 done, 1 an unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C.
+Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _silence_native_code() -> None:
-    """TensorFlow greets from C++ on descriptor 2, past every setting; Python keeps a copy of it for itself."""
+    """TensorFlow greets from C++ on descriptor 2, past every setting; Python keeps its own copy of it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "REGRAFT_NATIVE_LOGS" in os.environ:
         return
@@ -70,7 +70,7 @@ def _silence_native_code() -> None:
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0917 - typer reads the options off the signature
     data: Annotated[
         Path | None,
         typer.Argument(help="Folder of class folders, or one with train, validation and test in it."),
@@ -138,7 +138,11 @@ def predict(
 
     for answer in load(run).predict(images):
         if as_json:
-            line = {"image": answer.image, "refused": answer.code} if isinstance(answer, Refused) else asdict(answer)
+            line = (
+                {"image": answer.image, "refused": answer.code}
+                if isinstance(answer, Refused)
+                else asdict(answer)
+            )
             print(json.dumps(line), flush=True)
         elif isinstance(answer, Refused):
             print(f"{_safe(answer.image)}\trefused: {answer.code} ({answer.detail})")
@@ -157,7 +161,8 @@ def evaluate(
 
     found = load(run).evaluate(data)
     scores = {
-        item.part: {"n": item.n, **{name: asdict(score) for name, score in item.scores.items()}} for item in found
+        item.part: {"n": item.n, **{name: asdict(score) for name, score in item.scores.items()}}
+        for item in found
     }
     refused = [asdict(item) for item in found[0].refused] if found else []
     if as_json:

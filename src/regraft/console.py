@@ -23,13 +23,17 @@ PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no te
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str, *, style: str = "") -> None:
-    """Print one line for the user. `text` is shown as it is: markup in a file's name is not obeyed."""
-    safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Print a message. `text` is shown as it is: markup or control codes in a file's name are not obeyed."""
+    safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     _console().print(safe, style=style or None, markup=False)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +42,7 @@ def duration(seconds: float) -> str:
     >>> duration(7.31), duration(95), duration(5400)
     ('7.3 s', '1 min 35 s', '1 h 30 min')
     """
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -91,7 +95,7 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
         now = time.monotonic()
         if now - last >= PLAIN_EVERY and done < total:
             last = now
-            rate = done / (now - start)
+            rate = max(done, 1) / (now - start)
             say(f"{title}: {done} of {total} {unit}, {rate:.0f}/s, {duration((total - done) / rate)} left")
 
     yield advance

@@ -6,12 +6,13 @@ again. It holds settings only, never code.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, nearest
 
@@ -36,7 +37,7 @@ class HeadSpec:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        _expect(self.pooling in get_args(Pooling), "head.pooling", '"avg" or "max"', self.pooling)
+        _check_kinds(self, "head.")
         _expect(0 <= self.dropout < 1, "head.dropout", "a number from 0 to below 1", self.dropout)
 
 
@@ -65,6 +66,9 @@ class Phase:
     augment: tuple[str, ...] = AUGMENTATIONS
 
     def __post_init__(self) -> None:
+        if isinstance(self.augment, list):  # TOML has no tuples
+            object.__setattr__(self, "augment", tuple(self.augment))
+        _check_kinds(self)
         _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
         _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
@@ -72,7 +76,6 @@ class Phase:
         _expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
         _expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
         _expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
-        object.__setattr__(self, "augment", tuple(self.augment))
         for name in self.augment:
             _expect(name in AUGMENTATIONS, "augment", f"any of {', '.join(AUGMENTATIONS)}", name)
 
@@ -96,9 +99,9 @@ class Recipe:
     Example:
         >>> Recipe(unfreeze="last:20").unfreeze
         'last:20'
-        >>> Recipe(unfreeze="some")
+        >>> Recipe(seed=-1)
         Traceback (most recent call last):
-        regraft.errors.UsageError: unfreeze: expected none, all, auto, last:N, from:I or stage:NAME. Received: some.
+        regraft.errors.UsageError: seed: expected a whole number from 0. Received: -1.
     """
 
     data: str = ""
@@ -114,7 +117,7 @@ class Recipe:
     finetune: Phase = field(default_factory=Phase)
 
     def __post_init__(self) -> None:
-        _expect(self.task in get_args(Task), "task", "multiclass", self.task)
+        _check_kinds(self)
         _expect(0 < self.validation < 1, "validation", "a share between 0 and 1", self.validation)
         _expect(
             self.image_size is None or self.image_size > 0, "image_size", "pixels, from 1", self.image_size
@@ -160,15 +163,35 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+def _build(kind: type[T], values: Any, where: str) -> T:
+    _expect(isinstance(values, dict), where, "a table", values)
     known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise UsageError(f"{where}: unknown key {key}.{nearest(key, known)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UsageError(f"{where}: {error}.") from error
+    return kind(**values)
+
+
+_KINDS: dict[object, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "a text"),
+    int: ((int,), "a whole number"),
+    int | None: ((int, type(None)), "a whole number"),
+    float: ((int, float), "a number"),
+    tuple[str, ...]: ((tuple,), "a list of texts"),
+}
+
+
+def _check_kinds(settings: object, where: str = "") -> None:
+    """Every field holds what its annotation says; a TOML file can hold anything."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal:
+            words = " or ".join(f'"{word}"' for word in get_args(hint))
+            _expect(value in get_args(hint), where + name, words, value)
+        else:
+            kinds, words = _KINDS.get(hint, ((hint,), "a table"))
+            sound = isinstance(value, kinds) and not isinstance(value, bool)
+            _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
 
 
 def _expect(holds: bool, name: str, expected: str, received: object) -> None:
@@ -178,7 +201,11 @@ def _expect(holds: bool, name: str, expected: str, received: object) -> None:
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_none(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        key: _without_none(value)
+        if isinstance(value, dict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for key, value in values.items()
         if value is not None
     }

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.artifacts import claim_folder, write_run
 from regraft.console import duration, say
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.deploy.bundle import Bundle, load
 from regraft.features.store import Store, pixel_key
-from regraft.outcome import Decision, Outcome, claim_folder, write_run
+from regraft.outcome import Decision, Outcome
 from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from regraft.backbone.load import Backbone
     from regraft.features.extract import Features
-    from regraft.training.search import Depth
     from regraft.training.solvers import Probe
 
 __all__ = ["Run", "train"]
@@ -117,9 +117,18 @@ def train(
         with clock("probe"):
             model, probe = _probe(backbone, catalog, features, recipe)
         with clock("fine-tune"):
-            decision = _fine_tune(model, backbone, catalog, features, recipe, kept)
+            decision = _fine_tune(
+                model, backbone, catalog=catalog, features=features, recipe=recipe, store=kept
+            )
         with clock("evaluate"):
-            answers = _answers(model, probe, catalog, features, decision, backbone.image_size)
+            answers = _answers(
+                model,
+                probe,
+                catalog=catalog,
+                features=features,
+                decision=decision,
+                size=backbone.image_size,
+            )
         outcome = Outcome(recipe, catalog, backbone, model, features, probe, decision, answers, clock.seconds)
         metrics = write_run(outcome, folder, Path(out))
     return Run(Path(out), model, metrics, interrupted=decision.stopped == "interrupted")
@@ -205,13 +214,17 @@ def _probe(
     probe = solve_logistic(vectors, _labels(samples), classes=classes, seed=recipe.seed)
     model = graft(backbone, recipe.head, task=recipe.task, outputs=classes, seed=recipe.seed)
     model.get_layer(OUTPUT).set_weights([probe.kernel, probe.bias])
-    say(f"Linear probe solved on {vectors.shape[1]:,} features, penalty {probe.penalty:.2g} by cross-validation.")
+    say(
+        f"Linear probe solved on {vectors.shape[1]:,} features, "
+        f"penalty {probe.penalty:.2g} by cross-validation."
+    )
     return model, probe
 
 
 def _fine_tune(
     model: keras.Model,
     backbone: Backbone,
+    *,
     catalog: Catalog,
     features: Features,
     recipe: Recipe,
@@ -225,7 +238,9 @@ def _fine_tune(
 
     training, validation = catalog.part("train"), catalog.part("validation")
     if not validation:
-        return Decision("none", "The linear probe: without validation images nothing shows what fine-tuning gains.")
+        return Decision(
+            "none", "The linear probe: without validation images nothing shows what fine-tuning gains."
+        )
     depth = choose_depth(
         backbone,
         images=len(training),
@@ -269,6 +284,7 @@ def _fine_tune(
 def _answers(
     model: keras.Model,
     probe: Probe,
+    *,
     catalog: Catalog,
     features: Features,
     decision: Decision,
@@ -291,6 +307,6 @@ def _answers(
     if changed:
         raise RuntimeError(f"{len(changed)} images changed during the run")
     return {
-        name: (np.stack([found[sample.digest] for sample in part]).astype(np.float64), probed[name])
+        name: (np.array([found[sample.digest] for sample in part], np.float64), probed[name])
         for name, part in parts.items()
     }

@@ -1,10 +1,11 @@
 """A freeze plan -> prefix and suffix that share the model's own layers.
 
-The graph is taken by nodes (calls of layers). A node is hot when its layer holds a weight that trains, or
-when anything hot feeds it; the others are cold: their values are fixed functions of the pixels. Cold nodes
-followed by hot nodes is again a topological order, so the cold ones make a prefix, and the tensors that
-cross are those made by a cold node and used by a hot one. In residual and parallel networks there are
-several. Layers without weights after the last frozen one (Add, ReLU, pooling) join the prefix for free.
+The graph is taken by nodes (calls of layers). A node is hot when its layer holds a weight that trains or
+draws random numbers in training, or when anything hot feeds it; the others are cold: their values are fixed
+functions of the pixels. Cold nodes followed by hot nodes is again a topological order, so the cold ones make
+a prefix, and the tensors that cross are those made by a cold node and used by a hot one. In residual and
+parallel networks there are several. Layers without weights after the last frozen one (Add, ReLU, pooling)
+join the prefix for free.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ __all__ = ["Cut", "Frozen", "cut"]
 class Cut:
     """`prefix`: pixels -> {"cut_0": ..., ...}. `suffix`: those tensors, in order -> the model's output.
 
-    Both hold the very layers of the model that was cut: what trains in one, trains in all.
+    Both hold the very layers of the model that was cut: what trains in one, trains in all. Where only one
+    tensor crosses, the suffix takes it by itself, not in a list.
     """
 
     prefix: keras.Model
@@ -30,23 +32,38 @@ class Cut:
     names: tuple[str, ...]
 
     def joined(self) -> keras.Model:
-        """Pixels -> output, with the prefix held in inference mode whatever the mode of the call."""
-        pixels = keras.Input(self.prefix.inputs[0].shape[1:])
+        """Pixels -> output, with the prefix held in inference mode whatever the mode of the call.
+
+        It is for training; what is saved is the model that was cut, which has the same weights.
+
+        Raises:
+            ValueError: the prefix holds weights that train. Weight decay would move even those.
+        """
+        moving = self.prefix.trainable_variables
+        if moving:
+            raise ValueError(
+                f"Expected every layer of the prefix to be frozen. Received: {len(moving)} weights that "
+                f"train, among them {moving[0].path}. Set the flags first, see `regraft.backbone.freeze`."
+            )
+        given = self.prefix.inputs[0]
+        pixels = keras.Input(given.shape[1:], dtype=given.dtype)
         tensors = Frozen(self.prefix)(pixels)
         crossing = [tensors[name] for name in self.names]
         return keras.Model(pixels, self.suffix(crossing if len(crossing) > 1 else crossing[0]))
 
 
-@keras.saving.register_keras_serializable("regraft")
-class Frozen(keras.layers.Layer):
+class Frozen(keras.layers.Layer):  # type: ignore[misc] # Keras is untyped
     """A network that always runs in inference mode.
 
     In Keras a frozen layer's dropout still drops when the model around it trains, and `training=False` at
     the call that builds a Functional model is overwritten by `fit`. Here it is said at every call.
+
+    Args:
+        inner: a built model, shared, not copied. It takes its input as it comes, in whatever precision.
     """
 
     def __init__(self, inner: keras.Model) -> None:
-        super().__init__()
+        super().__init__(autocast=False)
         self.inner = inner
 
     def call(self, pixels: Any) -> Any:
@@ -58,27 +75,65 @@ def cut(model: keras.Model, trains: Callable[[keras.layers.Layer], bool]) -> Cut
 
     Args:
         model: a Functional model with one input and one output.
-        trains: says of a layer whether its weights train.
+        trains: says of a layer whether its weights train. Dropout and other random layers are taken to be
+            frozen where their own `trainable` flag is off, as `freeze` sets it.
 
     Raises:
         ValueError: nothing trains, so there is nothing to cut off.
+
+    Example:
+        >>> image = keras.Input((8, 8, 3))
+        >>> edges = keras.layers.Conv2D(4, 3, name="edges", trainable=False)(image)
+        >>> model = keras.Model(image, keras.layers.Conv2D(2, 3, name="parts")(edges))
+        >>> cut(model, lambda layer: layer.name == "parts").suffix.input_shape
+        (None, 6, 6, 4)
     """
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    hot_tensors: set[int] = set()
-    hot_nodes, cold_tensors = [], {}
-    for node in nodes:
-        layer = node.operation
-        moves = isinstance(layer, keras.layers.Layer) and bool(layer.weights) and trains(layer)
-        if moves or any(id(tensor) in hot_tensors for tensor in node.input_tensors):
-            hot_nodes.append(node)
-            hot_tensors.update(id(tensor) for tensor in node.outputs)
-        else:
-            cold_tensors.update({id(tensor): tensor for tensor in node.outputs})
-    if not hot_nodes:
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in model._nodes_by_depth[depth]]
+    hot = _hot(nodes, trains)
+    if not hot:
         raise ValueError("Expected a model with something that trains. Received: all of it frozen.")
-    used = {id(tensor) for node in hot_nodes for tensor in node.input_tensors}
-    crossing = [tensor for key, tensor in cold_tensors.items() if key in used]
+    made = {id(tensor) for node in hot for tensor in node.outputs}
+    used = {id(tensor) for node in hot for tensor in node.input_tensors} - made
+    tensors = [tensor for node in nodes for tensor in node.outputs]
+    crossing = [tensor for tensor in tensors if id(tensor) in used]
     names = tuple(f"cut_{number}" for number in range(len(crossing)))
     prefix = keras.Model(model.inputs[0], dict(zip(names, crossing, strict=True)))
     suffix = keras.Model(crossing if len(crossing) > 1 else crossing[0], model.outputs[0])
     return Cut(prefix, suffix, names)
+
+
+def _hot(nodes: list[Any], trains: Callable[[keras.layers.Layer], bool]) -> list[Any]:
+    """The hot ones of nodes in topological order; none where no weight trains."""
+    layers = {id(node.operation): node.operation for node in nodes if _is_layer(node.operation)}
+    hot = {key for key, layer in layers.items() if layer.weights and trains(layer)}
+    if not hot:
+        return []
+    hot |= {key for key, layer in layers.items() if layer.trainable and _draws(layer)}
+    while True:
+        found = _with_descendants(nodes, hot)
+        # Keras cannot cut between two calls of one layer: where one of them is hot, so is the other.
+        reached = {id(node.operation) for node in found}
+        if reached <= hot:
+            return found
+        hot |= reached
+
+
+def _with_descendants(nodes: list[Any], operations: set[int]) -> list[Any]:
+    """The nodes of some operations, known by their ids, and every node that these feed."""
+    found = []
+    tensors: set[int] = set()
+    for node in nodes:
+        if id(node.operation) in operations or any(id(tensor) in tensors for tensor in node.input_tensors):
+            found.append(node)
+            tensors.update(id(tensor) for tensor in node.outputs)
+    return found
+
+
+def _is_layer(operation: Any) -> bool:
+    return isinstance(operation, keras.layers.Layer)
+
+
+def _draws(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, or one within it, has random numbers of its own: dropout, noise, augmentation."""
+    return any(part._seed_generators for part in layer._flatten_layers())

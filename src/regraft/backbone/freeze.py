@@ -1,14 +1,15 @@
 """What trains: the freeze plan, and the policy for batch normalisation.
 
 A plan is a rule over `backbone.layers`. Applying it writes every layer's own flag: a container's flag does
-not reach layers whose state it believes to know already. Batch normalisation never trains: its statistics
-come from millions of images, a few hundred would only spoil them, and a frozen one stays bit-identical.
+not reach its inner layers where it has the wanted value already. Batch normalisation never trains: its
+statistics come from millions of images, a few hundred would only spoil them, and a frozen one stays
+bit-identical.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
@@ -42,9 +43,9 @@ def first_trained(backbone: Backbone, unfreeze: str) -> int:
         UsageError: the plan asks for layers or stages the backbone does not have.
     """
     count = len(backbone.layers)
+    if unfreeze in ("none", "all"):
+        return count if unfreeze == "none" else 0
     kind, _, value = unfreeze.partition(":")
-    if kind in ("none", "all"):
-        return count if kind == "none" else 0
     if kind == "stage":
         return _stage(backbone, value)
     if kind not in ("last", "from") or not value.isdecimal():
@@ -60,16 +61,43 @@ def freeze(backbone: Backbone, unfreeze: str) -> Trained:
 
     Compile the model after this, not before: a compiled training step does not see changed flags.
 
+    Args:
+        backbone: from `load_backbone`.
+        unfreeze: the plan; see `first_trained`.
+
     Raises:
-        UsageError: as `first_trained`.
+        UsageError: as `first_trained`; no flag is changed then.
+
+    Example:
+        >>> from regraft.backbone.load import load_backbone
+        >>> backbone = load_backbone("vgg16", weights="random", image_size=32)
+        >>> print(freeze(backbone, "stage:block5"))
+        3 layers, 7,079,424 parameters
     """
     first = first_trained(backbone, unfreeze)
     for number, layer in enumerate(backbone.layers):
-        for inner in _with_inner(layer):
-            inner.trainable = number >= first and not isinstance(inner, keras.layers.BatchNormalization)
+        for part in layer._flatten_layers():
+            _set(part, number >= first)
+    parts = [part for layer in backbone.layers for part in layer._flatten_layers()]
+    for part in parts:  # a second pass: no container is written after its batch normalisation
+        if isinstance(part, keras.layers.BatchNormalization):
+            _set(part, False)
     moving = [layer for layer in backbone.layers if layer.trainable_variables]
     parameters = sum(math.prod(variable.shape) for variable in _variables(moving))
     return Trained(len(moving), parameters)
+
+
+def _set(layer: keras.layers.Layer, trains: bool) -> None:
+    """Write a layer's flag and those of its own variables.
+
+    With TensorFlow, writing the value that a flag has already does nothing, neither to the variables nor to
+    the inner layers; writing another one goes all the way down. So containers are written before what they
+    contain (the order of `_flatten_layers`), and variables are written too: those of a layer that was made
+    with `trainable=False` say otherwise.
+    """
+    layer.trainable = trains
+    for variable in layer._trainable_variables:
+        variable.trainable = trains
 
 
 def _stage(backbone: Backbone, name: str) -> int:
@@ -78,12 +106,6 @@ def _stage(backbone: Backbone, name: str) -> int:
     known = ", ".join(backbone.stages) or "none: it is not divided into stages"
     hint = nearest(name, backbone.stages)
     raise UsageError(f"unfreeze: {backbone.name} has no stage {name}.{hint} Its stages: {known}.")
-
-
-def _with_inner(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """A layer's inner layers, deepest first, then itself: a container's flag goes down when it is written."""
-    yield from reversed(list(layer._flatten_layers(include_self=False)))
-    yield layer
 
 
 def _variables(layers: Iterable[keras.layers.Layer]) -> list[keras.Variable]:

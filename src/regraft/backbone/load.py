@@ -8,31 +8,27 @@ wherever the file lay, and random weights never stand in for weights that were a
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
-import queue
 import random
-import threading
-import urllib.request
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import h5py  # type: ignore[import-untyped]
 import keras
-import numpy as np
 
 from regraft.backbone.pixels import apply_contract, contract_of
-from regraft.backbone.zoo import Entry, find, keras_cache, weights_on_disk
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError, nearest
+from regraft.backbone.weights import (
+    Weights,
+    brief,
+    choose_weights,
+    complete_scaling,
+    load_weights,
+    published_weights,
+    sha256,
+)
+from regraft.backbone.zoo import Entry, find, keras_cache
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
 __all__ = ["Backbone", "load_backbone"]
-
-REACH_SECONDS = 8.0  # how long the server of published weights has to begin its answer
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_CHOICES = ("imagenet", "random")
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,6 @@ class Backbone:
     stages: dict[str, int]
     weights: str
     contract: str
-
-
-class _Weights(NamedTuple):
-    file: Path | None  # None: random
-    provenance: str
 
 
 def load_backbone(
@@ -101,11 +92,11 @@ def load_backbone(
             f"{keras_cache().parent / 'keras.json'}."
         )
     if isinstance(name, keras.Model):
-        own = _Weights(None, f"own weights of the model {name.name}")
+        own = Weights(None, f"own weights of the model {name.name}")
         return _from_model(name, own, weights=weights, image_size=image_size, seed=seed)
     if str(name).endswith(".keras"):
         path = Path(name)
-        own = _Weights(None, f"file {path.name} sha256 {_sha256(path, 'model')}")
+        own = Weights(None, f"file {path.name} sha256 {sha256(path, 'model')}")
         return _from_model(_read_model(path), own, weights=weights, image_size=image_size, seed=seed)
     return _from_zoo(find(str(name)), weights=weights, image_size=image_size, seed=seed)
 
@@ -121,13 +112,13 @@ def _from_zoo(entry: Entry, *, weights: str | Path, image_size: int | None, seed
             f"Received: {size}."
         )
     # The file is found and looked into first: building a large model takes many seconds.
-    chosen = _choose(weights, seed) or _published(entry, size)
+    chosen = choose_weights(weights, seed) or published_weights(entry, size)
     with _seeded(seed):
         model = _build(entry, size)
     if chosen.file is not None:
-        _load_weights(model, chosen.file, entry.name)
+        load_weights(model, chosen.file, entry.name)
     if entry.module == "efficientnet":
-        _complete_scaling(model)
+        complete_scaling(model)
     return _backbone(entry.name, model, provenance=chosen.provenance, entry=entry)
 
 
@@ -162,29 +153,14 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _complete_scaling(model: keras.Model) -> None:
-    """Change the Normalization of an EfficientNetV1 in place, where it holds deviations as variances.
-
-    The published files hold ImageNet's standard deviations d where the layer wants variances, so it divides
-    by sqrt(d). Keras mends that by a further layer that divides by sqrt(d) again, but only where it is told
-    the word "imagenet", not the file's path. Here d squared is put where it belongs; files whose variances
-    are anything else are taken as they are. Source: the comment in keras/src/applications/efficientnet.py.
-    """
-    deviation = np.array([0.229, 0.224, 0.225], "float32")
-    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
-    if np.allclose(keras.ops.convert_to_numpy(layer.adapt_variance), deviation, rtol=1e-3):
-        layer.adapt_variance.assign(deviation**2)
-        layer.finalize_state()
-
-
 # --- from a file or a model
 
 
 def _from_model(
-    model: keras.Model, own: _Weights, *, weights: str | Path, image_size: int | None, seed: int
+    model: keras.Model, own: Weights, *, weights: str | Path, image_size: int | None, seed: int
 ) -> Backbone:
     _check_model(model)
-    chosen = _choose(weights, seed) or own
+    chosen = choose_weights(weights, seed) or own
     size = _model_size(model, image_size)
     if weights == "random":
         with _seeded(seed):
@@ -193,7 +169,7 @@ def _from_model(
         # Weights from a file go into a copy, so that a refused file leaves the caller's model alone.
         model = _carried(model, _rebuilt(model, size), keras.layers.Layer)
     if chosen.file is not None:
-        _load_weights(model, chosen.file, model.name)
+        load_weights(model, chosen.file, model.name)
     known = None
     with contextlib.suppress(UsageError):  # a saved keras.applications model still has its name
         known = find(model.name)
@@ -206,7 +182,7 @@ def _read_model(path: Path) -> keras.Model:
     except Exception as fault:  # Keras names no type: damaged archives and unsafe layers raise many
         raise ModelRefused(
             f"{path} cannot be read as a Keras model. Expected a .keras file whose layers come with Keras. "
-            f"Keras says: {_brief(fault)}"
+            f"Keras says: {brief(fault)}"
         ) from fault
 
 
@@ -251,7 +227,7 @@ def _rebuilt(model: keras.Model, size: int) -> keras.Model:
         return type(model).from_config(config)
     except Exception as fault:  # a size that some layer cannot take
         raise UsageError(
-            f"image_size: {model.name} cannot be built for {size} pixels a side. Keras says: {_brief(fault)}"
+            f"image_size: {model.name} cannot be built for {size} pixels a side. Keras says: {brief(fault)}"
         ) from fault
 
 
@@ -264,144 +240,3 @@ def _carried(source: keras.Model, target: keras.Model, kind: type[keras.layers.L
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()  # it computes with a copy of its weights
     return target
-
-
-# --- weights
-
-
-def _choose(weights: str | Path, seed: int) -> _Weights | None:
-    """Random weights or a file, as asked for; None for "imagenet"."""
-    if weights == "imagenet":
-        return None
-    if weights == "random":
-        return _Weights(None, f"random (seed {seed})")
-    word = str(weights)
-    if not isinstance(weights, Path) and not {".", "/", "\\"} & set(word) and not Path(word).exists():
-        raise UsageError(
-            f'weights: expected "imagenet", "random" or the path of a file.{nearest(word, _CHOICES)} '
-            f"Received: {weights}."
-        )
-    path = Path(weights)
-    digest = _sha256(path, "weights")
-    _check_format(path)
-    return _Weights(path, f"file {path.name} sha256 {digest}")
-
-
-def _published(entry: Entry, size: int) -> _Weights:
-    path = weights_on_disk(entry, size) or _download(entry, size)
-    algorithm, _, expected = (entry.weights_hash or "").partition(":")
-    # Keras would download over a file that it finds changed, and delete it where there is no network.
-    if expected and _digest(path, algorithm) != expected:
-        raise EnvironmentFault(
-            f"{path} is damaged or not the published file: its {algorithm} is {_digest(path, algorithm)}, "
-            f"expected {expected}. Delete it to have it downloaded again, or name it as the file of weights."
-        )
-    try:
-        _check_format(path)
-    except UsageError as fault:
-        raise EnvironmentFault(f"{fault} Delete {path} to have it downloaded again.") from fault
-    return _Weights(path, f"imagenet ({path.name}, sha256 {_digest(path, 'sha256')})")
-
-
-def _download(entry: Entry, size: int) -> Path:
-    file, url = entry.weights_file_at(size), entry.weights_url_at(size)
-    reason = _unreachable(url)
-    if reason is None:
-        try:
-            return Path(
-                keras.utils.get_file(file, url, cache_dir=keras_cache().parent, cache_subdir="models")
-            )
-        except Exception as fault:  # Keras raises the bare class
-            reason = _brief(fault)
-    raise EnvironmentFault(
-        f"The ImageNet weights of {entry.name} are not on this machine and cannot be downloaded: {reason}\n"
-        f"  file: {file}\n  from: {url}\n"
-        f"Either put that file into {keras_cache()}, or give a file with --weights FILE, "
-        "or start without pre-training with --weights random."
-    )
-
-
-def _unreachable(url: str) -> str | None:
-    """Why `url` cannot be had, or None. A thread, since looking a name up knows no timeout."""
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=REACH_SECONDS):
-                answers.put(None)
-        except (OSError, ValueError, http.client.HTTPException) as fault:
-            answers.put(str(fault) or type(fault).__name__)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answers.get(timeout=REACH_SECONDS)
-    except queue.Empty:
-        return f"no answer within {REACH_SECONDS:g} seconds"
-
-
-def _check_format(path: Path) -> None:
-    """A file of weights must be what its name says: Keras picks its reader by the ending alone."""
-    with path.open("rb") as stream:
-        if stream.read(len(HDF5_MAGIC)) != HDF5_MAGIC:
-            raise UsageError(
-                f"weights: expected an HDF5 file of Keras weights. Received: {path}, which is none."
-            )
-    try:
-        with h5py.File(path, "r") as file:
-            old = "model_weights" in file or any(key.startswith("layer_names") for key in file.attrs)
-    except OSError as fault:
-        raise UsageError(f"weights: {path} is damaged: {_brief(fault)}") from fault
-    ending = path.name.endswith(".weights.h5")
-    if old == ending or (old and path.suffix not in (".h5", ".hdf5")):
-        wanted = ".h5" if old else ".weights.h5"
-        raise UsageError(
-            f"weights: the name of {path} must end in {wanted}, since it was written by "
-            f"{'Keras 2' if old else 'Keras 3'}; Keras goes by the name. Rename it."
-        )
-
-
-def _load_weights(model: keras.Model, path: Path, name: str) -> None:
-    """Change `model`: all its weights come from the file, or UsageError."""
-    expected = f"{len(model.weights)} arrays, {model.count_params():,} numbers"
-    try:
-        with warnings.catch_warnings():
-            # Keras warns of containers that it meets a second time; what is missing, the count below shows.
-            warnings.simplefilter("ignore", UserWarning)
-            model.load_weights(path)
-        if path.name.endswith(".weights.h5"):
-            _check_count(model, path)
-    except Exception as fault:  # whatever Keras stumbles over, the file does not fit
-        raise UsageError(
-            f"weights: {path} holds weights of another architecture. Expected: {name} without its classifier "
-            f"({expected}). Keras says: {_brief(fault)}"
-        ) from fault
-
-
-def _check_count(model: keras.Model, path: Path) -> None:
-    # Keras passes over layers of the file that the model lacks, and over nested ones that the file lacks.
-    names: list[str] = []
-    with h5py.File(path, "r") as file:
-        file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
-    held = sum(not key.startswith("optimizer") and "/seed_generator/" not in key for key in names)
-    if held != len(model.weights):
-        raise ValueError(f"the model has {len(model.weights)} arrays, the file {held}.")
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, algorithm).hexdigest()
-    except OSError as fault:
-        raise EnvironmentFault(f"{path} cannot be read: {fault}") from fault
-
-
-def _sha256(path: Path, what: str) -> str:
-    if not path.is_file():
-        raise UsageError(f"{what}: no such file: {path}.")
-    return _digest(path, "sha256")
-
-
-def _brief(fault: Exception) -> str:
-    """The first words of an error that may run over pages."""
-    words = " ".join(str(fault).split()) or type(fault).__name__
-    return words if len(words) <= 300 else words[:300] + " ..."

@@ -6,6 +6,7 @@ image: it depends neither on threads nor on where in a run the epoch stands.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -42,7 +43,12 @@ class Batches:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], read: Callable[[list[str]], Pixels], *, batch_size: int, seed: int = 0
+        self,
+        samples: Sequence[Sample],
+        read: Callable[[list[str]], Pixels],
+        *,
+        batch_size: int,
+        seed: int = 0,
     ) -> None:
         self.samples = list(samples)
         self.batch_size = batch_size
@@ -50,7 +56,7 @@ class Batches:
         self._seed = seed
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        return math.ceil(len(self.samples) / self.batch_size)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, as it is, in the order of the samples."""
@@ -61,9 +67,13 @@ class Batches:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.samples))
         return self._ahead(order, epoch, augment)
 
-    def _ahead(self, order: NDArray[np.int64], epoch: int | None, augment: tuple[str, ...]) -> Iterator[Batch]:
+    def _ahead(
+        self, order: NDArray[np.int64], epoch: int | None, augment: tuple[str, ...]
+    ) -> Iterator[Batch]:
         """Batches, each made by a thread while the one before it is in use."""
         chunks = [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
+        if not chunks:
+            return
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self._batch, chunks[0], epoch, augment)
             for chunk in [*chunks[1:], None]:
@@ -77,7 +87,9 @@ class Batches:
         pixels = self._read([sample.digest for sample in samples])
         if augment:
             rngs = [np.random.default_rng([self._seed, epoch or 0, int(number), 1]) for number in numbers]
-            pixels = np.stack([augmented(image, augment, rng) for image, rng in zip(pixels, rngs, strict=True)])
+            pixels = np.stack(
+                [augmented(image, augment, rng) for image, rng in zip(pixels, rngs, strict=True)]
+            )
         return Batch(pixels.astype(np.float32), np.array([sample.label for sample in samples]))
 
 

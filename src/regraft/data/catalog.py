@@ -15,23 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regraft.data.decode import EXTENSIONS, Refusal, digest, sniff
-from regraft.errors import DataError, UsageError
+from regraft.data.decode import EXTENSIONS, digest
+from regraft.data.folder import LAYOUT, ClassFolder, class_folders, files_below
+from regraft.data.refusal import HEAD, Refusal, sniff
+from regraft.errors import DataError
 
 __all__ = ["PARTS", "Catalog", "Refused", "Sample", "list_images"]
 
 PARTS = ("train", "validation", "test")
-_PART_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "val": "validation", "valid": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 MAX_FILE_BYTES = 100 * 2**20
-
-LAYOUT = """Expected one folder a class, the images inside:
-    photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
-or the same inside train/, validation/ and test/."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +68,7 @@ class Catalog:
         Raises:
             UsageError: `path` is no folder.
             DataError: it has no class folders, or no images.
+            EnvironmentFault: it cannot be read.
 
         Example:
             >>> import tempfile; from PIL import Image
@@ -86,18 +79,9 @@ class Catalog:
             >>> Catalog.from_folder(root).classes
             ('cat', 'dog')
         """
-        root = Path(path)
-        if not root.is_dir():
-            raise UsageError(f"Expected a folder of images. Received: {root} ({_what_is(root)}).")
         notes: list[str] = []
-        parts = _find_parts(root)
-        found: list[tuple[str, str, list[Path]]] = []
-        for part, folder in parts:
-            for class_folder in _subfolders(folder, notes):
-                found.append((part, class_folder.name, list(_files(class_folder, notes))))
-        if not found:
-            raise DataError(f"No class folders in {root}. {LAYOUT}")
-        return _assemble(root, found, notes)
+        found = class_folders(Path(path), notes)
+        return _assemble(Path(path), found, notes)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -153,65 +137,24 @@ class Catalog:
 def list_images(path: Path) -> Iterator[Path]:
     """Every file below a folder that may be an image, junk left out, sorted; a file gives itself."""
     if path.is_dir():
-        yield from (file for file in _files(path, []) if file.suffix.lower() in EXTENSIONS)
+        yield from (file for file in files_below(path, []) if file.suffix.lower() in EXTENSIONS)
     else:
         yield path
 
 
-def _what_is(path: Path) -> str:
-    return "a file" if path.is_file() else "there is nothing by that name"
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _JUNK
-
-
-def _find_parts(root: Path) -> list[tuple[str, Path]]:
-    """The parts the user cut, when every subfolder is one; otherwise the root itself, uncut."""
-    names = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_junk(entry.name)]
-    parts = [(_PART_NAMES[name.lower()], root / name) for name in sorted(names) if name.lower() in _PART_NAMES]
-    if len(parts) < len(names) or "train" not in dict(parts):
-        return [("", root)]
-    twice = [part for part, n in Counter(part for part, _ in parts).items() if n > 1]
-    if twice:
-        raise DataError(f"Two folders of {root} both mean {twice[0]!r}: {', '.join(sorted(names))}. Keep one.")
-    return parts
-
-
-def _subfolders(folder: Path, notes: list[str]) -> list[Path]:
-    found = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if _is_junk(entry.name) or not entry.is_dir():
-            continue
-        if entry.is_symlink():
-            notes.append(f"The folder {entry.name} is a symbolic link and was not followed.")
-        else:
-            found.append(Path(entry.path))
-    return found
-
-
-def _files(folder: Path, notes: list[str]) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        notes.append(f"The folder {error.filename} cannot be read: {error.strerror}.")
-
-    for here, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not _is_junk(name))
-        yield from (Path(here, name) for name in sorted(files) if not _is_junk(name))
-
-
-def _assemble(root: Path, found: list[tuple[str, str, list[Path]]], notes: list[str]) -> Catalog:
-    classes = tuple(sorted({name for _, name, files in found if files}))
-    empty = sorted({name for _, name, _ in found} - set(classes))
+def _assemble(root: Path, found: list[ClassFolder], notes: list[str]) -> Catalog:
+    classes = tuple(sorted({folder.name for folder in found if folder.files}))
+    empty = sorted({folder.name for folder in found} - set(classes))
     notes += [f"The class folder {name} is empty and was left out." for name in empty]
     index = {name: label for label, name in enumerate(classes)}
-    jobs = [(part, index[name], file) for part, name, files in found for file in files]
+    jobs = [(folder, file) for folder in found for file in folder.files]
     with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(_look, (file for _, _, file in jobs)))
+        verdicts = list(pool.map(_look, (file for _, file in jobs)))
     samples, refused, ignored = [], [], Counter[str]()
-    for (part, label, file), verdict in zip(jobs, verdicts, strict=True):
+    for (folder, file), verdict in zip(jobs, verdicts, strict=True):
         name = file.relative_to(root).as_posix()
         if isinstance(verdict, str):
-            samples.append(Sample(name, label, verdict, part))
+            samples.append(Sample(name, index[folder.name], verdict, folder.part))
         elif _is_bystander(file, verdict):
             ignored[file.suffix.lower()] += 1
         else:
@@ -222,23 +165,27 @@ def _assemble(root: Path, found: list[tuple[str, str, list[Path]]], notes: list[
     return _not_empty(Catalog(root, classes, tuple(samples), tuple(refused), tuple(notes)))
 
 
-def _look(file: Path) -> str | Refusal:
+def _look(path: Path) -> str | Refusal:
     """The digest of a file that may be an image, or why it is not used."""
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             return Refusal("not_a_file", "a pipe, socket or device is never opened")
-        if status.st_size > MAX_FILE_BYTES:
-            return Refusal("file_too_large", f"{status.st_size:,} bytes, at most {MAX_FILE_BYTES:,}")
-        data = file.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            size = os.fstat(file.fileno()).st_size
+            if (verdict := sniff(head)) is not None:
+                return verdict
+            if size > MAX_FILE_BYTES:
+                return Refusal("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
+            return digest(head + file.read())
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
-    return sniff(data[:64]) or digest(data)
 
 
 def _is_bystander(file: Path, verdict: Refusal) -> bool:
     """A file that nobody meant as an image: notes.txt, labels.csv. Not so a text called photo.jpg."""
-    return verdict.code == "not_an_image" and bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
+    named_otherwise = bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
+    return named_otherwise and verdict.code in ("not_an_image", "empty")
 
 
 def _not_empty(catalog: Catalog) -> Catalog:

@@ -3,7 +3,8 @@
 Each image's digest, mixed with the seed, is a number in [0, 1) that no other image can change. Within each
 class the images below `fraction` are validation. So a new image never moves an old one, two copies of one
 picture always fall on the same side, and the order and names of files do not matter. The price is that a
-class's share is right on average, not to the image; a class too small for that gets its lowest number.
+class's share is right on average, not to the image. Where no image of a class is below (which happens to
+small ones), its lowest stands in, so that every class is scored; a new image may take that one's place.
 """
 
 from __future__ import annotations
@@ -38,24 +39,15 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
     """
     if any(sample.part == "validation" for sample in catalog.samples):
         return catalog
-    by_class: dict[int, list[Sample]] = defaultdict(list)
-    for sample in catalog.samples:
-        if sample.part in ("", "train"):
-            by_class[sample.label].append(sample)
     chosen: set[str] = set()
     alone = []
-    for label, members in sorted(by_class.items()):
-        place = {sample.digest: _place(sample.digest, seed) for sample in members}
-        below = {content for content, where in place.items() if where < fraction}
-        if not below or below == set(place):
-            lowest = min(place, key=lambda content: place[content])
-            below = {lowest} if len(place) > 1 else set()
-        if not below:
+    for label, contents in sorted(_contents_by_class(catalog).items()):
+        chosen |= _lowest(contents, fraction, seed)
+        if len(contents) == 1:
             alone.append(catalog.classes[label])
-        chosen |= below
     samples = tuple(
         replace(sample, part="validation" if sample.digest in chosen else "train")
-        if sample.part in ("", "train")
+        if _is_open(sample)
         else sample
         for sample in catalog.samples
     )
@@ -63,6 +55,26 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
         f"The class {name} has a single image: it is trained on, and nothing validates it." for name in alone
     )
     return replace(catalog, samples=samples, notes=(*catalog.notes, *notes))
+
+
+def _is_open(sample: Sample) -> bool:
+    return sample.part in ("", "train")
+
+
+def _contents_by_class(catalog: Catalog) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = defaultdict(set)
+    for sample in filter(_is_open, catalog.samples):
+        found[sample.label].add(sample.digest)
+    return found
+
+
+def _lowest(contents: set[str], fraction: float, seed: int) -> set[str]:
+    """The contents of one class that validate it: those below `fraction`, neither none nor all of several."""
+    place = {content: _place(content, seed) for content in contents}
+    below = {content for content in contents if place[content] < fraction}
+    if below and below != contents:
+        return below
+    return {min(contents, key=lambda content: place[content])} if len(contents) > 1 else set()
 
 
 def _place(content: str, seed: int) -> float:

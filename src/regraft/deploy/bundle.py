@@ -166,12 +166,16 @@ def load(path: str | os.PathLike[str]) -> Bundle:
     try:
         manifest = json.loads(_read(folder / "manifest.json"))
         if manifest["format"] != MANIFEST_FORMAT:
-            raise ModelRefused(f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}.")
+            raise ModelRefused(
+                f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
+            )
         return Bundle(folder, manifest)
     except (EnvironmentFault, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise
-        raise ModelRefused(f"{folder} is not a finished run: its manifest.json is missing or damaged.") from error
+        raise ModelRefused(
+            f"{folder} is not a finished run: its manifest.json is missing or damaged."
+        ) from error
 
 
 def write_model(model: keras.Model, path: Path) -> str:

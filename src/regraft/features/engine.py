@@ -7,6 +7,7 @@ parses it in a fraction of the time that tracing variables one by one takes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +30,10 @@ TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing
 
 Outputs = dict[str, NDArray[np.float32]]
 
+# In a network's configuration: what refers to layers by name, and what inference does not look at.
+_REFERENCES = ("keras_history", "input_layers", "output_layers")
+_UNSEEN = ("name", "trainable", "compile_config")
+
 
 class Engine(Protocol):
     """`run` maps uint8 batches of shape (b, size, size, 3), b <= BATCH, to dictionaries of named float32
@@ -48,28 +53,56 @@ def engine_name() -> str:
 
 
 def fingerprint(network: keras.Model) -> str:
-    """A name for what a network computes: its graph, without the layers' names, and its weights."""
+    """A name for what a network computes: 32 hex digits of its graph and its weights.
+
+    Neither the names of its layers nor what only training looks at (`trainable` flags, the state of random
+    numbers) change it: the same network has the same fingerprint in every process and under every plan.
+
+    Args:
+        network: a Functional model, run in inference mode.
+
+    Example:
+        >>> image = keras.Input((8, 8, 3))
+        >>> one, same = (keras.Model(image, keras.layers.MaxPooling2D()(image)) for _ in range(2))
+        >>> fingerprint(one) == fingerprint(same)
+        True
+    """
     mix = hashlib.blake2b(digest_size=16)
-    place = {layer.name: f"#{number}" for number, layer in enumerate(network.operations)}
-    config = json.dumps(_nameless(network.get_config(), place), sort_keys=True, default=str)
-    mix.update(config.encode())
-    for variable in network.variables:
+    config = _nameless(network.get_config(), {})
+    mix.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for variable in network.weights:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
-        mix.update(str(value.shape).encode() + value.tobytes())
+        mix.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
     return mix.hexdigest()
 
 
 def _nameless(config: Any, place: dict[str, str]) -> Any:
-    """A configuration with every layer's name replaced by its place: names are numbered by a counter of the
-    process, and the same network must have the same fingerprint in each."""
-    if isinstance(config, dict):
-        return {
-            key: "" if key == "name" and value not in place else _nameless(value, place)
-            for key, value in config.items()
-        }
+    """A configuration whose layers are named by their place in the network that holds them.
+
+    Names are numbered by a counter of the process. They stand under the keys below and nowhere else: the
+    name "relu" is not the activation "relu".
+    """
     if isinstance(config, (list, tuple)):
         return [_nameless(item, place) for item in config]
-    return place.get(config, config) if isinstance(config, str) else config
+    # The name of a precision policy is what it is; every other name is only a name.
+    if not isinstance(config, dict) or str(config.get("class_name")).endswith("DTypePolicy"):
+        return config
+    if isinstance(config.get("layers"), list):
+        place = {layer.get("name", ""): f"#{number}" for number, layer in enumerate(config["layers"])}
+    return {
+        key: _replaced(value, place) if key in _REFERENCES else _nameless(value, place)
+        for key, value in config.items()
+        if key not in _UNSEEN
+    }
+
+
+def _replaced(reference: Any, place: dict[str, str]) -> Any:
+    """References to layers, lists and dictionaries of `[name, node, tensor]`, by place."""
+    if isinstance(reference, (list, tuple)):
+        return [_replaced(item, place) for item in reference]
+    if isinstance(reference, dict):
+        return {key: _replaced(value, place) for key, value in reference.items()}
+    return place.get(reference, reference) if isinstance(reference, str) else reference
 
 
 def make_engine(network: keras.Model, cache: Path) -> Engine:
@@ -77,23 +110,33 @@ def make_engine(network: keras.Model, cache: Path) -> Engine:
 
     Args:
         network: RGB pixels (b, size, size, 3) in 0..255 to a dictionary of named tensors.
-        cache: folder for the converted network; used again when it is there already.
+        cache: folder for the converted network; used again when it is there already. Where it cannot be
+            written, the next call converts again.
 
-    An OpenVINO network whose outputs differ from Keras' on a first batch is not used, and that is said.
+    An OpenVINO network whose outputs differ from Keras' on a first batch is neither used nor kept, and that
+    is said.
     """
     if not engine_name().startswith("openvino"):
         return KerasEngine(network)
+    kept = cache / "network.pb"
     try:
-        graph = cache / "network.pb"
-        fresh = not graph.exists()
-        if fresh:
-            graph = _convert(network, cache)
-        engine = OpenVinoEngine(graph)
-        if fresh:
-            _check_against_keras(engine, network)
+        return OpenVinoEngine(kept) if kept.exists() else _converted(network, kept)
     except Exception as error:
         say(f"OpenVINO cannot run this network ({_brief(error)}): Keras runs it instead, more slowly.")
         return KerasEngine(network)
+
+
+def _converted(network: keras.Model, kept: Path) -> Engine:
+    """The network in OpenVINO; its file is kept only once it agrees with Keras."""
+    with tempfile.TemporaryDirectory(
+        prefix=".writing-", dir=_writable(kept.parent), ignore_cleanup_errors=True
+    ) as folder:
+        fresh = Path(folder) / kept.name
+        fresh.write_bytes(_graph(network))
+        engine = OpenVinoEngine(fresh)
+        _check_against_keras(engine, network)
+        with contextlib.suppress(OSError):
+            fresh.replace(kept)
     return engine
 
 
@@ -111,7 +154,7 @@ class KerasEngine:
 
 
 class OpenVinoEngine:
-    """A network compiled by OpenVINO with static shapes; two batches are under way at any time."""
+    """A network compiled by OpenVINO with static shapes; as many batches at a time as suit the processor."""
 
     def __init__(self, graph: Path) -> None:
         import openvino
@@ -124,28 +167,37 @@ class OpenVinoEngine:
         # Without a hint OpenVINO picks bf16 where the processor has it: the precision is part of the keys.
         hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
         self._compiled = core.compile_model(model, "CPU", hints)
-        self._names = [_output_name(output) for output in self._compiled.outputs]
+        # Outputs are addressed by name: their order is OpenVINO's own, and one may have several names.
+        self._numbers = {
+            name: number
+            for number, output in enumerate(self._compiled.outputs)
+            for name in _given_names(output)
+        }
         count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = [self._compiled.create_infer_request() for _ in range(count)]
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         waiting: list[tuple[Any, int]] = []
         free = list(self._requests)
-        for batch in batches:
-            if not free:
-                yield self._finish(*(done := waiting.pop(0)))
-                free.append(done[0])
-            request = free.pop()
-            request.start_async({0: _padded(batch)}, share_inputs=False)
-            waiting.append((request, len(batch)))
-        for request, rows in waiting:
-            yield self._finish(request, rows)
+        try:
+            for batch in batches:
+                if not free:
+                    free.append(waiting[0][0])
+                    yield self._finish(*waiting.pop(0))
+                request = free.pop()
+                request.start_async({0: _padded(batch)}, share_inputs=False)
+                waiting.append((request, len(batch)))
+            while waiting:
+                yield self._finish(*waiting.pop(0))
+        finally:  # whoever stops early leaves no request under way
+            for request, _ in waiting:
+                request.wait()
 
     def _finish(self, request: Any, rows: int) -> Outputs:
         request.wait()
         return {
             name: request.get_output_tensor(number).data[:rows].copy()
-            for number, name in enumerate(self._names)
+            for name, number in self._numbers.items()
         }
 
 
@@ -156,13 +208,15 @@ def _padded(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([batch, np.zeros((BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
 
 
-def _output_name(output: Any) -> str:
-    """The name given in `_convert`: outputs are addressed by name, their order is OpenVINO's own."""
-    return next(name[4:].removesuffix(":0") for name in output.get_names() if name.startswith("out_"))
+def _given_names(output: Any) -> Iterator[str]:
+    """The names given in `_graph`, among those that TensorFlow and OpenVINO give."""
+    for name in output.get_names():
+        if name.startswith("out_"):
+            yield str(name)[4:].removesuffix(":0")
 
 
-def _convert(network: keras.Model, cache: Path) -> Path:
-    """Write the network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively."""
+def _graph(network: keras.Model) -> bytes:
+    """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively."""
     import tensorflow as tf
 
     values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
@@ -175,22 +229,17 @@ def _convert(network: keras.Model, cache: Path) -> Path:
 
     signature = tf.TensorSpec([BATCH, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
     graph = tf.function(constant, autograph=False).get_concrete_function(signature).graph
-    folder = _writable(cache)
-    handle, beside = tempfile.mkstemp(prefix=".writing-", dir=folder)
-    with os.fdopen(handle, "wb") as file:
-        file.write(graph.as_graph_def().SerializeToString())
-    return Path(beside).replace(folder / "network.pb")
+    serialized: bytes = graph.as_graph_def().SerializeToString()
+    return serialized
 
 
-def _writable(cache: Path) -> Path:
-    """The cache folder, or a temporary one where it cannot be written: then the next run converts again."""
+def _writable(folder: Path) -> Path | None:
+    """The folder, made where necessary; None, for the system's temporary one, where it cannot be written."""
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK):
-            return cache
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="regraft-"))
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _check_against_keras(engine: Engine, network: keras.Model) -> None:
@@ -199,6 +248,8 @@ def _check_against_keras(engine: Engine, network: keras.Model) -> None:
     got = next(engine.run([pixels]))
     expected = network(pixels.astype(np.float32), training=False)
     for name, value in expected.items():
+        if name not in got:
+            raise ValueError(f"it leaves out {name}")
         reference = keras.ops.convert_to_numpy(value)
         error = float(np.abs(got[name] - reference).max())
         if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from regraft.console import duration, say, track
 from regraft.data.catalog import Catalog, Refused, Sample
-from regraft.data.decode import DECODER, Facts, Refusal
+from regraft.data.decode import DECODER, Facts
+from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.engine import BATCH, Engine, engine_name, fingerprint, make_engine
 from regraft.features.store import Entries, Store, pixel_key
@@ -65,29 +65,6 @@ class Features:
         return self._entries.facts(sample.digest)
 
 
-class _Image(NamedTuple):
-    digest: str
-    pixels: NDArray[np.uint8]
-    facts: Facts
-
-
-@dataclass(frozen=True)
-class _Need:
-    """What is not in the store yet: tensors of the network, pixels to keep."""
-
-    features: frozenset[str]
-    pixels: frozenset[str]
-
-    def files(self, stored: Sequence[str]) -> frozenset[str]:
-        """What has to be decoded: everything needed whose pixels are not `stored`."""
-        return (self.features | self.pixels) - frozenset(stored)
-
-
-def _feature_key(name: str, size: int) -> str:
-    """The store's key of what the network with this fingerprint makes of an image (view 0: as it is)."""
-    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine_name()}\nview 0"
-
-
 def extract_features(
     network: keras.Model,
     catalog: Catalog,
@@ -106,42 +83,130 @@ def extract_features(
         ahead: decoding that was begun earlier; used if it covers what is needed.
 
     Raises:
-        EnvironmentFault: the store cannot be written.
+        EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
     size = network.inputs[0].shape[1]
     name = fingerprint(network)
-    entries = store.entries(_feature_key(name, size))
-    kept = store.entries(pixel_key(size))
-    contents = list(dict.fromkeys(sample.digest for sample in catalog.samples))
-    missing = entries.missing(contents)
-    without_pixels = set(kept.missing(contents))
-    need = _Need(frozenset(missing), frozenset(without_pixels if keep_pixels else ()))
-    stored = [digest for digest in missing if digest not in without_pixels]
-    todo = [digest for digest in contents if digest in need.files(stored)]
     speed = _Speed(network, store, name)
-    refusals: dict[str, Refusal] = {}
-    decoding = _decoding(catalog, todo, size, ahead)
-    with decoding:
-        if missing or todo:
-            engine = speed.engine if missing else None
-            _say_plan(len(missing), len(todo), len(contents), speed if missing else None)
-            with track("Frozen features", len(todo) + len(stored)) as advance:
-                images = _images(stored, kept, decoding, frozenset(todo), refusals)
-                while chunk := list(islice(images, SHARD)):
-                    _compute(chunk, need, engine, entries, kept)
-                    advance(len(chunk))
-                advance(len(refusals))
-        else:
-            say(f"Frozen features: all {len(contents):,} images are in the store, nothing to compute.")
-    refused = [
-        Refused(sample.path, found.code, found.detail)
-        for sample in catalog.samples
-        if (found := refusals.get(sample.digest)) is not None
-    ]
-    computed = sum(digest not in refusals for digest in missing)
+    entries, kept = store.entries(_feature_key(name, size)), store.entries(pixel_key(size))
+    work = _Work(entries, kept, catalog, keep_pixels=keep_pixels)
+    with _decoding(catalog, work.to_decode, size, ahead) as decoding:
+        work.run(decoding, speed)
     return Features(
-        entries, speed=speed, computed=computed, reused=len(contents) - len(missing), refused=refused
+        entries, speed=speed, computed=work.computed, reused=work.reused, refused=work.refused(catalog)
     )
+
+
+def _feature_key(name: str, size: int) -> str:
+    """The store's key of what the network with this fingerprint makes of an image (view 0: as it is)."""
+    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine_name()}\nview 0"
+
+
+def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead | None) -> DecodeAhead:
+    if ahead is not None:
+        if ahead.size == size and set(todo) <= {job.digest for job in ahead.jobs}:
+            return ahead
+        ahead.close()
+    return DecodeAhead(jobs_for(catalog, todo), size)
+
+
+class _Image(NamedTuple):
+    digest: str
+    pixels: NDArray[np.uint8]
+    facts: Facts
+
+
+class _Work:
+    """What the store does not have of a catalog, and the way to get it there.
+
+    Attributes:
+        missing: images without features. Those whose pixels are `stored` need no decoding.
+        to_keep: images whose pixels are to be stored too.
+        to_decode: images whose files have to be opened, in the catalog's order.
+    """
+
+    def __init__(self, entries: Entries, kept: Entries, catalog: Catalog, *, keep_pixels: bool) -> None:
+        self._entries, self._kept = entries, kept
+        self._refusals: dict[str, Refusal] = {}
+        self.contents = list(dict.fromkeys(sample.digest for sample in catalog.samples))
+        self.missing = frozenset(entries.missing(self.contents))
+        without_pixels = frozenset(kept.missing(self.contents))
+        self.to_keep = without_pixels if keep_pixels else frozenset()
+        wanted = self.to_keep | (self.missing & without_pixels)
+        self.to_decode = [digest for digest in self.contents if digest in wanted]
+        self.stored = [digest for digest in self.contents if digest in self.missing - without_pixels]
+
+    @property
+    def computed(self) -> int:
+        return len(self.missing - self._refusals.keys())
+
+    @property
+    def reused(self) -> int:
+        return len(self.contents) - len(self.missing)
+
+    def refused(self, catalog: Catalog) -> list[Refused]:
+        """An entry for every file of a refused content, copies included."""
+        return [
+            Refused(sample.path, found.code, found.detail)
+            for sample in catalog.samples
+            if (found := self._refusals.get(sample.digest)) is not None
+        ]
+
+    def run(self, decoding: DecodeAhead, speed: _Speed) -> None:
+        if not self.missing and not self.to_decode:
+            say(f"Frozen features: all {len(self.contents):,} images are in the store, nothing to compute.")
+            return
+        self._say_plan(speed)
+        with track("Frozen features", len(self.to_decode) + len(self.stored)) as advance:
+            images = self._images(decoding)
+            while chunk := list(islice(images, SHARD)):
+                self._keep([image for image in chunk if image.digest in self.to_keep])
+                self._compute([image for image in chunk if image.digest in self.missing], speed)
+                advance(len(chunk))
+            advance(len(self._refusals))
+
+    def _say_plan(self, speed: _Speed) -> None:
+        parts = []
+        if self.missing:
+            amount = f"{len(self.missing):,} of {len(self.contents):,} images"
+            parts.append(f"{amount} to run through the frozen network once")
+        if self.to_decode:
+            parts.append(f"{len(self.to_decode):,} to decode")
+        if self.missing:
+            parts.append(f"about {duration(len(self.missing) * speed.seconds_per_image)}")
+        say(f"Plan: {', '.join(parts)}.")
+
+    def _images(self, decoding: DecodeAhead) -> Iterator[_Image]:
+        for digest in self.stored:
+            yield _Image(digest, self._kept.read([digest], "pixels")[0], self._kept.facts(digest))
+        todo = frozenset(self.to_decode)
+        if not todo:
+            return
+        for job, result in zip(decoding.jobs, decoding, strict=True):
+            if job.digest not in todo:
+                continue
+            if isinstance(result, Refusal):
+                self._refusals[job.digest] = result
+            else:
+                yield _Image(job.digest, result.pixels, result.facts)
+
+    def _keep(self, images: list[_Image]) -> None:
+        if images:
+            pixels = np.stack([image.pixels for image in images])
+            _put(self._kept, images, {"pixels": pixels})
+
+    def _compute(self, images: list[_Image], speed: _Speed) -> None:
+        if images:
+            chunks = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
+            batches = (np.stack([image.pixels for image in chunk]) for chunk in chunks)
+            outputs = list(speed.engine.run(batches))
+            tensors = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+            _put(self._entries, images, tensors)
+
+
+def _put(entries: Entries, images: list[_Image], tensors: dict[str, NDArray[Any]]) -> None:
+    facts = {image.digest: image.facts for image in images}
+    entries.put([image.digest for image in images], tensors, facts)
 
 
 class _Speed:
@@ -171,56 +236,3 @@ class _Speed:
         measured = (time.monotonic() - begun) / (BATCH * len(black))
         self._store.remember(question, repr(measured))
         return measured
-
-
-def _say_plan(missing: int, todo: int, contents: int, speed: _Speed | None) -> None:
-    parts = [f"{missing:,} of {contents:,} images to run through the frozen network once"]
-    if todo:
-        parts.append(f"{todo:,} to decode")
-    if speed is not None:
-        parts.append(f"about {duration(missing * speed.seconds_per_image)}")
-    say(f"Plan: {', '.join(parts)}.")
-
-
-def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead | None) -> DecodeAhead:
-    if ahead is not None:
-        if ahead.size == size and set(todo) <= {job.digest for job in ahead.jobs}:
-            return ahead
-        ahead.close()
-    return DecodeAhead(jobs_for(catalog, todo), size)
-
-
-def _images(
-    stored: list[str],
-    kept: Entries,
-    decoding: DecodeAhead,
-    todo: frozenset[str],
-    refusals: dict[str, Refusal],
-) -> Iterator[_Image]:
-    for digest in stored:
-        yield _Image(digest, kept.read([digest], "pixels")[0], kept.facts(digest))
-    if not todo:
-        return
-    for job, result in zip(decoding.jobs, decoding, strict=True):
-        if job.digest not in todo:
-            continue
-        if isinstance(result, Refusal):
-            refusals[job.digest] = result
-        else:
-            yield _Image(job.digest, result.pixels, result.facts)
-
-
-def _compute(chunk: list[_Image], need: _Need, engine: Engine | None, entries: Entries, kept: Entries) -> None:
-    facts = {image.digest: image.facts for image in chunk}
-    fresh = [image for image in chunk if image.digest in need.pixels]
-    if fresh:
-        pixels = np.stack([image.pixels for image in fresh])
-        kept.put([image.digest for image in fresh], {"pixels": pixels}, facts)
-    fresh = [image for image in chunk if image.digest in need.features]
-    if fresh and engine is not None:
-        batches = (
-            np.stack([image.pixels for image in fresh[at : at + BATCH]]) for at in range(0, len(fresh), BATCH)
-        )
-        outputs = list(engine.run(batches))
-        tensors = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
-        entries.put([image.digest for image in fresh], tensors, facts)

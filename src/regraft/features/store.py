@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import uuid
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,37 +103,32 @@ class Entries:
     def __init__(self, folder: Path, key: str) -> None:
         self.key = key
         self._folder = folder
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, list[_Row]] = defaultdict(list)  # more than one where two processes computed it
         self._arrays: dict[tuple[Path, str], Array] = {}
-        self._sound: set[str] = set()
-        for index in sorted(folder.glob("*/index.json")):
-            self._rows.update(_read_index(index))
+        self._sound: dict[str, _Row] = {}
+        for index in sorted(folder.glob("[!.]*/index.json")):  # a shard under way has a dot before its name
+            self._add(_read_index(index))
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        return self._sound_row(digest) is not None
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of the images that have no sound row here, each once, in the order given.
 
         Every row asked for is checked against its checksum; a damaged one counts as missing.
         """
-        return [digest for digest in dict.fromkeys(digests) if not self._is_sound(digest)]
+        return [digest for digest in dict.fromkeys(digests) if digest not in self]
 
     def facts(self, digest: str) -> Facts:
         """What the decoder learnt of an image when the row was computed."""
-        return self._rows[digest].facts
+        return self._row(digest).facts
 
     def read(self, digests: Sequence[str], name: str) -> Array:
         """One named tensor of many images: array of shape (len(digests), ...), in the order given."""
-        rows = [self._row(digest, name) for digest in digests]
+        rows = [self._value(self._row(digest), name) for digest in digests]
         return np.stack(rows) if rows else np.empty((0,))
 
-    def put(
-        self, digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]
-    ) -> None:
+    def put(self, digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]) -> None:
         """Store one shard: `tensors[name]` has a row for each digest.
 
         Raises:
@@ -155,37 +151,47 @@ class Entries:
                 f"The feature store {self._folder} cannot take {size:,} bytes: {error.strerror or error}. "
                 "Free some space, or choose another place with --store or REGRAFT_HOME."
             ) from error
-        self._rows.update(_read_index(shard / "index.json"))
-        self._sound.update(digests)
+        self._add(_read_index(shard / "index.json"))
 
     def _array(self, shard: Path, name: str) -> Array:
         if (shard, name) not in self._arrays:
             self._arrays[shard, name] = np.load(shard / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return self._arrays[shard, name]
 
-    def _row(self, digest: str, name: str) -> Array:
-        row = self._rows[digest]
+    def _value(self, row: _Row, name: str) -> Array:
         return np.asarray(self._array(row.shard, name)[row.number])
 
-    def _is_sound(self, digest: str) -> bool:
-        if digest in self._sound:
-            return True
-        if digest not in self._rows:
-            return False
+    def _add(self, rows: Mapping[str, _Row]) -> None:
+        for digest, row in rows.items():
+            self._rows[digest].append(row)
+
+    def _row(self, digest: str) -> _Row:
+        if (row := self._sound_row(digest)) is None:
+            raise KeyError(digest)
+        return row
+
+    def _sound_row(self, digest: str) -> _Row | None:
+        """The first row of an image that is what was written; damaged ones are passed over."""
+        while digest not in self._sound and self._rows.get(digest):
+            row = self._rows[digest].pop(0)
+            if self._is_sound(digest, row):
+                self._sound[digest] = row
+        return self._sound.get(digest)
+
+    def _is_sound(self, digest: str, row: _Row) -> bool:
         try:
-            checksums = self._rows[digest].checksums
-            sound = all(_checksum(self._row(digest, name)) == sum_ for name, sum_ in checksums.items())
-        except (OSError, ValueError, IndexError, EOFError):
-            sound = False
-        if sound:
-            self._sound.add(digest)
-        else:
-            del self._rows[digest]
-        return sound
+            return all(
+                _checksum(digest, row.facts, name, self._value(row, name)) == expected
+                for name, expected in row.checksums.items()
+            )
+        except Exception:  # a damaged array's header makes numpy raise whatever it likes
+            return False
 
 
-def _checksum(row: Array) -> int:
-    return zlib.crc32(np.ascontiguousarray(row).view(np.uint8).reshape(-1).data)
+def _checksum(digest: str, facts: Facts, name: str, row: Array) -> int:
+    """Covers all that is said of a row, not only its bytes: another byte order has the same bytes."""
+    words = json.dumps([digest, facts.as_json(), name, row.dtype.str, row.shape])
+    return zlib.crc32(np.ascontiguousarray(row).view(np.uint8).reshape(-1).data, zlib.crc32(words.encode()))
 
 
 def _write_shard(
@@ -197,7 +203,11 @@ def _write_shard(
             file.flush()
             os.fsync(file.fileno())
     rows = [
-        [digest, facts[digest].as_json(), {name: _checksum(array[i]) for name, array in tensors.items()}]
+        [
+            digest,
+            facts[digest].as_json(),
+            {name: _checksum(digest, facts[digest], name, array[i]) for name, array in tensors.items()},
+        ]
         for i, digest in enumerate(digests)
     ]
     with (folder / "index.json").open("w", encoding="utf-8") as file:
@@ -214,5 +224,5 @@ def _read_index(index: Path) -> dict[str, _Row]:
             digest: _Row(index.parent, number, Facts.from_json(facts), checksums)
             for number, (digest, facts, checksums) in enumerate(rows)
         }
-    except (OSError, ValueError, TypeError, KeyError):
+    except Exception:  # a damaged index may hold anything
         return {}

@@ -45,7 +45,11 @@ def choose_depth(
         budget: seconds.
         unfreeze: "auto" to choose among everything and each stage; a plan to cost only that one.
     """
-    plans = ["all", *(f"stage:{name}" for name in list(backbone.stages)[1:])] if unfreeze == "auto" else [unfreeze]
+    plans = (
+        ["all", *(f"stage:{name}" for name in list(backbone.stages)[1:])]
+        if unfreeze == "auto"
+        else [unfreeze]
+    )
     epoch = math.inf
     for plan in plans:
         epoch = images * seconds_per_image * _factor(backbone, plan)
@@ -53,7 +57,9 @@ def choose_depth(
         if epochs >= FEWEST_EPOCHS or unfreeze != "auto":
             why = f"about {duration(epoch)} an epoch on this machine"
             return Depth(plan, max(1, epochs), epoch * max(1, epochs), why)
-    why = f"even {plans[-1]} would take about {duration(epoch)} an epoch, and the budget is {duration(budget)}"
+    why = (
+        f"even {plans[-1]} would take about {duration(epoch)} an epoch, and the budget is {duration(budget)}"
+    )
     return Depth("none", 0, 0.0, why)
 
 
@@ -62,7 +68,7 @@ def multiplications(layer: keras.layers.Layer) -> int:
     kernels = sum(math.prod(v.shape) for v in layer.weights if len(v.shape) >= 2)
     output = layer.output
     shape = output.shape if hasattr(output, "shape") else output[0].shape
-    return kernels * math.prod(size or 1 for size in shape[1:-1])
+    return int(kernels * math.prod(size or 1 for size in shape[1:-1]))
 
 
 def _factor(backbone: Backbone, plan: str) -> float:

@@ -151,7 +151,7 @@ def _minimise(
     from scipy.optimize import minimize
 
     n, rows = len(data), np.arange(len(data))
-    # Along principal axes the Hessian is nearly diagonal: p (1 - p) times each axis' spread, plus the penalty.
+    # Along principal axes the Hessian is nearly diagonal: p (1 - p) times the axis' spread, plus the penalty.
     # Solving for W times its root instead of W makes all directions about equally steep.
     steep = np.sqrt(CURVATURE * (data**2).mean(0) + penalty, dtype=np.float64)[:, None]
     even = (data / steep.T).astype(data.dtype)
@@ -175,8 +175,9 @@ def _minimise(
 
 
 def _softmax(logits: Matrix) -> Matrix:
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    shifted: Matrix = np.exp(logits - logits.max(1, keepdims=True))
+    shifted /= shifted.sum(1, keepdims=True)
+    return shifted
 
 
 def _log_loss(data: Matrix, labels: Labels, weights: Matrix) -> float:

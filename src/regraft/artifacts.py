@@ -1,0 +1,184 @@
+"""The run folder: filled beside its place and moved there whole.
+
+Whoever looks sees the old run or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from regraft.data.decode import DECODER
+from regraft.deploy.bundle import MANIFEST_FORMAT, write_model
+from regraft.errors import EnvironmentFault, UsageError
+from regraft.evaluation.metrics import Interval
+from regraft.evaluation.report import PartScores, write_report
+from regraft.findings import now, report_of, score_parts
+from regraft.outcome import Outcome
+from regraft.recipe import Recipe
+
+__all__ = ["claim_folder", "write_run"]
+
+
+@contextmanager
+def claim_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `out` when all went well and vanishes when it did not.
+
+    Raises:
+        UsageError: `out` exists and may not be replaced.
+        EnvironmentFault: nothing can be written there.
+    """
+    if out.exists():
+        ours = out.is_dir() and (not any(out.iterdir()) or (out / "manifest.json").is_file())
+        if not overwrite:
+            raise UsageError(
+                f"{out} exists already. Choose another folder, or replace the run with --overwrite."
+            )
+        if not ours:
+            raise UsageError(
+                f"{out} is not a run folder, so --overwrite does not replace it. Choose another."
+            )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
+        beside.chmod(0o755)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"Nothing can be written to {out.parent}: {error.strerror or error}."
+        ) from error
+    try:
+        yield beside
+        _take_place(beside, out)
+    except OSError as error:
+        if isinstance(error, EnvironmentFault):
+            raise
+        raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _take_place(beside: Path, out: Path) -> None:
+    if not out.exists():
+        beside.rename(out)
+        return
+    old = beside.with_name(f"{beside.name}.old")
+    out.rename(old)
+    beside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
+    """Fill a run folder that will end as `out`; returns the metrics."""
+    catalog = outcome.catalog
+    parts = score_parts(outcome)
+    metrics = _metrics(outcome, parts)
+    _write_json(folder / "metrics.json", metrics)
+    (folder / "recipe.toml").write_text(_resolved(outcome).to_toml(), "utf-8")
+    (folder / "refused.jsonl").write_text(
+        "".join(json.dumps(asdict(refused)) + "\n" for refused in catalog.refused), "utf-8"
+    )
+    _write_csv(
+        folder / "split.csv",
+        ["image", "class", "part", "digest"],
+        [[s.path, catalog.classes[s.label], s.part, s.digest] for s in catalog.samples],
+    )
+    _write_csv(
+        folder / "history.csv",
+        ["epoch", "loss", "val_loss", "val_top1", "learning_rate", "seconds"],
+        [list(asdict(record).values()) for record in outcome.decision.history],
+    )
+    write_report(report_of(outcome, parts, out), folder / "report.html")
+    digest = write_model(outcome.model, folder / "model.keras")
+    _write_json(folder / "manifest.json", _manifest(outcome, digest))
+    return metrics
+
+
+def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
+    decision, features = outcome.decision, outcome.features
+    scored = {
+        part.name: {"n": part.n, **{name: _interval(score) for name, score in part.scores.items()}}
+        for part in sorted(parts, key=lambda part: part.name, reverse=True)
+    }
+    return {
+        "task": outcome.recipe.task,
+        **scored,
+        "images": {"used": len(outcome.catalog), "refused": len(outcome.catalog.refused)},
+        "features": {"computed": features.computed, "reused": features.reused},
+        "seconds": {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
+        "decision": {
+            "kept": "fine-tuned" if decision.fine_tuned else "probe",
+            "unfreeze": decision.unfreeze if decision.fine_tuned else "none",
+            "tried": decision.unfreeze,
+            "epochs": decision.epochs,
+            "best_epoch": decision.best,
+            "stopped": decision.stopped,
+            "reason": decision.reason,
+        },
+    }
+
+
+def _interval(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _resolved(outcome: Outcome) -> Recipe:
+    """The recipe that makes this very run again: what the program chose by the clock is written out."""
+    decision, recipe = outcome.decision, outcome.recipe
+    finetune = replace(recipe.finetune, epochs=decision.epochs) if decision.epochs else recipe.finetune
+    return replace(
+        recipe, data=str(Path(recipe.data).resolve()), unfreeze=decision.unfreeze, finetune=finetune
+    )
+
+
+def _manifest(outcome: Outcome, model_digest: str) -> dict[str, Any]:
+    backbone, catalog = outcome.backbone, outcome.catalog
+    return {
+        "format": MANIFEST_FORMAT,
+        "created": now(),
+        "task": outcome.recipe.task,
+        "classes": list(catalog.classes),
+        "pixels": {
+            "size": backbone.image_size,
+            "range": "RGB 0..255, float32",
+            "resize": "the whole image to a square, bilinear with antialiasing",
+            "orientation": "EXIF applied",
+            "decoder": DECODER,
+        },
+        "backbone": {"name": backbone.name, "weights": backbone.weights, "contract": backbone.contract},
+        "trained": outcome.decision.trained if outcome.decision.fine_tuned else "the head alone",
+        "data": {"root": catalog.root.name, "digest": catalog.digest, "images": len(catalog)},
+        "model": {"file": "model.keras", "sha256": model_digest, "parameters": outcome.model.count_params()},
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import keras
+
+    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for name in ("regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,208 @@
+"""Where weights come from: Keras' cache, the network, a file, or a random seed.
+
+Each file is found, checked and only then loaded, whole: a file that does not fit is an error that names it,
+never a network that is partly random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import queue
+import threading
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py  # type: ignore[import-untyped]
+import keras
+import numpy as np
+
+from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
+from regraft.errors import EnvironmentFault, UsageError, nearest
+
+__all__ = [
+    "Weights",
+    "brief",
+    "choose_weights",
+    "complete_scaling",
+    "load_weights",
+    "published_weights",
+    "sha256",
+]
+
+REACH_SECONDS = 8.0  # how long the server of published weights has to begin its answer
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_CHOICES = ("imagenet", "random")
+
+
+class Weights(NamedTuple):
+    """A file of weights, or None for weights that a model has already; and a phrase for reports."""
+
+    file: Path | None
+    provenance: str
+
+
+def choose_weights(weights: str | Path, seed: int) -> Weights | None:
+    """Random weights or a file, as asked for; None for "imagenet".
+
+    Raises:
+        UsageError: another word, no such file, or a file that holds no Keras weights.
+        EnvironmentFault: the file cannot be read.
+    """
+    if weights == "imagenet":
+        return None
+    if weights == "random":
+        return Weights(None, f"random (seed {seed})")
+    word = str(weights)
+    if not isinstance(weights, Path) and not {".", "/", "\\"} & set(word) and not Path(word).exists():
+        raise UsageError(
+            f'weights: expected "imagenet", "random" or the path of a file.{nearest(word, _CHOICES)} '
+            f"Received: {weights}."
+        )
+    path = Path(weights)
+    digest = sha256(path, "weights")
+    _check_format(path)
+    return Weights(path, f"file {path.name} sha256 {digest}")
+
+
+def published_weights(entry: Entry, size: int) -> Weights:
+    """The ImageNet weights of a backbone for images of `size` pixels a side, downloaded where necessary.
+
+    Raises:
+        EnvironmentFault: they are not on this machine and cannot be had, or are damaged.
+    """
+    path = weights_on_disk(entry, size) or _download(entry, size)
+    algorithm, _, expected = (entry.weights_hash or "").partition(":")
+    # Keras would download over a file that it finds changed, and delete it where there is no network.
+    if expected and _digest(path, algorithm) != expected:
+        raise EnvironmentFault(
+            f"{path} is damaged or not the published file: its {algorithm} is {_digest(path, algorithm)}, "
+            f"expected {expected}. Delete it to have it downloaded again, or name it as the file of weights."
+        )
+    try:
+        _check_format(path)
+    except UsageError as fault:
+        raise EnvironmentFault(f"{fault} Delete {path} to have it downloaded again.") from fault
+    return Weights(path, f"imagenet ({path.name}, sha256 {_digest(path, 'sha256')})")
+
+
+def _download(entry: Entry, size: int) -> Path:
+    file, url = entry.weights_file_at(size), entry.weights_url_at(size)
+    reason = _unreachable(url)
+    if reason is None:
+        try:
+            return Path(
+                keras.utils.get_file(file, url, cache_dir=keras_cache().parent, cache_subdir="models")
+            )
+        except Exception as fault:  # Keras raises the bare class
+            reason = brief(fault)
+    raise EnvironmentFault(
+        f"The ImageNet weights of {entry.name} are not on this machine and cannot be downloaded: {reason}\n"
+        f"  file: {file}\n  from: {url}\n"
+        f"Either put that file into {keras_cache()}, or give a file with --weights FILE, "
+        "or start without pre-training with --weights random."
+    )
+
+
+def _unreachable(url: str) -> str | None:
+    """Why `url` cannot be had, or None. A thread, since looking a name up knows no timeout."""
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=REACH_SECONDS):
+                answers.put(None)
+        except (OSError, ValueError, http.client.HTTPException) as fault:
+            answers.put(str(fault) or type(fault).__name__)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=REACH_SECONDS)
+    except queue.Empty:
+        return f"no answer within {REACH_SECONDS:g} seconds"
+
+
+def _check_format(path: Path) -> None:
+    """A file of weights must be what its name says: Keras picks its reader by the ending alone."""
+    with path.open("rb") as stream:
+        if stream.read(len(HDF5_MAGIC)) != HDF5_MAGIC:
+            raise UsageError(
+                f"weights: expected an HDF5 file of Keras weights. Received: {path}, which is none."
+            )
+    try:
+        with h5py.File(path, "r") as file:
+            old = "model_weights" in file or any(key.startswith("layer_names") for key in file.attrs)
+    except OSError as fault:
+        raise UsageError(f"weights: {path} is damaged: {brief(fault)}") from fault
+    ending = path.name.endswith(".weights.h5")
+    if old == ending or (old and path.suffix not in (".h5", ".hdf5")):
+        wanted = ".h5" if old else ".weights.h5"
+        raise UsageError(
+            f"weights: the name of {path} must end in {wanted}, since it was written by "
+            f"{'Keras 2' if old else 'Keras 3'}; Keras goes by the name. Rename it."
+        )
+
+
+def load_weights(model: keras.Model, path: Path, name: str) -> None:
+    """Change `model`: all its weights come from the file, or UsageError."""
+    expected = f"{len(model.weights)} arrays, {model.count_params():,} numbers"
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of containers that it meets a second time; what is missing, the count below shows.
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(path)
+        if path.name.endswith(".weights.h5"):
+            _check_count(model, path)
+    except Exception as fault:  # whatever Keras stumbles over, the file does not fit
+        raise UsageError(
+            f"weights: {path} holds weights of another architecture. Expected: {name} without its classifier "
+            f"({expected}). Keras says: {brief(fault)}"
+        ) from fault
+
+
+def _check_count(model: keras.Model, path: Path) -> None:
+    # Keras passes over layers of the file that the model lacks, and over nested ones that the file lacks.
+    names: list[str] = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
+    held = sum(not key.startswith("optimizer") and "/seed_generator/" not in key for key in names)
+    if held != len(model.weights):
+        raise ValueError(f"the model has {len(model.weights)} arrays, the file {held}.")
+
+
+def complete_scaling(model: keras.Model) -> None:
+    """Change the Normalization of an EfficientNetV1 in place, where it holds deviations as variances.
+
+    The published files hold ImageNet's standard deviations d where the layer wants variances, so it divides
+    by sqrt(d). Keras mends that by a further layer that divides by sqrt(d) again, but only where it is told
+    the word "imagenet", not the file's path. Here d squared is put where it belongs; files whose variances
+    are anything else are taken as they are. Source: the comment in keras/src/applications/efficientnet.py.
+    """
+    deviation = np.array([0.229, 0.224, 0.225], "float32")
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+    if np.allclose(keras.ops.convert_to_numpy(layer.adapt_variance), deviation, rtol=1e-3):
+        layer.adapt_variance.assign(deviation**2)
+        layer.finalize_state()
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, algorithm).hexdigest()
+    except OSError as fault:
+        raise EnvironmentFault(f"{path} cannot be read: {fault}") from fault
+
+
+def sha256(path: Path, what: str) -> str:
+    """SHA-256 of a file, in hex; UsageError, which begins with `what`, where there is none."""
+    if not path.is_file():
+        raise UsageError(f"{what}: no such file: {path}.")
+    return _digest(path, "sha256")
+
+
+def brief(fault: Exception) -> str:
+    """The first words of an error that may run over pages."""
+    words = " ".join(str(fault).split()) or type(fault).__name__
+    return words if len(words) <= 300 else words[:300] + " ..."

@@ -1,0 +1,165 @@
+"""One guarded process that decodes: both ends of the conversation.
+
+A decoder is C code reading a stranger's bytes. It runs in a child: one that hangs or dies costs one file.
+A child is a plain `python -m regraft.data.child` spoken to over pipes, not `multiprocessing`, so that a
+user's script needs no `if __name__ == "__main__"` guard and nothing is forked from a process that holds a
+deep-learning runtime.
+
+The child says `ready`. Then, one file at a time: a JSON line `[path, size, digest]` in; a JSON line
+`{"facts": [...], "bytes": n}` and n bytes of pixels out, or `{"code": ..., "detail": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from regraft.data.decode import Decoded, Facts, decode, digest
+from regraft.data.refusal import Refusal
+from regraft.errors import EnvironmentFault
+
+__all__ = ["Child"]
+
+TIMEOUT = 30.0  # seconds for one file
+_READY = b"ready\n"
+
+
+class Child:
+    """A process that decodes one file at a time, replaced when it hangs or dies.
+
+    Raises:
+        EnvironmentFault: from `decode`, where no such process can be started.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def decode(self, path: Path, expected: str, size: int) -> Decoded | Refusal:
+        """The picture in a file whose content has the digest `expected`, or why it is not used."""
+        process = self._process = self._process or _start()
+        begun = time.monotonic()
+        try:
+            with _deadline(process):
+                return _ask(process, path, expected, size)
+        except (OSError, EOFError, ValueError):
+            self.end()
+        if time.monotonic() - begun >= TIMEOUT:
+            return Refusal("decode_timeout", f"no result within {TIMEOUT:.0f} s")
+        return Refusal("decoder_died", "the decoder's process ended on this file")
+
+    def interrupt(self) -> None:
+        """From another thread: whatever the process is doing, it ends now."""
+        if (process := self._process) is not None:
+            process.kill()
+
+    def end(self) -> None:
+        """End the process; the next `decode` starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """A child that has said it is ready."""
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "regraft.data.child"],  # -P: a folder of images may hold a json.py
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libtiff prints what it thinks of a file; verdicts are ours
+        )
+    except OSError as error:
+        raise EnvironmentFault(
+            f"No process for decoding can be started: {error.strerror or error}."
+        ) from error
+    with _deadline(process):
+        ready = process.stdout is not None and process.stdout.readline() == _READY
+    if not ready:
+        process.kill()
+        process.communicate()
+        raise EnvironmentFault(
+            f"The decoding process ({sys.executable} -m regraft.data.child) does not start."
+        )
+    return process
+
+
+def _environment() -> dict[str, str]:
+    """This process' own, with which a child imports the very regraft that this process imported."""
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@contextmanager
+def _deadline(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill the process if the block takes longer than TIMEOUT: then what it waits for ends."""
+    watchdog = threading.Timer(TIMEOUT, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _ask(process: subprocess.Popen[bytes], path: Path, expected: str, size: int) -> Decoded | Refusal:
+    if process.stdin is None or process.stdout is None:
+        raise EOFError
+    process.stdin.write(json.dumps([os.fspath(path), size, expected]).encode() + b"\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    head: dict[str, Any] = json.loads(line)
+    if "code" in head:
+        return Refusal(head["code"], head["detail"])
+    body = process.stdout.read(head["bytes"])
+    if len(body) != head["bytes"]:
+        raise EOFError
+    pixels = np.frombuffer(body, np.uint8).reshape(size, size, 3)
+    return Decoded(pixels, Facts.from_json(head["facts"]))
+
+
+def _decode_file(path: str, size: int, expected: str) -> Decoded:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise Refusal("unreadable", error.strerror or str(error)) from error
+    if digest(data) != expected:
+        raise Refusal("changed", "the file changed while the run was reading it")
+    return decode(data, size, name=path)
+
+
+def _work(requests: IO[bytes], replies: IO[bytes]) -> None:
+    """The child's whole life: answer requests until the pipe closes."""
+    replies.write(_READY)
+    replies.flush()
+    for line in requests:
+        try:
+            decoded = _decode_file(*json.loads(line))
+        except Refusal as refusal:
+            replies.write(json.dumps({"code": refusal.code, "detail": refusal.detail}).encode() + b"\n")
+        else:
+            body = decoded.pixels.tobytes()
+            head = {"facts": decoded.facts.as_json(), "bytes": len(body)}
+            replies.write(json.dumps(head).encode() + b"\n" + body)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a C library prints does not end up between the answers
+    _work(sys.stdin.buffer, answers)

@@ -1,0 +1,130 @@
+"""A folder on disk -> its class folders: which layout it is, what is junk, what is not followed.
+
+Only names are read here; what the files hold is the catalog's business. What is left out is said in notes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from regraft.data.decode import EXTENSIONS
+from regraft.errors import DataError, EnvironmentFault, UsageError
+
+__all__ = ["LAYOUT", "ClassFolder", "class_folders", "files_below"]
+
+LAYOUT = """Expected one folder a class, the images inside:
+    photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
+or the same inside train/, validation/ and test/."""
+
+_PART_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """One class in one part ("" where nothing has been cut): its name and the files below its folder."""
+
+    part: str
+    name: str
+    files: tuple[Path, ...]
+
+
+def class_folders(root: Path, notes: list[str]) -> list[ClassFolder]:
+    """The class folders of `root`, or of its train, validation (val, valid) and test folders.
+
+    What is left out on the way is appended to `notes`.
+
+    Raises:
+        UsageError: `root` is no folder.
+        DataError: it has no class folders, or it cannot be told which folders are classes.
+        EnvironmentFault: it cannot be read.
+    """
+    try:
+        if not root.is_dir():
+            raise UsageError(f"Expected a folder of images. Received: {root} ({_what_is(root)}).")
+        parts = _parts(root)
+        found = [
+            ClassFolder(part, each.name, tuple(files_below(each, notes)))
+            for part, folder in parts
+            for each in _subfolders(folder, notes)
+        ]
+        stray = sum(_stray_images(folder) for folder in {root, *(folder for _, folder in parts)})
+    except OSError as error:
+        if isinstance(error, EnvironmentFault):
+            raise
+        raise EnvironmentFault(f"The folder {root} cannot be read: {error.strerror or error}.") from error
+    outside = f"{stray} image{'s lie' if stray != 1 else ' lies'} outside any class folder"
+    if not found:
+        raise DataError(f"No class folders in {root}{f': {outside}' if stray else ''}. {LAYOUT}")
+    if stray:
+        notes.append(f"{outside}, and was left out." if stray == 1 else f"{outside}, and were left out.")
+    return found
+
+
+def files_below(folder: Path, notes: list[str]) -> Iterator[Path]:
+    """Every file below a folder but junk, sorted. Links to folders are not followed; that joins `notes`."""
+
+    def unreadable(error: OSError) -> None:
+        notes.append(f"The folder {error.filename} cannot be read: {error.strerror}.")
+
+    for here, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not _is_junk(name))
+        notes += [_not_followed(name) for name in folders if Path(here, name).is_symlink()]
+        yield from (Path(here, name) for name in sorted(files) if not _is_junk(name))
+
+
+def _what_is(path: Path) -> str:
+    return "a file" if path.is_file() else "there is nothing by that name"
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def _not_followed(name: str) -> str:
+    return f"The folder {name} is a symbolic link and was not followed."
+
+
+def _parts(root: Path) -> list[tuple[str, Path]]:
+    """The parts the user cut, when every subfolder is one; otherwise the root itself, uncut."""
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_junk(entry.name))
+    parts = [(_PART_NAMES[name.lower()], root / name) for name in names if name.lower() in _PART_NAMES]
+    others = [name for name in names if name.lower() not in _PART_NAMES]
+    if "train" not in dict(parts):
+        return [("", root)]
+    if others:
+        if len(parts) > 1 and any(_subfolders(folder, []) for part, folder in parts if part == "train"):
+            raise DataError(f"Is {others[0]!r} a class? It lies beside train/ in {root}. {LAYOUT}")
+        return [("", root)]
+    twice = [part for part, n in Counter(part for part, _ in parts).items() if n > 1]
+    if twice:
+        raise DataError(f"Two folders of {root} both mean {twice[0]!r}: {', '.join(names)}. Keep one.")
+    return parts
+
+
+def _subfolders(folder: Path, notes: list[str]) -> list[Path]:
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if _is_junk(entry.name) or not entry.is_dir():
+            continue
+        if entry.is_symlink():
+            notes.append(_not_followed(entry.name))
+        else:
+            found.append(Path(entry.path))
+    return found
+
+
+def _stray_images(folder: Path) -> int:
+    """Images beside the class folders, which belong to no class."""
+    return sum(
+        entry.is_file() and not _is_junk(entry.name) and Path(entry.name).suffix.lower() in EXTENSIONS
+        for entry in os.scandir(folder)
+    )

@@ -1,0 +1,102 @@
+"""Why a file is not used: the codes, and the verdict that its first bytes alone allow.
+
+| code | meaning |
+|---|---|
+| `empty` | zero bytes |
+| `unreadable` | the file cannot be opened or read |
+| `not_a_file` | a pipe, socket, device or folder |
+| `file_too_large` | more bytes than `data.catalog.MAX_FILE_BYTES` |
+| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes) |
+| `unsupported_format` | an image, document or video in a format that is not decoded |
+| `needs_plugin` | HEIC: `pip install pillow-heif` |
+| `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range nobody states |
+| `bad_dimensions` | width or height of zero |
+| `too_many_pixels` | more than `data.decode.MAX_PIXELS`, read from the header |
+| `truncated` | the data end before the picture does |
+| `corrupt` | the data contradict themselves |
+| `changed` | the file is not the one that was listed: it changed during the run |
+| `decode_timeout`, `decoder_died` | the guarded worker that decoded it hung or died |
+"""
+
+from __future__ import annotations
+
+__all__ = ["HEAD", "Refusal", "sniff"]
+
+HEAD = 512  # the bytes at the start of a file that `sniff` looks at
+_HEIF = "HEIC or HEIF: pip install pillow-heif"
+
+# Formats of which the first bytes are known and whose pixels are not read: (bytes, offset, code, what it is).
+_MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"%PDF", 0, "unsupported_format", "PDF"),
+    (b"%!PS", 0, "unsupported_format", "PostScript"),
+    (b"8BPS", 0, "unsupported_format", "Photoshop"),
+    (b"\0\0\0\x0cjP  ", 0, "unsupported_format", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", 0, "unsupported_format", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", 0, "unsupported_format", "JPEG XL"),
+    (b"\xff\x0a", 0, "unsupported_format", "JPEG XL"),
+    (b"FUJIFILMCCD-RAW", 0, "unsupported_format", "raw photograph"),
+    (b"CR\x02", 8, "unsupported_format", "raw photograph"),
+    (b"IIRO", 0, "unsupported_format", "raw photograph"),
+    (b"IIU\0", 0, "unsupported_format", "raw photograph"),
+    (b"\x1aE\xdf\xa3", 0, "unsupported_format", "Matroska video"),
+    (b"\0\0\x01\xba", 0, "unsupported_format", "MPEG video"),
+    (b"AVI ", 8, "unsupported_format", "AVI video"),
+    (b"ftyphei", 4, "needs_plugin", _HEIF),
+    (b"ftyphev", 4, "needs_plugin", _HEIF),
+    (b"ftypmif1", 4, "needs_plugin", _HEIF),
+    (b"ftypmsf1", 4, "needs_plugin", _HEIF),
+    (b"ftyp", 4, "unsupported_format", "MP4, QuickTime or a relative"),
+    (b"PK\x03\x04", 0, "not_an_image", "looks like a zip archive"),
+)
+_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class Refusal(Exception):  # noqa: N818 - a verdict on one file, not a failure of the run
+    """One file that is not used: a stable `code` and a `detail` for the reader."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+def sniff(data: bytes) -> Refusal | None:
+    """A verdict from the first bytes of a file: None where they may begin a supported image.
+
+    >>> sniff(b"<!DOCTYPE html><title>404</title>").code
+    'not_an_image'
+    """
+    head = data[:HEAD]
+    if not head:
+        return Refusal("empty", "the file has no bytes")
+    for magic, offset, code, what in () if _is_avif(head) else _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return Refusal(code, what)
+    return None if _may_be_image(head) else _sniff_text(head)
+
+
+def _is_avif(head: bytes) -> bool:
+    """The box at the start names the format: as its own, or among those it is compatible with."""
+    box = head[: int.from_bytes(head[:4], "big")]
+    return box[4:8] == b"ftyp" and (b"avif" in box or b"avis" in box)
+
+
+def _may_be_image(head: bytes) -> bool:
+    if head.startswith(b"BM"):
+        return b"\0" in head[:18]  # a bitmap's header has zeros, a text about BMWs has none
+    return head.startswith(_IMAGE_MAGIC) or head[8:12] == b"WEBP" or _is_avif(head)
+
+
+def _sniff_text(head: bytes) -> Refusal:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<svg", b"<?xml", b"<!doctype svg", b"<!--")) and b"svg" in start:
+        return Refusal("unsupported_format", "SVG")
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return Refusal("not_an_image", "looks like HTML: a failed download?")
+    if start.startswith(b"<"):
+        return Refusal("not_an_image", "looks like HTML or XML: a failed download?")
+    if start.startswith((b"{", b"[")):
+        return Refusal("not_an_image", "looks like JSON: a failed download?")
+    if all(byte >= 32 or byte in (9, 10, 12, 13) for byte in head):
+        return Refusal("not_an_image", "looks like text")
+    return Refusal("not_an_image", "unknown content")

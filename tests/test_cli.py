@@ -1,0 +1,166 @@
+"""The command line: one message and one exit code for each mistake; results on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regraft.cli import app
+
+COMMANDS = ["train", "predict", "evaluate", "backbones", "demo"]
+
+
+def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "regraft", *map(str, arguments)],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
+    done = regraft(command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()[2].strip()) > 20
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    assert f"regraft {command}" in readme
+
+
+def test_commands_are_those_tested() -> None:
+    assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
+
+
+def test_not_a_folder(tmp_path: Path) -> None:
+    expect(regraft("train", tmp_path / "nothing", "-o", tmp_path / "run"), 2, "Expected a folder", "nothing")
+    (tmp_path / "file.jpg").write_text("x")
+    expect(regraft("train", tmp_path / "file.jpg", "-o", tmp_path / "run"), 2, "a file")
+
+
+def test_empty_folder_shows_the_expected_layout(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    done = regraft("train", tmp_path / "photos", "-o", tmp_path / "run")
+    expect(done, 3, "No class folders", "photos/cat/1.jpg")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class(make_photos, tmp_path: Path) -> None:
+    done = regraft("train", make_photos(classes=1), "-o", tmp_path / "run")
+    expect(done, 3, "at least 2 classes", "blue")
+
+
+def test_unknown_backbone_offers_the_nearest(photos: Path, tmp_path: Path) -> None:
+    done = regraft("train", photos, "-o", tmp_path / "run", "--backbone", "resnet5")
+    expect(done, 2, "resnet50", "regraft backbones")
+
+
+def test_image_size_below_the_minimum(photos: Path, tmp_path: Path) -> None:
+    options = ["--backbone", "inception_v3", "--image-size", "60", "--weights", "random"]
+    expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, "75", "60")
+
+
+def test_weights_of_another_architecture(photos: Path, tmp_path: Path, mobilenet_weights: Path) -> None:
+    options = ["--backbone", "vgg16", "--image-size", "32", "--weights", mobilenet_weights]
+    done = regraft("train", photos, "-o", tmp_path / "run", *options)
+    expect(done, 2, "another architecture")
+    assert not list(tmp_path.glob("*run*"))
+
+
+def test_weights_that_cannot_be_had(photos: Path, tmp_path: Path) -> None:
+    closed = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
+    done = regraft("train", photos, "-o", tmp_path / "run", "--image-size", "32", **closed)
+    expect(done, 4, "mobilenet_v2", str(tmp_path / "keras"), "--weights random")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_output(photos: Path) -> None:
+    expect(regraft("train", photos, "-o", "/proc/run"), 4, "/proc")
+
+
+def test_impossible_plans(photos: Path, network_file: Path, tmp_path: Path) -> None:
+    base = ["train", photos, "-o", tmp_path / "run", "--backbone", network_file, "--unfreeze"]
+    expect(regraft(*base, "some"), 2, "last:N")
+    expect(regraft(*base, "last:9999"), 2, "layers")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--budget", "soon"], "10min"),
+        (["--augment", "rotate"], "flip"),
+        (["--epochs", "0"], "epochs"),
+        (["--frobnicate"], "No such option"),
+        (["--recipe", "missing.toml"], "recipe"),
+    ],
+)
+def test_bad_options(photos: Path, tmp_path: Path, options: list[str], word: str) -> None:
+    expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, word)
+
+
+def test_predict_without_a_run_and_without_the_image(tmp_path: Path) -> None:
+    expect(regraft("predict", tmp_path / "none", "a.jpg"), 2, "run folder")
+    (tmp_path / "half").mkdir()
+    expect(regraft("predict", tmp_path / "half", "a.jpg"), 5, "not a finished run")
+
+
+def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path: Path) -> None:
+    """Train with a class of one image, predict as JSON, evaluate; results on standard output only."""
+    photos = make_photos()
+    for path in sorted((photos / "red").iterdir())[1:]:
+        path.unlink()
+    out, store = tmp_path / "run", tmp_path / "store"
+    done = regraft(
+        "train", photos, "-o", out, "--backbone", network_file, "--unfreeze", "none", "--store", store
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"Report: {out / 'report.html'}" in done.stdout
+    assert "single image" in (out / "report.html").read_text("utf-8")
+    assert "oneDNN" not in done.stderr
+    expect(regraft("train", photos, "-o", out), 2, "--overwrite")
+
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("<html>")
+    done = regraft("predict", out, photos / "blue" / "000.png", bad, "--json")
+    good, refused = (json.loads(line) for line in done.stdout.splitlines())
+    assert set(good) == {"image", "label", "probability", "probabilities"}
+    assert sum(good["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert good["probability"] == max(good["probabilities"].values())
+    assert refused == {"image": str(bad), "refused": "not_an_image"}
+
+    done = regraft("evaluate", out, photos, "--json")
+    scores = json.loads(done.stdout)
+    assert scores["all"]["n"] == 21
+    assert set(scores["all"]["top1"]) == {"value", "low", "high"}
+
+
+def test_backbones_lists_all_and_what_is_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    name = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    (tmp_path / "models" / name).write_bytes(b"x")
+    rows = json.loads(regraft("backbones", "--json", KERAS_HOME=str(tmp_path)).stdout)
+    assert len(rows) == 40
+    assert [row["name"] for row in rows if row["on_disk"]] == ["resnet50"]
+    table = regraft("backbones", KERAS_HOME=str(tmp_path)).stdout
+    assert "efficientnet_v2_b0" in table
+
+
+@pytest.mark.slow
+def test_demo_runs_without_network_and_grafting_wins(tmp_path: Path) -> None:
+    done = regraft("demo", "-o", tmp_path / "demo", https_proxy="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    grafted, scratch = (float(line.split()[-1]) for line in done.stdout.splitlines()[1:3])
+    assert grafted > scratch > 0.5
+    assert (tmp_path / "demo" / "grafted" / "report.html").is_file()
+    expect(regraft("demo", "-o", tmp_path / "demo"), 2, "--overwrite")

@@ -1,0 +1,273 @@
+"""Prefix and suffix: together the same as the whole, and what is frozen stays as it is."""
+
+import doctest
+import importlib
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_network
+from networks import answer, assert_close, nested, pixels, values
+
+from regraft.backbone.cut import cut
+from regraft.backbone.freeze import freeze
+from regraft.backbone.head import graft
+from regraft.backbone.load import load_backbone
+from regraft.recipe import HeadSpec
+
+LABELS = np.array([0, 1, 2, 0])
+
+
+def trains(layer):
+    return bool(layer.trainable_variables)
+
+
+def planned(plan, *, model=None, dropout=0.2):
+    """The small network, or another, with a head of three classes, and a freeze plan."""
+    backbone = load_backbone(small_network() if model is None else model)
+    whole = graft(backbone, HeadSpec(dropout=dropout), outputs=3)
+    freeze(backbone, plan)
+    return whole
+
+
+def in_two_steps(halves, x):
+    features = halves.prefix(x, training=False)
+    crossing = [features[name] for name in halves.names]
+    return answer(halves.suffix, crossing if len(crossing) > 1 else crossing[0])
+
+
+def fit(model, x, steps, how="train_on_batch", learning_rate=0.05):
+    model.compile(optimizer=keras.optimizers.AdamW(learning_rate), loss="sparse_categorical_crossentropy")
+    if how == "fit":
+        model.fit(x, LABELS, epochs=steps, verbose=0)
+    else:
+        for _ in range(steps):
+            model.train_on_batch(x, LABELS)
+
+
+def changed(model, before):
+    """The paths of what differs from `before` in any bit."""
+    now = values(model)
+    return {path for path, value in before.items() if now[path].tobytes() != value.tobytes()}
+
+
+# --- contract 3: cached equals whole
+
+
+@pytest.mark.parametrize(
+    ("plan", "crossing"),
+    [("none", 1), ("last:1", 1), ("last:3", 2), ("last:6", 1), ("last:8", 2), ("from:4", 1), ("all", 1)],
+)
+def test_suffix_of_prefix_is_the_model(plan, crossing):
+    model = planned(plan)
+    halves = cut(model, trains)
+    x = pixels(32)
+    assert len(halves.names) == crossing
+    assert_close(in_two_steps(halves, x), answer(model, x), 1e-6)
+    assert_close(answer(halves.joined(), x), answer(model, x), 1e-6)
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_layers_within_layers(last):
+    model = planned(f"last:{last}", model=nested(), dropout=0)
+    halves = cut(model, trains)
+    assert_close(in_two_steps(halves, pixels(16)), answer(model, pixels(16)), 1e-6)
+    assert all(not layer.startswith("block3") for layer in names(halves.prefix)) == (last > 1)
+
+
+def names(model):
+    return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def test_mobilenet_at_several_depths():
+    backbone = load_backbone("mobilenet_v2", weights="random", image_size=32)
+    x = pixels(32)
+    expected = answer(backbone.model, x)
+    widths = []
+    for plan in ["last:3", "last:28", "stage:block_14"]:
+        freeze(backbone, plan)
+        halves = cut(backbone.model, trains)
+        widths.append(len(halves.names))
+        assert_close(in_two_steps(halves, x), expected, 1e-6)
+    assert max(widths) == 2
+
+
+@pytest.mark.slow
+def test_inception_where_several_tensors_cross():
+    backbone = load_backbone("inception_v3", weights="random", image_size=75)
+    x = pixels(75)
+    expected = answer(backbone.model, x)
+    widths = []
+    for plan in ["last:30", "last:60", "stage:mixed7", "stage:mixed2"]:
+        freeze(backbone, plan)
+        halves = cut(backbone.model, trains)
+        widths.append(len(halves.names))
+        assert_close(in_two_steps(halves, x), expected, 1e-6)
+    assert max(widths) >= 3
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
+def without_dropout(plan):
+    """A head in the network's own precision (`graft` gives one of 32 bits), and every dropout off."""
+    backbone = load_backbone(small_network())
+    freeze(backbone, plan)
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    vector = keras.layers.GlobalAveragePooling2D()(backbone.model.outputs[0])
+    return keras.Model(backbone.model.inputs[0], keras.layers.Dense(3, "softmax", name="head")(vector))
+
+
+@pytest.mark.parametrize("plan", ["none", "last:1", "last:3", "from:5"])
+def test_one_step_of_the_cut_equals_one_step_of_the_whole(float64, plan):
+    whole, other = without_dropout(plan), without_dropout(plan)
+    other.set_weights(whole.get_weights())
+    x = pixels(32, 4).astype("float64")
+    before = values(whole)
+    for model in (whole, cut(other, trains).joined()):
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
+        model.train_on_batch(x, LABELS)
+    after = values(whole)
+    for path, value in values(other).items():
+        np.testing.assert_allclose(value, after[path], rtol=1e-9, atol=1e-12)
+    assert len(changed(other, before)) == len(whole.trainable_variables)
+
+
+def test_cached_features_train_like_the_whole():
+    """The suffix alone, on what the prefix gave."""
+    one, other = without_dropout("last:3"), without_dropout("last:3")
+    other.set_weights(one.get_weights())
+    x = pixels(32, 4)
+    halves = cut(one, trains)
+    features = halves.prefix(x, training=False)
+    for model, given in ((halves.suffix, [features[name] for name in halves.names]), (other, x)):
+        model.compile(
+            optimizer=keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy", run_eagerly=True
+        )
+        model.train_on_batch(given, LABELS)
+    after = values(one)
+    for path, value in values(other).items():
+        np.testing.assert_allclose(after[path], value, rtol=1e-5, atol=1e-7)
+
+
+def test_layers_are_shared_not_copied():
+    model = planned("last:3")
+    halves = cut(model, trains)
+    assert set(names(halves.prefix) + names(halves.suffix)) == set(names(model))
+    for half in (halves.prefix, halves.suffix):
+        for name in names(half):
+            assert half.get_layer(name) is model.get_layer(name)
+    assert {id(w) for w in halves.joined().weights} == {id(w) for w in model.weights}
+
+
+def test_a_layer_that_is_called_twice_stays_whole():
+    image = keras.Input((8, 8, 3))
+    relu = keras.layers.ReLU(name="relu")
+    x = relu(keras.layers.Conv2D(4, 3, name="one", trainable=False)(image))
+    model = keras.Model(image, relu(keras.layers.Conv2D(4, 3, name="two")(x)))
+    halves = cut(model, lambda layer: layer.name == "two")
+    assert names(halves.prefix) == ["one"]
+    assert_close(in_two_steps(halves, pixels(8)), answer(model, pixels(8)), 1e-6)
+
+
+def test_operations_that_are_no_layers():
+    image = keras.Input((8, 8, 3))
+    x = keras.ops.flip(keras.layers.Conv2D(4, 3, name="one", trainable=False)(image), axis=-1)
+    model = keras.Model(image, keras.ops.relu(keras.layers.Conv2D(4, 3, name="two")(x) + x[:, 1:-1, 1:-1]))
+    halves = cut(model, lambda layer: layer.name == "two")
+    assert_close(in_two_steps(halves, pixels(8)), answer(model, pixels(8)), 1e-6)
+
+
+def test_nothing_trains():
+    model = planned("none")
+    model.get_layer("head_output").trainable = False
+    with pytest.raises(ValueError, match=r"something that trains. Received: all of it frozen"):
+        cut(model, trains)
+
+
+def test_a_prefix_that_trains_is_not_joined():
+    halves = cut(planned("all"), lambda layer: layer.name in ("top_conv", "head_output"))
+    with pytest.raises(
+        ValueError, match=r"frozen. Received: 2 weights that train, among them stem_conv/kernel"
+    ):
+        halves.joined()
+
+
+def test_a_model_saved_after_cutting_and_training(tmp_path):
+    model = planned("last:3")
+    x = pixels(32, 4)
+    fit(cut(model, trains).joined(), x, 1)
+    cut(model, trains)  # once more, as a second phase does
+    model.save(tmp_path / "trained.keras")
+    again = keras.models.load_model(tmp_path / "trained.keras", safe_mode=True)
+    np.testing.assert_array_equal(answer(again, x), answer(model, x))
+    assert names(again) == names(model)
+
+
+# --- contract 2: frozen means frozen
+
+
+@pytest.mark.parametrize("how", ["fit", "train_on_batch"])
+def test_only_the_plan_moves(how):
+    model = planned("last:3")
+    before = values(model)
+    x = pixels(32, 4)
+    fit(cut(model, trains).joined(), x, 3, how)
+    assert changed(model, before) == {
+        "top_conv/kernel",
+        "top_conv/bias",
+        "head_output/kernel",
+        "head_output/bias",
+    }
+
+
+@pytest.mark.parametrize("how", ["fit", "train_on_batch"])
+def test_batch_normalisation_stays_when_everything_trains(how):
+    model = planned("all")
+    before = values(model)
+    fit(cut(model, trains).joined(), pixels(32, 4), 3, how)
+    assert changed(model, before) == {path for path in before if "_bn" not in path}
+
+
+def test_no_dropout_acts_in_the_frozen_part():
+    """In training mode the same pixels give the same answer, for a plan whose own part has no dropout."""
+    joined = cut(planned("last:1", dropout=0), trains).joined()
+    x = pixels(32)
+    trained = [keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2)]
+    np.testing.assert_array_equal(trained[0], trained[1])
+    assert_close(trained[0], answer(joined, x), 1e-6)
+
+
+def test_no_dropout_acts_in_the_frozen_part_during_fit():
+    """Kept apart from a plain call: `fit` hands its own mode down to every layer."""
+    model = planned("last:1", dropout=0)
+    x = pixels(32, 4)
+    joined = cut(model, trains).joined()
+    joined.compile(optimizer=keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
+    expected = joined.evaluate(x, LABELS, verbose=0)
+    losses = joined.fit(x, LABELS, epochs=3, verbose=0).history["loss"]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("plan", "dropout"), [("last:3", 0.0), ("none", 0.5), ("last:1", 0.5)])
+def test_dropout_of_the_part_that_trains_acts(plan, dropout):
+    """Also where it comes right after the frozen part: in the head, or as the first layer of the plan."""
+    joined = cut(planned(plan, dropout=dropout), trains).joined()
+    x = pixels(32)
+    one, other = (keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2))
+    assert np.abs(one - other).max() > 1e-3
+    np.testing.assert_array_equal(answer(joined, x), answer(joined, x))
+
+
+def test_documented_examples_are_true():
+    result = doctest.testmod(importlib.import_module("regraft.backbone.cut"))
+    assert result.attempted
+    assert not result.failed

@@ -1,0 +1,299 @@
+"""What is frozen is computed once: keyed by content, equal to Keras, nothing lost and nothing silent."""
+
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_network, write_photos
+
+from regraft.data import child as child_module
+from regraft.data import workers
+from regraft.data.catalog import Catalog
+from regraft.data.child import Child
+from regraft.data.decode import decode
+from regraft.data.refusal import Refusal
+from regraft.data.workers import DecodeAhead, jobs_for
+from regraft.features import engine as engine_module
+from regraft.features import extract as extract_module
+from regraft.features.extract import extract_features
+from regraft.features.store import Store, pixel_key
+
+SIZE = 32
+
+
+def named(network, *layers):
+    outputs = {f"cut_{number}": network.get_layer(name).output for number, name in enumerate(layers)}
+    return keras.Model(network.inputs, outputs)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return named(small_network(SIZE), "block1_add", "top_conv")
+
+
+class InThisProcess(Child):
+    """Decoding without a child process: those have tests of their own, and take a while to start."""
+
+    def decode(self, path, expected, size):
+        try:
+            return child_module._decode_file(str(path), size, expected)
+        except Refusal as refusal:
+            return refusal
+
+
+@pytest.fixture(autouse=True)
+def parts(request, monkeypatch):
+    """Simple engine and decoding; a test may ask for the ones of real use."""
+    if getattr(request, "param", "simple") == "simple":
+        monkeypatch.setattr(workers, "Child", InThisProcess)
+        for module in (engine_module, extract_module):
+            monkeypatch.setattr(module, "engine_name", lambda: "keras")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos", each=4)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The files that were given to decoding, in order."""
+    files = []
+
+    class Counted(DecodeAhead):
+        def __init__(self, jobs, size, **options):
+            files.extend(job.path.name for job in jobs)
+            super().__init__(jobs, size, workers=1, **options)
+
+    monkeypatch.setattr(extract_module, "DecodeAhead", Counted)
+    return files
+
+
+def extract(network, root, store, **options):
+    return extract_features(network, Catalog.from_folder(root), store=store, **options)
+
+
+def add_photos(root, count):
+    """Images that were not there before, in the class red."""
+    more = write_photos(root.parent / "more", classes=1, each=count, seed=5)
+    for path in more.rglob("*.png"):
+        shutil.copy(path, root / "red" / f"new{path.name}")
+
+
+def counts(features):
+    return features.computed, features.reused
+
+
+@pytest.mark.parametrize("parts", ["simple", "real"], indirect=True)
+def test_features_are_what_keras_predicts_for_the_decoded_pixels(network, photos, store):
+    catalog = Catalog.from_folder(photos)
+    features = extract_features(network, catalog, store=store)
+    assert counts(features) == (12, 0)
+    pixels = np.stack([decode((photos / s.path).read_bytes(), SIZE).pixels for s in catalog.samples])
+    expected = network.predict(pixels.astype("float32"), verbose=0)
+    assert set(expected) == {"cut_0", "cut_1"}
+    for name, values in expected.items():
+        received = features.matrix(catalog.samples, name)
+        assert received.shape == values.shape
+        assert np.abs(received - values).max() <= 1e-4 * np.abs(values).max()
+
+
+def test_samples_may_be_asked_for_in_any_order(network, photos, store):
+    catalog = Catalog.from_folder(photos)
+    features = extract_features(network, catalog, store=store)
+    everything = features.matrix(catalog.samples, "cut_1")
+    np.testing.assert_array_equal(features.matrix(catalog.samples[::-1], "cut_1"), everything[::-1])
+    assert features.facts(catalog.samples[0]).width == 40
+
+
+def test_a_second_extraction_computes_and_decodes_nothing(network, photos, store, opened, capsys):
+    first = extract(network, photos, store)
+    del opened[:]
+    again = extract(network, photos, store)
+    assert counts(again) == (0, 12)
+    assert opened == []
+    assert "nothing to compute" in capsys.readouterr().err
+    samples = Catalog.from_folder(photos).samples
+    np.testing.assert_array_equal(again.matrix(samples, "cut_0"), first.matrix(samples, "cut_0"))
+
+
+def test_only_new_images_are_computed(network, photos, store, opened):
+    extract(network, photos, store)
+    del opened[:]
+    add_photos(photos, 10)
+    assert counts(extract(network, photos, store)) == (10, 12)
+    assert len(opened) == 10
+
+
+def test_a_renamed_moved_or_copied_file_is_not_computed_again(network, photos, store):
+    extract(network, photos, store)
+    (photos / "red" / "000.png").rename(photos / "blue" / "renamed.png")
+    shutil.copy(photos / "red" / "001.png", photos / "red" / "copy.png")
+    moved = photos.rename(photos.parent / "elsewhere")
+    assert counts(extract(network, moved, store)) == (0, 12)
+
+
+def test_an_edited_file_of_the_same_time_and_size_is_computed_again(network, photos, store):
+    path = photos / "red" / "000.png"
+    other = photos.parent / "other.bmp"
+    for target, colour in ((path, (200, 0, 0)), (other, (0, 0, 200))):
+        keras.utils.array_to_img(np.full((40, 40, 3), colour), scale=False).save(target, "BMP")
+    extract(network, photos, store)
+    before = path.stat()
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert counts(extract(network, photos, store)) == (1, 11)
+
+
+def test_another_size_prefix_weight_or_decoder_is_another_key(network, photos, store, monkeypatch):
+    keys = {extract(network, photos, store).key}
+    whole = small_network(SIZE)
+    shorter = named(whole, "block1_add")
+    changed = named(whole, "block1_add", "top_conv")
+    for other in (shorter, named(small_network(48), "block1_add", "top_conv")):
+        features = extract(other, photos, store)
+        assert counts(features) == (12, 0)
+        keys.add(features.key)
+    weights = changed.get_weights()
+    weights[0] = weights[0] + 1e-3
+    changed.set_weights(weights)
+    keys.add(extract(changed, photos, store).key)
+    monkeypatch.setattr(extract_module, "DECODER", "decode 99")
+    features = extract(network, photos, store)
+    assert counts(features) == (12, 0)
+    assert len(keys | {features.key}) == 5
+
+
+def test_refused_files_are_reported_with_the_path_of_every_copy(network, photos, store):
+    broken = (photos / "red" / "000.png").read_bytes()[:-200]
+    for name in ("red/bad.png", "blue/copy of bad.png"):
+        (photos / name).write_bytes(broken)
+    features = extract(network, photos, store)
+    assert [(item.image, item.code) for item in features.refused] == [
+        ("blue/copy of bad.png", "truncated"),
+        ("red/bad.png", "truncated"),
+    ]
+    assert counts(features) == (12, 0)
+    again = extract(network, photos, store)
+    assert counts(again) == (0, 12)
+    assert again.refused == features.refused
+
+
+def test_a_file_that_changes_during_the_run_is_refused_and_not_mixed_up(network, photos, store):
+    catalog = Catalog.from_folder(photos)
+    (photos / "red" / "000.png").write_bytes((photos / "blue" / "000.png").read_bytes())
+    (photos / "red" / "001.png").unlink()
+    features = extract_features(network, catalog, store=store)
+    assert {item.image: item.code for item in features.refused} == {
+        "red/000.png": "changed",
+        "red/001.png": "unreadable",
+    }
+
+
+def test_kept_pixels_serve_a_later_network_without_decoding(network, photos, store, opened):
+    extract(network, photos, store, keep_pixels=True)
+    assert len(opened) == 12
+    other = extract(named(small_network(SIZE), "stem_relu"), photos, store)
+    assert counts(other) == (12, 0)
+    assert len(opened) == 12
+    catalog = Catalog.from_folder(photos)
+    digests = [sample.digest for sample in catalog.samples]
+    pixels = store.entries(pixel_key(SIZE)).read(digests, "pixels")
+    for sample, image in zip(catalog.samples, pixels, strict=True):
+        np.testing.assert_array_equal(image, decode((photos / sample.path).read_bytes(), SIZE).pixels)
+    expected = extract(named(small_network(SIZE), "stem_relu"), photos, Store(store.root / "fresh"))
+    np.testing.assert_array_equal(
+        other.matrix(catalog.samples, "cut_0"), expected.matrix(catalog.samples, "cut_0")
+    )
+
+
+def test_pixels_can_be_kept_when_the_features_are_there_already(network, photos, store, opened):
+    extract(network, photos, store)
+    assert counts(extract(network, photos, store, keep_pixels=True)) == (0, 12)
+    assert len(opened) == 24
+    assert extract(network, photos, store, keep_pixels=True).computed == 0
+    assert len(opened) == 24
+
+
+def test_some_pixels_kept_and_some_not_come_out_right(network, photos, store):
+    extract(network, photos, store, keep_pixels=True)
+    add_photos(photos, 6)
+    other = named(small_network(SIZE), "stem_relu")
+    mixed = extract(other, photos, store)
+    assert counts(mixed) == (18, 0)
+    fresh = extract(other, photos, Store(store.root / "fresh"))
+    samples = Catalog.from_folder(photos).samples
+    np.testing.assert_array_equal(mixed.matrix(samples, "cut_0"), fresh.matrix(samples, "cut_0"))
+
+
+def test_several_shards_are_as_good_as_one(network, photos, store, monkeypatch):
+    samples = Catalog.from_folder(photos).samples
+    whole = extract(network, photos, store).matrix(samples, "cut_1")
+    monkeypatch.setattr(extract_module, "SHARD", 5)
+    parts = extract(network, photos, Store(store.root / "other"))
+    assert len(list((store.root / "other").glob("features/*/*/index.json"))) == 3
+    assert np.abs(parts.matrix(samples, "cut_1") - whole).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, store, monkeypatch):
+    monkeypatch.setattr(extract_module, "SHARD", 5)
+    put = extract_module.Entries.put
+    calls = []
+
+    def interrupted(entries, *args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        put(entries, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_module.Entries, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract(network, photos, store)
+    assert counts(extract(network, photos, store)) == (7, 5)
+
+
+def test_a_damaged_row_is_computed_again(network, photos, store):
+    extract(network, photos, store)
+    (path,) = store.root.glob("features/*/*/cut_1.npy")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 4
+    path.write_bytes(data)
+    assert counts(extract(network, photos, store)) == (1, 11)
+    assert counts(extract(network, photos, store)) == (0, 12)
+
+
+@pytest.mark.parametrize("size", [SIZE, 48])
+def test_decoding_begun_earlier_is_used_where_it_fits_and_closed_where_not(network, photos, store, size):
+    catalog = Catalog.from_folder(photos)
+    ahead = DecodeAhead(jobs_for(catalog, [sample.digest for sample in catalog.samples]), size, workers=1)
+    features = extract_features(network, catalog, store=store, ahead=ahead)
+    assert counts(features) == (12, 0)
+    assert ahead._closed
+    assert (ahead._consumed == 12) == (size == SIZE)
+
+
+def test_decoding_begun_earlier_for_more_than_is_needed_is_used(network, photos, store, opened):
+    extract(network, photos, store)
+    add_photos(photos, 3)
+    catalog = Catalog.from_folder(photos)
+    del opened[:]
+    ahead = workers.DecodeAhead(jobs_for(catalog, [s.digest for s in catalog.samples]), SIZE, workers=1)
+    assert counts(extract_features(network, catalog, store=store, ahead=ahead)) == (3, 12)
+    assert opened == []
+
+
+def test_the_plan_says_what_is_to_do(network, photos, store, capsys):
+    extract(network, photos, store)
+    assert (
+        "Plan: 12 of 12 images to run through the frozen network once, 12 to decode"
+        in capsys.readouterr().err
+    )

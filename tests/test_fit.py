@@ -1,0 +1,189 @@
+"""Fine-tuning: it starts from the solved head, keeps the best weights, and stops when it should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_network
+
+from regraft.backbone.head import OUTPUT, graft
+from regraft.backbone.load import load_backbone
+from regraft.data.batches import Batches
+from regraft.data.catalog import Sample
+from regraft.recipe import HeadSpec, Phase
+from regraft.training.fit import EPOCHS, _Clock, fine_tune
+from regraft.training.solvers import solve_logistic
+
+SIZE = 32
+
+
+class Task:
+    """A solved small model and images it can still improve on: the class is the brighter half."""
+
+    def __init__(self, *, train: int = 48, validation: int = 24, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        count = train + validation
+        labels = np.arange(count) % 2
+        images = rng.integers(0, 160, (count, SIZE, SIZE, 3))
+        images[labels == 0, :, : SIZE // 2] += 60
+        images[labels == 1, :, SIZE // 2 :] += 60
+        pixels = {f"{i}": image.astype(np.uint8) for i, image in enumerate(images)}
+
+        def read(digests: list[str]) -> np.ndarray:
+            return np.stack([pixels[digest] for digest in digests])
+
+        samples = [Sample(f"{i}.png", int(label), f"{i}") for i, label in enumerate(labels)]
+        self.train = Batches(samples[:train], read, batch_size=8)
+        self.validation = Batches(samples[train:], read, batch_size=8)
+        self.backbone = load_backbone(small_network())
+        self.model = graft(self.backbone, HeadSpec(dropout=0.1), outputs=2)
+        vectors = keras.Model(self.model.inputs, self.model.get_layer(OUTPUT).input)
+        features = vectors.predict(read([str(i) for i in range(train)]).astype("float32"), verbose=0)
+        probe = solve_logistic(features, labels[:train], classes=2)
+        self.model.get_layer(OUTPUT).set_weights([probe.kernel, probe.bias])
+
+    def tune(self, unfreeze: str = "all", *, budget: float = 600, **phase: object):
+        settings = Phase(**{"epochs": 2, "batch_size": 8, "augment": (), **phase})
+        return fine_tune(
+            self.model, self.backbone, unfreeze, settings,
+            train=self.train, validation=self.validation, budget=budget,
+        )  # fmt: skip
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {variable.path: np.array(variable) for variable in self.model.variables}
+
+
+def test_first_record_is_the_solved_head_itself() -> None:
+    task = Task()
+    before = np.concatenate(
+        [task.model.predict_on_batch(batch.pixels) for batch in task.validation.in_order()]
+    )
+    labels = np.array([sample.label for sample in task.validation.samples])
+    fitted = task.tune(epochs=1, learning_rate=1e-6)
+    expected = -np.log(before[np.arange(len(labels)), labels]).mean()
+    assert fitted.history[0].val_loss == pytest.approx(expected, rel=1e-4)
+    assert fitted.history[0].epoch == 0
+
+
+def test_training_everything_moves_every_kernel_and_no_batch_normalisation() -> None:
+    task = Task()
+    before = task.weights()
+    fitted = task.tune(epochs=3, learning_rate=1e-2)
+    assert fitted.best > 0
+    for path, value in task.weights().items():
+        moved = not np.array_equal(value, before[path])
+        assert moved == ("conv" in path or OUTPUT in path), path
+
+
+def test_a_plan_leaves_everything_outside_it_bit_identical() -> None:
+    task = Task()
+    before = task.weights()
+    task.tune("last:1", epochs=3, learning_rate=1e-2)
+    moved = {path for path, value in task.weights().items() if not np.array_equal(value, before[path])}
+    assert moved
+    assert all("top_conv" in path or OUTPUT in path for path in moved)
+
+
+def test_model_ends_with_the_weights_of_the_best_epoch() -> None:
+    task = Task()
+    fitted = task.tune(epochs=4, learning_rate=5e-3)
+    losses = []
+    for batch in task.validation.in_order():
+        answer = task.model.predict_on_batch(batch.pixels)
+        losses.append(-np.log(answer[np.arange(len(answer)), batch.labels]))
+    assert np.concatenate(losses).mean() == pytest.approx(fitted.history[fitted.best].val_loss, rel=1e-3)
+
+
+def test_solved_head_comes_back_when_training_only_makes_it_worse() -> None:
+    task = Task()
+    before = task.weights()
+    fitted = task.tune(epochs=3, learning_rate=10.0, backbone_rate=1.0)
+    assert fitted.best == 0
+    for path, value in task.weights().items():
+        np.testing.assert_array_equal(value, before[path], err_msg=path)
+
+
+def test_loss_that_is_not_finite_ends_it_and_restores_finite_weights() -> None:
+    task = Task()
+    fitted = task.tune(epochs=3, learning_rate=1e30, backbone_rate=1.0)
+    assert fitted.stopped in ("diverged", "no progress", "done")
+    assert all(np.isfinite(value).all() for value in task.weights().values())
+
+
+def test_patience_ends_it_early() -> None:
+    fitted = Task().tune(epochs=9, learning_rate=1e-9, patience=2)
+    assert fitted.stopped == "no progress" or fitted.best > 0
+    assert len(fitted.history) <= 10
+
+
+def test_budget_ends_it_within_a_step() -> None:
+    task = Task()
+    begun = time.monotonic()
+    fitted = task.tune(epochs=500, budget=4.0, patience=500)
+    assert fitted.stopped == "budget"
+    assert time.monotonic() - begun < 30
+
+
+def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
+    task = Task()
+    handler = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    fitted = task.tune(epochs=2000, patience=2000, budget=120)
+    timer.cancel()
+    assert fitted.stopped == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert all(np.isfinite(value).all() for value in task.weights().values())
+
+
+def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
+    def first_step(share: float) -> tuple[float, float]:
+        task = Task(train=8)
+        before = task.weights()
+        task.tune(epochs=1, learning_rate=1e-3, backbone_rate=share, weight_decay=0.0, warmup=0.0)
+        after = task.weights()
+        kernel = next(path for path in after if "top_conv/kernel" in path)
+        head = next(path for path in after if f"{OUTPUT}/kernel" in path)
+        return tuple(float(np.abs(after[path] - before[path]).max()) for path in (kernel, head))
+
+    slow, head = first_step(0.1)
+    if head:  # kept only when it helped; Adam's first step is the rate itself
+        assert slow == pytest.approx(0.1 * head, rel=0.2)
+
+
+def test_same_seed_gives_the_same_weights() -> None:
+    first, second = Task(), Task()
+    first.tune(epochs=2, augment=("flip", "crop"))
+    second.tune(epochs=2, augment=("flip", "crop"))
+    pairs = zip(first.weights().values(), second.weights().values(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_rate_warms_up_then_falls_to_zero() -> None:
+    clock = _Clock(600, 10, Phase(epochs=4, warmup=0.25))
+    rates = []
+    for _ in range(40):
+        rates.append(clock.rate(1.0))
+        clock.ticked(0.1)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1.0)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01
+
+
+def test_epochs_are_as_many_as_the_budget_holds() -> None:
+    clock = _Clock(100.0, 10, Phase())
+    for _ in range(7):
+        clock.ticked(2.0)  # 10 steps of 2 s: 23 s an epoch with validation
+    assert clock.epochs == 4
+    generous = _Clock(1000.0, 10, Phase())
+    for _ in range(7):
+        generous.ticked(0.01)
+    assert generous.epochs == EPOCHS

@@ -1,0 +1,84 @@
+"""The linear probe against scikit-learn, and the choice of its penalty."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from regraft.training.solvers import PENALTIES, folds, probabilities, solve_logistic
+
+
+def blobs(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 1, (classes, d))
+    labels = np.arange(n) % classes
+    scales = rng.uniform(0.1, 10, d)
+    features = (centres[labels] + rng.normal(0, noise, (n, d))) * scales + rng.normal(0, 5, d)
+    return features.astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("n", "d"), [(120, 20), (60, 200)])
+@pytest.mark.parametrize("penalty", [1.0, 0.01])
+def test_probabilities_equal_scikit_learns(n: int, d: int, penalty: float) -> None:
+    features, labels = blobs(n, d, 4)
+    probe = solve_logistic(features, labels, classes=4, penalties=[penalty])
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    reference = LogisticRegression(C=1 / (n * penalty), tol=1e-8, max_iter=10_000)
+    reference.fit(scaler.transform(features.astype(np.float64)), labels)
+    expected = reference.predict_proba(scaler.transform(features.astype(np.float64)))
+    np.testing.assert_allclose(probabilities(features, probe), expected, atol=1e-3)
+
+
+def test_penalty_is_the_best_of_the_path_by_cross_validation() -> None:
+    features, labels = blobs(150, 40, 3, noise=2.5)
+    probe = solve_logistic(features, labels, classes=3)
+    assert probe.penalty == min(probe.path, key=lambda penalty: probe.path[penalty])
+    assert len(probe.path) >= 3
+    assert min(PENALTIES) < probe.penalty < max(PENALTIES)
+
+
+def test_noisier_features_get_a_stronger_penalty() -> None:
+    clean = solve_logistic(*blobs(150, 40, 3, noise=0.5), classes=3)
+    noisy = solve_logistic(*blobs(150, 40, 3, noise=6.0), classes=3)
+    assert noisy.penalty > clean.penalty
+
+
+def test_choice_sees_only_what_it_is_given_and_is_the_same_every_time() -> None:
+    features, labels = blobs(90, 30, 3, noise=2)
+    first, second = (solve_logistic(features, labels, classes=3, seed=1) for _ in range(2))
+    np.testing.assert_array_equal(first.kernel, second.kernel)
+    assert first.path == second.path
+
+
+def test_a_constant_feature_gets_no_weight() -> None:
+    features, labels = blobs(60, 10, 3)
+    features[:, 4] = 7.0
+    probe = solve_logistic(features, labels, classes=3, penalties=[0.1])
+    assert np.abs(probe.kernel[4]).max() < 1e-6
+    assert np.isfinite(probe.kernel).all()
+
+
+def test_a_class_with_one_image_is_solved() -> None:
+    features, labels = blobs(41, 8, 4)
+    labels = np.where(labels == 3, 0, labels)
+    labels[0] = 3
+    probe = solve_logistic(features, labels, classes=4)
+    assert probabilities(features, probe).argmax(1)[0] == 3
+
+
+def test_folds_hold_out_every_image_once_and_keep_every_class_in_training() -> None:
+    labels = np.array([0] * 23 + [1] * 7 + [2] * 1)
+    parts = folds(labels, count=5, seed=0)
+    held = np.sum(parts, axis=0)
+    assert (held[labels < 2] == 1).all()
+    assert (held[labels == 2] == 0).all()
+    for part in parts:
+        assert set(labels[~part]) == {0, 1, 2}
+    sizes = [part[labels == 0].sum() for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_pixel_like_features_of_huge_scale_do_not_break_the_solver() -> None:
+    features, labels = blobs(60, 12, 3)
+    probe = solve_logistic(features * 1e4, labels, classes=3)
+    assert (probabilities(features * 1e4, probe).argmax(1) == labels).mean() > 0.9
