@@ -22,12 +22,18 @@ check: .venv/ready  ## format, lint, types and the fast tests: before every comm
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -m "not slow"
 
-bench: .venv/ready  ## speed and accuracy against the guide's recipe, on ../shared
-	$(BIN)/python benchmarks/against_the_guide.py
+.venv-user/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-user
+	.venv-user/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-user/bin/python -m pip install --quiet --editable '.[cpu]'
+	touch $@
+
+bench: .venv-user/ready  ## speed and accuracy against the guide's recipe, on ../shared, as a user installs it
+	.venv-user/bin/python benchmarks/against_the_guide.py
 
 format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv demo run build dist
+	rm -rf .venv .venv-user demo run build dist

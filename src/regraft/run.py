@@ -25,6 +25,7 @@ from regraft.data.catalog import Catalog, Sample
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.deploy.bundle import Bundle, load
+from regraft.errors import DataError
 from regraft.features.store import Store, pixel_key
 from regraft.outcome import Decision, Outcome
 from regraft.recipe import Recipe
@@ -305,7 +306,11 @@ def _answers(
         found = dict(zip(contents, run_model(model, decoding), strict=True))
     changed = [content for content, answer in found.items() if isinstance(answer, Refusal)]
     if changed:
-        raise RuntimeError(f"{len(changed)} images changed during the run")
+        names = [sample.path for sample in samples if sample.digest in changed]
+        raise DataError(
+            f"{len(names)} images changed while the run was reading them, the first: {names[0]}. "
+            "Run again once nothing writes to the folder."
+        )
     return {
         name: (np.array([found[sample.digest] for sample in part], np.float64), probed[name])
         for name, part in parts.items()

@@ -149,7 +149,7 @@ def _assemble(root: Path, found: list[ClassFolder], notes: list[str]) -> Catalog
     index = {name: label for label, name in enumerate(classes)}
     jobs = [(folder, file) for folder in found for file in folder.files]
     with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(_look, (file for _, file in jobs)))
+        verdicts = list(pool.map(look, (file for _, file in jobs)))
     samples, refused, ignored = [], [], Counter[str]()
     for (folder, file), verdict in zip(jobs, verdicts, strict=True):
         name = file.relative_to(root).as_posix()
@@ -165,7 +165,7 @@ def _assemble(root: Path, found: list[ClassFolder], notes: list[str]) -> Catalog
     return _not_empty(Catalog(root, classes, tuple(samples), tuple(refused), tuple(notes)))
 
 
-def _look(path: Path) -> str | Refusal:
+def look(path: Path) -> str | Refusal:
     """The digest of a file that may be an image, or why it is not used."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import track
-from regraft.data.catalog import Catalog, Refused, list_images
-from regraft.data.decode import Refusal, digest
+from regraft.data.catalog import Catalog, Refused, list_images, look
+from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, Job
 from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.metrics import Interval, classification_scores
@@ -88,20 +88,11 @@ class Bundle:
             UsageError: a path does not exist.
         """
         files = list(chain.from_iterable(_existing(Path(image)) for image in images))
-        jobs: list[Job] = []
-        verdicts: list[Refused | None] = []
-        for file in files:
-            try:
-                jobs.append(Job(file, digest(file.read_bytes())))
-                verdicts.append(None)
-            except OSError as error:
-                verdicts.append(Refused(os.fspath(file), "unreadable", error.strerror or str(error)))
-        answers = predict_jobs(self, jobs)
+        verdicts = [look(file) for file in files]
+        pairs = zip(files, verdicts, strict=True)
+        answers = predict_jobs(self, [Job(file, found) for file, found in pairs if isinstance(found, str)])
         for file, verdict in zip(files, verdicts, strict=True):
-            if verdict is not None:
-                yield verdict
-                continue
-            answer = next(answers)
+            answer = verdict if isinstance(verdict, Refusal) else next(answers)
             if isinstance(answer, Refusal):
                 yield Refused(os.fspath(file), answer.code, answer.detail)
             else:

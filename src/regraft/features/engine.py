@@ -37,7 +37,9 @@ _UNSEEN = ("name", "trainable", "compile_config")
 
 class Engine(Protocol):
     """`run` maps uint8 batches of shape (b, size, size, 3), b <= BATCH, to dictionaries of named float32
-    tensors with b rows, one dictionary a batch, in order."""
+    tensors with b rows, one dictionary a batch, in order. `name` is for the keys of what it computes."""
+
+    name: str
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]: ...
 
@@ -49,7 +51,7 @@ def engine_name() -> str:
             return f"openvino {importlib.metadata.version('openvino')} f32"
         except importlib.metadata.PackageNotFoundError:
             pass
-    return f"keras {keras.__version__} {keras.backend.backend()} f32"
+    return KerasEngine.name
 
 
 def fingerprint(network: keras.Model) -> str:
@@ -143,6 +145,8 @@ def _converted(network: keras.Model, kept: Path) -> Engine:
 class KerasEngine:
     """Keras' own `predict`, on whatever device its backend uses."""
 
+    name = f"keras {keras.__version__} {keras.backend.backend()} f32"
+
     def __init__(self, network: keras.Model) -> None:
         self._network = network
 
@@ -159,6 +163,7 @@ class OpenVinoEngine:
     def __init__(self, graph: Path) -> None:
         import openvino
 
+        self.name = engine_name()
         core = openvino.Core()
         model = core.read_model(graph)
         prepare = openvino.preprocess.PrePostProcessor(model)

@@ -88,8 +88,11 @@ def extract_features(
     size = network.inputs[0].shape[1]
     name = fingerprint(network)
     speed = _Speed(network, store, name)
-    entries, kept = store.entries(_feature_key(name, size)), store.entries(pixel_key(size))
+    entries, kept = store.entries(_feature_key(name, size, engine_name())), store.entries(pixel_key(size))
     work = _Work(entries, kept, catalog, keep_pixels=keep_pixels)
+    if work.missing and speed.engine.name != engine_name():  # OpenVINO cannot run this network
+        entries = store.entries(_feature_key(name, size, speed.engine.name))
+        work = _Work(entries, kept, catalog, keep_pixels=keep_pixels)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
         work.run(decoding, speed)
     return Features(
@@ -97,9 +100,9 @@ def extract_features(
     )
 
 
-def _feature_key(name: str, size: int) -> str:
+def _feature_key(name: str, size: int, engine: str) -> str:
     """The store's key of what the network with this fingerprint makes of an image (view 0: as it is)."""
-    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine_name()}\nview 0"
+    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine}\nview 0"
 
 
 def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead | None) -> DecodeAhead:

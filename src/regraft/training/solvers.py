@@ -15,11 +15,15 @@ never more of those than images, and along them the problem is nearly separable,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 __all__ = ["PENALTIES", "Probe", "folds", "probabilities", "solve_logistic"]
 
@@ -29,6 +33,7 @@ Labels = NDArray[np.int64]
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
 FOLDS = 5
 ITERATIONS = 500
+SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
 CURVATURE = 0.1  # about the mean of p (1 - p)
 GRADIENT_TOLERANCE = 1e-5
 
@@ -81,7 +86,11 @@ def solve_logistic(
     rotated, back = _rotated((data - mean) / scale)
     path = _cross_validate(rotated, labels, penalties, classes, seed) if len(penalties) > 1 else {}
     best = min(path, key=lambda penalty: path[penalty]) if path else penalties[0]
-    solution = _minimise(rotated, labels, best, _start(rotated, labels, classes))
+    with threadpool_limits(1 if rotated.size < SMALL else None):
+        rough = _minimise(
+            rotated.astype(np.float32), labels, best, _start(rotated, labels, classes), tolerance=1e-4
+        )
+        solution = _minimise(rotated, labels, best, rough)
     kernel = (back @ solution[:-1]) / scale[:, None]
     bias = solution[-1] - mean @ kernel
     return Probe(kernel.astype(np.float32), bias.astype(np.float32), best, path)
@@ -127,14 +136,19 @@ def _cross_validate(
     weights = [_start(data[~held], labels[~held], classes) for held in parts]
     total = sum(int(held.sum()) for held in parts)
     losses: dict[float, float] = {}
-    for penalty in sorted(penalties, reverse=True):
-        loss = 0.0
-        for number, held in enumerate(parts):
-            weights[number] = _minimise(data[~held], labels[~held], penalty, weights[number], tolerance=1e-3)
-            loss += _log_loss(data[held], labels[held], weights[number]) * int(held.sum()) / total
-        losses[penalty] = loss
-        if len(losses) > 2 and loss > list(losses.values())[-2] > list(losses.values())[-3]:
-            break
+
+    def held_out_loss(number: int, penalty: float) -> float:
+        held, start = parts[number], weights[number]
+        weights[number] = _minimise(data[~held], labels[~held], penalty, start, tolerance=1e-3)
+        return _log_loss(data[held], labels[held], weights[number]) * int(held.sum()) / total
+
+    # The matrices are thin: a thread a fold keeps the processors busy, several a product only get in the way.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for penalty in sorted(penalties, reverse=True):
+            losses[penalty] = sum(pool.map(held_out_loss, range(len(parts)), repeat(penalty)))
+            last = list(losses.values())[-3:]
+            if len(last) == 3 and last[0] < last[1] < last[2]:
+                break
     return losses
 
 
