@@ -47,7 +47,7 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         command=f"regraft train {shlex.quote(recipe.data)} -o {shlex.quote(run)} (settings: recipe.toml)",
         summary=[
             ("Backbone", backbone.name),
-            ("Weights", backbone.weights),
+            ("Weights", backbone.weights_briefly),
             ("Image size", f"{backbone.image_size} by {backbone.image_size} pixels"),
             ("Parameters", f"{outcome.model.count_params():,}"),
             ("Trained in the backbone", decision.trained if decision.fine_tuned else "nothing: head only"),

@@ -173,7 +173,7 @@ def _load(recipe: Recipe, ahead: DecodeAhead | None) -> Backbone:
         if ahead is not None:
             ahead.close()
         raise
-    say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights}.")
+    say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
     return backbone
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ class Backbone:
     stages: dict[str, int]
     weights: str
     contract: str
+
+    @property
+    def weights_briefly(self) -> str:
+        """`weights` with digests cut to twelve digits, for the eye."""
+        return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", self.weights)
 
 
 def load_backbone(
