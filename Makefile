@@ -14,13 +14,13 @@ demo: .venv/ready  ## the main job in a minute, without network
 	$(BIN)/regraft demo --overwrite
 
 test: .venv/ready  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: .venv/ready  ## format, lint, types and the fast tests: before every commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 .venv-user/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-user

@@ -70,6 +70,7 @@ def test_image_size_below_the_minimum(photos: Path, tmp_path: Path) -> None:
     expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, "75", "60")
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture(photos: Path, tmp_path: Path, mobilenet_weights: Path) -> None:
     options = ["--backbone", "vgg16", "--image-size", "32", "--weights", mobilenet_weights]
     done = regraft("train", photos, "-o", tmp_path / "run", *options)
@@ -77,6 +78,7 @@ def test_weights_of_another_architecture(photos: Path, tmp_path: Path, mobilenet
     assert not list(tmp_path.glob("*run*"))
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_had(photos: Path, tmp_path: Path) -> None:
     closed = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
     done = regraft("train", photos, "-o", tmp_path / "run", "--image-size", "32", **closed)
@@ -88,6 +90,7 @@ def test_unwritable_output(photos: Path) -> None:
     expect(regraft("train", photos, "-o", "/proc/run"), 4, "/proc")
 
 
+@pytest.mark.slow
 def test_impossible_plans(photos: Path, network_file: Path, tmp_path: Path) -> None:
     base = ["train", photos, "-o", tmp_path / "run", "--backbone", network_file, "--unfreeze"]
     expect(regraft(*base, "some"), 2, "last:N")
@@ -115,6 +118,7 @@ def test_predict_without_a_run_and_without_the_image(tmp_path: Path) -> None:
     expect(regraft("predict", tmp_path / "half", "a.jpg"), 5, "not a finished run")
 
 
+@pytest.mark.slow
 def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path: Path) -> None:
     """Train with a class of one image, predict as JSON, evaluate; results on standard output only."""
     photos = make_photos()

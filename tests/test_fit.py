@@ -42,7 +42,10 @@ class Task:
         self.train = Batches(samples[:train], read, batch_size=8)
         self.validation = Batches(samples[train:], read, batch_size=8)
         self.backbone = load_backbone(small_network())
-        self.model = graft(self.backbone, HeadSpec(dropout=0.1), outputs=2)
+        for layer in self.backbone.layers:  # features of random weights do not bear dropout
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        self.model = graft(self.backbone, HeadSpec(dropout=0.0), outputs=2)
         vectors = keras.Model(self.model.inputs, self.model.get_layer(OUTPUT).input)
         features = vectors.predict(read([str(i) for i in range(train)]).astype("float32"), verbose=0)
         probe = solve_logistic(features, labels[:train], classes=2)
@@ -56,7 +59,11 @@ class Task:
         )  # fmt: skip
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {variable.path: np.array(variable) for variable in self.model.variables}
+        return {
+            variable.path: keras.ops.convert_to_numpy(variable).copy()
+            for variable in self.model.variables
+            if "seed_generator" not in variable.path
+        }
 
 
 def test_first_record_is_the_solved_head_itself() -> None:
@@ -74,7 +81,7 @@ def test_first_record_is_the_solved_head_itself() -> None:
 def test_training_everything_moves_every_kernel_and_no_batch_normalisation() -> None:
     task = Task()
     before = task.weights()
-    fitted = task.tune(epochs=3, learning_rate=1e-2)
+    fitted = task.tune(epochs=4, learning_rate=2e-4, warmup=0.0)
     assert fitted.best > 0
     for path, value in task.weights().items():
         moved = not np.array_equal(value, before[path])
@@ -84,7 +91,7 @@ def test_training_everything_moves_every_kernel_and_no_batch_normalisation() -> 
 def test_a_plan_leaves_everything_outside_it_bit_identical() -> None:
     task = Task()
     before = task.weights()
-    task.tune("last:1", epochs=3, learning_rate=1e-2)
+    task.tune("last:1", epochs=4, learning_rate=2e-4, warmup=0.0)
     moved = {path for path, value in task.weights().items() if not np.array_equal(value, before[path])}
     assert moved
     assert all("top_conv" in path or OUTPUT in path for path in moved)
@@ -109,6 +116,7 @@ def test_solved_head_comes_back_when_training_only_makes_it_worse() -> None:
         np.testing.assert_array_equal(value, before[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_ends_it_and_restores_finite_weights() -> None:
     task = Task()
     fitted = task.tune(epochs=3, learning_rate=1e30, backbone_rate=1.0)
@@ -116,12 +124,14 @@ def test_loss_that_is_not_finite_ends_it_and_restores_finite_weights() -> None:
     assert all(np.isfinite(value).all() for value in task.weights().values())
 
 
+@pytest.mark.slow
 def test_patience_ends_it_early() -> None:
     fitted = Task().tune(epochs=9, learning_rate=1e-9, patience=2)
     assert fitted.stopped == "no progress" or fitted.best > 0
     assert len(fitted.history) <= 10
 
 
+@pytest.mark.slow
 def test_budget_ends_it_within_a_step() -> None:
     task = Task()
     begun = time.monotonic()
@@ -130,6 +140,7 @@ def test_budget_ends_it_within_a_step() -> None:
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
     task = Task()
     handler = signal.getsignal(signal.SIGINT)
@@ -142,6 +153,7 @@ def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
     assert all(np.isfinite(value).all() for value in task.weights().values())
 
 
+@pytest.mark.slow
 def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
     def first_step(share: float) -> tuple[float, float]:
         task = Task(train=8)
@@ -157,6 +169,7 @@ def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
         assert slow == pytest.approx(0.1 * head, rel=0.2)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights() -> None:
     first, second = Task(), Task()
     first.tune(epochs=2, augment=("flip", "crop"))

@@ -80,6 +80,7 @@ def test_ten_new_images_compute_ten_and_leave_the_split_as_it_was(
     assert parts[0].items() <= parts[1].items()
 
 
+@pytest.mark.slow
 def test_two_empty_places_give_the_same_scores(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
     runs = [regraft.train(photos, tuned, tmp_path / n, store=tmp_path / f"store {n}") for n in ("a", "b")]
     assert runs[0].metrics["validation"] == runs[1].metrics["validation"]
@@ -116,6 +117,7 @@ def test_fine_tuned_model_scores_what_its_file_predicts(photos: Path, tuned: Rec
     assert [int(row["epoch"]) for row in history] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_saved_model_opens_in_plain_keras_without_regraft(
     photos: Path, probe: Recipe, tmp_path: Path
 ) -> None:
@@ -138,6 +140,7 @@ def test_python_api_goes_on_with_an_ordinary_model(photos: Path, probe: Recipe, 
     run.model.fit(np.zeros((4, 32, 32, 3)), np.zeros(4), verbose=0)
 
 
+@pytest.mark.slow
 def test_recipe_of_a_run_makes_the_run_again(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
     first = regraft.train(photos, tuned, tmp_path / "a", store=tmp_path / "store")
     recipe = Recipe.from_toml(first.path / "recipe.toml")
@@ -145,6 +148,7 @@ def test_recipe_of_a_run_makes_the_run_again(photos: Path, tuned: Recipe, tmp_pa
     assert second.metrics["validation"] == first.metrics["validation"]
 
 
+@pytest.mark.slow
 def test_auto_states_what_it_decided(photos: Path, network_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(backbone=str(network_file), budget=60, finetune=Phase(epochs=1, batch_size=8))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
