@@ -79,6 +79,7 @@ def names(model):
     return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
+@pytest.mark.slow
 def test_mobilenet_at_several_depths():
     backbone = load_backbone("mobilenet_v2", weights="random", image_size=32)
     x = pixels(32)

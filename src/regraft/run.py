@@ -26,7 +26,7 @@ from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.deploy.bundle import Bundle, load
 from regraft.errors import DataError
-from regraft.features.store import Store, pixel_key
+from regraft.features.store import Entries, Store, pixel_key
 from regraft.outcome import Decision, Outcome
 from regraft.recipe import Recipe
 
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     import keras
 
     from regraft.backbone.load import Backbone
+    from regraft.data.batches import Batches
     from regraft.features.extract import Features
+    from regraft.training.search import Depth
     from regraft.training.solvers import Probe
 
 __all__ = ["Run", "train"]
@@ -141,11 +143,14 @@ def _begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhe
     Which images that is depends on the network, which is not there yet; the store's hint tells which key the
     same recipe had before. A wrong guess costs time, never correctness.
     """
+    from regraft.backbone.weights import find_weights
     from regraft.backbone.zoo import find
 
     if recipe.backbone.endswith(".keras"):
         return None  # its size is known when it is loaded
-    size = recipe.image_size or find(recipe.backbone).image_size
+    entry = find(recipe.backbone)
+    size = entry.size_at(recipe.image_size)
+    find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
     contents = list(dict.fromkeys(sample.digest for sample in catalog.samples))
     key = store.recall(_hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
@@ -233,53 +238,58 @@ def _fine_tune(
 ) -> Decision:
     if recipe.unfreeze == "none":
         return Decision("none", "The linear probe, as asked for: nothing of the backbone was trained.")
-    from regraft.data.batches import Batches
+    if not catalog.part("validation"):
+        why = "without validation images nothing shows what fine-tuning gains"
+        return Decision("none", f"The linear probe: {why}.")
     from regraft.training.fit import fine_tune
-    from regraft.training.search import choose_depth
 
-    training, validation = catalog.part("train"), catalog.part("validation")
-    if not validation:
-        return Decision(
-            "none", "The linear probe: without validation images nothing shows what fine-tuning gains."
-        )
-    depth = choose_depth(
-        backbone,
-        images=len(training),
-        seconds_per_image=features.seconds_per_image,
-        budget=recipe.budget,
-        unfreeze=recipe.unfreeze,
-    )
+    depth = _depth(backbone, catalog, features, recipe)
     if depth.unfreeze == "none":
         return Decision("none", f"The linear probe: {depth.why}.")
-    epochs = recipe.finetune.epochs or depth.epochs
-    say(
-        f"Plan: fine-tune {depth.unfreeze}, {epochs} passes over {len(training):,} images, "
-        f"about {duration(depth.seconds / depth.epochs * epochs)}, at most {duration(recipe.budget)}."
-    )
     pixels = store.entries(pixel_key(backbone.image_size))
-    pixels.missing([sample.digest for sample in catalog.samples])
-    batches = [
-        Batches(
-            samples,
-            lambda digests: pixels.read(digests, "pixels"),
-            batch_size=recipe.finetune.batch_size,
-            seed=recipe.seed,
-        )
-        for samples in (training, validation)
-    ]
     fitted = fine_tune(
         model,
         backbone,
         depth.unfreeze,
         recipe.finetune,
-        train=batches[0],
-        validation=batches[1],
+        train=_batches(catalog, "train", pixels, recipe),
+        validation=_batches(catalog, "validation", pixels, recipe),
         budget=recipe.budget,
         seed=recipe.seed,
     )
     decision = Decision.of(depth.unfreeze, fitted, depth.why)
     say(decision.reason)
     return decision
+
+
+def _depth(backbone: Backbone, catalog: Catalog, features: Features, recipe: Recipe) -> Depth:
+    """What to fine-tune within the budget; says the plan."""
+    from regraft.training.search import choose_depth
+
+    images = len(catalog.part("train"))
+    depth = choose_depth(
+        backbone,
+        images=images,
+        seconds_per_image=features.seconds_per_image,
+        budget=recipe.budget,
+        unfreeze=recipe.unfreeze,
+    )
+    if depth.epochs:
+        epochs = recipe.finetune.epochs or depth.epochs
+        say(
+            f"Plan: fine-tune {depth.unfreeze}, {epochs} passes over {images:,} images, "
+            f"about {duration(depth.seconds / depth.epochs * epochs)}, at most {duration(recipe.budget)}."
+        )
+    return depth
+
+
+def _batches(catalog: Catalog, part: str, pixels: Entries, recipe: Recipe) -> Batches:
+    from regraft.data.batches import Batches
+
+    def read(digests: list[str]) -> NDArray[np.uint8]:
+        return pixels.read(digests, "pixels")
+
+    return Batches(catalog.part(part), read, batch_size=recipe.finetune.batch_size, seed=recipe.seed)
 
 
 def _answers(

@@ -22,8 +22,8 @@ from regraft.backbone.weights import (
     brief,
     choose_weights,
     complete_scaling,
+    find_weights,
     load_weights,
-    published_weights,
     sha256,
 )
 from regraft.backbone.zoo import Entry, find, keras_cache
@@ -111,14 +111,9 @@ def load_backbone(
 
 
 def _from_zoo(entry: Entry, *, weights: str | Path, image_size: int | None, seed: int) -> Backbone:
-    size = entry.image_size if image_size is None else image_size
-    if size < entry.min_size:
-        raise UsageError(
-            f"image_size: {entry.name} takes images of at least {entry.min_size} pixels a side. "
-            f"Received: {size}."
-        )
+    size = entry.size_at(image_size)
     # The file is found and looked into first: building a large model takes many seconds.
-    chosen = choose_weights(weights, seed) or published_weights(entry, size)
+    chosen = find_weights(entry, weights, size=size, seed=seed)
     with _seeded(seed):
         model = _build(entry, size)
     if chosen.file is not None:

@@ -13,20 +13,23 @@ import threading
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import h5py  # type: ignore[import-untyped]
-import keras
 import numpy as np
 
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
 from regraft.errors import EnvironmentFault, UsageError, nearest
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = [
     "Weights",
     "brief",
     "choose_weights",
     "complete_scaling",
+    "find_weights",
     "load_weights",
     "published_weights",
     "sha256",
@@ -67,6 +70,15 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     return Weights(path, f"file {path.name} sha256 {digest}")
 
 
+def find_weights(entry: Entry, weights: str | Path, *, size: int, seed: int) -> Weights:
+    """The weights asked for, on this machine by the time it returns; imports no Keras if they are there.
+
+    Raises:
+        UsageError, EnvironmentFault: as `choose_weights` and `published_weights`.
+    """
+    return choose_weights(weights, seed) or published_weights(entry, size)
+
+
 def published_weights(entry: Entry, size: int) -> Weights:
     """The ImageNet weights of a backbone for images of `size` pixels a side, downloaded where necessary.
 
@@ -92,6 +104,8 @@ def _download(entry: Entry, size: int) -> Path:
     file, url = entry.weights_file_at(size), entry.weights_url_at(size)
     reason = _unreachable(url)
     if reason is None:
+        import keras
+
         try:
             return Path(
                 keras.utils.get_file(file, url, cache_dir=keras_cache().parent, cache_subdir="models")
@@ -181,6 +195,8 @@ def complete_scaling(model: keras.Model) -> None:
     are anything else are taken as they are. Source: the comment in keras/src/applications/efficientnet.py.
     """
     deviation = np.array([0.229, 0.224, 0.225], "float32")
+    import keras
+
     layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
     if np.allclose(keras.ops.convert_to_numpy(layer.adapt_variance), deviation, rtol=1e-3):
         layer.adapt_variance.assign(deviation**2)

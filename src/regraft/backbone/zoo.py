@@ -110,6 +110,19 @@ class Entry:
     weights_sizes: tuple[int, ...]
     stages: Stages
 
+    def size_at(self, image_size: int | None) -> int:
+        """The size to build at: the one asked for, or the backbone's own.
+
+        Raises:
+            UsageError: it is below what the backbone can take.
+        """
+        if image_size is not None and image_size < self.min_size:
+            raise UsageError(
+                f"image_size: {self.name} takes images of at least {self.min_size} pixels a side. "
+                f"Received: {image_size}."
+            )
+        return self.image_size if image_size is None else image_size
+
     def weights_file_at(self, image_size: int) -> str:
         """File name of the published weights for images of `image_size` pixels a side.
 
