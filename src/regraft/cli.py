@@ -19,6 +19,8 @@ from regraft.errors import RegraftError, UsageError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130  # exit code
+
 app = typer.Typer(
     help="Transfer learning for images on Keras 3. What is frozen is computed once.",
     no_args_is_help=True,
@@ -38,18 +40,16 @@ def main() -> None:
     """Run the command line. The only place that catches: one message to standard error, one exit code."""
     _silence_native_code()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer's word for Ctrl-C
+            say("regraft: interrupted. What was computed is in the store; run the same command to go on.")
+        sys.exit(code)
     except RegraftError as error:
         say(f"regraft: {error}", style="red")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("regraft: interrupted. What was computed is in the store; run the same command to go on.")
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors
         if show is None:
@@ -101,7 +101,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     store: StoreOption = None,
-) -> int:
+) -> None:
     """Train a classifier on a folder of images and write a run folder with model, report and scores."""
     from regraft.recipe import Recipe, parse_duration
     from regraft.run import train as run_recipe
@@ -123,7 +123,8 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     run = run_recipe(folder, replace(start, **_given(chosen)), out, overwrite=overwrite, store=store)
     _print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
-    return 130 if run.interrupted else 0
+    if run.interrupted:
+        sys.exit(INTERRUPTED)
 
 
 @app.command()
