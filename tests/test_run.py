@@ -150,6 +150,24 @@ def test_recipe_of_a_run_makes_the_run_again(photos: Path, tuned: Recipe, tmp_pa
 
 
 @pytest.mark.slow
+def test_recipe_is_right_after_an_early_stop_and_from_another_folder(
+    photos: Path, network_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(network_file.parent)
+    finetune = Phase(epochs=6, patience=1, batch_size=8, learning_rate=1.0)
+    recipe = Recipe(backbone=network_file.name, unfreeze="all", finetune=finetune)
+    first = regraft.train(photos, recipe, tmp_path / "a", store=tmp_path / "store")
+    assert first.metrics["decision"]["epochs"] < 6
+    monkeypatch.chdir(tmp_path)
+    again = Recipe.from_toml(first.path / "recipe.toml")
+    assert again.finetune.epochs == 6
+    second = regraft.train(again.data, again, tmp_path / "b", store=tmp_path / "store")
+    lines = [len((run.path / "history.csv").read_text().splitlines()) for run in (first, second)]
+    assert lines[0] == lines[1]
+    assert second.metrics["validation"] == first.metrics["validation"]
+
+
+@pytest.mark.slow
 def test_auto_states_what_it_decided(photos: Path, network_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(backbone=str(network_file), budget=60, finetune=Phase(epochs=1, batch_size=8))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")

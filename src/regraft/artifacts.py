@@ -133,10 +133,21 @@ def _interval(interval: Interval) -> dict[str, float]:
 def _resolved(outcome: Outcome) -> Recipe:
     """The recipe that makes this very run again: what the program chose by the clock is written out."""
     decision, recipe = outcome.decision, outcome.recipe
-    finetune = replace(recipe.finetune, epochs=decision.epochs) if decision.epochs else recipe.finetune
+    finetune = replace(recipe.finetune, epochs=decision.planned) if decision.planned else recipe.finetune
     return replace(
-        recipe, data=str(Path(recipe.data).resolve()), unfreeze=decision.unfreeze, finetune=finetune
+        recipe,
+        data=_anywhere(recipe.data),
+        backbone=_anywhere(recipe.backbone) if recipe.backbone.endswith(".keras") else recipe.backbone,
+        weights=_anywhere(recipe.weights),
+        unfreeze=decision.unfreeze,
+        finetune=finetune,
     )
+
+
+def _anywhere(name: str) -> str:
+    """A path so that it means the same from every folder; any other word as it is."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() and name not in ("imagenet", "random") else name
 
 
 def _manifest(outcome: Outcome, model_digest: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Decision:
     Attributes:
         unfreeze: the plan that was trained; "none" for the linear probe.
         reason: a sentence for the user.
+        planned: the number of passes the rates were laid out for.
         epochs, best: how many passes ran, and after which the kept weights were taken (0: the probe).
         stopped: what ended fine-tuning; see `training.fit.Fitted`.
         trained: layers and parameters that trained, in words.
@@ -36,6 +37,7 @@ class Decision:
 
     unfreeze: str
     reason: str
+    planned: int = 0
     epochs: int = 0
     best: int = 0
     stopped: str = "done"
@@ -71,7 +73,16 @@ class Decision:
                 f"{tried.val_loss:.3f} against {first.val_loss:.3f} and a top-1 of {tried.val_top1:.3f} "
                 f"against {first.val_top1:.3f} at its best{end}."
             )
-        return cls(unfreeze, reason, done, fitted.best, fitted.stopped, str(fitted.trained), fitted.history)
+        return cls(
+            unfreeze,
+            reason,
+            planned=fitted.planned,
+            epochs=done,
+            best=fitted.best,
+            stopped=fitted.stopped,
+            trained=str(fitted.trained),
+            history=fitted.history,
+        )
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,13 @@ class EpochRecord:
 
 @dataclass
 class Fitted:
-    """What a phase did. `stopped` says what ended it: "done", "no progress", "budget", "interrupted" or
-    "diverged"; `best` is the epoch whose weights the model now has, 0 for the solved head."""
+    """What a phase did. `planned` is the number of epochs its rates were laid out for; `best` the epoch whose
+    weights the model now has, 0 for the solved head; `stopped` what ended it: "done", "no progress",
+    "budget", "interrupted" or "diverged"."""
 
     trained: Trained
     history: list[EpochRecord] = field(default_factory=list)
+    planned: int = 0
     best: int = 0
     stopped: str = "done"
 
@@ -104,6 +106,7 @@ def fine_tune(
             )
     for variable, value in zip(joined.trainable_variables, best, strict=True):
         variable.assign(value)
+    fitted.planned = clock.epochs
     return fitted
 
 
