@@ -57,7 +57,7 @@ class Phase:
     """
 
     epochs: int | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-3
     backbone_rate: float = 0.3
     warmup: float = 0.1

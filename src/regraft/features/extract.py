@@ -95,6 +95,7 @@ def extract_features(
         work = _Work(entries, kept, catalog, keep_pixels=keep_pixels)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
         work.run(decoding, speed)
+    speed.release()
     return Features(
         entries, speed=speed, computed=work.computed, reused=work.reused, refused=work.refused(catalog)
     )
@@ -223,6 +224,10 @@ class _Speed:
     @cached_property
     def engine(self) -> Engine:
         return make_engine(self._network, self._store.folder("engines", self._name))
+
+    def release(self) -> None:
+        """Let go of the engine: a compiled network holds hundreds of megabytes."""
+        self.__dict__.pop("engine", None)
 
     @cached_property
     def seconds_per_image(self) -> float:

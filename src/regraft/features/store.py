@@ -126,6 +126,7 @@ class Entries:
     def read(self, digests: Sequence[str], name: str) -> Array:
         """One named tensor of many images: array of shape (len(digests), ...), in the order given."""
         rows = [self._value(self._row(digest), name) for digest in digests]
+        self._arrays.clear()  # mapped files count as memory: not longer than they are read
         return np.stack(rows) if rows else np.empty((0,))
 
     def put(self, digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]) -> None:
