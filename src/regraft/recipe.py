@@ -62,7 +62,7 @@ class Phase:
     backbone_rate: float = 0.3
     warmup: float = 0.1
     weight_decay: float = 1e-4
-    patience: int = 4
+    patience: int = 5
     augment: tuple[str, ...] = AUGMENTATIONS
 
     def __post_init__(self) -> None:
