@@ -125,6 +125,7 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     photos = make_photos()
     for path in sorted((photos / "red").iterdir())[1:]:
         path.unlink()
+    (photos / "red" / "page.jpg").write_text("<html>")
     out, store = tmp_path / "run", tmp_path / "store"
     done = regraft(
         "train", photos, "-o", out, "--backbone", network_file, "--unfreeze", "none", "--store", store
@@ -133,6 +134,8 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     assert f"Report: {out / 'report.html'}" in done.stdout
     assert "single image" in (out / "report.html").read_text("utf-8")
     assert "oneDNN" not in done.stderr
+    assert "Refused red/page.jpg: not_an_image" in done.stderr
+    assert "21 of 22 images used; refused: 1 not_an_image" in done.stderr
     expect(regraft("train", photos, "-o", out), 2, "--overwrite")
 
     bad = tmp_path / "bad.jpg"

@@ -9,6 +9,7 @@ What needs a deep-learning backend is imported where it is used: listing and dec
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -115,7 +116,9 @@ def train(
             backbone = _load(recipe, ahead)
         with clock("features"):
             features = _extract(backbone, catalog, recipe, kept, ahead)
-            catalog = catalog.without(features.refused).learnable()
+            catalog = catalog.without(features.refused)
+            _say_refused(catalog)
+            catalog = catalog.learnable()
             catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed)
         with clock("probe"):
             model, probe = _probe(backbone, catalog, features, recipe)
@@ -195,11 +198,19 @@ def _extract(
         network, catalog, store=store, keep_pixels=recipe.unfreeze != "none", ahead=ahead
     )
     store.remember(_hint(recipe), features.key)
-    for refused in features.refused[:12]:
-        say(f"Refused {refused.image}: {refused.code}, {refused.detail}", style="yellow")
-    if len(features.refused) > 12:
-        say(f"... and {len(features.refused) - 12} more: see refused.jsonl.", style="yellow")
     return features
+
+
+def _say_refused(catalog: Catalog) -> None:
+    """Name the files that are not used, the first dozen of them, and count them by reason."""
+    refused = catalog.refused
+    for item in refused[:12]:
+        say(f"Refused {item.image}: {item.code}, {item.detail}", style="yellow")
+    if refused:
+        reasons = Counter(item.code for item in refused)
+        counted = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
+        total = len(refused) + len(catalog)
+        say(f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl.")
 
 
 def _labels(samples: tuple[Sample, ...]) -> NDArray[np.int64]:
