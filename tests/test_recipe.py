@@ -17,7 +17,7 @@ EVERYTHING = Recipe(
     budget=60.0,
     seed=7,
     head=HeadSpec("max", 0.5),
-    finetune=Phase(3, 16, 1e-4, 0.1, 0.0, 0.0, 5, ("flip",)),
+    finetune=Phase(3, 24, 1e-4, 0.1, 0.0, 0.0, 7, ("flip",)),
 )
 
 
