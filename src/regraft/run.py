@@ -169,14 +169,14 @@ def _hint(recipe: Recipe) -> str:
 
 def _load(recipe: Recipe, ahead: DecodeAhead | None) -> Backbone:
     try:
-        from regraft.backbone.freeze import first_trained
+        from regraft.backbone.freeze import planned
         from regraft.backbone.load import load_backbone
 
         backbone = load_backbone(
             recipe.backbone, weights=recipe.weights, image_size=recipe.image_size, seed=recipe.seed
         )
         if recipe.unfreeze != "auto":
-            first_trained(backbone, recipe.unfreeze)  # a plan that cannot be is refused before any work
+            planned(backbone, recipe.unfreeze)  # a plan that cannot be is refused before any work
     except BaseException:
         if ahead is not None:
             ahead.close()

@@ -78,7 +78,7 @@ def fine_tune(
     Args:
         model: from `graft`, its head solved. Its weights and flags are changed.
         backbone: the one in `model`.
-        unfreeze: the freeze plan; see `first_trained`.
+        unfreeze: the freeze plan; see `regraft.backbone.freeze`.
         phase: rates, epochs, patience, augmentation.
         train, validation: pixels.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
