@@ -1,8 +1,8 @@
 """Eight families under six plans: one epoch moves every planned weight and not a bit of anything else.
 
 The same tests run twice: on the backend at hand, and once more in a process of their own on JAX. What should
-move is worked out here from layer names, not by asking the freeze plan. Weight decay acts on every weight that
-trains and none of them is zero, so a planned weight moves even where no gradient reaches it (dead ReLUs).
+move is worked out here from layer names, not by asking the freeze plan. Weight decay acts on every weight
+that trains and none of them is zero, so a planned weight moves even where no gradient comes (dead ReLUs).
 """
 
 from __future__ import annotations
