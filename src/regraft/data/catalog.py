@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.folder import LAYOUT, list_folder, list_images
+from regraft.data.retarget import retargeted
 from regraft.data.rows import Columns, list_rows
 from regraft.data.sample import Photo, Refused, Sample, Target
 from regraft.data.spool import Spool
 from regraft.data.streams import list_stream, open_arrays, open_source
-from regraft.data.targets import retargeted
 from regraft.errors import DataError
 from regraft.features.store import Store
 
@@ -88,8 +88,8 @@ class Catalog:
     ) -> Catalog:
         """List the images that a table names, a row a sample.
 
-        Rows that cannot be used are refused by number, where the header is row 1: without image file or label,
-        with a text among numbers, a path out of the folder, a web address, contradicted by another row.
+        Rows that cannot be used are refused by number (the header is row 1): without image file or label,
+        with a text among numbers, a path out of the folder, a web address, or contradicted by another row.
 
         Args:
             source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
@@ -169,12 +169,12 @@ class Catalog:
         store: str | os.PathLike[str] | None = None,
         scale: float = 1.0,
     ) -> Catalog:
-        """Read a data set once, picture by picture, into files of the store; it is never in memory as a whole.
+        """Read a data set once, picture by picture, into files of the store; never all of it is in memory.
 
         Args:
-            source: a `tf.data.Dataset`, a Keras `PyDataset`, a Hugging Face data set, a PyTorch loader or data
-                set, or any iterable of (image, target), batched or not. Images are arrays, channels first or
-                last, Pillow images, or the bytes of image files.
+            source: a `tf.data.Dataset`, a Keras `PyDataset`, a Hugging Face data set, a PyTorch loader or
+                data set, or any iterable of (image, target), batched or not. Images are arrays, channels
+                first or last, Pillow images, or the bytes of image files.
             columns: names of image and target where rows are dictionaries.
             limit: how many images to take; needed where a stream has no end.
             names, task, store, scale: as for `from_arrays`.
@@ -273,8 +273,8 @@ class Catalog:
         """The catalog, if a model can be trained on it; classes and labels without any image are left out.
 
         Raises:
-            DataError: fewer than two classes; a class or label that no training sample has; a target that is the
-                same number in all of them.
+            DataError: fewer than two classes; a class or label that no training sample has; a target that is
+                the same number in all of them.
         """
         if self.task == "regression":
             return _varying(self)

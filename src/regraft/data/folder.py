@@ -1,4 +1,4 @@
-"""A folder on disk -> its class folders and their images: which layout it is, what is junk, what is not followed.
+"""A folder on disk -> its class folders and their images: layout, junk, what is not followed.
 
 What is left out is said in notes.
 """

@@ -1,16 +1,6 @@
-"""The rows of a table -> samples: paths resolved and kept inside the folder, files looked at, bad rows refused.
+"""The rows of a table -> samples: paths kept inside the folder, files looked at, bad rows refused.
 
-Codes beyond those of `data.refusal`; every detail begins with the number of the row:
-
-| code | meaning |
-|---|---|
-| `missing_path`, `missing_file` | the image's cell is empty, there is no such file |
-| `outside_folder` | the path leads, by itself or through links, out of the folder that paths are relative to |
-| `url_refused` | a web address: nothing is ever fetched |
-| `missing_label`, `not_a_number` | a target without value, a text among numbers |
-| `unknown_part` | the split column says neither train nor validation nor test |
-| `conflicting_rows` | rows that name the same image with different targets, parts or groups |
-| `malformed_row` | more or fewer cells than the header |
+The details of refused rows begin with the number of the row.
 """
 
 from __future__ import annotations
@@ -25,11 +15,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from regraft.data.cells import as_cell
 from regraft.data.folder import PART_NAMES
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Listing, Photo, Refused, Sample, Target, expect_most, look
 from regraft.data.table import Table, read_table
-from regraft.data.targets import Targets, as_cell, read_targets
+from regraft.data.targets import Targets, read_targets
 from regraft.errors import DataError, UsageError
 
 __all__ = ["Columns", "list_rows"]
@@ -134,8 +125,8 @@ def _text(value: Any) -> str:
 
 def _resolver(base: str) -> Callable[[str], str]:
     """Paths as a table writes them -> relative to `base`, one spelling a file, none that leads out of it."""
-    real = cache(os.path.realpath)  # of folders, of which many files share one
-    inside = os.path.join(base, "")
+    real: Callable[[str], str] = cache(os.path.realpath)  # of folders, of which many files share one
+    inside = base.rstrip(os.sep) + os.sep
 
     def resolve(text: str) -> str:
         if not text:
@@ -146,9 +137,9 @@ def _resolver(base: str) -> Callable[[str], str]:
             raise Refusal("missing_file", "no file has such a name")
         if "\\" in text and not os.path.lexists(inside + text):  # written on Windows
             text = text.replace("\\", "/")
-        folder, name = os.path.split(os.path.join(base, text))
-        path = os.path.join(real(folder), name)
-        leads_to = real(path) if name in ("", ".", "..") or os.path.islink(path) else path
+        folder, name = os.path.split(text if text.startswith(os.sep) else inside + text)
+        path = real(folder).rstrip(os.sep) + os.sep + name
+        leads_to = real(path) if name in ("", ".", "..") or Path(path).is_symlink() else path
         if not path.startswith(inside) or not leads_to.startswith(inside):
             raise Refusal("outside_folder", f"{text} leads out of the folder {base}")
         return path[len(inside) :]
@@ -216,7 +207,7 @@ def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> list[
 
 def _look(root: Path, path: str) -> str | Refusal:
     verdict = look(root / path)
-    if isinstance(verdict, Refusal) and not os.path.exists(root / path):
+    if isinstance(verdict, Refusal) and not (root / path).exists():
         return Refusal("missing_file", "there is no such file")
     return verdict
 
@@ -238,8 +229,8 @@ def _check_groups(samples: Sequence[Sample], columns: Columns, notes: list[str])
         del parts[""]
     if len(parts) < 2:
         raise DataError(
-            f"Column {columns.group} holds one group ({next(iter(parts), 'none')}): groups are kept whole, so at "
-            "least two are needed. Name another column, or leave the group column out."
+            f"Column {columns.group} holds one group ({next(iter(parts), 'none')}): groups are kept whole, "
+            "so at least two are needed. Name another column, or leave the group column out."
         )
     torn = sorted(group for group, found in parts.items() if len(found) > 1)
     if torn:

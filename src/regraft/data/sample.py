@@ -54,7 +54,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Refused:
-    """A file, row or item that is not used, with a code of `data.refusal`'s tables and what a person reads."""
+    """A file, row or item that is not used, with a code and what a person reads."""
 
     image: str
     code: str

@@ -1,21 +1,22 @@
 """train / validation / test: stratified, decided by content, stable when samples are added.
 
-**Units.** What may not be torn apart is a unit: samples that share an image (byte for byte) or a group, directly
-or through others. A unit's *place* is a number in [0, 1) made of the seed and its name, which is the first of its
-groups or, where it has none, the first of its images' digests. Units below `fraction` are validation. So a new
-sample moves no old one, two copies of a picture fall on the same side, and the order and names of files do not
-matter. The price is that shares are right on average, not to the image.
+**Units.** What may not be torn apart is a unit: samples that share an image (byte for byte) or a group,
+directly or through others. A unit's *place* is a number in [0, 1) made of the seed and its name, which is
+the first of its groups or, where it has none, the first of its images' digests. Units below `fraction` are
+validation. So a new sample moves no old one, two copies of a picture fall on the same side, and the order
+and names of files do not matter. The price is that shares are right on average, not to the image.
 
-**Strata.** Every class, every label (and having none), or every tenth of every target of a regression (quantile
-bins; fewer below 200 samples) is a stratum, and so is everything together. Each is owed a least share of its
-samples, in validation and in training: one for classes without groups, whose units are all alike; half of what
-is due everywhere else. A stratum that got less is mended, those of fewest units first: units of the lowest
-places join validation until it has its least share; where validation has too much, those of the highest places
-leave it until the least share is left. No move spoils what was mended before (the order of Sechidis, Tsoumakas
-and Vlahavas, 2011, "On the stratification of multi-label data"). A stratum of one unit is trained on.
+**Strata.** Every class, every label (and having none), or every tenth of every target of a regression
+(quantile bins; fewer below 200 samples) is a stratum, and so is everything together. Each is owed a least
+share of its samples, in validation and in training: one for classes without groups, whose units are all
+alike; half of what is due everywhere else. A stratum that got less is mended, those of fewest units first:
+units of the lowest places join validation until it has its least share; where validation has too much,
+those of the highest places leave it until the least share is left. No move spoils what was mended before
+(the order of Sechidis, Tsoumakas and Vlahavas, 2011, "On the stratification of multi-label data"). A
+stratum of one unit is trained on.
 
-**What may move when samples are added**: units that mending moves, before or after; and those that a new sample
-ties together, which become one.
+**What may move when samples are added**: units that mending moves, before or after; and those that a new
+sample ties together, which become one.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class _Cut:
         self.chosen = {unit for unit in place if place[unit] < fraction}
         self._place = place
         self._least = least
-        self.have = {name: sum(stratum[u] for u in stratum if u in self.chosen) for name, stratum in strata.items()}
+        self.have = {name: sum(each[u] for u in each if u in self.chosen) for name, each in strata.items()}
         self._strata_of: dict[str, list[str | int]] = defaultdict(list)
         for name, stratum in strata.items():
             for unit in stratum:
@@ -128,7 +129,7 @@ class _Cut:
         return low <= self.have[name] + change <= high
 
     def _move(self, unit: str, sign: int) -> None:
-        """Take a unit into validation (+1) or out of it (-1), unless a stratum already mended would suffer."""
+        """Take a unit into validation (+1) or out of it (-1), unless a stratum mended before would suffer."""
         changes = {name: sign * self.strata[name][unit] for name in self._strata_of[unit]}
         if any(
             name in self._mended and self._is_well(name) and not self._is_well(name, change)
@@ -160,7 +161,8 @@ def _units(samples: Sequence[Sample]) -> list[str]:
         for other in others:
             parent[root(other)] = root(first)
     names: dict[str, str] = {}
-    for key in sorted(parent.keys() | {first for first, *_ in keys}, key=lambda key: (not _is_group(key), key)):
+    everything = {key for tied in keys for key in tied}
+    for key in sorted(everything, key=lambda key: (not _is_group(key), key)):
         names.setdefault(root(key), key)
     return [names[root(first)] for first, *_ in keys]
 
@@ -197,7 +199,8 @@ def _bins(targets: NDArray[Any]) -> list[list[int]]:
     count = min(BINS, max(1, len(targets) // BIN_SAMPLES))
     edges = np.quantile(targets, np.arange(1, count) / count, axis=0)
     return [
-        np.searchsorted(edge, values, side="right").tolist() for edge, values in zip(edges.T, targets.T, strict=True)
+        np.searchsorted(edge, values, side="right").tolist()
+        for edge, values in zip(edges.T, targets.T, strict=True)
     ]
 
 

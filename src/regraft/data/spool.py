@@ -2,15 +2,14 @@
 
     <store>/spool/<first two digits of the digest>/<digest>.bmp
 
-Bitmaps are lossless and have the same bytes whatever library wrote them, so a picture has the same digest, hence
-the same place in every split, everywhere. A file is written beside and moved into place whole; one that is not
-what it should be is written again.
+Bitmaps are lossless and have the same bytes whatever library wrote them, so a picture has the same digest,
+hence the same place in every split, everywhere. A file is written beside and moved into place whole; one
+that is not what it should be is written again.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,8 @@ class Spool:
         """Keep one picture.
 
         Args:
-            picture: array (h, w), (h, w, 1), (h, w, 3), or with the channels first, of any number type, values in
-                0..255 after scaling; a Pillow image; or the bytes of an image file, which are kept as they are.
+            picture: array (h, w), (h, w, 1), (h, w, 3), or with the channels first, of any number type,
+                values in 0..255 after scaling; a Pillow image; or the bytes of an image file, kept as is.
 
         Raises:
             Refusal: this picture cannot be used: not finite, no image.
@@ -83,8 +82,8 @@ class Spool:
         """
         if 0 < self._highest <= 1:
             raise DataError(
-                f"Expected pixels in 0..255. Received: nothing above {self._highest:g} in {self._seen} pictures. "
-                "If they are in 0..1, pass scale=255."
+                f"Expected pixels in 0..255. Received: nothing above {self._highest:g} in {self._seen} "
+                "pictures. If they are in 0..1, pass scale=255."
             )
 
     def _image(self, values: NDArray[Any]) -> Image.Image:
@@ -109,8 +108,8 @@ class Spool:
     def _check_range(self, lowest: float, highest: float) -> None:
         if lowest < -0.5:
             raise DataError(
-                f"Expected pixels in 0..255. Received: {lowest:g} in picture {self._seen}. Leave out the step that "
-                "normalises them: the network does that itself."
+                f"Expected pixels in 0..255. Received: {lowest:g} in picture {self._seen}. Leave out the "
+                "step that normalises them: the network does that itself."
             )
         if highest >= 255.5:
             factor = "scale=1/257" if highest <= 65535 else "scale"
@@ -137,7 +136,7 @@ class Spool:
                     beside.unlink(missing_ok=True)
         except OSError as error:
             raise EnvironmentFault(
-                f"The folder {self.root} cannot take a picture of {len(data):,} bytes: {error.strerror or error}. "
+                f"The folder {self.root} cannot take {len(data):,} bytes: {error.strerror or error}. "
                 "Free some space, or choose another place with --store or REGRAFT_HOME."
             ) from error
         return Photo(path.relative_to(self.root).as_posix(), name)
@@ -146,7 +145,7 @@ class Spool:
 def _holds(path: Path, data: bytes) -> bool:
     """The file is there and sound. Read whole only where its size is right."""
     try:
-        return os.stat(path).st_size == len(data) and path.read_bytes() == data
+        return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
 

@@ -1,8 +1,9 @@
-"""Arrays, data sets and loaders of any library -> samples: each picture is spooled once, none is kept in memory.
+"""Arrays, data sets and loaders of any library -> samples: each picture is spooled once, none is kept.
 
 Sources are known by what they can do, not by their type, so none of their libraries is imported: `tf.data`
-(`as_numpy_iterator`), Keras' `PyDataset` (`num_batches`), Hugging Face data sets (rows that are dictionaries),
-PyTorch loaders (iterables of pairs) and data sets (pairs by number). Batches are taken apart.
+(`as_numpy_iterator`), Keras' `PyDataset` (`num_batches`), Hugging Face data sets (rows that are
+dictionaries), PyTorch loaders (iterables of pairs) and data sets (pairs by number). Batches are taken
+apart.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from regraft.console import track
+from regraft.data.cells import as_cell
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Listing, Photo, Refused, Sample, expect_most
 from regraft.data.spool import Spool
-from regraft.data.targets import TARGET, Targets, as_cell, read_targets
+from regraft.data.targets import TARGET, Targets, read_targets
 from regraft.errors import DataError, UsageError, nearest
 
 __all__ = ["Stream", "list_stream", "open_arrays", "open_source"]
@@ -131,9 +133,9 @@ def _groups(groups: Any, n: int) -> list[str]:
 def _items(source: Any, limit: int | None) -> tuple[Iterator[Any], int | None]:
     """What a source gives one by one (rows or batches), and how many times, where it says so."""
     if hasattr(source, "as_numpy_iterator"):
-        known = int(source.cardinality())
-        _expect_end(known != -1, limit)
-        return source.as_numpy_iterator(), known if known >= 0 else None
+        batches = int(source.cardinality())
+        _expect_end(batches != -1, limit)
+        return source.as_numpy_iterator(), batches if batches >= 0 else None
     if hasattr(source, "num_batches"):
         batches = source.num_batches
         _expect_end(batches is not None, limit)
@@ -145,8 +147,8 @@ def _items(source: Any, limit: int | None) -> tuple[Iterator[Any], int | None]:
     if known is not None and hasattr(source, "__getitem__"):
         return (source[number] for number in range(known)), known
     raise UsageError(
-        "Expected a tf.data.Dataset, a Keras PyDataset, a Hugging Face data set, a PyTorch loader or data set, or "
-        f"another iterable of images with targets. Received: {type(source).__name__}."
+        "Expected a tf.data.Dataset, a Keras PyDataset, a Hugging Face data set, a PyTorch loader or data "
+        f"set, or another iterable of images with targets. Received: {type(source).__name__}."
     )
 
 
@@ -163,7 +165,7 @@ def _expect_end(has_one: bool, limit: int | None) -> None:
 
 
 def _names(source: Any, column: str) -> tuple[str, ...]:
-    """The class names of a source: a Hugging Face feature's, Keras' `class_names`, torchvision's `classes`."""
+    """The class names of a source, as Hugging Face, Keras and torchvision keep them."""
     features = getattr(source, "features", None)
     feature = features.get(column) if isinstance(features, Mapping) else None
     below = getattr(source, "dataset", source)
@@ -173,8 +175,9 @@ def _names(source: Any, column: str) -> tuple[str, ...]:
         or getattr(source, "class_names", None)
         or getattr(below, "classes", None)
     )
-    is_list = isinstance(found, Sequence) and not isinstance(found, str)
-    return tuple(found) if is_list and all(isinstance(name, str) for name in found) else ()
+    if isinstance(found, list | tuple) and all(isinstance(name, str) for name in found):
+        return tuple(found)
+    return ()
 
 
 def _pairs(item: Any, columns: tuple[str, str]) -> Iterable[tuple[Any, Any]]:

@@ -1,7 +1,8 @@
 """A CSV file, a Parquet file or a data frame -> the columns asked for, with the numbers of their rows.
 
-What a spreadsheet can do to a CSV file is undone here: byte order mark, UTF-16, semicolons or tabs, line ends
-of any system, line breaks in quotes, blank rows. Row numbers are those a spreadsheet shows: the header is row 1.
+What a spreadsheet can do to a CSV file is undone here: byte order mark, UTF-16, semicolons or tabs, line
+ends of any system, line breaks in quotes, blank rows. Row numbers are those a spreadsheet shows: the header
+is row 1.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def read_table(source: Any, wanted: Sequence[str]) -> Table:
     """Read columns of a table.
 
     Args:
-        source: path of a CSV or Parquet file, or a data frame (of pandas or polars, or a dictionary of lists).
+        source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
         wanted: names of the columns.
 
     Raises:

@@ -6,7 +6,7 @@
 | one column, a separator between labels | multilabel; an empty cell has no labels |
 | one column of numbers that are not whole | regression |
 | one column of whole numbers | classes where few of them differ (see `FEW`), regression otherwise |
-| several columns of 0 and 1 (false and true, no and yes) | multilabel; classes where every row has exactly one 1 |
+| several columns of 0 and 1 (false and true, no and yes) | multilabel; classes where each row has one 1 |
 | several columns of numbers | regression |
 
 A value that does not fit the rest (a missing one, a text among numbers) refuses its sample and nothing else.
@@ -14,29 +14,31 @@ A value that does not fit the rest (a missing one, a text among numbers) refuses
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from regraft.data.cells import FLAGS, Cell, as_cell, is_flag, is_number
 from regraft.data.sample import Target
-from regraft.errors import DataError, UsageError
+from regraft.errors import DataError, UsageError, nearest
+from regraft.tasks import TASKS
 
-__all__ = ["FEW", "TARGET", "Targets", "as_cell", "positive_last", "read_targets", "retargeted"]
+__all__ = [
+    "FEW",
+    "TARGET",
+    "Targets",
+    "as_classes",
+    "check_task",
+    "expect",
+    "labels_of",
+    "positive_last",
+    "read_targets",
+    "said_positive",
+]
 
 FEW = 20  # so many different whole numbers may be classes; more only where they count 0, 1, 2, ...
 MOST_CLASSES = 1000  # whole numbers that count from 0 are classes up to here
-# What pandas takes for a missing value: a class of that name is nobody's intention.
-MISSING = frozenset(
-    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split(
-        "|"
-    )
-)
-CLASSES = ("multiclass", "binary")
 TARGET = "target"  # the column of a source that has no columns
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _NEGATIVE = {
     "0",
     "-1",
@@ -51,10 +53,6 @@ _NEGATIVE = {
     "none",
     "ok",
 }
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_WHOLE = re.compile(r"[+-]?\d+")
-
-Cell = str | None  # None is a missing value
 
 
 @dataclass
@@ -73,26 +71,6 @@ class Targets:
     values: list[Target | None]
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     why: str = ""
-
-
-def as_cell(value: Any) -> Cell:
-    """A raw value as a text, the same for 1, 1.0, "1" and " 1.0 "; None where it is missing.
-
-    >>> [as_cell(value) for value in (1, 1.0, " 1.0 ", True, "007", float("nan"), "n/a")]
-    ['1', '1', '1', 'True', '007', None, None]
-    """
-    value = value.item() if hasattr(value, "item") else value
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return None
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() else repr(value)
-    text = str(value).strip()
-    whole, dot, rest = text.partition(".")
-    if dot and not rest.strip("0") and _WHOLE.fullmatch(whole):
-        return whole
-    return None if text in MISSING else text
 
 
 def read_targets(
@@ -122,8 +100,9 @@ def read_targets(
         >>> read_targets([("0.5",), ("1",)], ["scale"]).task
         'regression'
     """
+    check_task(task)
     if separator:
-        _expect(task in ("auto", "multilabel"), task, columns, "a separator means several labels a sample")
+        expect(task in ("auto", "multilabel"), task, columns, "a separator means several labels a sample")
         cells = [row[0] for row in rows]
         return _label_lists([_split(cell, separator) for cell in cells], columns[0], names)
     if len(columns) > 1:
@@ -143,54 +122,15 @@ def positive_last(outputs: Sequence[str]) -> tuple[str, ...]:
     return (second, first) if says_no == [False, True] or negated else (first, second)
 
 
-def retargeted(values: Sequence[Target], outputs: Sequence[str], now: str, task: str) -> Targets:
-    """Targets of the task `now` as those of another; "auto" makes two classes binary and leaves all else.
-
-    Raises:
-        UsageError: they cannot be.
-    """
-    found = Targets(now, tuple(outputs), list(values))
-    if task == "auto":
-        task = "binary" if now == "multiclass" and len(outputs) == 2 else now
-    if task == now:
-        return found
-    _expect(
-        "regression" not in (now, task) or now in CLASSES, task, outputs, f"its targets are those of {now}"
-    )
-    if task == "regression":
-        texts = [name for name in outputs if not _is_number(name)]
-        _expect(
-            not texts, task, outputs, f"it needs numbers, and there are classes such as {(*texts, '')[0]!r}"
-        )
-        numbers: list[Target | None] = [(float(outputs[value]),) for value in _classes_of(values)]
-        return Targets(task, (TARGET,), numbers)
-    if task == "multilabel":
-        return Targets(task, tuple(outputs), [_labels(value) for value in values])
-    if now == "multilabel":
-        return _as_asked(found, task)
-    _expect(task != "binary" or len(outputs) == 2, task, outputs, f"it needs 2 classes, not {len(outputs)}")
-    found.task = task
-    if task == "binary":
-        found.outputs = positive_last(outputs)
-        new = [found.outputs.index(name) for name in outputs]
-        found.values = [new[value] for value in _classes_of(values)]
-        found.why = f"2 classes{_positive(found)}"
-    return found
-
-
-def _classes_of(values: Sequence[Target]) -> list[int]:
-    return [value for value in values if isinstance(value, int)]
-
-
 def _single(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[str]) -> Targets:
     counts = Counter(cell for cell in cells if cell is not None)
     if not counts:
         raise DataError(f"{_column(column)} holds no values: every one of {len(cells)} is missing.")
-    numbers = {cell: float(cell) for cell in counts if _is_number(cell)}
+    numbers = {cell: float(cell) for cell in counts if is_number(cell)}
     mostly = 2 * sum(counts[cell] for cell in numbers) > counts.total()
     if task == "regression" or (task == "auto" and not names and mostly and not _few(numbers, counts)):
         example = next((cell for cell in counts if cell not in numbers), "")
-        _expect(mostly, task, [column], f"it needs numbers, and most values are texts such as {example!r}")
+        expect(mostly, task, [column], f"it needs numbers, and most values are texts such as {example!r}")
         return _numbers([[cell] for cell in cells], [column])
     return _classes(cells, column, task=task, names=names)
 
@@ -211,13 +151,13 @@ def _classes(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[s
     known: dict[str, int] = {str(place): place for place in range(len(names))}
     known |= {name: place for place, name in enumerate(outputs)}
     n = len(outputs)
-    _expect(task != "binary" or n == 2, task, [column], f"it needs 2 classes, and there are {n}")
+    expect(task != "binary" or n == 2, task, [column], f"it needs 2 classes, and there are {n}")
     task = task if task != "auto" else "binary" if n == 2 else "multiclass"
     if task == "binary" and not names:
         outputs = positive_last(outputs)
         known = {name: place for place, name in enumerate(outputs)}
     result = Targets(task, outputs, [])
-    result.why = f"{_column(column)} holds {n} {_kind(found, names)}{_positive(result)}"
+    result.why = f"{_column(column)} holds {n} {_kind(found, names)}{said_positive(result)}"
     for number, cell in enumerate(cells):
         label = known.get(cell) if cell is not None else None
         if label is None:
@@ -227,7 +167,7 @@ def _classes(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[s
 
 
 def _kind(found: set[str], names: Sequence[str]) -> str:
-    return "different whole numbers" if not names and all(_is_number(cell) for cell in found) else "classes"
+    return "different whole numbers" if not names and all(is_number(cell) for cell in found) else "classes"
 
 
 def _no_label(cell: Cell, column: str, n: int) -> tuple[str, str]:
@@ -239,7 +179,7 @@ def _no_label(cell: Cell, column: str, n: int) -> tuple[str, str]:
     )
 
 
-def _positive(found: Targets) -> str:
+def said_positive(found: Targets) -> str:
     return f"; the positive class is {found.outputs[1]}" if found.task == "binary" else ""
 
 
@@ -268,17 +208,15 @@ def _several(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) 
     for column, cells in zip(columns, found, strict=True):
         if not cells:
             raise DataError(f"{_column(column)} holds no values: every one of {len(rows)} is missing.")
-    if task != "regression" and all(
-        _mostly(cells, _is_flag) and not _other_numbers(cells) for cells in found
-    ):
+    if task != "regression" and all(_mostly(cells, is_flag) and not _other_numbers(cells) for cells in found):
         return _flags(rows, columns, task)
     for column, cells in zip(columns, found, strict=True):
-        if task not in ("auto", "regression") or not _mostly(cells, _is_number):
+        if task not in ("auto", "regression") or not _mostly(cells, is_number):
             wanted = {"auto": "0 and 1, or numbers,", "regression": "numbers"}.get(task, "0 and 1")
-            example = next((cell for cell in cells if not _is_flag(cell)), cells[0])
+            example = next((cell for cell in cells if not is_flag(cell)), cells[0])
             raise UsageError(
-                f"Several target columns{'' if task == 'auto' else f' for {task}'}: expected {wanted} in each. "
-                f"Received: {_column(column)} with values such as {example!r}."
+                f"Several target columns{'' if task == 'auto' else f' for {task}'}: expected {wanted} in "
+                f"each. Received: {_column(column)} with values such as {example!r}."
             )
     return _numbers(rows, columns)
 
@@ -289,48 +227,44 @@ def _mostly(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:
 
 def _other_numbers(cells: Sequence[str]) -> bool:
     """A number beside 0 and 1 shows that these are no flags; a text only spoils its own row."""
-    return any(_is_number(cell) and not _is_flag(cell) for cell in cells)
-
-
-def _is_flag(cell: str) -> bool:
-    return cell.lower() in FLAGS
+    return any(is_number(cell) and not is_flag(cell) for cell in cells)
 
 
 def _flags(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) -> Targets:
     result = Targets("multilabel", tuple(columns), [], why=f"{len(columns)} columns hold 0 and 1")
     for number, row in enumerate(rows):
-        if verdict := _first_fault(row, columns, _is_flag, "0 or 1"):
+        if verdict := _first_fault(row, columns, is_flag, "0 or 1"):
             result.refused[number] = verdict
             result.values.append(None)
         else:
             result.values.append(tuple(at for at, cell in enumerate(row) if FLAGS[str(cell).lower()]))
-    return _as_asked(result, task)
+    return as_classes(result, task)
 
 
-def _as_asked(labels: Targets, task: str) -> Targets:
+def as_classes(labels: Targets, task: str) -> Targets:
     """Labels as classes, where every sample has exactly one and nobody wants labels."""
-    one_each = all(value is None or len(_labels(value)) == 1 for value in labels.values)
+    one_each = all(value is None or len(labels_of(value)) == 1 for value in labels.values)
     if task == "multilabel" or (task == "auto" and not one_each):
         if not any(labels.values):
             raise DataError("No row has a 1 in any target column.")
         return labels
-    _expect(one_each, task, labels.outputs, "some rows have no 1 in them, or several")
+    expect(one_each, task, labels.outputs, "some rows have no 1 in them, or several")
     n = len(labels.outputs)
-    _expect(task != "binary" or n == 2, task, labels.outputs, f"it needs 2 classes, and there are {n}")
+    expect(task != "binary" or n == 2, task, labels.outputs, f"it needs 2 classes, and there are {n}")
     labels.task = "binary" if n == 2 and task != "multiclass" else "multiclass"
-    labels.values = [value if value is None else _labels(value)[0] for value in labels.values]
-    labels.why = f"{labels.why}, exactly one 1 a row: {n} classes{_positive(labels)}"
+    labels.values = [value if value is None else labels_of(value)[0] for value in labels.values]
+    labels.why = f"{labels.why}, exactly one 1 a row: {n} classes{said_positive(labels)}"
     return labels
 
 
-def _labels(value: Target) -> tuple[int, ...]:
+def labels_of(value: Target) -> tuple[int, ...]:
     return tuple(int(label) for label in value) if isinstance(value, tuple) else (value,)
 
 
 def _numbers(rows: Sequence[Sequence[Cell]], columns: Sequence[str]) -> Targets:
     result = Targets("regression", tuple(columns), [])
     for number, row in enumerate(rows):
-        if verdict := _first_fault(row, columns, _is_number, "a number"):
+        if verdict := _first_fault(row, columns, is_number, "a number"):
             result.refused[number] = verdict
             result.values.append(None)
         else:
@@ -340,6 +274,13 @@ def _numbers(rows: Sequence[Sequence[Cell]], columns: Sequence[str]) -> Targets:
     if len(columns) > 1:
         result.why = f"{len(columns)} columns hold numbers"
     return result
+
+
+def check_task(task: str) -> None:
+    """Raises UsageError where there is no such task."""
+    if task != "auto" and task not in TASKS:
+        hint = nearest(task, TASKS)
+        raise UsageError(f"Expected a task: auto, {', '.join(TASKS)}. Received: {task}.{hint}")
 
 
 def _first_fault(
@@ -354,13 +295,9 @@ def _first_fault(
     return None
 
 
-def _is_number(cell: str) -> bool:
-    return _NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
-
-
 def _in_order(found: set[str]) -> tuple[str, ...]:
     """Sorted as numbers where all are numbers, otherwise as texts."""
-    numeric = all(_is_number(name) for name in found)
+    numeric = all(is_number(name) for name in found)
     return tuple(sorted(found, key=lambda name: (float(name) if numeric else 0.0, name)))
 
 
@@ -368,7 +305,7 @@ def _column(name: str) -> str:
     return f"Column {name}" if name != TARGET else "The target"
 
 
-def _expect(holds: bool, task: str, columns: Sequence[str], why: str) -> None:
+def expect(holds: bool, task: str, columns: Sequence[str], why: str) -> None:
     if not holds:
         where = ", ".join(columns[:5]) + ("..." if len(columns) > 5 else "")
         raise UsageError(f"The task cannot be {task} for the target {where}: {why}.")
