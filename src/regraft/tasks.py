@@ -57,6 +57,27 @@ class Task:
             return np.eye(outputs, dtype=np.float32)[targets]
         return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
 
+    def balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
+        """Weights of n samples under which rare answers count as much as frequent ones; their mean is 1.
+
+        Classes: n / (classes * samples of the class), shape (n, 1). Labels: the same for yes and no of each label
+        by itself, shape (n, labels); one weight a sample would not do, a sample has rare and frequent labels at
+        once. Regression: all 1.
+
+        >>> TASKS["binary"].balanced_weights(np.array([[0.0], [0.0], [0.0], [1.0]])).astype(float).round(2).tolist()
+        [[0.67], [0.67], [0.67], [2.0]]
+        """
+        n = len(encoded)
+        if self.name == "regression":
+            return np.ones((n, 1), np.float32)
+        if self.name == "multiclass":
+            counts = encoded.sum(0)
+            share = counts * np.count_nonzero(counts)
+            return (encoded @ (n / np.maximum(share, 1)))[:, None].astype(np.float32)
+        yes = encoded.sum(0)
+        weight = np.where(encoded > 0.5, n / np.maximum(2 * yes, 1), n / np.maximum(2 * (n - yes), 1))
+        return np.where((yes > 0) & (yes < n), weight, 1.0).astype(np.float32)
+
     def losses(
         self, answers: NDArray[Any], encoded: NDArray[Any], spread: NDArray[Any] | float = 1.0
     ) -> Floats:
@@ -67,7 +88,9 @@ class Task:
             encoded: from `encode`.
             spread: for regression, the training targets' standard deviation, (units,); otherwise left at 1.
         """
-        return self._losses(np.asarray(answers, np.float64) / spread, np.asarray(encoded, np.float64) / spread)
+        return self._losses(
+            np.asarray(answers, np.float64) / spread, np.asarray(encoded, np.float64) / spread
+        )
 
     def score(self, answers: NDArray[Any], encoded: NDArray[Any]) -> float:
         """The headline score of n samples; see the table.
