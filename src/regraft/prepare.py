@@ -122,7 +122,7 @@ def say_enlarged(catalog: Catalog, features: Features, size: int) -> None:
     if middle * 2 <= size:
         say(
             f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, "
-            f"but what the backbone knows of fine detail is of no use; --image-size {max(32, middle)} is faster.",
+            f"but what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster.",
             style="yellow",
         )
 

@@ -131,7 +131,8 @@ class Recipe:
         views: how many versions of a training image a frozen backbone sees, the image itself included; None
             for 4 where the backbone stays frozen and `augment` names something, and 1 otherwise.
         budget: seconds that all phases together may take.
-        class_weight: "balanced" weighs samples so that every class, or yes and no of every label, count alike.
+        class_weight: "balanced" weighs samples so that every class, or yes and no of every label, count
+            alike.
         seed: of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 

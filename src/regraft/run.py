@@ -106,8 +106,8 @@ def train(
         data: a folder of class folders, a table with the columns that the recipe names, or a catalog.
         recipe: every setting; None for the defaults.
         out: the folder to make.
-        backbone: a backbone that is there already, such as one changed by `regraft.backbone.surgery`; None for
-            the recipe's.
+        backbone: a backbone that is there already, such as one changed by `regraft.backbone.surgery`; None
+            for the recipe's.
         head: a Keras layer or model from features to answers, or a scikit-learn estimator; None for the
             recipe's.
         overwrite: replace `out` if it holds an earlier run.

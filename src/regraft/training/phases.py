@@ -38,10 +38,11 @@ def run_phases(found: FoundHead, material: Material) -> Decision:
     end = time.monotonic() + material.recipe.budget
     done: list[Fitted] = [found.fitted] if found.fitted else []
     said: list[str] = []
-    for phase in tuning_phases(material.recipe, found):
-        reason = _impossible(phase, found, material)
+    for asked in tuning_phases(material.recipe, found):
+        reason = _impossible(asked, found, material)
+        phase, why = asked, ""
         if not reason:
-            phase, reason, why = _resolved(phase, material, end - time.monotonic())
+            phase, reason, why = _resolved(asked, material, end - time.monotonic())
         if reason:
             said.append(f"Nothing of the backbone was trained: {reason}.")
             continue
