@@ -1,4 +1,4 @@
-"""Why a file or a row of a table is not used: the codes, and the verdict that a file's first bytes alone allow.
+"""Why a file or a row is not used: the codes, and the verdict that the first bytes of a file allow.
 
 | code | meaning |
 |---|---|
