@@ -36,11 +36,11 @@ def codes(catalog):
 
 def test_folders_are_classes_sorted_by_name(photos):
     catalog = Catalog.from_folder(photos)
-    assert catalog.classes == ("blue", "green", "red")
+    assert catalog.outputs == ("blue", "green", "red")
     assert len(catalog) == 30
     assert catalog.refused == catalog.notes == ()
     assert [sample.path for sample in catalog.samples] == sorted(sample.path for sample in catalog.samples)
-    assert all(sample.path.startswith(catalog.classes[sample.label]) for sample in catalog.samples)
+    assert all(sample.path.startswith(catalog.outputs[sample.target]) for sample in catalog.samples)
     assert {sample.part for sample in catalog.samples} == {""}
 
 
@@ -49,7 +49,7 @@ def test_folders_called_train_validation_and_test_are_parts(tmp_path, name):
     for folder, each in (("train", 4), (name, 2), ("test", 3)):
         write_photos(tmp_path / folder, classes=2, each=each)
     catalog = Catalog.from_folder(tmp_path)
-    assert catalog.classes == ("blue", "green")
+    assert catalog.outputs == ("blue", "green")
     assert {part: catalog.counts(part) for part in ("train", "validation", "test")} == {
         "train": [4, 4],
         "validation": [2, 2],
@@ -60,7 +60,7 @@ def test_folders_called_train_validation_and_test_are_parts(tmp_path, name):
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("bus", "train", "tram"):
         picture(tmp_path / name / "1.png")
-    assert Catalog.from_folder(tmp_path).classes == ("bus", "train", "tram")
+    assert Catalog.from_folder(tmp_path).outputs == ("bus", "train", "tram")
 
 
 def test_a_stranger_beside_the_parts_is_not_taken_for_a_class(tmp_path):
@@ -88,7 +88,7 @@ def test_junk_of_operating_systems_is_neither_class_nor_image(tmp_path):
         picture(root / folder / "0.png")
         picture(root / "cat" / folder / "0.png")
     catalog = Catalog.from_folder(root)
-    assert catalog.classes == ("cat", "wolf")
+    assert catalog.outputs == ("cat", "wolf")
     assert len(catalog) == 4
     assert catalog.refused == catalog.notes == ()
 
@@ -169,7 +169,7 @@ def test_links_to_folders_are_not_followed_and_that_is_said(tmp_path):
     (root / "cat" / "deeper").symlink_to(root)  # a loop
     catalog = Catalog.from_folder(root)
     assert len(catalog) == 4
-    assert catalog.classes == ("cat", "wolf")
+    assert catalog.outputs == ("cat", "wolf")
     assert set(catalog.notes) == {
         f"The folder {name} is a symbolic link and was not followed." for name in ("linked", "deeper")
     }
@@ -217,7 +217,7 @@ def test_an_empty_class_folder_is_left_out_and_noted(tmp_path):
     root = two_classes(tmp_path)
     (root / "zebra").mkdir()
     catalog = Catalog.from_folder(root)
-    assert catalog.classes == ("cat", "wolf")
+    assert catalog.outputs == ("cat", "wolf")
     assert catalog.notes == ("The class folder zebra is empty and was left out.",)
 
 
@@ -225,7 +225,7 @@ def test_folders_within_a_class_belong_to_it(tmp_path):
     root = two_classes(tmp_path)
     picture(root / "cat" / "kittens" / "2020" / "1.png", 50)
     catalog = Catalog.from_folder(root)
-    assert [catalog.classes[s.label] for s in catalog.samples if "kittens" in s.path] == ["cat"]
+    assert [catalog.outputs[s.target] for s in catalog.samples if "kittens" in s.path] == ["cat"]
 
 
 HOSTILE = ["a\nb", "<script>alert(1)", 'it\'s "quoted"', "-rf", "a b", "e\u0301", "\u202egnp"]
@@ -237,7 +237,7 @@ def test_names_may_be_anything(tmp_path, name):
     picture(root / name / "1.png", 7)
     picture(root / "cat" / f"{name}.png", 8)
     catalog = Catalog.from_folder(root)
-    assert name in catalog.classes
+    assert name in catalog.outputs
     assert f"cat/{name}.png" in {sample.path for sample in catalog.samples}
     assert all((catalog.root / sample.path).is_file() for sample in catalog.samples)
     assert len(catalog.digest) == 32
@@ -246,7 +246,7 @@ def test_names_may_be_anything(tmp_path, name):
 def test_numbers_as_names_stay_texts(tmp_path):
     for name in ("007", "7", "nan", "True"):
         picture(tmp_path / name / "1.png")
-    assert Catalog.from_folder(tmp_path).classes == ("007", "7", "True", "nan")
+    assert Catalog.from_folder(tmp_path).outputs == ("007", "7", "True", "nan")
 
 
 def test_the_digest_depends_on_contents_and_classes_only(tmp_path):
@@ -309,8 +309,8 @@ def test_a_class_of_refused_images_is_left_out_of_what_is_learnt(tmp_path):
     (root / "ape").mkdir()
     (root / "ape" / "1.jpg").write_text("text")
     catalog = Catalog.from_folder(root).learnable()
-    assert catalog.classes == ("cat", "wolf")
-    assert {catalog.classes[s.label] for s in catalog.samples if s.path.startswith("wolf")} == {"wolf"}
+    assert catalog.outputs == ("cat", "wolf")
+    assert {catalog.outputs[s.target] for s in catalog.samples if s.path.startswith("wolf")} == {"wolf"}
     assert "The class ape has no usable image and was left out." in catalog.notes
 
 

@@ -73,7 +73,7 @@ def test_first_record_is_the_solved_head_itself() -> None:
     before = np.concatenate(
         [task.model.predict_on_batch(batch.pixels) for batch in task.validation.in_order()]
     )
-    labels = np.array([sample.label for sample in task.validation.samples])
+    labels = np.array([sample.target for sample in task.validation.samples])
     fitted = task.tune(epochs=1, learning_rate=1e-6)
     expected = -np.log(before[np.arange(len(labels)), labels]).mean()
     assert fitted.history[0].val_loss == pytest.approx(expected, rel=1e-4)

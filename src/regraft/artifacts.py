@@ -89,7 +89,7 @@ def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     _write_csv(
         folder / "split.csv",
         ["image", "class", "part", "digest"],
-        [[s.path, catalog.classes[s.label], s.part, s.digest] for s in catalog.samples],
+        [[s.path, catalog.outputs[s.target], s.part, s.digest] for s in catalog.samples],
     )
     _write_csv(
         folder / "history.csv",
@@ -156,7 +156,7 @@ def _manifest(outcome: Outcome, model_digest: str) -> dict[str, Any]:
         "format": MANIFEST_FORMAT,
         "created": now(),
         "task": outcome.recipe.task,
-        "classes": list(catalog.classes),
+        "classes": list(catalog.outputs),
         "pixels": {
             "size": backbone.image_size,
             "range": "RGB 0..255, float32",

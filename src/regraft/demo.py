@@ -79,7 +79,7 @@ def _from_scratch(model: keras.Model, catalog: Catalog) -> float:
         samples = catalog.part(part)
         with DecodeAhead([Job(catalog.root / s.path, s.digest) for s in samples], SIZE) as decoding:
             pixels = [found.pixels for found in decoding if isinstance(found, Decoded)]
-        return np.stack(pixels).astype("float32"), np.array([sample.label for sample in samples])
+        return np.stack(pixels).astype("float32"), np.array([sample.target for sample in samples])
 
     say(f"Training the same network from scratch, {SCRATCH_PASSES} passes.")
     keras.utils.set_random_seed(0)

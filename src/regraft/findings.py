@@ -39,7 +39,7 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
     recipe = outcome.recipe
     backbone, catalog, decision = outcome.backbone, outcome.catalog, outcome.decision
     first = catalog.part(parts[0].name) if parts else ()
-    training = [sample.label for sample in catalog.part("train")]
+    training = [sample.target for sample in catalog.part("train")]
     run = os.fspath(out)
     return Report(
         title=out.name,
@@ -58,14 +58,14 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
             ),
         ],
         decision=decision.reason,
-        classes=list(catalog.classes),
+        classes=list(catalog.outputs),
         counts={part: catalog.counts(part) for part in ("train", "validation", "test") if catalog.part(part)},
         parts=parts,
         history=[
             Epoch(decision.unfreeze, r.epoch, r.loss, r.val_loss, r.val_top1, r.learning_rate, r.seconds)
             for r in decision.history
         ],
-        baseline=baseline(training, [sample.label for sample in first]) if first else 0.0,
+        baseline=baseline(training, [sample.target for sample in first]) if first else 0.0,
         images_used=len(catalog),
         refused=list(catalog.refused),
         notes=[*catalog.notes, *_decoder_notes(outcome)],
@@ -104,9 +104,9 @@ def _decoder_notes(outcome: Outcome) -> list[str]:
 
 def _part(outcome: Outcome, name: str) -> PartScores:
     samples = outcome.catalog.part(name)
-    labels = np.array([sample.label for sample in samples])
+    labels = np.array([sample.target for sample in samples])
     answer, probed = outcome.answers[name]
-    classes = outcome.catalog.classes
+    classes = outcome.catalog.outputs
     said = answer.argmax(1)
     wrong = [
         WrongImage(

@@ -15,86 +15,82 @@ if TYPE_CHECKING:
 
     from regraft.backbone.load import Backbone
     from regraft.features.extract import Features
-    from regraft.training.fit import EpochRecord, Fitted
-    from regraft.training.solvers import Probe
+    from regraft.training.fit import Fitted
 
 __all__ = ["Decision", "Outcome"]
+
+_ENDS = {
+    "budget": "the budget ran out",
+    "interrupted": "it was interrupted",
+    "diverged": "it diverged",
+}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was kept and why.
+    """What was trained, what was kept, and why.
 
     Attributes:
-        unfreeze: the plan that was trained; "none" for the linear probe.
-        reason: a sentence for the user.
-        planned: the number of passes the rates were laid out for.
-        epochs, best: how many passes ran, and after which the kept weights were taken (0: the probe).
-        stopped: what ended fine-tuning; see `training.fit.Fitted`.
-        trained: layers and parameters that trained, in words.
-        history: a record an epoch.
+        reason: sentences for the user.
+        phases: what each phase of training by gradient did, in order.
     """
 
-    unfreeze: str
     reason: str
-    planned: int = 0
-    epochs: int = 0
-    best: int = 0
-    stopped: str = "done"
-    trained: str = "the head alone"
-    history: list[EpochRecord] = field(default_factory=list)
+    phases: tuple[Fitted, ...] = field(default=())
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether the model is anything but the probe."""
-        return self.best > 0
+        """Whether anything of the backbone was trained and kept."""
+        return any(phase.best > 0 and phase.unfreeze != "none" for phase in self.phases)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user stopped a phase."""
+        return any(phase.stopped == "interrupted" for phase in self.phases)
 
     @classmethod
-    def of(cls, unfreeze: str, fitted: Fitted, why: str) -> Decision:
-        """The decision a finished fine-tuning comes to."""
-        first, best = fitted.history[0], fitted.history[fitted.best]
-        done = fitted.history[-1].epoch
-        ends = {
-            "budget": "the budget ran out",
-            "interrupted": "it was interrupted",
-            "diverged": "it diverged",
-        }
-        end = f"; {ends[fitted.stopped]} in epoch {done}" if fitted.stopped in ends else ""
-        if fitted.best:
-            reason = (
-                f"Fine-tuned ({unfreeze}, {why}): on validation a loss of {best.val_loss:.3f} against "
-                f"{first.val_loss:.3f} of the linear probe and a top-1 of {best.val_top1:.3f} against "
-                f"{first.val_top1:.3f}, after epoch {fitted.best} of {done}{end}."
-            )
-        else:
-            tried = min(fitted.history[1:], key=lambda record: record.val_loss, default=first)
-            reason = (
-                f"The linear probe: fine-tuning {unfreeze} did not beat it on validation, with a loss of "
-                f"{tried.val_loss:.3f} against {first.val_loss:.3f} and a top-1 of {tried.val_top1:.3f} "
-                f"against {first.val_top1:.3f} at its best{end}."
-            )
-        return cls(
-            unfreeze,
-            reason,
-            planned=fitted.planned,
-            epochs=done,
-            best=fitted.best,
-            stopped=fitted.stopped,
-            trained=str(fitted.trained),
-            history=fitted.history,
+    def of(cls, phases: tuple[Fitted, ...], score_name: str) -> Decision:
+        """The decision that finished phases come to."""
+        return cls(" ".join(_sentence(phase, score_name) for phase in phases), phases)
+
+
+def _sentence(fitted: Fitted, score_name: str) -> str:
+    first, best = fitted.history[0], fitted.history[fitted.best]
+    done = fitted.history[-1].epoch
+    end = f"; {_ENDS[fitted.stopped]} in epoch {done}" if fitted.stopped in _ENDS else ""
+    name = "The head" if fitted.unfreeze == "none" else fitted.unfreeze
+    why = f" ({fitted.why})" if fitted.why else ""
+    if fitted.best:
+        return (
+            f"{name} trained and kept{why}: on validation a loss of {best.val_loss:.3f} against "
+            f"{first.val_loss:.3f} before and a {score_name} of {best.val_score:.3f} against "
+            f"{first.val_score:.3f}, after epoch {fitted.best} of {done}{end}."
         )
+    tried = min(fitted.history[1:], key=lambda record: record.val_loss, default=first)
+    return (
+        f"{name} trained and not kept{why}: it did not beat what was there before on validation, with a loss "
+        f"of {tried.val_loss:.3f} against {first.val_loss:.3f} and a {score_name} of {tried.val_score:.3f} "
+        f"against {first.val_score:.3f} at its best{end}."
+    )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything a run made. `answers`: part -> probabilities by the model and by the probe, (n, classes)."""
+    """Everything a run made.
+
+    Attributes:
+        head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
+        answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
+        warnings: what the user must know of the model, for console and report.
+    """
 
     recipe: Recipe
     catalog: Catalog
     backbone: Backbone
     model: keras.Model
     features: Features
-    probe: Probe
+    head: str
     decision: Decision
     answers: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     seconds: dict[str, float]
+    warnings: tuple[str, ...] = ()

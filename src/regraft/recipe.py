@@ -18,11 +18,18 @@ from regraft.errors import UsageError, nearest
 
 __all__ = ["HeadSpec", "Phase", "Recipe", "parse_duration"]
 
-Pooling = Literal["avg", "max"]
-Task = Literal["multiclass"]
-AUGMENTATIONS = ("flip", "crop")
+Pooling = Literal["avg", "max", "both", "gem", "attention"]
+Attention = Literal["none", "se", "cbam"]
+Normalization = Literal["none", "batch", "layer"]
+Solver = Literal[
+    "auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda", "neighbours", "boosting"
+]
+ClassWeight = Literal["none", "balanced"]
+TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
+AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
 
-_UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+")
+_UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
+PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?")
 _SECONDS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -31,53 +38,78 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What is put on the backbone: pooling over the feature map, then dropout, then one Dense layer."""
+    """What is put on the backbone: attention, convolutions, pooling, hidden layers, dropout, one output layer.
+
+    Attributes:
+        pooling: of the feature map to one vector: average, maximum, both of them, generalised mean, attention.
+        attention: on the feature map, before all else: squeeze-and-excitation or CBAM.
+        convolutions: filters of 3x3 ReLU convolutions before pooling.
+        hidden: units of ReLU layers after pooling.
+        normalization: of the pooled vector and after each hidden layer.
+        dropout: before the output, in training only.
+        solver: how the head is found: "gradient", or one of the classical methods, which solve a head without
+            weights before its output; "auto" solves where it can be solved.
+    """
 
     pooling: Pooling = "avg"
+    attention: Attention = "none"
+    convolutions: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = ()
+    normalization: Normalization = "none"
     dropout: float = 0.2
+    solver: Solver = "auto"
 
     def __post_init__(self) -> None:
+        _lists_to_tuples(self)
         _check_kinds(self, "head.")
         _expect(0 <= self.dropout < 1, "head.dropout", "a number from 0 to below 1", self.dropout)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of fine-tuning: how long, how fast, with which augmentation.
+    """One stretch of training by gradient: what trains, how long, how fast, with which augmentation.
 
     Attributes:
+        unfreeze: the freeze plan: "none" (the head alone), "all", "last:N", "from:I", "stage:NAME",
+            "match:REGEX" or "auto" (the deepest that fits the budget).
         epochs: passes over the training images; None lets the plan choose within the budget.
         batch_size: images a step.
         learning_rate: peak rate of AdamW for the head.
         backbone_rate: the pre-trained layers' rate, as a share of `learning_rate`.
+        depth_decay: factor on the rate for each stage further from the head; 1 for one rate in all of them.
         warmup: share of all steps during which the rate rises from zero; a cosine falls to zero after it.
         weight_decay: AdamW's.
         patience: epochs without a better one on validation after which it stops.
-        augment: any of "flip" (left-right) and "crop" (a random part, enlarged), in training only.
+        augment: what is done to training images: any of `AUGMENTATIONS`, or "auto", which is flip and crop for
+            labels and nothing for regression, whose targets a changed image may no longer have.
     """
 
+    unfreeze: str = "auto"
     epochs: int | None = None
     batch_size: int = 16
     learning_rate: float = 1e-3
     backbone_rate: float = 0.3
+    depth_decay: float = 1.0
     warmup: float = 0.1
     weight_decay: float = 1e-4
     patience: int = 5
-    augment: tuple[str, ...] = AUGMENTATIONS
+    augment: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
-        if isinstance(self.augment, list):  # TOML has no tuples
-            object.__setattr__(self, "augment", tuple(self.augment))
+        _lists_to_tuples(self)
         _check_kinds(self)
+        _expect(_UNFREEZE.fullmatch(self.unfreeze) is not None, "unfreeze", PLANS, self.unfreeze)
         _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
         _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
         _expect(0 < self.backbone_rate <= 1, "backbone_rate", "above 0 and up to 1", self.backbone_rate)
+        _expect(0 < self.depth_decay <= 1, "depth_decay", "above 0 and up to 1", self.depth_decay)
         _expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
         _expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
         _expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
         for name in self.augment:
-            _expect(name in AUGMENTATIONS, "augment", f"any of {', '.join(AUGMENTATIONS)}", name)
+            known = name in AUGMENTATIONS or self.augment == ("auto",)
+            _expect(known, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
 
 
 @dataclass(frozen=True)
@@ -85,19 +117,25 @@ class Recipe:
     """A whole run.
 
     Attributes:
-        data: folder of images, for the record and for running again.
-        task: the kind of target.
+        data: folder of images, or table that names them, for the record and for running again.
+        image, target: columns of the table: the image files (several make one sample), what is to be predicted.
+        group, split: columns of the table: what never crosses a split; the user's own parts.
+        separator: what stands between several labels in one cell.
+        task: the kind of target; "auto" tells it from the data and says so.
         validation: share of the training images cut off for validation where none is given.
-        backbone: a name of `regraft backbones`, or a `.keras` file.
+        backbone: a name of `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, a preset.
         weights: "imagenet", a weights file, or the word "random".
+        pixels: what the user's own backbone expects of pixels, see `regraft.backbone.pixels`; "" if known.
         image_size: side of the square the backbone sees, in pixels; None for its own default.
-        unfreeze: "none", "all", "last:N", "from:I", "stage:NAME" or "auto".
-        budget: seconds that fine-tuning may take.
+        phases: training by gradient, in order, after the head was found; none keeps the backbone frozen.
+        budget: seconds that all phases together may take.
+        class_weight: "balanced" weighs samples so that every class, or both answers of every label, count alike.
+        views: how many augmented versions of an image a frozen backbone sees, the image itself included.
         seed: of the split, the folds, the order of images, augmentation and dropout.
-        head, finetune: see `HeadSpec` and `Phase`.
+        head: see `HeadSpec`.
 
     Example:
-        >>> Recipe(unfreeze="last:20").unfreeze
+        >>> Recipe(phases=(Phase("last:20", learning_rate=1e-4),)).phases[0].unfreeze
         'last:20'
         >>> Recipe(seed=-1)
         Traceback (most recent call last):
@@ -105,33 +143,40 @@ class Recipe:
     """
 
     data: str = ""
-    task: Task = "multiclass"
+    image: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    group: str = ""
+    split: str = ""
+    separator: str = ""
+    task: TaskChoice = "auto"
     validation: float = 0.2
     backbone: str = "mobilenet_v2"
     weights: str = "imagenet"
+    pixels: str = ""
     image_size: int | None = None
-    unfreeze: str = "auto"
     budget: float = 900.0
+    class_weight: ClassWeight = "none"
+    views: int = 1
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
-    finetune: Phase = field(default_factory=Phase)
+    phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
+        _lists_to_tuples(self)
         _check_kinds(self)
         _expect(0 < self.validation < 1, "validation", "a share between 0 and 1", self.validation)
-        _expect(
-            self.image_size is None or self.image_size > 0, "image_size", "pixels, from 1", self.image_size
-        )
-        plans = "none, all, auto, last:N, from:I or stage:NAME"
-        _expect(_UNFREEZE.fullmatch(self.unfreeze) is not None, "unfreeze", plans, self.unfreeze)
+        size = self.image_size
+        _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
         _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
+        _expect(self.views > 0, "views", "a whole number from 1", self.views)
         _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
 
     def to_toml(self) -> str:
         """The recipe as TOML text; values that are None (chosen by the program) are left out."""
         import tomli_w
 
-        return tomli_w.dumps(_without_none(asdict(self)))
+        text: str = tomli_w.dumps(_without_none(asdict(self)))
+        return text
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -147,8 +192,13 @@ class Recipe:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not TOML: {error}.") from error
         head = _build(HeadSpec, values.pop("head", {}), f"{path}: head")
-        finetune = _build(Phase, values.pop("finetune", {}), f"{path}: finetune")
-        return replace(_build(cls, values, os.fspath(path)), head=head, finetune=finetune)
+        listed = values.pop("phases", None)
+        recipe = replace(_build(cls, values, os.fspath(path)), head=head)
+        if listed is None:
+            return recipe
+        _expect(isinstance(listed, list), f"{path}: phases", "a list of tables", listed)
+        phases = [_build(Phase, each, f"{path}: phase {number}") for number, each in enumerate(listed, 1)]
+        return replace(recipe, phases=tuple(phases))
 
 
 def parse_duration(text: str) -> float:
@@ -178,7 +228,17 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     int | None: ((int, type(None)), "a whole number"),
     float: ((int, float), "a number"),
     tuple[str, ...]: ((tuple,), "a list of texts"),
+    tuple[int, ...]: ((tuple,), "a list of whole numbers"),
+    tuple[Phase, ...]: ((tuple,), "a list of phases"),
 }
+
+
+def _lists_to_tuples(settings: Any) -> None:
+    """TOML has lists only; settings are values, and compare as such."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is tuple and isinstance(value, list):
+            object.__setattr__(settings, name, tuple(value))
 
 
 def _check_kinds(settings: object, where: str = "") -> None:
@@ -191,6 +251,8 @@ def _check_kinds(settings: object, where: str = "") -> None:
         else:
             kinds, words = _KINDS.get(hint, ((hint,), "a table"))
             sound = isinstance(value, kinds) and not isinstance(value, bool)
+            if sound and isinstance(value, tuple):
+                sound = all(isinstance(each, get_args(hint)[0]) for each in value)
             _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
 
 
@@ -199,13 +261,7 @@ def _expect(holds: bool, name: str, expected: str, received: object) -> None:
         raise UsageError(f"{name}: expected {expected}. Received: {received}.")
 
 
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value)
-        if isinstance(value, dict)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for key, value in values.items()
-        if value is not None
-    }
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, tuple | list) else value

@@ -214,7 +214,7 @@ def _say_refused(catalog: Catalog) -> None:
 
 
 def _labels(samples: tuple[Sample, ...]) -> NDArray[np.int64]:
-    return np.array([sample.label for sample in samples], np.int64)
+    return np.array([sample.target for sample in samples], np.int64)
 
 
 def _probe(
@@ -224,9 +224,9 @@ def _probe(
     from regraft.training.solvers import solve_logistic
 
     parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
-    say(f"Images: {', '.join(parts)}; {len(catalog.classes)} classes.")
+    say(f"Images: {', '.join(parts)}; {len(catalog.outputs)} classes.")
     samples = catalog.part("train")
-    classes = len(catalog.classes)
+    classes = len(catalog.outputs)
     vectors = features.matrix(samples, FEATURE)
     probe = solve_logistic(vectors, _labels(samples), classes=classes, seed=recipe.seed)
     model = graft(backbone, recipe.head, task=recipe.task, outputs=classes, seed=recipe.seed)

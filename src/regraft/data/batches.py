@@ -90,7 +90,7 @@ class Batches:
             pixels = np.stack(
                 [augmented(image, augment, rng) for image, rng in zip(pixels, rngs, strict=True)]
             )
-        return Batch(pixels.astype(np.float32), np.array([sample.label for sample in samples]))
+        return Batch(pixels.astype(np.float32), np.array([sample.target for sample in samples]))
 
 
 def augmented(pixels: Pixels, augment: tuple[str, ...], rng: np.random.Generator) -> Pixels:

@@ -10,33 +10,58 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from regraft.data.decode import EXTENSIONS, digest
 from regraft.data.folder import LAYOUT, ClassFolder, class_folders, files_below
 from regraft.data.refusal import HEAD, Refusal, sniff
 from regraft.errors import DataError
 
-__all__ = ["PARTS", "Catalog", "Refused", "Sample", "list_images"]
+__all__ = ["PARTS", "Catalog", "Photo", "Refused", "Sample", "list_images"]
 
+Target = int | tuple[int, ...] | tuple[float, ...]
 PARTS = ("train", "validation", "test")
 MAX_FILE_BYTES = 100 * 2**20
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image: `path` relative to the catalog's root, index of its class, digest of its content, its part.
+class Photo:
+    """One image file: its path relative to the catalog's root, and the digest of its content."""
 
-    `part` is "train", "validation" or "test", or "" while nothing has been cut.
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to learn from: an image, seldom several, and its target.
+
+    Attributes:
+        path, digest: of its image, or of the first of them; see `Photo`.
+        target: a class's number; for multilabel the sorted numbers of its labels; for regression its values.
+        part: "train", "validation" or "test", or "" while nothing has been cut.
+        group: what must not be torn apart between parts; "" for none.
+        more: its further images.
     """
 
     path: str
-    label: int
+    target: Target
     digest: str
     part: str = ""
+    group: str = ""
+    more: tuple[Photo, ...] = ()
+
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        """All its images."""
+        return (Photo(self.path, self.digest), *self.more)
 
 
 @dataclass(frozen=True)
@@ -50,16 +75,23 @@ class Refused:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Images with their classes. `samples` are sorted by path; `classes` are sorted names.
+    """Images with their targets.
 
-    `refused` names the files that are not used, `notes` holds sentences for the report.
+    Attributes:
+        root: the folder that paths are relative to.
+        outputs: names of what a model answers: classes or labels, sorted, or the targets of regression.
+        samples: sorted by path where they come from a folder, in the source's order otherwise.
+        refused: the files, or rows, that are not used.
+        notes: sentences for the report.
+        task: "multiclass", "binary", "multilabel" or "regression".
     """
 
     root: Path
-    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
     samples: tuple[Sample, ...]
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = ()
+    task: str = "multiclass"
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str]) -> Catalog:
@@ -76,7 +108,7 @@ class Catalog:
             >>> for name in ("cat", "dog"):
             ...     (root / name).mkdir()
             ...     Image.new("RGB", (8, 8), name == "cat" and "red" or "blue").save(root / name / "1.png")
-            >>> Catalog.from_folder(root).classes
+            >>> Catalog.from_folder(root).outputs
             ('cat', 'dog')
         """
         notes: list[str] = []
@@ -89,17 +121,43 @@ class Catalog:
     @property
     def digest(self) -> str:
         """One digest of what is in the catalog: every image's content and class, wherever the files lie."""
-        rows = sorted(f"{s.digest} {self.classes[s.label]} {s.part}" for s in self.samples)
+        rows = sorted(
+            f"{' '.join(photo.digest for photo in sample.photos)} {self.words(sample)} {sample.part}"
+            for sample in self.samples
+        )
         return hashlib.blake2b("\n".join(rows).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+    def words(self, sample: Sample) -> str:
+        """A sample's target for the eye: its class, its labels, or its values."""
+        if self.task == "regression":
+            return ", ".join(f"{value:g}" for value in cast("tuple[float, ...]", sample.target))
+        return ", ".join(self.outputs[label] for label in _numbers(sample))
 
     def part(self, name: str) -> tuple[Sample, ...]:
         """The samples of one part."""
         return tuple(sample for sample in self.samples if sample.part == name)
 
+    def targets(self, samples: Sequence[Sample]) -> NDArray[Any]:
+        """The targets of samples, in their order.
+
+        Returns:
+            int64 (n,) class numbers for multiclass and binary; float32 (n, labels) of 0 and 1 for multilabel;
+            float32 (n, targets) for regression.
+        """
+        if self.task in ("multiclass", "binary"):
+            return np.array([sample.target for sample in samples], np.int64)
+        found = np.zeros((len(samples), len(self.outputs)), np.float32)
+        for row, sample in zip(found, samples, strict=True):
+            if self.task == "regression":
+                row[:] = sample.target
+            else:
+                row[list(cast("tuple[int, ...]", sample.target))] = 1
+        return found
+
     def counts(self, part: str) -> list[int]:
-        """Images of each class in a part."""
-        counter = Counter(sample.label for sample in self.part(part))
-        return [counter[label] for label in range(len(self.classes))]
+        """Samples of each class or label in a part."""
+        counter = Counter(label for sample in self.part(part) for label in _numbers(sample))
+        return [counter[label] for label in range(len(self.outputs))]
 
     def without(self, refused: Iterable[Refused]) -> Catalog:
         """The catalog less some files, which join `refused`.
@@ -108,7 +166,7 @@ class Catalog:
             DataError: no image is left.
         """
         gone = {item.image: item for item in refused}
-        samples = [sample for sample in self.samples if sample.path not in gone]
+        samples = [s for s in self.samples if not any(photo.path in gone for photo in s.photos)]
         everything = tuple(sorted((*self.refused, *gone.values()), key=lambda item: item.image))
         return _not_empty(replace(self, samples=tuple(samples), refused=everything))
 
@@ -118,20 +176,22 @@ class Catalog:
         Raises:
             DataError: fewer than two classes, or a class with no training image.
         """
-        to_learn = {sample.label for sample in self.samples if sample.part in ("", "train")}
-        names = [name for label, name in enumerate(self.classes) if label in to_learn]
-        unseen = {self.classes[s.label] for s in self.samples if s.label not in to_learn}
+        if self.task == "regression":
+            return self
+        learnt = {label for s in self.samples if s.part in ("", "train") for label in _numbers(s)}
+        names = [name for label, name in enumerate(self.outputs) if label in learnt]
+        unseen = {self.outputs[label] for s in self.samples for label in _numbers(s) if label not in learnt}
         if unseen:
             raise DataError(
                 f"Classes without a training image: {', '.join(sorted(unseen))}. "
                 "Give each some in train/, or take them out of validation/ and test/."
             )
-        if len(names) < 2:
+        if len(names) < (1 if self.task == "multilabel" else 2):
             raise DataError(
                 f"Expected at least 2 classes to tell apart. Received: {len(names)} ({', '.join(names)}) "
                 f"in {self.root}. {_why_so_few(self)}{LAYOUT}"
             )
-        return self if len(names) == len(self.classes) else _without_empty(self, names)
+        return self if len(names) == len(self.outputs) else _without_empty(self, names)
 
 
 def list_images(path: Path) -> Iterator[Path]:
@@ -202,8 +262,17 @@ def _why_so_few(catalog: Catalog) -> str:
 
 
 def _without_empty(catalog: Catalog, names: list[str]) -> Catalog:
-    new = {catalog.classes.index(name): label for label, name in enumerate(names)}
-    samples = tuple(replace(sample, label=new[sample.label]) for sample in catalog.samples)
-    lost = sorted(set(catalog.classes) - set(names))
+    new = {catalog.outputs.index(name): label for label, name in enumerate(names)}
+    samples = tuple(replace(sample, target=_renumbered(sample.target, new)) for sample in catalog.samples)
+    lost = sorted(set(catalog.outputs) - set(names))
     notes = (*catalog.notes, *(f"The class {name} has no usable image and was left out." for name in lost))
-    return replace(catalog, classes=tuple(names), samples=samples, notes=notes)
+    return replace(catalog, outputs=tuple(names), samples=samples, notes=notes)
+
+
+def _numbers(sample: Sample) -> tuple[int, ...]:
+    """The class or the labels of a sample, as places in `Catalog.outputs`."""
+    return (sample.target,) if isinstance(sample.target, int) else cast("tuple[int, ...]", sample.target)
+
+
+def _renumbered(target: Target, new: dict[int, int]) -> Target:
+    return new[target] if isinstance(target, int) else tuple(new[int(label)] for label in target)

@@ -44,7 +44,7 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
     for label, contents in sorted(_contents_by_class(catalog).items()):
         chosen |= _lowest(contents, fraction, seed)
         if len(contents) == 1:
-            alone.append(catalog.classes[label])
+            alone.append(catalog.outputs[label])
     samples = tuple(
         replace(sample, part="validation" if sample.digest in chosen else "train")
         if _is_open(sample)
@@ -64,7 +64,7 @@ def _is_open(sample: Sample) -> bool:
 def _contents_by_class(catalog: Catalog) -> dict[int, set[str]]:
     found: dict[int, set[str]] = defaultdict(set)
     for sample in filter(_is_open, catalog.samples):
-        found[sample.label].add(sample.digest)
+        found[sample.target].add(sample.digest)
     return found
 
 

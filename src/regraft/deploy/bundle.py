@@ -105,13 +105,13 @@ class Bundle:
             DataError: a class the model does not know, or no usable image.
         """
         catalog = data if isinstance(data, Catalog) else Catalog.from_folder(data)
-        strangers = sorted(set(catalog.classes) - set(self.classes))
+        strangers = sorted(set(catalog.outputs) - set(self.classes))
         if strangers:
             raise DataError(
                 f"Expected classes that the model knows: {', '.join(self.classes)}. "
                 f"Received also: {', '.join(strangers)}."
             )
-        label = [self.classes.index(name) for name in catalog.classes]
+        label = [self.classes.index(name) for name in catalog.outputs]
         jobs = [Job(catalog.root / sample.path, sample.digest) for sample in catalog.samples]
         answers = list(predict_jobs(self, jobs))
         refused = [
@@ -123,7 +123,7 @@ class Bundle:
         found = []
         for part in sorted({sample.part for sample in catalog.samples}):
             pairs = [
-                (label[sample.label], answer)
+                (label[sample.target], answer)
                 for sample, answer in zip(catalog.samples, answers, strict=True)
                 if sample.part == part and not isinstance(answer, Refusal)
             ]

@@ -41,7 +41,7 @@ class EpochRecord:
     epoch: int
     loss: float
     val_loss: float
-    val_top1: float
+    val_score: float
     learning_rate: float
     seconds: float
 
@@ -52,7 +52,10 @@ class Fitted:
     weights the model now has, 0 for the solved head; `stopped` what ended it: "done", "no progress",
     "budget", "interrupted" or "diverged"."""
 
+    unfreeze: str
     trained: Trained
+    learning_rate: float
+    why: str = ""
     history: list[EpochRecord] = field(default_factory=list)
     planned: int = 0
     best: int = 0
@@ -84,7 +87,7 @@ def fine_tune(
     An epoch counts only if it beats the solved head on validation: a lower loss and no lower top-1. Of those
     that do, the one with the lowest loss is best: of a few hundred images it says more than accuracy does.
     """
-    fitted = Fitted(freeze(backbone, unfreeze))
+    fitted = Fitted(unfreeze, freeze(backbone, unfreeze), phase.learning_rate)
     joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
     _seed_layers(joined, seed)
     clock = _Clock(budget, len(train), phase)
@@ -102,7 +105,7 @@ def fine_tune(
             last = fitted.history[-1]
             say(
                 f"Epoch {epoch}/{clock.epochs}: loss {last.loss:.3f}, validation loss {last.val_loss:.3f}, "
-                f"top-1 {last.val_top1:.3f} ({duration(last.seconds)})"
+                f"top-1 {last.val_score:.3f} ({duration(last.seconds)})"
             )
     for variable, value in zip(joined.trainable_variables, best, strict=True):
         variable.assign(value)
@@ -198,15 +201,15 @@ class _Session:
             chosen = answer[np.arange(len(answer)), batch.labels]
             losses.append(-np.log(np.maximum(chosen, 1e-15)))
             right.append(answer.argmax(1) == batch.labels)
-        val_loss, val_top1 = float(np.concatenate(losses).mean()), float(np.concatenate(right).mean())
-        return EpochRecord(epoch, loss, val_loss, val_top1, self.rates.head, time.monotonic() - begun)
+        val_loss, val_score = float(np.concatenate(losses).mean()), float(np.concatenate(right).mean())
+        return EpochRecord(epoch, loss, val_loss, val_score, self.rates.head, time.monotonic() - begun)
 
     def verdict(self, fitted: Fitted) -> str:
         """What ends the phase after this epoch, "done" where nothing does; notes the best epoch."""
         last, best = fitted.history[-1], fitted.history[fitted.best]
         if not math.isfinite(last.val_loss) or (math.isnan(last.loss) and not self.cut_short):
             return "diverged"
-        if last.val_loss < best.val_loss and last.val_top1 >= fitted.history[0].val_top1:
+        if last.val_loss < best.val_loss and last.val_score >= fitted.history[0].val_score:
             fitted.best = last.epoch
         if self.interrupted.is_set():
             return "interrupted"

@@ -1,0 +1,145 @@
+"""The kinds of target: what a model answers to each, what counts as loss, and the one score that sums it up.
+
+| task | targets | answers | loss of a sample | score |
+|---|---|---|---|---|
+| multiclass | class number, (n,) | probabilities, (n, classes), softmax | -ln(probability of the class) | top-1 |
+| binary | 0 or 1, (n,) | probability of class 1, (n, 1), sigmoid | binary cross-entropy | top-1 |
+| multilabel | 0 or 1 a label, (n, labels) | probability of each label, (n, labels), sigmoid | mean binary cross-entropy | mAP |
+| regression | numbers, (n, targets) | the same, linear | mean squared error, in variances of the target | R2 |
+
+Losses are for comparing epochs and penalties on held-out samples: lower is better; scores: higher is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TASKS", "Task", "average_precision"]
+
+Floats = NDArray[np.floating[Any]]
+SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table above.
+
+    Attributes:
+        name: as in a recipe.
+        activation: of the output layer, a name of Keras.
+        loss: name of the Keras loss on encoded targets.
+        score_name: what `score` is called.
+    """
+
+    name: str
+    activation: str
+    loss: str
+    score_name: str
+    _losses: Callable[[Floats, Floats], Floats]
+    _score: Callable[[Floats, Floats], float]
+
+    def units(self, outputs: int) -> int:
+        """Width of the output layer for so many classes, labels or targets."""
+        return 1 if self.name == "binary" else outputs
+
+    def encode(self, targets: NDArray[Any], outputs: int) -> NDArray[np.float32]:
+        """Targets in the shape of answers, float32 (n, units): one-hot for classes.
+
+        >>> TASKS["multiclass"].encode(np.array([2, 0]), 3).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+        """
+        if self.name == "multiclass":
+            return np.eye(outputs, dtype=np.float32)[targets]
+        return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
+
+    def losses(
+        self, answers: NDArray[Any], encoded: NDArray[Any], spread: NDArray[Any] | float = 1.0
+    ) -> Floats:
+        """The loss of each sample, shape (n,).
+
+        Args:
+            answers: of a model, shape (n, units).
+            encoded: from `encode`.
+            spread: for regression, the training targets' standard deviation, (units,); otherwise left at 1.
+        """
+        return self._losses(np.asarray(answers, np.float64) / spread, np.asarray(encoded, np.float64) / spread)
+
+    def score(self, answers: NDArray[Any], encoded: NDArray[Any]) -> float:
+        """The headline score of n samples; see the table.
+
+        >>> TASKS["binary"].score(np.array([[0.9], [0.2]]), np.array([[1.0], [1.0]]))
+        0.5
+        """
+        return self._score(np.asarray(answers, np.float64), np.asarray(encoded, np.float64))
+
+
+def average_precision(truth: Floats, answers: Floats) -> float:
+    """Mean over the labels that occur of the area under the precision-recall steps; NaN if none does.
+
+    The area is `sum_k (recall_k - recall_{k-1}) precision_k` over falling thresholds, as in scikit-learn.
+    Samples with equal answers stand at one threshold.
+    """
+    found = [_area(truth[:, at], answers[:, at]) for at in range(truth.shape[1]) if truth[:, at].any()]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _area(truth: Floats, answers: Floats) -> float:
+    order = np.argsort(-answers, kind="stable")
+    ends = np.append(np.diff(answers[order]) != 0, True)  # the last sample of each threshold
+    hits = np.cumsum(truth[order])[ends]
+    precision = hits / (np.flatnonzero(ends) + 1)
+    return float((np.diff(hits, prepend=0) * precision).sum() / hits[-1])
+
+
+def _cross_entropy(answers: Floats, encoded: Floats) -> Floats:
+    chosen: Floats = -np.log(np.maximum((answers * encoded).sum(1), SMALLEST))
+    return chosen
+
+
+def _binary_cross_entropy(answers: Floats, encoded: Floats) -> Floats:
+    safe = np.clip(answers, SMALLEST, 1 - SMALLEST)
+    losses: Floats = -(encoded * np.log(safe) + (1 - encoded) * np.log(1 - safe)).mean(1)
+    return losses
+
+
+def _squared_error(answers: Floats, encoded: Floats) -> Floats:
+    errors: Floats = ((answers - encoded) ** 2).mean(1)
+    return errors
+
+
+def _top1(answers: Floats, encoded: Floats) -> float:
+    return float((answers.argmax(1) == encoded.argmax(1)).mean())
+
+
+def _right(answers: Floats, encoded: Floats) -> float:
+    return float(((answers > 0.5) == (encoded > 0.5)).mean())
+
+
+def _determination(answers: Floats, encoded: Floats) -> float:
+    """Share of the variance that the answers account for, mean over targets; 0 for a target that is constant."""
+    left = ((answers - encoded) ** 2).sum(0)
+    whole = ((encoded - encoded.mean(0)) ** 2).sum(0)
+    return float(np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), 0.0).mean())
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("multiclass", "softmax", "categorical_crossentropy", "top-1", _cross_entropy, _top1),
+        Task("binary", "sigmoid", "binary_crossentropy", "top-1", _binary_cross_entropy, _right),
+        Task(
+            "multilabel",
+            "sigmoid",
+            "binary_crossentropy",
+            "mAP",
+            _binary_cross_entropy,
+            lambda answers, encoded: average_precision(encoded, answers),
+        ),
+        Task("regression", "linear", "mean_squared_error", "R2", _squared_error, _determination),
+    )
+}
