@@ -20,7 +20,7 @@ from typing import Any
 from regraft.data.decode import DECODER
 from regraft.deploy.bundle import MANIFEST_FORMAT, write_model
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.evaluation.metrics import Interval
+from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import PartScores, write_report
 from regraft.findings import now, report_of, score_parts
 from regraft.outcome import Outcome

@@ -20,7 +20,8 @@ from regraft.data.catalog import Catalog, Refused, list_images, look
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, Job
 from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
-from regraft.evaluation.metrics import Interval, classification_scores
+from regraft.evaluation.classification import classification_scores
+from regraft.evaluation.intervals import Interval
 from regraft.features.store import Store
 
 if TYPE_CHECKING:

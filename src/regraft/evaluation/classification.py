@@ -89,8 +89,8 @@ def classification_scores(
 def binary_scores(labels: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 0) -> dict[str, Interval]:
     """Scores of a classifier of two classes that gives the probability of the second one.
 
-    `top1`: share of images answered right, at a threshold of 0.5; `balanced_accuracy`, `log_loss` as in
-    `classification_scores`; `f1`: of the second class; `auc`: area under its ROC curve;
+    `top1`: share of images answered right, where more than 0.5 means the second class; `balanced_accuracy`
+    and `log_loss` as in `classification_scores`; `f1`: of the second class; `auc`: area under its ROC curve;
     `average_precision`: mean precision over its images. What is undefined is left out.
 
     Args:
@@ -110,7 +110,7 @@ def binary_scores(labels: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 
         raise DataError(f"Expected answers of shape (n, 1) for two classes. Received: {answered.shape}.")
     positive = answered[:, 0]
     truth = _checked_labels(labels, len(positive), 2)
-    said = (positive >= 0.5).astype(np.int64)
+    said = (positive > 0.5).astype(np.int64)
     losses = _losses(truth, np.stack([1 - positive, positive], axis=1))
     balanced, _, log_loss = _resampled(truth, said, losses, n_classes=2, seed=seed)
     found = {"top1": wilson_interval(int((truth == said).sum()), len(truth)), "balanced_accuracy": balanced}
@@ -209,7 +209,7 @@ def _losses(truth: Ints, table: Floats) -> Floats:
 
 
 def _resampled(truth: Ints, said: Ints, losses: Floats, *, n_classes: int, seed: int) -> list[Interval]:
-    """Balanced accuracy, macro F1 and log loss. Made of sums: images, answers and hits a class, and losses."""
+    """Balanced accuracy, macro F1 and log loss, from sums: images, answers and hits a class, and losses."""
     from scipy.sparse import csr_array
 
     # Sorted, so that the draws of one seed hit the same answers in whatever order they came.
@@ -230,9 +230,7 @@ def _resampled(truth: Ints, said: Ints, losses: Floats, *, n_classes: int, seed:
         recall = right / np.maximum(support, 1)
         f1 = np.where(present, 2 * right / np.maximum(support + answered, 1), 0.0)
         occurring = present.sum(axis=1)
-        return np.stack(
-            [recall.sum(axis=1) / occurring, f1.sum(axis=1) / occurring, sums[:, -1] / n], axis=1
-        )
+        return np.stack([recall.sum(axis=1) / occurring, f1.sum(axis=1) / occurring, sums[:, -1] / n], axis=1)
 
     return bootstrap(table, statistic, seed=seed)
 

@@ -62,8 +62,8 @@ def bootstrap(table: Any, statistic: Callable[[Floats], Floats], *, seed: int = 
 
     Args:
         table: what is summed, shape (n, m), a row an image; an array or a SciPy sparse array.
-        statistic: sums of shape (r, m) -> values of shape (r, s); NaN where a resample leaves one undefined,
-            which is then left out.
+        statistic: sums of shape (r, m) -> values of shape (r, s); NaN where they are undefined. A resample
+            that leaves a value undefined is left out of its interval.
         seed: the same seed and order of rows give the same intervals.
 
     Returns:
@@ -75,11 +75,7 @@ def bootstrap(table: Any, statistic: Callable[[Floats], Floats], *, seed: int = 
     n = table.shape[0]
     values = statistic(np.ones((1, n)) @ table)[0]
     resampled = np.concatenate([statistic(weights @ table) for weights in _resamples(n, seed)])
-    lows, highs = np.nanquantile(resampled, [0.025, 0.975], axis=0)
-    return [
-        Interval(float(value), float(min(low, value)), float(max(high, value)))
-        for value, low, high in zip(values, lows, highs, strict=True)
-    ]
+    return [_percentiles(float(value), drawn) for value, drawn in zip(values, resampled.T, strict=True)]
 
 
 def logit_interval(value: float, influence: npt.ArrayLike) -> Interval:
@@ -116,6 +112,13 @@ def median_interval(values: npt.ArrayLike) -> Interval:
     # How many values lie below the median is binomial: n / 2, give or take sqrt(n) / 2.
     skipped = max(0, math.floor((n - Z95 * math.sqrt(n)) / 2))
     return Interval(float(np.median(ordered)), float(ordered[skipped]), float(ordered[n - 1 - skipped]))
+
+
+def _percentiles(value: float, drawn: Floats) -> Interval:
+    if math.isnan(value):
+        return Interval(value, value, value)
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+    return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
 def _resamples(n: int, seed: int) -> Iterator[Floats]:

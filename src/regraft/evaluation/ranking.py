@@ -67,7 +67,8 @@ def area_under_roc(truth: npt.ArrayLike, scores: npt.ArrayLike) -> Ranked | None
         scores: finite, shape (n,); equal ones count half.
 
     Returns:
-        None where `truth` is all 0 or all 1. The standard error agrees with E. DeLong et al., Biometrics 44 (1988).
+        None where `truth` is all 0 or all 1. The standard error is that of E. DeLong et al., "Comparing the
+        areas under two or more correlated ROC curves", Biometrics 44 (1988), up to n / (n - 1).
 
     >>> area_under_roc([0, 1, 0, 1], [0.1, 0.3, 0.4, 0.8]).value
     0.75
