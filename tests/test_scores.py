@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from regraft.evaluation.scores import MEASURES, baseline, scores
+from regraft.evaluation.scores import MEASURES, scores
 
 LABELS = np.array([0, 1, 1, 0, 1])
 POSITIVE = np.array([[0.2], [0.7], [0.6], [0.4], [0.3]])
@@ -34,16 +34,3 @@ def test_thresholds_decide_which_labels_are_answered() -> None:
 def test_a_seed_fixes_the_intervals() -> None:
     for task, given in GIVEN.items():
         assert scores(task, *given, seed=3) == scores(task, *given, seed=3)
-
-
-@pytest.mark.parametrize("task", ["multiclass", "binary"])
-def test_the_baseline_of_classes_is_the_largest_in_training(task: str) -> None:
-    assert baseline(task, [0, 0, 1], [0, 1, 1, 1]) == 0.25
-
-
-def test_the_baseline_of_labels_is_their_share() -> None:
-    assert baseline("multilabel", [[0, 1]], [[1, 0], [0, 0]]) == 0.5
-
-
-def test_the_baseline_of_numbers_is_the_mean_of_training() -> None:
-    assert baseline("regression", [[1.0], [5.0]], [[0.0], [4.0]]) == 2.0

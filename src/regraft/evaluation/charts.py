@@ -42,8 +42,8 @@ class Label:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: its name, its role for the style sheet, an SVG path, broken where a value is not finite, and
-    the places to dot."""
+    """One series: its name, its role for the style sheet, an SVG path, broken where a value is not finite,
+    and the places to dot."""
 
     name: str
     role: str
@@ -177,9 +177,7 @@ def _line(name: str, epochs: Sequence[int], values: Sequence[float], *, x_axis: 
     return Line(name, name, path, dots if name == "validation" and len(dots) <= MOST_DOTS else [])
 
 
-def _phases(
-    epochs: Sequence[int], phases: Sequence[str], *, x_axis: Axis
-) -> tuple[list[float], list[Label]]:
+def _phases(epochs: Sequence[int], phases: Sequence[str], *, x_axis: Axis) -> tuple[list[float], list[Label]]:
     """Where phases begin, half-way between two epochs, and their names where there is room."""
     starts = [i for i in range(1, len(phases)) if phases[i] != phases[i - 1]]
     boundaries = [x_axis.place((epochs[i - 1] + epochs[i]) / 2) for i in starts]

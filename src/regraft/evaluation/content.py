@@ -132,7 +132,7 @@ class PhaseRow:
     """One phase of training: the plan, what it let train, and what came of it.
 
     `best` is the epoch whose weights were kept, 0 for those from before the phase. `layers` and `parameters`
-    count the backbone's. `verified`: every other weight was compared and has not changed.
+    count the backbone's.
     """
 
     plan: str
@@ -141,7 +141,6 @@ class PhaseRow:
     epochs: int
     best: int
     learning_rate: float
-    verified: bool
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,11 @@ def most_wrong_labels(
     limits = np.asarray(thresholds, dtype=np.float64)
     wrong = has != (table >= limits)
     margin = (abs(table - limits) * wrong).sum(axis=1)
-    order = np.lexsort((-margin, -wrong.sum(axis=1)))
+    order: npt.NDArray[np.int64] = np.lexsort((-margin, -wrong.sum(axis=1)))
     return order[wrong.any(axis=1)[order]][: max(count, 0)]
 
 
-def largest_errors(
-    truth: npt.ArrayLike, answers: npt.ArrayLike, *, count: int = 24
-) -> npt.NDArray[np.int64]:
+def largest_errors(truth: npt.ArrayLike, answers: npt.ArrayLike, *, count: int = 24) -> npt.NDArray[np.int64]:
     """The images with the largest errors; of several targets each counts in units of its own mean error.
 
     Args:
@@ -105,7 +103,7 @@ def largest_errors(
     errors = abs(np.asarray(answers, dtype=np.float64) - np.asarray(truth, dtype=np.float64))
     typical = errors.mean(axis=0)
     size = (errors / np.where(typical > 0, typical, 1.0)).mean(axis=1)
-    order = np.argsort(-size, kind="stable")
+    order: npt.NDArray[np.int64] = np.argsort(-size, kind="stable")
     return order[size[order] > 0][: max(count, 0)]
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.errors import EnvironmentFault
+from regraft.evaluation.baseline import BASELINES
 from regraft.evaluation.charts import Axis, Chart, Label, axis_labels, line_chart, ticks
-from regraft.evaluation.content import Epoch, NumberFindings, PartScores, Report
+from regraft.evaluation.content import NumberFindings, PartScores, Report
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.page import environment
 from regraft.evaluation.plots import error_chart, precision_recall_chart, roc_chart, scatter_chart
@@ -25,12 +26,6 @@ from regraft.evaluation.scores import MEASURES
 
 __all__ = ["render", "write_report"]
 
-BASELINES = {
-    "multiclass": "always answering the largest class",
-    "binary": "always answering the largest class",
-    "multilabel": "random answers",
-    "regression": "always answering the mean",
-}
 TEMPLATES = {"multiclass": "classes", "binary": "classes", "multilabel": "labels", "regression": "numbers"}
 
 
@@ -50,9 +45,9 @@ def render(report: Report) -> str:
 
     >>> report = Report(
     ...     title="Cats & dogs", created="2030-01-01", command="regraft train pets", task="binary",
-    ...     summary=[], decision="Kept.", outputs=["cat", "dog"], counts={"train": [3, 4]}, sizes={"train": 7},
-    ...     parts=[], history=[], score_name="top-1", images_used=7, refused=[], notes=[], seconds={},
-    ...     usage_python="", usage_shell="",
+    ...     summary=[], decision="Kept.", outputs=["cat", "dog"], counts={"train": [3, 4]},
+    ...     sizes={"train": 7}, parts=[], history=[], score_name="top-1", images_used=7, refused=[],
+    ...     notes=[], seconds={}, usage_python="", usage_shell="",
     ... )
     >>> "Cats &amp; dogs</title>" in render(report)
     True
@@ -107,7 +102,9 @@ def write_report(report: Report, path: Path) -> None:
 def _gauge(headline: tuple[str, Interval], baseline: float) -> _Gauge:
     name, score = headline
     is_share = MEASURES[name].is_share
-    unit, values = (100.0, [0.0, 25.0, 50.0, 75.0, 100.0]) if is_share else (1.0, ticks(0, max(score.high, baseline)))
+    unit, values = (
+        (100.0, [0.0, 25.0, 50.0, 75.0, 100.0]) if is_share else (1.0, ticks(0, max(score.high, baseline)))
+    )
     axis = Axis(values[0], values[-1], 0, 100)
     low, high = axis.place(unit * score.low), axis.place(unit * score.high)
     labels = axis_labels(axis, values)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import numpy.typing as npt
 
-from regraft.evaluation.classification import binary_scores, classification_scores, largest_class_accuracy
+from regraft.evaluation.classification import binary_scores, classification_scores
 from regraft.evaluation.intervals import Interval
-from regraft.evaluation.multilabel import mean_share, multilabel_scores
-from regraft.evaluation.regression import error_of_the_mean, regression_scores
+from regraft.evaluation.multilabel import multilabel_scores
+from regraft.evaluation.regression import regression_scores
 
-__all__ = ["MEASURES", "Measure", "baseline", "scores"]
+__all__ = ["MEASURES", "Measure", "scores"]
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,3 @@ def scores(
         "regression": regression_scores,
     }
     return of_task[task](targets, answers, seed=seed)
-
-
-def baseline(task: str, training: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """What the first score comes to without looking at the images.
-
-    The accuracy of the class most frequent in `training`, the mAP of random answers, or the MAE of the
-    mean of `training`. Targets as in `scores`.
-
-    >>> baseline("regression", [[1.0], [3.0]], [[0.0], [4.0]])
-    2.0
-    """
-    if task == "multilabel":
-        return mean_share(targets)
-    if task == "regression":
-        return error_of_the_mean(targets, np.mean(np.asarray(training, dtype=np.float64), axis=0))
-    return largest_class_accuracy(training, targets)
