@@ -1,28 +1,17 @@
 """`regraft embed`: the frozen backbone's features of images, as a file.
 
-One row an image: path, class and part where they are known, and the features f0000, f0001, ... as float32.
-
-| file | what it holds |
-|---|---|
-| `.parquet` | a column each; the recipe in the schema's metadata under "regraft" |
-| `.csv` | the same columns; numbers in as many digits as give the same float32 again |
-| `.npz` | arrays `features` (n, d), `names` (d,), `path` (n,), and `class`, `part` |
-| `.npy` | one structured array with the fields `path`, `class`, `part`, and `features` (d,) |
-
-No format needs pickle.
+The same features as those `train` learns from, under the same keys of the store.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +21,7 @@ from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused, Sample, look
 from regraft.errors import DataError, EnvironmentFault, UsageError
+from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.features.store import Store
 from regraft.prepare import TABLES, open_backbone, read_catalog, say_refused
 from regraft.recipe import Recipe
@@ -87,9 +77,10 @@ def embed(
     catalog = _listed(Path(data), recipe)
     features, catalog = vectors(embedding_network(recipe), catalog, Store(store))
     say_refused(catalog)
+    table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.writing-", dir=out.parent) as beside:
-            write(Path(beside) / out.name, _columns(catalog), features, replace(recipe, data=fspath(data)))
+            write(Path(beside) / out.name, table)
             (Path(beside) / out.name).replace(out)
     except OSError as error:
         if isinstance(error, EnvironmentFault):
@@ -202,73 +193,13 @@ def _columns(catalog: Catalog) -> dict[str, list[str]]:
     }
 
 
-# --- the file
-
-Columns = dict[str, list[str]]
-Writer = Callable[[Path, Columns, NDArray[np.float32], Recipe], None]
-
-
 def _writer(out: Path, *, overwrite: bool) -> Writer:
     """How to write this file, once nothing speaks against it."""
-    if out.suffix.lower() not in _WRITERS:
-        raise UsageError(f"Expected a file ending in {', '.join(_WRITERS)}. Received: {out}.")
+    writer = choose_writer(out)
     if out.is_dir():
         raise UsageError(f"Expected a file to make. Received: {out}, a folder.")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists already. Choose another file, or replace it with --overwrite.")
     if not out.parent.is_dir():
         raise EnvironmentFault(f"There is no folder {out.parent} to write {out.name} to.")
-    if out.suffix.lower() == ".parquet":
-        _pyarrow()
-    return _WRITERS[out.suffix.lower()]
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise EnvironmentFault(
-            'Parquet needs pyarrow: pip install "regraft[parquet]". Or choose a file ending in .csv or .npz.'
-        ) from error
-    return pyarrow
-
-
-def _names(features: NDArray[np.float32]) -> list[str]:
-    return [f"f{number:04}" for number in range(features.shape[1])]
-
-
-def _write_parquet(path: Path, columns: Columns, features: NDArray[np.float32], recipe: Recipe) -> None:
-    pyarrow = _pyarrow()
-    numbers = dict(zip(_names(features), np.ascontiguousarray(features.T), strict=True))
-    table = pyarrow.table({**columns, **numbers}).replace_schema_metadata({"regraft": recipe.to_toml()})
-    pyarrow.parquet.write_table(table, path)
-
-
-def _write_csv(path: Path, columns: Columns, features: NDArray[np.float32], recipe: Recipe) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, *_names(features)])
-        for row, words in zip(features, zip(*columns.values(), strict=True), strict=True):
-            writer.writerow([*words, *map(str, row)])
-
-
-def _write_npz(path: Path, columns: Columns, features: NDArray[np.float32], recipe: Recipe) -> None:
-    words = {name: np.array(values) for name, values in columns.items()}
-    np.savez(path, features=features, names=np.array(_names(features)), **words)
-
-
-def _write_npy(path: Path, columns: Columns, features: NDArray[np.float32], recipe: Recipe) -> None:
-    words = {name: np.array(values) for name, values in columns.items()}
-    kinds: list[Any] = [(name, values.dtype) for name, values in words.items()]
-    rows = np.empty(len(features), [*kinds, ("features", np.float32, (features.shape[1],))])
-    for name, values in {**words, "features": features}.items():
-        rows[name] = values
-    np.save(path, rows, allow_pickle=False)
-
-
-_WRITERS: dict[str, Writer] = {
-    ".parquet": _write_parquet,
-    ".csv": _write_csv,
-    ".npz": _write_npz,
-    ".npy": _write_npy,
-}
+    return writer
