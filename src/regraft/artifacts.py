@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from regraft.data.decode import DECODER
 from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, write_model
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.evaluation.metrics import Interval
-from regraft.evaluation.report import PartScores, write_report
+from regraft.evaluation.content import PartScores
+from regraft.evaluation.intervals import Interval
+from regraft.evaluation.report import write_report
 from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe
