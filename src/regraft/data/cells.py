@@ -1,4 +1,4 @@
-"""A raw value of any source -> a text, the same wherever it came from; a text -> a cell that is no formula."""
+"""A raw value of any source -> a text, the same wherever it came from; a text -> a harmless cell."""
 
 from __future__ import annotations
 
