@@ -106,10 +106,6 @@ class Phase:
         _expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
 
 
-# How a head that cannot be solved is trained on stored features, where no phase says otherwise.
-HEAD_PHASE = Phase("none", batch_size=32, backbone_rate=1.0, warmup=0.02, patience=8)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A whole run.
@@ -282,3 +278,7 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     return [_without_none(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+# How a head that cannot be solved is trained on stored features, where no phase says otherwise.
+HEAD_PHASE = Phase("none", batch_size=32, backbone_rate=1.0, warmup=0.02, patience=8)

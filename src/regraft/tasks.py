@@ -64,7 +64,8 @@ class Task:
         label by itself, shape (n, labels); one weight a sample would not do, a sample has rare and frequent
         labels at once. Regression: all 1.
 
-        >>> TASKS["binary"].balanced_weights(np.array([[0.0], [0.0], [0.0], [1.0]])).astype(float).round(2).tolist()
+        >>> one_in_four = np.array([[0.0], [0.0], [0.0], [1.0]])
+        >>> TASKS["binary"].balanced_weights(one_in_four).astype(float).round(2).tolist()
         [[0.67], [0.67], [0.67], [2.0]]
         """
         n = len(encoded)

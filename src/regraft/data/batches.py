@@ -9,25 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Batches"]
+from regraft.data.augment import Batch
+
+__all__ = ["Batches"]
 
 Item = TypeVar("Item")
 Inputs = tuple[NDArray[Any], ...]
 Floats = NDArray[np.float32]
-
-
-class Batch(NamedTuple):
-    """`inputs`: an array for each input of the network, (b, ...). `targets`: encoded, float32 (b, units).
-    `weights`: float32 (b, units) or (b, 1)."""
-
-    inputs: Inputs
-    targets: Floats
-    weights: Floats
 
 
 class Batches(Generic[Item]):

@@ -34,12 +34,11 @@ def run_model(
 
     network = keras.Model(model.inputs[0], {OUTPUT: model.outputs[0]})
     engine = make_engine(network, Store().folder("engines", fingerprint(network)))
-    batch = max(1, BATCH // photos)
     with track("Predicting", len(decoding) // photos) as advance:
         decoded = iter(decoding)
-        while samples := list(islice(_grouped(decoded, photos), 8 * batch)):
+        while samples := list(islice(_grouped(decoded, photos), 8 * BATCH)):
             pixels = [sample for sample in samples if not isinstance(sample, Refusal)]
-            batches = (np.stack(pixels[at : at + batch]) for at in range(0, len(pixels), batch))
+            batches = (np.stack(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH))
             rows = chain.from_iterable(output[OUTPUT] for output in engine.run(batches))
             yield from (item if isinstance(item, Refusal) else next(rows) for item in samples)
             advance(len(samples))

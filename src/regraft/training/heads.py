@@ -83,7 +83,7 @@ def find_head(
     if not linear:
         raise UsageError(
             f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one with "
-            "layers of its own, such as hidden ones; give it the solver gradient."
+            "layers of its own; give it the solver gradient."
         )
     return _solved(model, whole, material, solver)
 

@@ -18,7 +18,7 @@ import numpy as np
 from regraft.backbone.load import Backbone
 from regraft.recipe import Phase
 
-__all__ = ["Clock", "Rates", "compile_network"]
+__all__ = ["Clock", "Rates", "compile_network", "shares"]
 
 TIMED_STEPS = range(2, 6)  # steps whose time tells how many epochs the budget holds; the first one compiles
 
@@ -72,10 +72,10 @@ class Clock:
 
 
 def compile_network(
-    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any]
+    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any] | str
 ) -> Rates:
     """An AdamW for each rate: the head's, and the pre-trained layers' by their depth."""
-    share = _shares(backbone, phase)
+    share = shares(backbone, phase)
     optimizers = {}
     for value in sorted({1.0, *share.values()}):
         made = keras.optimizers.AdamW(
@@ -91,7 +91,7 @@ def compile_network(
     return Rates([(optimizer, value) for value, optimizer in optimizers.items()])
 
 
-def _shares(backbone: Backbone, phase: Phase) -> dict[int, float]:
+def shares(backbone: Backbone, phase: Phase) -> dict[int, float]:
     """id of a backbone's trainable variable -> its rate as a share of the head's, smaller by stage."""
     starts = sorted(backbone.stages.values())
     new = set(backbone.new_layers)
