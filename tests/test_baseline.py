@@ -20,7 +20,8 @@ def test_classes_are_compared_with_the_largest_of_training() -> None:
     assert sentence("multiclass", labels, labels, np.eye(3)[labels], ["a", "b", "c"]) == ""
     constant = np.tile([0.1, 0.8, 0.1], (90, 1))
     assert sentence("multiclass", labels, labels, constant, ["a", "b", "c"]) == (
-        "No better than always the largest class: a top-1 accuracy of 33.3 % against 33.3 % on the 90 test images."
+        "No better than always the largest class: a top-1 accuracy of 33.3 % against 33.3 % "
+        "on the 90 test images."
     )
 
 
