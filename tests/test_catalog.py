@@ -10,7 +10,7 @@ import pytest
 from conftest import write_photos
 from PIL import Image
 
-from regraft.data import catalog as catalog_module
+from regraft.data import sample as sample_module
 from regraft.data.catalog import Catalog, Refused, list_images
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
@@ -141,7 +141,7 @@ def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path):
 
 def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_path, monkeypatch):
     root = two_classes(tmp_path)
-    monkeypatch.setattr(catalog_module, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(sample_module, "MAX_FILE_BYTES", 1000)
     picture(root / "cat" / "large.png").open("ab").write(bytes(1000))
     (root / "cat" / "large.csv").write_text("1,2\n" * 1000)
     catalog = Catalog.from_folder(root)

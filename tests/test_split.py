@@ -93,7 +93,7 @@ def test_two_copies_of_one_picture_count_as_one():
 
 def test_copies_fall_on_the_same_side_in_whatever_class_they_lie():
     one = catalog(60, 60)
-    copies = tuple(replace(s, path=f"copy/{s.path}", label=1 - s.target) for s in one.samples[::3])
+    copies = tuple(replace(s, path=f"copy/{s.path}", target=1 - s.target) for s in one.samples[::3])
     cut = split(replace(one, samples=one.samples + copies), fraction=0.3)
     sides = {}
     for sample in cut.samples:

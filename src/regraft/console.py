@@ -51,8 +51,11 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def track(title: str, total: int, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left; yields the function that moves it on by so many units."""
+def track(title: str, total: int | None, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; yields the function that moves it on by so many units.
+
+    `total` is None where nobody knows how many units there are.
+    """
     if _console().is_terminal:
         with _bar(title, total, unit) as advance:
             yield advance
@@ -62,7 +65,7 @@ def track(title: str, total: int, *, unit: str = "images") -> Iterator[Callable[
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -85,7 +88,7 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     done = 0
 
@@ -93,10 +96,12 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY and done < total:
+        if now - last >= PLAIN_EVERY and (total is None or done < total):
             last = now
             rate = max(done, 1) / (now - start)
-            say(f"{title}: {done} of {total} {unit}, {rate:.0f}/s, {duration((total - done) / rate)} left")
+            known = "" if total is None else f" of {total}"
+            left = "" if total is None else f", {duration((total - done) / rate)} left"
+            say(f"{title}: {done}{known} {unit}, {rate:.0f}/s{left}")
 
     yield advance
     seconds = time.monotonic() - start

@@ -63,7 +63,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     _write_images(images, digits, out / "digits")
     known = np.isin(digits, KNOWN)
     _pretrained(images[known], digits[known]).save(network)
-    recipe = Recipe(backbone=str(network), unfreeze="none")
+    recipe = Recipe(backbone=str(network), phases=())
     run = train(out / "digits", recipe, out / "grafted", store=out / "store")
     catalog = split(Catalog.from_folder(out / "digits"), fraction=recipe.validation)
     scratch = _from_scratch(run.model, catalog)

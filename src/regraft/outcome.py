@@ -82,6 +82,7 @@ class Outcome:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
+        estimator: a scikit-learn estimator that answers from what the model gives, if the head is one.
     """
 
     recipe: Recipe
@@ -94,3 +95,4 @@ class Outcome:
     answers: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
+    estimator: Any = None

@@ -46,6 +46,7 @@ class Backbone:
         stages: stage name -> index in `layers` of the stage's first layer, in order; may be empty.
         weights: where the weights come from, as a phrase for reports.
         contract: the pixel contract in front of the layers, see `regraft.backbone.pixels`.
+        new_layers: names of layers with weights that learned nothing yet, see `regraft.backbone.surgery`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Backbone:
     stages: dict[str, int]
     weights: str
     contract: str
+    new_layers: tuple[str, ...] = ()
 
     @property
     def weights_briefly(self) -> str:

@@ -1,0 +1,154 @@
+"""The head, found on stored features: solved where it can be, trained by gradient otherwise.
+
+In both cases nothing of the backbone runs: that is what its features were computed for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.backbone.cut import Cut
+from regraft.backbone.head import OUTPUT, UNITS, is_linear
+from regraft.console import say
+from regraft.data.catalog import Sample
+from regraft.errors import UsageError
+from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
+from regraft.training.fit import Fitted, fit_head
+from regraft.training.material import Material
+from regraft.training.solvers import SolvedHead, solve
+
+__all__ = ["FoundHead", "find_head", "solver_of"]
+
+Answers = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class FoundHead:
+    """A model with its head in place.
+
+    Attributes:
+        model: pixels to answers; to pooled features where the head is an estimator.
+        head: the part of it that begins where the stored features are.
+        words: how the head was found, as a phrase.
+        fitted: what training did, where the head was trained.
+        solved: what solving gave, where it was solved.
+        estimator: a scikit-learn estimator that answers from the features, where Keras has no layers for it.
+    """
+
+    model: keras.Model
+    head: keras.Model
+    words: str
+    fitted: Fitted | None = None
+    solved: SolvedHead | None = None
+    estimator: Any = None
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training by gradient can go on from it."""
+        return self.solved is None or self.solved.weights is not None
+
+    def answers(self, material: Material, samples: tuple[Sample, ...]) -> Answers:
+        """Answers to samples from their stored features, (n, units)."""
+        inputs = material.inputs(samples)
+        if self.estimator is not None and self.solved is not None:
+            return self.solved.predict(inputs[0])
+        found: Answers = self.head.predict(list(inputs) if len(inputs) > 1 else inputs[0], verbose=0)
+        return found
+
+
+def find_head(
+    model: keras.Model, whole: Cut, material: Material, *, solver: Any, phase: Phase | None, budget: float
+) -> FoundHead:
+    """Solve or train the head of a grafted model.
+
+    Args:
+        model: from `graft`; its head's weights are changed.
+        whole: the model, cut where its head begins.
+        material: what to learn from.
+        solver: one of `HeadSpec.solver`, or a scikit-learn estimator.
+        phase: how to train it; None for the defaults.
+        budget: seconds that training may take.
+
+    Raises:
+        UsageError: a solver for a head with layers of its own before the output.
+    """
+    linear = is_linear(model)
+    if solver == "gradient" or (solver == "auto" and not linear):
+        return _trained(model, whole, material, phase or HEAD_PHASE, budget)
+    if not linear:
+        raise UsageError(
+            f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one with "
+            "layers of its own; give it the solver gradient."
+        )
+    return _solved(model, whole, material, solver)
+
+
+def _trained(model: keras.Model, whole: Cut, material: Material, phase: Phase, budget: float) -> FoundHead:
+    if not material.catalog.part("validation"):
+        raise UsageError("A head with layers of its own needs validation images: they tell when to stop.")
+    fitted = fit_head(
+        model,
+        material.backbone,
+        head=whole,
+        phase=phase,
+        lesson=material.feature_lesson(phase),
+        budget=budget,
+        seed=material.recipe.seed,
+    )
+    count = sum(int(np.prod(variable.shape)) for variable in whole.suffix.trainable_variables)
+    words = f"{count:,} parameters trained on stored features, best after epoch {fitted.best}"
+    return FoundHead(model, whole.suffix, words, fitted=fitted)
+
+
+def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> FoundHead:
+    catalog, count = material.catalog, len(material.views)
+    samples = catalog.part("train")
+    features = np.concatenate([material.inputs(samples, view)[0] for view in range(count)])
+    targets = np.concatenate([catalog.targets(samples)] * count)
+    weights = None if material.weights is None else np.concatenate([material.weights] * count)
+    solved = solve(
+        solver,
+        features,
+        targets,
+        task=catalog.task,
+        outputs=len(catalog.outputs),
+        groups=np.tile(np.arange(len(samples)), count),
+        sample_weight=weights,
+        seed=material.recipe.seed,
+    )
+    say(f"Head solved on {features.shape[1]:,} features of {len(features):,} images: {solved.words}.")
+    if solved.weights is not None and solved.bias is not None:
+        model.get_layer(OUTPUT).set_weights(_in_units(model, solved.weights, solved.bias))
+        return FoundHead(model, whole.suffix, solved.words, solved=solved)
+    pixels, vector = whole.prefix.inputs[0], whole.prefix.outputs[0]
+    if solved.estimator is not None:
+        pooled = keras.Model(pixels, vector)
+        return FoundHead(pooled, whole.suffix, solved.words, solved=solved, estimator=solved.estimator)
+    answering = keras.Model(pixels, solved.apply(vector), name=model.name)
+    head = keras.Model(vector, answering.outputs[0])
+    return FoundHead(answering, head, solved.words, solved=solved)
+
+
+def _in_units(
+    model: keras.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Weights that answer in the targets' units, for a Dense layer that a change of units follows."""
+    if not any(layer.name == UNITS for layer in model.layers):
+        return [kernel, bias]
+    layer = model.get_layer(UNITS)
+    scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+    return [kernel / scale, (bias - offset) / scale]
+
+
+def _name(solver: Any) -> str:
+    return solver if isinstance(solver, str) else type(solver).__name__
+
+
+def solver_of(head: HeadSpec | Any) -> Any:
+    """The solver that a head asks for; a head of the user's own is trained."""
+    return head.solver if isinstance(head, HeadSpec) else "gradient"
