@@ -272,8 +272,8 @@ def _contract(model: keras.Model, known: Entry | None, pixels: str | None) -> tu
         )
     if pixels is not None or has or known is None or known.pixels == "raw" or not _is_bare(model):
         return pixels or "raw", ""
-    note = f"{model.name} comes without preprocessing: the contract of {known.name}, {known.pixels}, is in
-    front." return known.pixels, note
+    note = f"{model.name} comes without preprocessing: the contract {known.pixels} of its family is in front."
+    return known.pixels, note
 
 
 def _is_bare(model: keras.Model) -> bool:

@@ -137,8 +137,7 @@ def open_savedmodel(folder: Path, *, image_size: int | None, name: str) -> Saved
         EnvironmentFault: Keras does not run on TensorFlow.
     """
     module = read_module(folder)
-    size = _size(module, image_size)
-    layer = SavedModelLayer(facts_of(module, size, _answer(module, size)), name=name)
+    layer = SavedModelLayer(facts_of(module, image_size), name=name)
     layer.attach(module)
     trust(layer.facts.digest)
     return layer

@@ -69,6 +69,7 @@ def is_savedmodel(folder: Path) -> bool:
 
 
 def tensorflow() -> Any:
+    """The module `tensorflow`; EnvironmentFault where Keras runs on something else."""
     if keras.backend.backend() != "tensorflow":
         raise EnvironmentFault(
             f"A SavedModel runs in TensorFlow; Keras runs on {keras.backend.backend()} here. Set "
@@ -81,15 +82,26 @@ def tensorflow() -> Any:
 
 
 def digest_of(folder: Path) -> str:
+    """SHA-256 of a folder's files and their names, in hex."""
     mix = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb") as stream:
-            held = hashlib.filedigest_of(stream, "sha256").hexdigest()
+            held = hashlib.file_digest(stream, "sha256").hexdigest()
         mix.update(f"{file.relative_to(folder).as_posix()} {held}\n".encode())
     return mix.hexdigest()
 
 
 def read_module(folder: Path, keeper: Any = None) -> Module:
+    """A SavedModel of images, loaded; its graph can then do what it likes.
+
+    Args:
+        folder: holds `saved_model.pb`.
+        keeper: is kept as long as the module is.
+
+    Raises:
+        ModelRefused: it is damaged, or takes no RGB images.
+        EnvironmentFault: Keras does not run on TensorFlow.
+    """
     tf = tensorflow()
     hub1 = (folder / "tfhub_module.pb").exists()
     try:
@@ -211,7 +223,9 @@ def _answer(module: Module, size: int) -> tuple[int, ...]:
     return tuple(int(side) for side in shape[1:])
 
 
-def facts_of(module: Module, size: int, features: tuple[int, ...]) -> Facts:
+def facts_of(module: Module, image_size: int | None) -> Facts:
+    """What a module is at a size; None for its own, or 224 where it leaves that open."""
+    size = _size(module, image_size)
     trains = {id(variable) for variable in module.trainable}
     variables = tuple(
         (
@@ -222,7 +236,8 @@ def facts_of(module: Module, size: int, features: tuple[int, ...]) -> Facts:
         )
         for variable in module.variables
     )
-    return Facts(digest_of(module.folder), size, features, variables, module.frozen_because)
+    digest = digest_of(module.folder)
+    return Facts(digest, size, _answer(module, size), variables, module.frozen_because)
 
 
 def _no_image_model(folder: Path, received: str) -> ModelRefused:
