@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from regraft.backbone.load import Backbone, load_backbone
     from regraft.data.catalog import Catalog
     from regraft.deploy.bundle import Bundle, load
-    from regraft.embed import embed
+    from regraft.embedding import embed
     from regraft.embedder import ImageEmbedder
     from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
     from regraft.estimators import ImageClassifier, ImageRegressor
@@ -63,7 +63,7 @@ _HOMES = {
     "regraft.backbone.load": ["Backbone", "load_backbone"],
     "regraft.data.catalog": ["Catalog"],
     "regraft.deploy.bundle": ["Bundle", "load"],
-    "regraft.embed": ["embed"],
+    "regraft.embedding": ["embed"],
     "regraft.embedder": ["ImageEmbedder"],
     "regraft.errors": ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError"],
     "regraft.estimators": ["ImageClassifier", "ImageRegressor"],

@@ -21,7 +21,7 @@ from regraft.console import quiet
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all, list_pictures
 from regraft.data.spool import Spool
-from regraft.embed import VECTOR, embedding_network
+from regraft.embedding import VECTOR, embedding_network
 from regraft.features.store import Store
 from regraft.recipe import Recipe
 
@@ -130,7 +130,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features: "imageembedder0", "imageembedder1", ..."""
-        count = self._network().output_shape[VECTOR][1]
+        count = self._network().outputs[0].shape[1]
         return np.array([f"{type(self).__name__.lower()}{number}" for number in range(count)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:

@@ -71,11 +71,7 @@ class HeldRun:
         """
         tuned = Recipe.from_toml(self.path / "recipe.toml").trains_backbone
         found = self._from_pixels(catalog) if tuned else self._from_features(catalog, store)
-        if self.bundle.estimator is None:
-            return found
-        from regraft.training.skops_head import estimator_answers
-
-        return np.asarray(estimator_answers(self.bundle.estimator, found, self.bundle.task), np.float32)
+        return found if self.bundle.kept is None else self.bundle.kept.predict(found).astype(np.float32)
 
     def _from_features(self, catalog: Catalog, store: Store) -> Answers:
         from regraft.features.extract import extract_features
