@@ -45,7 +45,7 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
 
     Args:
         catalog: of any task.
-        fraction: share of the training samples that becomes validation, in (0, 1), where there is none yet.
+        fraction: share of the training samples that becomes validation, in [0, 1), where there is none yet.
         seed: another seed is another split.
 
     Returns:
@@ -60,6 +60,8 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
     """
     if any(sample.part == "validation" for sample in catalog.samples):
         return catalog
+    if not fraction:
+        return replace(catalog, samples=tuple(replace(s, part=s.part or "train") for s in catalog.samples))
     samples = [sample for sample in catalog.samples if sample.part in OPEN]
     units = _units(samples)
     strata = _strata(catalog, samples, units)
