@@ -153,7 +153,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         else:
             classes, numbers = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             if len(classes) < 2:
-                raise UsageError(f"Expected at least 2 classes. Received: 1 class, {classes[0]!r}.")
+                raise UsageError(f"Expected at least 2 classes. Received: 1 class, {classes[0]}.")
             task = "binary" if len(classes) == 2 else "multiclass"
             self._fit(X, numbers.tolist(), replace(recipe, task=task), classes)
         self.classes_ = classes
