@@ -39,7 +39,9 @@ def linear_svm(part: Part) -> Fit:
             machine.fit(part.data, part.labels, part.weights)
             if len(machine.classes_) > 2:
                 return Linear(machine.coef_.T, machine.intercept_)
-            return Linear(np.vstack([-machine.coef_, machine.coef_]).T, np.outer([-1, 1], machine.intercept_)[:, 0])
+            return Linear(
+                np.vstack([-machine.coef_, machine.coef_]).T, np.outer([-1, 1], machine.intercept_)[:, 0]
+            )
         weights, bias = np.zeros((part.data.shape[1], part.targets.shape[1])), np.zeros(part.targets.shape[1])
         for unit, truth in enumerate(part.signs.T):
             if np.ptp(truth) == 0:
@@ -216,7 +218,9 @@ def _weight_name(estimator: Any) -> str:
         step, last = last.steps[-1]
         name = f"{step}__{name}"
     if not has_fit_parameter(last, "sample_weight"):
-        raise UsageError(f"{type(last).__name__} takes no sample weights: leave class weights out, or take another.")
+        raise UsageError(
+            f"{type(last).__name__} takes no sample weights: leave class weights out, or take another."
+        )
     return name
 
 
