@@ -27,7 +27,7 @@ __all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solv
 Matrix = NDArray[np.float64]
 Settings = dict[str, float | str]
 
-ROUGH, EXACT = 1e-3, 1e-5  # gradient tolerances
+ROUGH, EXACT = 1e-3, 1e-8  # gradient tolerances
 SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
 
 
