@@ -145,10 +145,9 @@ def _signature_only(folder: Path, root: Any, why: str, keeper: Any) -> Module:
         raise _no_image_model(folder, "it can neither be called nor has it a signature")
     function = root.signatures[names[0]]
     inputs = function.structured_input_signature[1]
-    spec = next(iter(inputs.values()), None)
-    if len(inputs) != 1 or not _is_image(spec):
+    if len(inputs) != 1 or not all(map(_is_image, inputs.values())):
         raise _no_image_model(folder, f"its signature {names[0]} takes {list(inputs.values())}")
-    (given,) = inputs
+    ((given, spec),) = inputs.items()
     return Module(
         folder=folder,
         root=root,
