@@ -81,7 +81,7 @@ def test_a_recipe_cannot_be_changed():
             "task = 'regres'",
             'task: expected "auto" or "multiclass" or "binary" or "multilabel" or "regression". Received: regres',
         ),
-        ("validation = 1.0", "validation: expected a share between 0 and 1. Received: 1.0"),
+        ("validation = 1.0", "validation: expected a share from 0 to below 1. Received: 1.0"),
         ("validation = 'half'", "validation: expected a number. Received: half"),
         ("validation = nan", "validation: expected"),
         ("image_size = 0", "image_size: expected pixels, from 1"),

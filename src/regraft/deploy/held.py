@@ -61,8 +61,8 @@ class HeldRun:
     def bundle(self) -> Bundle:
         """The run, opened; its model is read from its file, in safe mode.
 
-        A head that is an estimator may be of any type: it came from whoever called `fit`, in this process or in
-        the one that pickled this object.
+        A head that is an estimator may be of any type: it came from whoever called `fit`, in this process or
+        in the one that pickled this object.
         """
         return load(self.path, trusted=_types_in(self.path / ESTIMATOR))
 
