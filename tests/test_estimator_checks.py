@@ -61,7 +61,9 @@ class Tabular:
         columns, expected = np.asarray(images).shape[1:], vars(self).get("n_features_in_")
         if expected and columns and columns[0] != expected:
             name = type(self).__name__
-            raise ValueError(f"X has {columns[0]} features, but {name} is expecting {expected} features as input")
+            raise ValueError(
+                f"X has {columns[0]} features, but {name} is expecting {expected} features as input"
+            )
         return super()._catalog(as_images(images))  # type: ignore[misc]
 
 
