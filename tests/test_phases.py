@@ -271,3 +271,14 @@ def test_what_cannot_be_is_refused_in_one_message(  # noqa: PLR0917
     with pytest.raises(regraft.RegraftError, match=words):
         regraft.train(table, Recipe(**{**settings, **change}), tmp_path / "run", store=store)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_function_as_plan_is_recorded_by_the_names_it_chose(table, store, network_file, tmp_path) -> None:
+    plan = Phase(lambda layer: layer.name.endswith("_conv") and "block" in layer.name, epochs=1, batch_size=8)
+    recipe = Recipe(
+        image=("image",), target=("kind",), backbone=str(network_file), phases=(plan,), augment=()
+    )
+    run = regraft.train(table, recipe, tmp_path / "run", store=store)
+    again = Recipe.from_toml(run.path / "recipe.toml")
+    assert again.phases[0].unfreeze == "match:^(block1_conv|block2_conv)$"
+    assert run.metrics["decision"]["phases"][0]["layers"] == 2
