@@ -79,6 +79,7 @@ def test_the_backbone_sees_each_image_once_over_all_folds_and_points_of_a_grid(
     assert sum(seen) == len(files)
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_give_the_same(embedder: ImageEmbedder, files: list[str]) -> None:
     labels = [Path(path).parent.name for path in files]
     model = make_pipeline(embedder, SVC())
@@ -132,25 +133,6 @@ def test_an_image_that_cannot_be_used_is_named(
         embedder.transform([*files, photos / "half.png"])
     with pytest.raises(DataError, match=r"1 image .*nowhere\.png: unreadable"):
         embedder.fit([photos / "nowhere.png"])
-
-
-@pytest.mark.parametrize(
-    ("images", "words"),
-    [
-        (np.zeros((4, 64)), r"shape \(4, 64\). Reshape your data"),
-        (np.zeros((4, 8, 8, 2)), r"shape \(height, width, 3\)"),
-        (np.full((4, 8, 8, 3), 0.5), "pass scale=255"),
-        (np.full((4, 8, 8, 3), 300.0), r"Expected pixels in 0\.\.255"),
-        (np.full((4, 8, 8, 3), np.nan), "NaN"),
-        (np.zeros((0, 8, 8, 3)), "minimum of 1 is required"),
-        ([], "minimum of 1 is required"),
-        ("photos", "Expected images"),
-        (np.array([["a.png", "b.png"]] * 3), "values for each of 3 rows"),
-    ],
-)  # fmt: skip
-def test_what_is_no_list_of_images_is_refused(embedder: ImageEmbedder, images: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        embedder.transform(images)
 
 
 def test_settings_are_checked_in_fit(embedder: ImageEmbedder) -> None:
