@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from conftest import small_network
@@ -18,7 +17,6 @@ from sklearn.svm import SVC
 
 from regraft import DataError, ImageEmbedder, UsageError
 from regraft.data.decode import decode
-from regraft.features import engine
 
 
 @pytest.fixture(autouse=True)
@@ -34,22 +32,6 @@ def embedder(network_file: Path, tmp_path: Path) -> ImageEmbedder:
 @pytest.fixture
 def files(photos: Path) -> list[str]:
     return [str(path) for path in sorted(photos.rglob("*.png"))]
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    counts: list[int] = []
-
-    class Counting(engine.KerasEngine):
-        def run(self, batches):
-            for batch in batches:
-                counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
-                yield from super().run([batch])
-
-    monkeypatch.setattr("regraft.features.extract.make_engine", lambda network, cache: Counting(network))
-    monkeypatch.setattr("regraft.features.extract.engine_name", lambda: Counting.name)
-    return counts
 
 
 def pixels(files: list[str]) -> np.ndarray:
@@ -177,17 +159,3 @@ def test_settings_are_checked_in_fit(embedder: ImageEmbedder) -> None:
         clone(embedder).set_params(pooling="gem").fit(images)
     with pytest.raises(UsageError, match=r"resnet5[01]"):
         ImageEmbedder("resnet5").fit(images)
-
-
-def test_training_goes_by_the_same_features(
-    embedder: ImageEmbedder, photos: Path, network_file: Path
-) -> None:
-    """What `train` computes under its own network's name, the embedder finds: same graph, same key."""
-    from regraft.backbone.cut import cut
-    from regraft.backbone.head import OUTPUT, graft
-    from regraft.backbone.load import load_backbone
-    from regraft.recipe import HeadSpec
-
-    whole = cut(graft(load_backbone(network_file), HeadSpec(), outputs=3), lambda layer: layer.name == OUTPUT)
-    assert engine.fingerprint(whole.prefix) == engine.fingerprint(embedder._network())
-    assert isinstance(whole.suffix, keras.Model)

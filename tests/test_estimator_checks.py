@@ -2,7 +2,7 @@
 
 The checks feed tables (n, features). Our estimators say by their tags that they take none, so scikit-learn
 would skip all but one check. Here a subclass lays each row out as an image of one line, its values squeezed
-into 0..255, and leaves everything else to the estimator; what is not a table of numbers goes through as it is.
+into 0..255, and leaves everything else to the estimator; what is no table of numbers goes through as it is.
 """
 
 from __future__ import annotations

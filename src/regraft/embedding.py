@@ -115,7 +115,8 @@ def embedding_network(recipe: Recipe) -> keras.Model:
     """
     if recipe.head.pooling not in POOLINGS:
         raise UsageError(
-            f"pooling: expected {', '.join(POOLINGS)}; nothing is learned here. Received: {recipe.head.pooling}."
+            f"pooling: expected {', '.join(POOLINGS)}, as nothing is learned here. "
+            f"Received: {recipe.head.pooling}."
         )
     alike = Recipe(
         backbone=recipe.backbone,
