@@ -36,7 +36,18 @@ from regraft.data.refusal import Refusal, sniff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DECODER", "EXTENSIONS", "Decoded", "Facts", "Refusal", "decode", "digest", "resize", "sniff"]
+__all__ = [
+    "DECODER",
+    "EXTENSIONS",
+    "Decoded",
+    "Facts",
+    "Refusal",
+    "as_rgb",
+    "decode",
+    "digest",
+    "resize",
+    "sniff",
+]
 
 MAX_PIXELS = 64_000_000
 TINY = 32  # pixels: below this on the shorter side an image is noted as tiny
@@ -128,9 +139,18 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     image = _open(data)
     width, height, kind = image.width, image.height, image.format or ""
     notes = _notes(image, name)
-    rgb = _to_rgb(_upright(_load(image, data, notes)))
+    rgb = as_rgb(_load(image, data, notes))
     pixels = np.asarray(rgb if size is None else resize(rgb, size))
     return Decoded(pixels, Facts(width, height, kind, tuple(notes)))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An open image as RGB pixels: upright, on white where it is transparent, 8 bits a channel.
+
+    Raises:
+        Refusal: `unsupported_bit_depth`.
+    """
+    return _to_rgb(_upright(image))
 
 
 def resize(
