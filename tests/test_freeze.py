@@ -9,7 +9,7 @@ import pytest
 from conftest import small_network
 from networks import nested
 
-from regraft.backbone.freeze import first_trained, freeze
+from regraft.backbone.freeze import Guard, freeze, may_move, planned
 from regraft.backbone.load import load_backbone
 from regraft.backbone.zoo import Stages
 from regraft.errors import UsageError
@@ -59,7 +59,7 @@ def training(model):
     ],
 )
 def test_exactly_the_plan_trains(staged, plan, first, names):
-    assert first_trained(staged, plan) == first
+    assert planned(staged, plan) == tuple(number >= first for number in range(15))
     trained = freeze(staged, plan)
     assert training(staged.model) == sorted(names)
     assert trained.layers == len(names)
@@ -171,11 +171,13 @@ def test_more_layers_than_there_are(backbone, plan):
         "all:2",
         "All",
         "auto",
+        "match",
+        "match:",
         ":",
     ],
 )
 def test_nonsense_lists_the_forms(backbone, plan):
-    with pytest.raises(UsageError, match=r"expected none, all, last:N, from:I or stage:NAME"):
+    with pytest.raises(UsageError, match=r"expected none, all, last:N, from:I, stage:NAME or match:REGEX"):
         freeze(backbone, plan)
 
 

@@ -92,11 +92,6 @@ def test_seed_decides_the_first_weights(backbone):
     assert not np.array_equal(kernels[0], kernels[2])
 
 
-def test_unknown_task(backbone):
-    with pytest.raises(UsageError, match=r"task: expected \"multiclass\". Received: 'regression'"):
-        graft(backbone, HeadSpec(), task="regression", outputs=1)
-
-
 def test_a_trained_model_is_no_backbone(backbone):
     grafted = load_backbone(graft(backbone, HeadSpec(), outputs=3))
     with pytest.raises(UsageError, match=r"regraft_small_network has a head already"):

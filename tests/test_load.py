@@ -188,7 +188,7 @@ def test_model_that_is_no_backbone():
         (keras.Model(image, [image, image]), "one input and one output"),
         (keras.Model(grey, grey), r"RGB pixels.*16, 16, 1\)"),
         (keras.Model(wide, wide), "square images.*16 x 32"),
-        (keras.Model(image, keras.layers.Reshape((16, 48))(image)), "feature map.*feature vector"),
+        (keras.Model(image, keras.layers.Reshape((4, 4, 16, 3))(image)), "feature map.*feature vector"),
     ]:
         with pytest.raises(UsageError, match=reason):
             load_backbone(model)

@@ -251,7 +251,7 @@ def test_every_score_is_shown_with_its_interval(task: str) -> None:
         elif name in ("log_loss", "r2"):
             assert f"{score.value:.3f} {score.low:.3f} to {score.high:.3f}" in text
         else:
-            assert f"{score.value:.4g} {score.low:.4g} to {score.high:.4g}" in text
+            assert f"{score.value:#.3g} {score.low:#.3g} to {score.high:#.3g}" in text
 
 
 def test_the_headline_is_the_first_parts_accuracy_with_its_interval() -> None:
@@ -266,7 +266,7 @@ def test_the_headline_of_numbers_stands_beside_the_mean() -> None:
     shown = make(["angle"], task="regression")
     score = shown.parts[0].scores["mae"]
     text = Page(render(shown)).text.replace("\xa0", " ")
-    assert f"{score.value:.4g} is the mean absolute error of angle on the 80 test images" in text
+    assert f"{score.value:#.3g} is the mean absolute error of angle on the 80 test images" in text
     assert "always answering the mean has 16.2" in text
 
 

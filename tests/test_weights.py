@@ -173,7 +173,7 @@ def test_nested_layers_that_a_file_lacks_are_noticed(tmp_path):
 
 
 def test_cached_file_is_used_without_network(cache, old_file, mobilenet, monkeypatch):
-    monkeypatch.setattr(weights, "_unreachable", None)  # calling it would fail
+    monkeypatch.setattr(weights, "unreachable", None)  # calling it would fail
     (cache / old_file.name).symlink_to(old_file)
     backbone = load_backbone("mobilenet", image_size=32)
     assert_equal_weights(backbone.model, mobilenet.model)

@@ -62,7 +62,23 @@ class HeadSpec:
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
         _check_kinds(self, "head.")
+        for name in ("convolutions", "hidden"):
+            values = getattr(self, name)
+            _expect(all(each > 0 for each in values), f"head.{name}", "whole numbers from 1", values)
         _expect(0 <= self.dropout < 1, "head.dropout", "a number from 0 to below 1", self.dropout)
+        fits = self.linear or self.solver in ("auto", "gradient")
+        words = "auto or gradient for a head that has more to learn than its output layer"
+        _expect(fits, "head.solver", words, self.solver)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the output layer is all there is to learn, so that a classical method can solve the head.
+
+        >>> HeadSpec(pooling="both").linear, HeadSpec(hidden=(64,)).linear
+        (True, False)
+        """
+        plain = self.attention == self.normalization == "none" and self.pooling not in ("gem", "attention")
+        return plain and not self.convolutions and not self.hidden
 
 
 @dataclass(frozen=True)
@@ -260,7 +276,9 @@ def _check_kinds(settings: object, where: str = "") -> None:
         value = getattr(settings, name)
         if get_origin(hint) is Literal:
             words = " or ".join(f'"{word}"' for word in get_args(hint))
-            _expect(value in get_args(hint), where + name, words, value)
+            if value not in get_args(hint):
+                close = nearest(str(value), get_args(hint))
+                raise UsageError(f"{where}{name}: expected {words}. Received: {value}.{close}")
         else:
             kinds, words = _KINDS.get(hint, ((hint,), "a table"))
             sound = isinstance(value, kinds) and not isinstance(value, bool)

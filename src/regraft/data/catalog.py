@@ -290,7 +290,7 @@ class Catalog:
         if len(names) < (1 if self.task == "multilabel" else 2):
             raise DataError(
                 f"Expected at least 2 classes to tell apart. Received: {len(names)} ({', '.join(names)}) "
-                f"in {self.root}. {_why_so_few(self)}{LAYOUT}"
+                f"in {self.root}. {_why_so_few(self)}"
             )
         return self if len(names) == len(self.outputs) else _without_empty(self, names)
 
@@ -298,14 +298,16 @@ class Catalog:
 def _not_empty(catalog: Catalog) -> Catalog:
     if catalog.samples:
         return catalog
-    raise DataError(f"No images in {catalog.root}. {_why_so_few(catalog)}{LAYOUT}")
+    raise DataError(f"No images in {catalog.root}. {_why_so_few(catalog)}")
 
 
 def _why_so_few(catalog: Catalog) -> str:
-    if not catalog.refused:
-        return ""
-    first = catalog.refused[0]
-    return f"{len(catalog.refused)} files were refused, the first: {first.image} ({first.code}). "
+    """What was refused; and the layout expected, for a folder, where no task is inferred from values."""
+    first = next(iter(catalog.refused), None)
+    refused = (
+        f"{len(catalog.refused)} were refused, the first: {first.image} ({first.code}). " if first else ""
+    )
+    return refused + ("" if catalog.why else LAYOUT)
 
 
 def _varying(catalog: Catalog) -> Catalog:

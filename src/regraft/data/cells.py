@@ -1,4 +1,4 @@
-"""A raw value of a table, an array or a data set -> a text that is the same wherever it came from."""
+"""A raw value of any source -> a text, the same wherever it came from; a text -> a harmless cell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["FLAGS", "Cell", "as_cell", "is_flag", "is_number"]
+__all__ = ["FLAGS", "Cell", "as_cell", "is_flag", "is_number", "safe_cell"]
 
 Cell = str | None  # None is a missing value
 
@@ -50,3 +50,16 @@ def is_number(cell: str) -> bool:
 def is_flag(cell: str) -> bool:
     """0, 1, false, true, no or yes."""
     return cell.lower() in FLAGS
+
+
+def safe_cell(text: str) -> str:
+    """A text for a CSV file that a spreadsheet may open: never a formula. Numbers stay numbers.
+
+    >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("cat")
+    ("'=1+1", '-0.5', 'cat')
+    """
+    return (
+        f"'{text}"
+        if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not is_number(text)
+        else text
+    )

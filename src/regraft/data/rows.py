@@ -139,7 +139,8 @@ def _resolver(base: str) -> Callable[[str], str]:
             text = text.replace("\\", "/")
         folder, name = os.path.split(text if text.startswith(os.sep) else inside + text)
         path = real(folder).rstrip(os.sep) + os.sep + name
-        leads_to = real(path) if name in ("", ".", "..") or Path(path).is_symlink() else path
+        may_lead_elsewhere = name in ("", ".", "..") or os.path.islink(path)  # noqa: PTH114 - any name will do
+        leads_to = real(path) if may_lead_elsewhere else path
         if not path.startswith(inside) or not leads_to.startswith(inside):
             raise Refusal("outside_folder", f"{text} leads out of the folder {base}")
         return path[len(inside) :]
@@ -207,7 +208,7 @@ def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> list[
 
 def _look(root: Path, path: str) -> str | Refusal:
     verdict = look(root / path)
-    if isinstance(verdict, Refusal) and not (root / path).exists():
+    if isinstance(verdict, Refusal) and not os.path.exists(root / path):  # noqa: PTH110
         return Refusal("missing_file", "there is no such file")
     return verdict
 

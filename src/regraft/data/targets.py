@@ -211,7 +211,8 @@ def _several(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) 
     if task != "regression" and all(_mostly(cells, is_flag) and not _other_numbers(cells) for cells in found):
         return _flags(rows, columns, task)
     for column, cells in zip(columns, found, strict=True):
-        if task not in ("auto", "regression") or not _mostly(cells, is_number):
+        flags_wanted = task not in ("auto", "regression")
+        if not _mostly(cells, is_number) or (flags_wanted and _other_numbers(cells)):
             wanted = {"auto": "0 and 1, or numbers,", "regression": "numbers"}.get(task, "0 and 1")
             example = next((cell for cell in cells if not is_flag(cell)), cells[0])
             raise UsageError(

@@ -12,6 +12,7 @@ from regraft.evaluation.intervals import Interval, wilson_interval
 from regraft.evaluation.multilabel import mean_share
 from regraft.evaluation.ranking import average_precision, mean_of
 from regraft.evaluation.regression import FEWEST, beats_the_mean, error_of_the_mean
+from regraft.evaluation.scores import three_digits
 
 __all__ = ["BASELINES", "baseline", "no_better"]
 
@@ -95,7 +96,7 @@ def _of_numbers(
         return f"Whether this is better than always the mean cannot be told {where}: they are too few."
     if not beats_the_mean(true, said, means, seed=seed):
         error, floor = abs(said - true).mean(), error_of_the_mean(true, means)
-        against = f"a mean absolute error of {error:.4g} against {floor:.4g}"
+        against = f"a mean absolute error of {three_digits(error)} against {three_digits(floor)}"
         return f"No better than always the mean: {against} {where}."
     behind = [
         name

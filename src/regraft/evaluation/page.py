@@ -12,6 +12,7 @@ from regraft.console import duration
 from regraft.evaluation.classification import ClassRow
 from regraft.evaluation.explain import most_confused
 from regraft.evaluation.multilabel import LabelRow
+from regraft.evaluation.scores import three_digits
 
 if TYPE_CHECKING:
     import jinja2
@@ -39,7 +40,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "percent": _percent,
-        "number": _number,
+        "number": three_digits,
         "duration": duration,
         "base64": lambda content: base64.b64encode(content).decode("ascii"),
         "confusions": most_confused,
@@ -58,11 +59,6 @@ def _visible(value: object) -> object:
 def _percent(share: float) -> str:
     # What is not quite everything must not be rounded to everything.
     return f"{100 * (min(share, 0.999) if share < 1 else share):.1f}"
-
-
-def _number(value: float) -> str:
-    """Four digits that count, as people write them: 0.1234, 1234, 1.235e+06."""
-    return f"{value:.0f}" if 1000 <= abs(value) < 100_000 else f"{value:.4g}"
 
 
 def _weakest_first(rows: Sequence[ClassRow | LabelRow], measure: str = "f1") -> list[tuple[int, Any]]:

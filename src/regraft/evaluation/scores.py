@@ -11,7 +11,7 @@ from regraft.evaluation.intervals import Interval
 from regraft.evaluation.multilabel import multilabel_scores
 from regraft.evaluation.regression import regression_scores
 
-__all__ = ["MEASURES", "Measure", "scores"]
+__all__ = ["MEASURES", "Measure", "scores", "three_digits"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,12 @@ def scores(
         "regression": regression_scores,
     }
     return of_task[task](targets, answers, seed=seed)
+
+
+def three_digits(value: float) -> str:
+    """A quantity of unknown size as people write it: three digits that count, all of those before the point.
+
+    >>> three_digits(5), three_digits(0.04567), three_digits(-12345.6)
+    ('5.00', '0.0457', '-12,346')
+    """
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")

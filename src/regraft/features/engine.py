@@ -233,8 +233,12 @@ def _graph(network: keras.Model) -> bytes:
         return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
 
     signature = tf.TensorSpec([BATCH, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
-    graph = tf.function(constant, autograph=False).get_concrete_function(signature).graph
-    serialized: bytes = graph.as_graph_def().SerializeToString()
+    traced = tf.function(constant, autograph=False).get_concrete_function(signature)
+    if traced.captured_inputs:  # a SavedModel reads its own variables, not those of the scope
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        traced = convert_variables_to_constants_v2(traced)
+    serialized: bytes = traced.graph.as_graph_def().SerializeToString()
     return serialized
 
 
