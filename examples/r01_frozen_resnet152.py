@@ -1,9 +1,9 @@
 """R1. A frozen ResNet152 with a head of one hidden layer.
 
-Written by hand, this goes wrong where pixels meet the network: ResNet's ImageNet weights expect BGR with the
-mean of ImageNet taken off. Forget `preprocess_input`, or scale to 0..1 instead, and nothing complains; the
-features are simply poor. Here every backbone brings its own convention inside its graph: the model takes RGB
-in 0..255, and so does the file that is saved.
+Written by hand, this goes wrong where pixels meet the network: ResNet's ImageNet weights expect BGR with
+the mean of ImageNet taken off. Forget `preprocess_input`, or scale to 0..1 instead, and nothing complains;
+the features are simply poor. Here every backbone brings its own convention inside its graph: the model
+takes RGB in 0..255, and so does the file that is saved.
 
     python examples/r01_frozen_resnet152.py PHOTOS
 """

@@ -1,8 +1,9 @@
 """R2. The last 50 layers of a ResNet152 fine-tuned at 1e-5, and every other layer frozen.
 
-Written by hand, "unfreezing" the last 50 layers is `for layer in base.layers[-50:]: layer.trainable = True`.
-On a network whose layers all train to begin with, that changes nothing: all of it trains. Here a plan says
-which layers train and so which do not, and after training every other weight is compared bit by bit.
+Written by hand, "unfreezing" the last 50 layers is `for layer in base.layers[-50:]: layer.trainable =
+True`. On a network whose layers all train to begin with, that changes nothing: all of it trains. Here a
+plan says which layers train and so which do not, and after training every other weight is compared bit by
+bit.
 
     python examples/r02_last_50_of_resnet152.py PHOTOS
 """

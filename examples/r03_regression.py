@@ -1,8 +1,8 @@
 """R3. A number for each image: regression on a frozen ResNet152.
 
-Written by hand, the script of a classifier is edited until it runs: accuracy stays in `metrics` (0.0 for ever),
-the split is stratified by "classes" that are numbers. Here the task decides loss, scores, split and report:
-squared error in training, mean absolute error in the target's own unit in the report.
+Written by hand, the script of a classifier is edited until it runs: accuracy stays in `metrics` (0.0 for
+ever), the split is stratified by "classes" that are numbers. Here the task decides loss, scores, split and
+report: squared error in training, mean absolute error in the target's own unit in the report.
 
     python examples/r03_regression.py HOUSES.csv        # a table with the columns "image" and "price"
 """

@@ -1,8 +1,8 @@
 """R4. Arrays in memory, 32 x 32 as in CIFAR-10, on a ResNet50.
 
-Written by hand, `ResNet50(input_shape=(32, 32, 3))` runs: the network answers with a feature map of 1 x 1 made
-of little but padding, and nobody says a word. Here the images are enlarged to what the backbone was trained
-on, and you are told that they are small.
+Written by hand, `ResNet50(input_shape=(32, 32, 3))` runs: the network answers with a feature map of 1 x 1
+made of little but padding, and nobody says a word. Here the images are enlarged to what the backbone was
+trained on, and you are told that they are small.
 
     python examples/r04_small_arrays.py CIFAR.npz       # arrays "images" (n, 32, 32, 3) and "labels" (n,)
 """

@@ -1,8 +1,9 @@
 """R5. Two phases: the head at 1e-3, then the last 20 layers of a ResNet50 at 1e-4.
 
-Written by hand, the second phase sets `trainable` and calls `fit` again. Without another `compile` the training
-step is the old one: twenty layers that were to train do not, and the loss goes on falling a little, so it
-looks right. Here a phase is a value; each one sets what trains, then builds its own training step.
+Written by hand, the second phase sets `trainable` and calls `fit` again. Without another `compile` the
+training step is the old one: twenty layers that were to train do not, and the loss goes on falling a
+little, so it looks right. Here a phase is a value; each one sets what trains, then builds its own training
+step.
 
     python examples/r05_two_phases.py PHOTOS
 """

@@ -1,9 +1,9 @@
 """R6. Yes or no: a frozen ResNet50 at 128 x 128, one sigmoid unit, random flips and rotations.
 
-Written by hand, three things go wrong: two sigmoid units against one column of labels; augmentation layers in
-the model, which act on the images it is asked about as well; `preprocess_input` on pixels that a generator
-had scaled to 0..1 already. Here two classes give one unit, augmentation never is part of a model, and pixels
-in 0..1 are refused.
+Written by hand, three things go wrong: two sigmoid units against one column of labels; augmentation layers
+in the model, which act on the images it is asked about as well; `preprocess_input` on pixels that a
+generator had scaled to 0..1 already. Here two classes give one unit, augmentation never is part of a model,
+and pixels in 0..1 are refused.
 
     python examples/r06_binary_augmented.py PHOTOS      # two class folders
 """

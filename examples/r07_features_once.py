@@ -1,8 +1,8 @@
 """R7. A frozen MobileNetV2: what is frozen is computed once.
 
-Written by hand, `model.fit(epochs=20)` sends every image through the frozen network twenty times for the same
-answer, and once more for every other head that you try. Here it goes through once; epochs, other heads and
-later runs read what was stored.
+Written by hand, `model.fit(epochs=20)` sends every image through the frozen network twenty times for the
+same answer, and once more for every other head that you try. Here it goes through once; epochs, other heads
+and later runs read what was stored.
 
     python examples/r07_features_once.py PHOTOS
 """

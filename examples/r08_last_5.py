@@ -1,8 +1,8 @@
 """R8. The last 5 layers of a ResNet50 at 1e-5, softmax straight on the pooled features.
 
-Written by hand, this has the mistake of R2, all 175 layers train, and one more: the softmax starts from random
-numbers at the rate of the backbone, 1e-5, at which it learns next to nothing. Here the softmax is solved
-first, which needs no rate, and the five layers train from there.
+Written by hand, this has the mistake of R2, all 175 layers train, and one more: the softmax starts from
+random numbers at the rate of the backbone, 1e-5, at which it learns next to nothing. Here the softmax is
+solved first, which needs no rate, and the five layers train from there.
 
     python examples/r08_last_5.py PHOTOS
 """

@@ -1,9 +1,9 @@
 """R9. Hybrid: the last 10 layers of an InceptionV3 and a convolution of one's own before pooling.
 
-Written by hand, "layer number N" of an Inception is a point on one of several parallel branches. A script that
-computes the frozen part up to that layer, to save time, leaves the other branches out. Here the cut follows
-the graph: every tensor that crosses from frozen to trained is kept, and both halves together give what the
-whole gives.
+Written by hand, "layer number N" of an Inception is a point on one of several parallel branches. A script
+that computes the frozen part up to that layer, to save time, leaves the other branches out. Here the cut
+follows the graph: every tensor that crosses from frozen to trained is kept, and both halves together give
+what the whole gives.
 
     python examples/r09_hybrid_inception.py PHOTOS
 """

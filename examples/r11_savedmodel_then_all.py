@@ -1,8 +1,8 @@
 """R11. ResNet V2 50 from TensorFlow Hub: first nothing of it trains, then everything.
 
-Written by hand, `hub.KerasLayer` is a layer of Keras 2: Keras 3 refuses it, or, wrapped, runs it without seeing
-its weights, so that "trainable=True" trains nothing. Here a SavedModel is a layer whose variables are real
-weights; the model that is saved holds it whole.
+Written by hand, `hub.KerasLayer` is a layer of Keras 2: Keras 3 refuses it, or, wrapped, runs it without
+seeing its weights, so that "trainable=True" trains nothing. Here a SavedModel is a layer whose variables
+are real weights; the model that is saved holds it whole.
 
     python examples/r11_savedmodel_then_all.py PHOTOS
 """

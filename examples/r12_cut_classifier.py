@@ -1,7 +1,7 @@
 """R12. A ResNet50 with its ImageNet classifier, cut before it; its layers from index 140 on train.
 
-Written by hand, `Dense(n)(base.output)` puts the new classes on top of the old classifier's probabilities, or
-`base.layers[-3].output` cuts at the wrong place. Here the old classifier is recognised and cut off.
+Written by hand, `Dense(n)(base.output)` puts the new classes on top of the old classifier's probabilities,
+or `base.layers[-3].output` cuts at the wrong place. Here the old classifier is recognised and cut off.
 
 A network in Keras counts its input as layer 0; a freeze plan counts what has been learned, so Keras'
 `layers[140:]` is `from:139`.

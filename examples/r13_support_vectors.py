@@ -1,9 +1,9 @@
 """R13. Features of a ResNet50 into a support vector machine of scikit-learn.
 
-Written by hand: pixels without `preprocess_input`; `features.reshape(n, -1)`, which is 100,352 numbers an image
-where pooling gives 2,048; and a `StandardScaler` fitted on all images, the test images among them. Here the
-embedder is the first step of a pipeline: pixels are converted, features are pooled, and what is fitted is
-fitted on the training part.
+Written by hand: pixels without `preprocess_input`; `features.reshape(n, -1)`, which is 100,352 numbers an
+image where pooling gives 2,048; and a `StandardScaler` fitted on all images, the test images among them.
+Here the embedder is the first step of a pipeline: pixels are converted, features are pooled, and what is
+fitted is fitted on the training part.
 
     python examples/r13_support_vectors.py PHOTOS
 """

@@ -1,8 +1,8 @@
 """R14. The whole ResNet50 trains, its pre-trained weights being the starting point.
 
 Written by hand, a new head of random numbers sends large gradients into the network in the first steps, and
-what ImageNet taught is gone before the head makes sense. Here the head always converges first, on features of
-the untouched backbone; fine-tuning begins from there, warms up, and is kept only where it is better on
+what ImageNet taught is gone before the head makes sense. Here the head always converges first, on features
+of the untouched backbone; fine-tuning begins from there, warms up, and is kept only where it is better on
 validation images.
 
     python examples/r14_head_first.py PHOTOS

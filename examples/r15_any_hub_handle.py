@@ -1,8 +1,8 @@
 """R15. Any feature vector of TensorFlow Hub or Kaggle, by its handle.
 
 Written by hand: a handle without a version is another network tomorrow; the cache lies in the folder for
-temporary files and is gone after a restart; Hub's networks want pixels in 0..1 and get 0..255. Here a version
-must be named, downloads are kept, and pixels are scaled inside the model.
+temporary files and is gone after a restart; Hub's networks want pixels in 0..1 and get 0..255. Here a
+version must be named, downloads are kept, and pixels are scaled inside the model.
 
     python examples/r15_any_hub_handle.py PHOTOS https://tfhub.dev/google/imagenet/inception_v3/feature_vector/5
 """

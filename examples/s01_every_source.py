@@ -1,6 +1,6 @@
 """S1. A backbone from anywhere: a name of keras.applications, a SavedModel, a preset, a file, a model.
 
-    python examples/s01_every_source.py resnet50 resnet101_v2 mobilenet_v2 inception_v3 my_model.keras
+python examples/s01_every_source.py resnet50 resnet101_v2 mobilenet_v2 inception_v3 my_model.keras
 """
 
 import sys

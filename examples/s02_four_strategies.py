@@ -1,6 +1,6 @@
 """S2. The four strategies by name: feature extraction, fine-tuning, hybrid, architectural modification.
 
-    python examples/s02_four_strategies.py PHOTOS
+python examples/s02_four_strategies.py PHOTOS
 """
 
 import sys

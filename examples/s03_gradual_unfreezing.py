@@ -1,6 +1,6 @@
 """S3. Gradual unfreezing: the head, then one stage more at a time, each with a rate of its own.
 
-    python examples/s03_gradual_unfreezing.py PHOTOS
+python examples/s03_gradual_unfreezing.py PHOTOS
 """
 
 import sys

@@ -1,6 +1,6 @@
 """S5. Four tasks on the same images: one class, yes or no, several labels, a number.
 
-    python examples/s05_four_tasks.py FRUIT.csv     # columns: image, kind, ripe, defects ("spot|dent"), grams
+python examples/s05_four_tasks.py FRUIT.csv     # columns: image, kind, ripe, defects ("spot|dent"), grams
 """
 
 import sys

@@ -1,6 +1,6 @@
 """S6. Any input size that the backbone allows; below its minimum, a clear error before any work.
 
-    python examples/s06_any_image_size.py PHOTOS
+python examples/s06_any_image_size.py PHOTOS
 """
 
 import sys

@@ -1,6 +1,6 @@
 """S7. Augmentation in training, and nowhere else: not in validation, not in the model that is saved.
 
-    python examples/s07_augmentation.py PHOTOS
+python examples/s07_augmentation.py PHOTOS
 """
 
 import sys

@@ -1,6 +1,6 @@
 """S8. The same photographs from a folder, a table, memory and `tf.data`; never all of them in memory.
 
-    python examples/s08_every_kind_of_data.py PHOTOS
+python examples/s08_every_kind_of_data.py PHOTOS
 """
 
 import sys
@@ -16,7 +16,7 @@ def main(photos, *, image_size=224):
         "image": [sample.path for sample in folder.samples],
         "label": [folder.words(sample) for sample in folder.samples],
     }
-    table = Catalog.from_table(columns, image="image", target="label", root=photos)  # or a CSV or Parquet file
+    table = Catalog.from_table(columns, image="image", target="label", root=photos)
 
     dataset = keras.utils.image_dataset_from_directory(
         photos, image_size=(image_size, image_size), batch_size=8, shuffle=False

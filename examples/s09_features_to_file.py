@@ -1,6 +1,6 @@
 """S9. Features as a product of their own: to a file, and from there into any estimator of scikit-learn.
 
-    python examples/s09_features_to_file.py PHOTOS features.npz
+python examples/s09_features_to_file.py PHOTOS features.npz
 """
 
 import sys

@@ -1,7 +1,8 @@
 """S10. A few dozen images a class: dropout, weight decay, augmentation, early stopping, small rates below.
 
-What the backbone knows is kept by what it is not given: a tenth of the head's rate for the pre-trained layers,
-half as much again for every stage further down, and no epoch counts that is not better on validation.
+What the backbone knows is kept by what it is not given: a tenth of the head's rate for the pre-trained
+layers, half as much again for every stage further down, and no epoch counts that is not better on
+validation.
 
     python examples/s10_small_data.py PHOTOS
 """
