@@ -6,6 +6,7 @@ Whoever looks sees the old run or the new one, never half of one.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from regraft.data.decode import DECODER
 from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, write_model
@@ -25,8 +26,8 @@ from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
 from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
-from regraft.recipe import Recipe
-from regraft.training.skops_head import write_estimator
+from regraft.recipe import Recipe, TaskChoice
+from regraft.training.kept import write_estimator
 
 if TYPE_CHECKING:
     from regraft.training.fit import Fitted
@@ -107,8 +108,9 @@ def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     )
     write_report(report_of(outcome, parts, out), folder / "report.html")
     files = {"model.keras": write_model(outcome.model, folder / "model.keras")}
-    if outcome.estimator is not None:
-        files[ESTIMATOR] = write_estimator(outcome.estimator, folder / ESTIMATOR)
+    if outcome.kept is not None:
+        write_estimator(outcome.kept, folder / ESTIMATOR)
+        files[ESTIMATOR] = hashlib.sha256((folder / ESTIMATOR).read_bytes()).hexdigest()
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
 
@@ -158,7 +160,7 @@ def _resolved(outcome: Outcome) -> Recipe:
         data=_anywhere(recipe.data),
         backbone=_anywhere(recipe.backbone),
         weights=_anywhere(recipe.weights),
-        task=outcome.catalog.task,
+        task=cast("TaskChoice", outcome.catalog.task),
         phases=tuple(replace(fitted.phase, epochs=fitted.planned) for fitted in outcome.decision.phases),
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from regraft.backbone.load import Backbone
     from regraft.features.extract import Features
     from regraft.training.fit import Fitted
+    from regraft.training.kept import Kept
 
 __all__ = ["Decision", "Outcome"]
 
@@ -82,7 +83,7 @@ class Outcome:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
-        estimator: a scikit-learn estimator that answers from what the model gives, if the head is one.
+        kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
     """
 
     recipe: Recipe
@@ -95,4 +96,4 @@ class Outcome:
     answers: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
-    estimator: Any = None
+    kept: Kept | None = None

@@ -136,12 +136,13 @@ def train(
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             model, whole = _grafted(backbone, catalog, recipe, head)
         with clock("features"):
-            views = _extract(whole, catalog, recipe, kept, ahead)
-            catalog = catalog.without(views[0].refused)
+            features = _extract(whole, catalog, recipe, kept, ahead)
+            catalog = catalog.without(features.refused)
             say_refused(catalog)
-            say_enlarged(catalog, views[0], backbone.image_size)
+            say_enlarged(catalog, features, backbone.image_size)
             catalog = split(catalog.learnable(), fraction=recipe.validation, seed=recipe.seed)
             say(_parts(catalog))
+            views = _views(whole, catalog, recipe, kept, features)
         with clock("head"):
             material, found = _find_head(model, whole, (backbone, catalog, recipe, kept, views), head)
             reference = _from_features(found, material)
@@ -155,12 +156,12 @@ def train(
             catalog,
             backbone,
             _of_samples(found, whole, catalog),
-            views[0],
+            features,
             found.words,
             decision,
             answers,
             clock.seconds,
-            estimator=found.estimator,
+            kept=found.kept,
         )
         outcome = replace(outcome, warnings=warnings_of(outcome))
         for warning in outcome.warnings:
@@ -198,23 +199,29 @@ def _units(catalog: Catalog) -> tuple[list[float], list[float]] | None:
 
 def _extract(
     whole: Cut, catalog: Catalog, recipe: Recipe, store: Store, ahead: DecodeAhead | None
-) -> tuple[Features, ...]:
-    """The features of every view of the images; the first view is the image as it is."""
-    from regraft.data.augment import View, resolve_augment
+) -> Features:
     from regraft.features.extract import extract_features
 
     keep = recipe.view_count > 1 or recipe.trains_backbone
-    first = extract_features(whole.prefix, catalog, store=store, keep_pixels=keep, ahead=ahead)
-    store.remember(hint(recipe), first.key)
+    features = extract_features(whole.prefix, catalog, store=store, keep_pixels=keep, ahead=ahead)
+    store.remember(hint(recipe), features.key)
+    return features
+
+
+def _views(
+    whole: Cut, catalog: Catalog, recipe: Recipe, store: Store, first: Features
+) -> tuple[Features, ...]:
+    """The features of every view of the training images; the first view is the image as it is."""
     if recipe.view_count == 1:
         return (first,)
+    from regraft.data.augment import resolve_augment
+    from regraft.data.view import View
+    from regraft.features.views import extract_views
+
     names = resolve_augment(recipe.augment, catalog.task)
-    usable = catalog.without(first.refused)
-    others = (
-        extract_features(whole.prefix, usable, store=store, view=View(number, names, recipe.seed))
-        for number in range(1, recipe.view_count)
-    )
-    return (first, *others)
+    views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
+    seen = replace(catalog, samples=catalog.part("train"))
+    return extract_views(whole.prefix, seen, first=first, store=store, views=views)
 
 
 def _parts(catalog: Catalog) -> str:

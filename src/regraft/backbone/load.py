@@ -181,7 +181,17 @@ def _backbone(
     modules = [layer for layer in layers if isinstance(layer, SavedModelLayer)]
     frozen_because = next((layer.facts.frozen_because for layer in modules), "")
     size = int(model.inputs[0].shape[1])
-    return Backbone(name, model, size, layers, stages or {}, weights, contract, notes, frozen_because)
+    return Backbone(
+        name,
+        model,
+        size,
+        layers,
+        stages or {},
+        weights,
+        contract,
+        notes=notes,
+        frozen_because=frozen_because,
+    )
 
 
 @contextlib.contextmanager

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import Catalog, Refused, list_images, look
+from regraft.data.catalog import Catalog, Refused, list_images
 from regraft.data.refusal import Refusal
+from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import run_model
-from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
+from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
 from regraft.prepare import read_catalog
@@ -27,6 +28,8 @@ from regraft.recipe import Recipe, TaskChoice
 
 if TYPE_CHECKING:
     import keras
+
+    from regraft.training.kept import Kept
 
 __all__ = ["ESTIMATOR", "MANIFEST_FORMAT", "Bundle", "Evaluation", "Prediction", "load", "write_model"]
 
@@ -84,8 +87,9 @@ class Bundle:
         photos: how many images a sample has.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = ()) -> None:
         self.path = path
+        self._trusted = tuple(trusted)
         self.manifest = manifest
         self.task: str = manifest["task"]
         self.outputs: list[str] = list(manifest["outputs"])
@@ -96,24 +100,20 @@ class Bundle:
     @cached_property
     def model(self) -> keras.Model:
         """The trained network, an ordinary `keras.Model`: RGB 0..255 in, answers as in `regraft.tasks`."""
-        import keras
+        from regraft.backbone.own import read_model
 
         self._check("model.keras")
-        try:
-            with opened_for(self.manifest["backbone"]):
-                return keras.models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
-        except RegraftError:
-            raise
-        except Exception as error:
-            raise ModelRefused(f"{self.path / 'model.keras'} cannot be opened: {error}") from error
+        return read_model(self.path / "model.keras")
 
     @cached_property
-    def estimator(self) -> Any:
-        """The scikit-learn estimator that answers from what the model gives; None where the model answers."""
+    def kept(self) -> Kept | None:
+        """Scikit-learn estimators that answer from what the model gives; None where the model answers."""
         if ESTIMATOR not in self.manifest["files"]:
             return None
+        from regraft.training.kept import read_estimator
+
         self._check(ESTIMATOR)
-        return read_estimator(self.path / ESTIMATOR)
+        return read_estimator(self.path / ESTIMATOR, trusted=self._trusted)
 
     def predict(
         self, images: Sequence[str | os.PathLike[str] | Sequence[str | os.PathLike[str]]]
@@ -188,10 +188,10 @@ class Bundle:
             return
         with DecodeAhead(jobs, self.image_size) as decoding:
             for found in run_model(self.model, decoding, self.photos):
-                if self.estimator is None or isinstance(found, Refusal):
+                if self.kept is None or isinstance(found, Refusal):
                     yield found
                 else:
-                    yield estimator_answers(self.estimator, found[None], self.task)[0]
+                    yield self.kept.predict(found[None])[0].astype(np.float32)
 
     def _catalog(self, path: Path) -> Catalog:
         """A folder, or a table with the columns of the one trained on."""
@@ -246,8 +246,12 @@ class Bundle:
             raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
-def load(path: str | os.PathLike[str]) -> Bundle:
+def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Bundle:
     """Open a run folder that `train` wrote.
+
+    Args:
+        path: the folder.
+        trusted: full names of types that a head made of estimators may have besides scikit-learn's own.
 
     Raises:
         UsageError: there is no such folder.
@@ -267,7 +271,7 @@ def load(path: str | os.PathLike[str]) -> Bundle:
             raise ModelRefused(
                 f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
             )
-        return Bundle(folder, manifest)
+        return Bundle(folder, manifest, trusted)
     except (EnvironmentFault, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise

@@ -19,8 +19,9 @@ from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
 from regraft.training.fit import Fitted, fit_head
+from regraft.training.kept import Kept
 from regraft.training.material import Material
-from regraft.training.solvers import SolvedHead, solve
+from regraft.training.classical import SolvedHead, solve
 
 __all__ = ["FoundHead", "find_head", "solver_of"]
 
@@ -37,7 +38,7 @@ class FoundHead:
         words: how the head was found, as a phrase.
         fitted: what training did, where the head was trained.
         solved: what solving gave, where it was solved.
-        estimator: a scikit-learn estimator that answers from the features, where Keras has no layers for it.
+        kept: scikit-learn estimators that answer from the features, where Keras has no layers for them.
     """
 
     model: keras.Model
@@ -45,7 +46,7 @@ class FoundHead:
     words: str
     fitted: Fitted | None = None
     solved: SolvedHead | None = None
-    estimator: Any = None
+    kept: Kept | None = None
 
     @property
     def trainable(self) -> bool:
@@ -55,8 +56,8 @@ class FoundHead:
     def answers(self, material: Material, samples: tuple[Sample, ...]) -> Answers:
         """Answers to samples from their stored features, (n, units)."""
         inputs = material.inputs(samples)
-        if self.estimator is not None and self.solved is not None:
-            return self.solved.predict(inputs[0])
+        if self.kept is not None:
+            return self.kept.predict(inputs[0])
         found: Answers = self.head.predict(list(inputs) if len(inputs) > 1 else inputs[0], verbose=0)
         return found
 
@@ -85,6 +86,8 @@ def find_head(
             f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one with "
             "layers of its own; give it the solver gradient."
         )
+    if solver == "auto":
+        solver = "ridge" if material.catalog.task == "regression" else "logistic"
     return _solved(model, whole, material, solver)
 
 
@@ -116,22 +119,21 @@ def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> 
         features,
         targets,
         task=catalog.task,
-        outputs=len(catalog.outputs),
         groups=np.tile(np.arange(len(samples)), count),
         sample_weight=weights,
         seed=material.recipe.seed,
     )
-    say(f"Head solved on {features.shape[1]:,} features of {len(features):,} images: {solved.words}.")
+    say(f"Head solved on {features.shape[1]:,} features of {len(features):,} images: {solved.phrase}.")
     if solved.weights is not None and solved.bias is not None:
         model.get_layer(OUTPUT).set_weights(_in_units(model, solved.weights, solved.bias))
-        return FoundHead(model, whole.suffix, solved.words, solved=solved)
+        return FoundHead(model, whole.suffix, solved.phrase, solved=solved)
     pixels, vector = whole.prefix.inputs[0], whole.prefix.outputs[0]
-    if solved.estimator is not None:
+    if solved.kept is not None:
         pooled = keras.Model(pixels, vector)
-        return FoundHead(pooled, whole.suffix, solved.words, solved=solved, estimator=solved.estimator)
+        return FoundHead(pooled, pooled, solved.phrase, solved=solved, kept=solved.kept)
     answering = keras.Model(pixels, solved.apply(vector), name=model.name)
     head = keras.Model(vector, answering.outputs[0])
-    return FoundHead(answering, head, solved.words, solved=solved)
+    return FoundHead(answering, head, solved.phrase, solved=solved)
 
 
 def _in_units(
