@@ -135,7 +135,7 @@ def test_headlines_agree_with_scikit_learn() -> None:
 
 
 def test_thresholds_come_from_validation_alone() -> None:
-    made = outcome("multilabel")
+    made = outcome("multilabel", skill=0.7)
     chosen = thresholds(made)
     assert list(chosen) == list(OUTPUTS["multilabel"])
     truth = made.catalog.targets(made.catalog.part("validation"))

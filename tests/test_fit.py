@@ -23,7 +23,7 @@ from regraft.recipe import HeadSpec, Phase
 from regraft.tasks import TASKS
 from regraft.training.fit import Lesson, fine_tune
 from regraft.training.rates import compile_network
-from regraft.training.solvers import solve
+from regraft.training.classical import solve
 
 SIZE = 32
 
@@ -59,7 +59,7 @@ class Task:
         self.model = graft(self.backbone, HeadSpec(dropout=0.0), outputs=2)
         vectors = keras.Model(self.model.inputs, self.model.get_layer(OUTPUT).input)
         features = vectors.predict(read(samples[:train])[0].astype("float32"), verbose=0)
-        solved = solve("logistic", features, labels[:train], task="multiclass", outputs=2)
+        solved = solve("logistic", features, labels[:train], task="multiclass")
         self.model.get_layer(OUTPUT).set_weights([solved.weights, solved.bias])
 
     def tune(self, unfreeze: str = "all", *, budget: float = 600, **phase: object):

@@ -90,6 +90,13 @@ def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken() -> None:
     assert choose_thresholds([[1], [1]], [[0.3], [0.4]]) == pytest.approx([0.15])
 
 
+def test_an_answer_at_the_threshold_means_the_label() -> None:
+    given = ([[1], [0]], [[0.4], [0.1]])
+    assert multilabel_scores(*given, thresholds=[0.4])["micro_f1"].value == 1.0
+    assert per_label(*given, ["a"], thresholds=[0.4])[0].recall == 1.0
+    assert per_label(*given, ["a"], thresholds=[0.41])[0].recall == 0.0
+
+
 def test_a_label_that_no_image_has_keeps_the_middle() -> None:
     assert choose_thresholds([[0], [0]], [[0.1], [0.7]]) == pytest.approx([0.5])
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from regraft.training.solvers import PENALTIES, folds, probabilities, solve_logistic
+from regraft.training.solvers import PENALTIES, probabilities, solve_logistic
 
 
 def blobs(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
@@ -64,18 +64,6 @@ def test_a_class_with_one_image_is_solved() -> None:
     labels[0] = 3
     probe = solve_logistic(features, labels, classes=4)
     assert probabilities(features, probe).argmax(1)[0] == 3
-
-
-def test_folds_hold_out_every_image_once_and_keep_every_class_in_training() -> None:
-    labels = np.array([0] * 23 + [1] * 7 + [2] * 1)
-    parts = folds(labels, count=5, seed=0)
-    held = np.sum(parts, axis=0)
-    assert (held[labels < 2] == 1).all()
-    assert (held[labels == 2] == 0).all()
-    for part in parts:
-        assert set(labels[~part]) == {0, 1, 2}
-    sizes = [part[labels == 0].sum() for part in parts]
-    assert max(sizes) - min(sizes) <= 1
 
 
 def test_pixel_like_features_of_huge_scale_do_not_break_the_solver() -> None:

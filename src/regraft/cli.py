@@ -311,7 +311,8 @@ def _phases(
             )
         if values:
             each = values * len(phases) if len(values) == 1 else values
-            phases = tuple(replace(phase, **{name: value}) for phase, value in zip(phases, each, strict=True))
+            given: list[dict[str, Any]] = [{name: value} for value in each]
+            phases = tuple(replace(phase, **change) for phase, change in zip(phases, given, strict=True))
     return phases if plans or learning_rates or epochs else None
 
 

@@ -54,7 +54,8 @@ class Task:
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
         """
         if self.name == "multiclass":
-            return np.eye(outputs, dtype=np.float32)[targets]
+            one_hot: NDArray[np.float32] = np.eye(outputs, dtype=np.float32)[targets]
+            return one_hot
         return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
 
     def balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
@@ -74,7 +75,8 @@ class Task:
         if self.name == "multiclass":
             counts = encoded.sum(0)
             share = counts * np.count_nonzero(counts)
-            return (encoded @ (n / np.maximum(share, 1)))[:, None].astype(np.float32)
+            weights: NDArray[np.float32] = (encoded @ (n / np.maximum(share, 1)))[:, None].astype(np.float32)
+            return weights
         yes = encoded.sum(0)
         weight = np.where(encoded > 0.5, n / np.maximum(2 * yes, 1), n / np.maximum(2 * (n - yes), 1))
         return np.where((yes > 0) & (yes < n), weight, 1.0).astype(np.float32)

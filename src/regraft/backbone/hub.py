@@ -29,7 +29,7 @@ __all__ = ["PREFIX", "Preset", "is_preset", "open_preset"]
 
 PREFIX = "kerashub:"
 DEFAULT_SIZE = 224  # pixels a side where neither the preset nor the user says
-_KAGGLE = "https://www.kaggle.com"
+KAGGLE = "https://www.kaggle.com"
 
 # Encoders that call their parts one after the other, and those parts in order.
 _SEQUENCES = {"ViTEncoder": ("dropout", "encoder_layers", "layer_norm")}
@@ -108,10 +108,10 @@ def _check_name(name: str, hub: Any) -> None:
     handle = str(presets[name]["kaggle_handle"]).removeprefix("kaggle://")
     cache = os.environ.get("KAGGLEHUB_CACHE")
     folder = (Path(cache) if cache else Path.home() / ".cache" / "kagglehub") / "models" / handle
-    if not (folder / "config.json").exists() and (reason := unreachable(_KAGGLE)) is not None:
+    if not (folder / "config.json").exists() and (reason := unreachable(KAGGLE)) is not None:
         raise EnvironmentFault(
             f"The preset {name} is not on this machine and cannot be downloaded: {reason}\n"
-            f"  from: {_KAGGLE}/models/{handle}\n  to: {folder}\n"
+            f"  from: {KAGGLE}/models/{handle}\n  to: {folder}\n"
             "Download it there, or give the folder of a preset instead."
         )
 

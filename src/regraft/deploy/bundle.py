@@ -170,14 +170,14 @@ class Bundle:
         limits = [self.thresholds.get(name, 0.5) for name in self.outputs]
         found = []
         for part in sorted({sample.part for sample in catalog.samples}):
-            rows = [
-                row
+            answered = {
+                row: answer
                 for row, (sample, answer) in enumerate(pairs)
                 if sample.part == part and not isinstance(answer, Refusal)
-            ]
-            if rows:
-                answered = np.stack([answers[row] for row in rows])
-                measured = scores(self.task, targets[rows], answered, thresholds=np.array(limits))
+            }
+            if answered:
+                rows = np.stack(list(answered.values()))
+                measured = scores(self.task, targets[list(answered)], rows, thresholds=np.array(limits))
                 found.append(Evaluation(part or "all", len(rows), measured, everything))
         return found
 
@@ -215,7 +215,8 @@ class Bundle:
         number = [self.outputs.index(name) for name in catalog.outputs]
         targets = catalog.targets(catalog.samples)
         if targets.ndim == 1:
-            return np.array(number)[targets]
+            renumbered: NDArray[Any] = np.array(number)[targets]
+            return renumbered
         found = np.zeros((len(targets), len(self.outputs)), np.float32)
         found[:, number] = targets
         return found

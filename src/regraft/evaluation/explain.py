@@ -83,8 +83,9 @@ def most_wrong_labels(
     limits = np.asarray(thresholds, dtype=np.float64)
     wrong = has != (table >= limits)
     margin = (abs(table - limits) * wrong).sum(axis=1)
-    order: npt.NDArray[np.int64] = np.lexsort((-margin, -wrong.sum(axis=1)))
-    return order[wrong.any(axis=1)[order]][: max(count, 0)]
+    order = np.lexsort((-margin, -wrong.sum(axis=1)))
+    found: npt.NDArray[np.int64] = order[wrong.any(axis=1)[order]]
+    return found[: max(count, 0)]
 
 
 def largest_errors(truth: npt.ArrayLike, answers: npt.ArrayLike, *, count: int = 24) -> npt.NDArray[np.int64]:
@@ -103,8 +104,9 @@ def largest_errors(truth: npt.ArrayLike, answers: npt.ArrayLike, *, count: int =
     errors = abs(np.asarray(answers, dtype=np.float64) - np.asarray(truth, dtype=np.float64))
     typical = errors.mean(axis=0)
     size = (errors / np.where(typical > 0, typical, 1.0)).mean(axis=1)
-    order: npt.NDArray[np.int64] = np.argsort(-size, kind="stable")
-    return order[size[order] > 0][: max(count, 0)]
+    order = np.argsort(-size, kind="stable")
+    found: npt.NDArray[np.int64] = order[size[order] > 0]
+    return found[: max(count, 0)]
 
 
 def most_confused(

@@ -146,9 +146,5 @@ def _plots(part: PartScores, outputs: list[str]) -> list[tuple[str, list[Chart]]
         return []
     share = findings.rows[1].n / part.n
     roc = roc_chart(curves.false_positive, curves.recall, area=part.scores["auc"].value)
-    return [
-        (
-            f"How well {outputs[1]} is found",
-            [roc, precision_recall_chart(curves.recall, curves.precision, share=share)],
-        )
-    ]
+    precision = precision_recall_chart(curves.recall, curves.precision, share=share)
+    return [(f"How well {outputs[1]} is found", [roc, precision])]

@@ -88,8 +88,8 @@ class Lesson:
     """
 
     task: Task
-    train: Batches
-    validation: Batches
+    train: Batches[Any]
+    validation: Batches[Any]
     spread: NDArray[np.float32] | float = 1.0
 
 

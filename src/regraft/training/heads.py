@@ -57,7 +57,8 @@ class FoundHead:
         """Answers to samples from their stored features, (n, units)."""
         inputs = material.inputs(samples)
         if self.kept is not None:
-            return self.kept.predict(inputs[0])
+            answered: Answers = self.kept.predict(inputs[0])
+            return answered
         found: Answers = self.head.predict(list(inputs) if len(inputs) > 1 else inputs[0], verbose=0)
         return found
 

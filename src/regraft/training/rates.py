@@ -95,9 +95,9 @@ def shares(backbone: Backbone, phase: Phase) -> dict[int, float]:
     """id of a backbone's trainable variable -> its rate as a share of the head's, smaller by stage."""
     starts = sorted(backbone.stages.values())
     new = set(backbone.new_layers)
-    shares = {}
+    found: dict[int, float] = {}
     for number, layer in enumerate(backbone.layers):
         above = sum(start > number for start in starts)
         share = 1.0 if layer.name in new else phase.backbone_rate * phase.depth_decay**above
-        shares |= {id(variable): share for variable in layer.trainable_variables}
-    return shares
+        found |= {id(variable): share for variable in layer.trainable_variables}
+    return found

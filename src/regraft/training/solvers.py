@@ -1,4 +1,4 @@
-"""Heads solved on features: the linear probe.
+"""Heads whose best solution is known in closed form, or by a convex problem of one valley: ours.
 
 Multinomial logistic regression with an L2 penalty. For features X (n, d), standardised, and one-hot labels
 Y (n, k), it minimises over W (d, k) and b (k)
@@ -6,8 +6,13 @@ Y (n, k), it minimises over W (d, k) and b (k)
     f(W, b) = - (1/n) sum_i log softmax(X W + b)_{i, y_i}  +  (penalty / 2) |W|^2
 
 whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex; L-BFGS
-solves it. The penalty is chosen by cross-validation: each fold follows the path of penalties from the
-strongest to weaker ones, every step from the solution before it, which is close.
+solves it. For two classes and for labels, P = sigmoid(X W + b), and the loss is the sum over units: as many
+problems as there are labels, solved side by side. Each solve starts from the one before it, of a stronger
+penalty, which is close.
+
+Ridge regression has W = (X^T X + penalty n)^-1 X^T Y of centred X and Y; the targets of classes are -1 and 1,
+as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for the classes' means M and
+the covariance S within classes, shrunk towards a multiple of the identity (Ledoit and Wolf, 2004).
 
 |W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
 never more of those than images, and along them the problem is nearly separable, which L-BFGS likes.
@@ -15,27 +20,113 @@ never more of those than images, and along them the problem is nearly separable,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-__all__ = ["PENALTIES", "Probe", "folds", "probabilities", "solve_logistic"]
+from regraft.tasks import TASKS
+from regraft.training.crossval import EXACT, Family, Fit, Part, Settings, cross_validate, solved
+from regraft.training.rules import Linear, Link
+
+__all__ = [
+    "LOGISTIC",
+    "PENALTIES",
+    "Probe",
+    "discriminant",
+    "logistic",
+    "probabilities",
+    "ridge",
+    "solve_logistic",
+]
 
 Matrix = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
-FOLDS = 5
 ITERATIONS = 500
-SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
 CURVATURE = 0.1  # about the mean of p (1 - p)
-GRADIENT_TOLERANCE = 1e-5
+
+
+def logistic(part: Part) -> Fit:
+    """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty))."""
+    back, _ = _axes(part.data)
+    rotated = part.data @ back
+    small = rotated.astype(np.float32)
+    latest = _start(part, rotated.shape[1])
+
+    def fit(settings: Settings) -> Linear:
+        nonlocal latest
+        penalty = float(settings["penalty"])
+        latest = _minimise(small, part, penalty, latest, tolerance=max(part.tolerance, 1e-4))
+        if part.tolerance <= EXACT:
+            latest = _minimise(rotated, part, penalty, latest, tolerance=part.tolerance)
+        return Linear(back @ latest[:-1], latest[-1])
+
+    return fit
+
+
+def ridge(part: Part) -> Fit:
+    """Ridge regression; settings: `penalty`, per image (scikit-learn's alpha is n * penalty)."""
+    weights = part.weights / part.weights.sum()
+    targets = part.signs
+    mean, level = weights @ part.data, weights @ targets
+    root = np.sqrt(weights)[:, None]
+    axes, squares = _axes(root * (part.data - mean))
+    along = axes.T @ ((root * (part.data - mean)).T @ (root * (targets - level)))
+
+    def fit(settings: Settings) -> Linear:
+        kernel = axes @ (along / (squares + float(settings["penalty"]))[:, None])
+        return Linear(kernel, level - mean @ kernel)
+
+    return fit
+
+
+def discriminant(part: Part) -> Fit:
+    """Linear discriminant analysis; settings: `shrinkage` in (0, 1]. Labels are solved one by one."""
+    if part.task == "multiclass":
+        return _discriminant(part.data, part.targets, part.weights)
+    each = [
+        _discriminant(part.data, np.stack([1 - truth, truth], 1), part.weights) for truth in part.targets.T
+    ]
+
+    def fit(settings: Settings) -> Linear:
+        found = [one(settings) for one in each]
+        weights = np.stack([rule.weights[:, 1] - rule.weights[:, 0] for rule in found], 1)
+        return Linear(weights, np.array([rule.bias[1] - rule.bias[0] for rule in found]))
+
+    return fit
+
+
+def _discriminant(data: Matrix, one_hot: Matrix, row_weights: Matrix) -> Fit:
+    shares = row_weights / row_weights.sum()
+    prior = shares @ one_hot
+    means = (one_hot * shares[:, None]).T @ data / np.maximum(prior, 1e-300)[:, None]
+    axes, squares = _axes(np.sqrt(shares)[:, None] * (data - one_hot @ means))
+    level = squares.sum() / data.shape[1] or 1.0  # 1: every class is one point
+    along = means @ axes
+    outside = means - along @ axes.T  # no class varies there: all of the spread is shrinkage
+
+    def fit(settings: Settings) -> Linear:
+        shrinkage = float(settings["shrinkage"])
+        spread = (1 - shrinkage) * squares + shrinkage * level
+        kernel = axes @ (along / spread).T + outside.T / (shrinkage * level)
+        return Linear(kernel, np.log(np.maximum(prior, 0.5 / len(data))) - (means.T * kernel).sum(0) / 2)
+
+    return fit
+
+
+LOGISTIC = Family(
+    "logistic regression",
+    logistic,
+    lambda part: [{"penalty": penalty} for penalty in PENALTIES],
+    tasks=("multiclass", "binary", "multilabel"),
+    ordered=True,
+    per_unit=True,
+    calibrated=True,
+)
 
 
 @dataclass(frozen=True)
@@ -80,91 +171,47 @@ def solve_logistic(
         >>> bool((probabilities(features, probe).argmax(1) == labels).all())
         True
     """
-    data = features.astype(np.float64)
-    mean, scale = data.mean(0), data.std(0)
-    scale[scale < 1e-6 * max(float(scale.max()), 1e-12)] = 1.0  # a constant feature says nothing
-    rotated, back = _rotated((data - mean) / scale)
-    path = _cross_validate(rotated, labels, penalties, classes, seed) if len(penalties) > 1 else {}
-    best = min(path, key=lambda penalty: path[penalty]) if path else penalties[0]
-    with threadpool_limits(1 if rotated.size < SMALL else None):
-        rough = _minimise(
-            rotated.astype(np.float32), labels, best, _start(rotated, labels, classes), tolerance=1e-4
-        )
-        solution = _minimise(rotated, labels, best, rough)
-    kernel = (back @ solution[:-1]) / scale[:, None]
-    bias = solution[-1] - mean @ kernel
-    return Probe(kernel.astype(np.float32), bias.astype(np.float32), best, path)
+    targets = TASKS["multiclass"].encode(labels, classes).astype(np.float64)
+    part = Part(features.astype(np.float64), targets, np.ones(len(labels)), "multiclass", seed)
+    grid: list[Settings] = [{"penalty": penalty} for penalty in sorted(penalties, reverse=True)]
+    trials = cross_validate(replace(LOGISTIC, grid=lambda part: grid), part)[0] if len(grid) > 1 else []
+    path = {float(trial.settings["penalty"]): float(trial.losses.mean()) for trial in trials}
+    best = min(path, key=lambda penalty: path[penalty]) if path else float(grid[0]["penalty"])
+    rule, scaler = solved(LOGISTIC, part, {"penalty": best})
+    assert isinstance(rule, Linear)
+    whole = rule.folded(scaler, Link.none(classes))
+    return Probe(whole.weights.astype(np.float32), whole.bias.astype(np.float32), best, path)
 
 
-def probabilities(features: NDArray[np.floating], probe: Probe) -> Matrix:
+def probabilities(features: NDArray[np.floating[Any]], probe: Probe) -> Matrix:
     """Class probabilities, shape (n, classes), of features of shape (n, d)."""
     return _softmax(features.astype(np.float64) @ probe.kernel + probe.bias)
 
 
-def folds(labels: Labels, *, count: int, seed: int) -> list[NDArray[np.bool_]]:
-    """Stratified folds as masks of the held-out rows. A class with fewer images than folds is held out in as
-    many folds as it has images less one, so that every fold trains on every class."""
-    rng = np.random.default_rng(seed)
-    fold = np.full(len(labels), -1)
-    for offset, label in enumerate(np.unique(labels)):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        held = rows if len(rows) > 1 else rows[:0]
-        fold[held] = (np.arange(len(held)) + offset) % count
-    return [fold == number for number in range(count) if (fold == number).any()]
-
-
-def _rotated(data: Matrix) -> tuple[Matrix, Matrix]:
-    """The features along their principal axes, shape (n, r), and the (d, r) matrix that carries W back."""
+def _axes(data: Matrix) -> tuple[Matrix, Matrix]:
+    """Principal axes, shape (d, r), and the squared length of the data along each, (r,)."""
     n, d = data.shape
-    gram = data @ data.T if n < d else data.T @ data
-    squares, axes = np.linalg.eigh(gram)
+    squares, axes = np.linalg.eigh(data @ data.T if n < d else data.T @ data)
     kept = squares > max(float(squares[-1]), 1e-12) * 1e-10
     squares, axes = squares[kept], axes[:, kept]
-    if n >= d:
-        return data @ axes, axes
-    singular = np.sqrt(squares)
-    return axes * singular, data.T @ axes / singular
+    return (data.T @ axes / np.sqrt(squares) if n < d else axes), squares
 
 
-def _cross_validate(
-    data: Matrix, labels: Labels, penalties: Sequence[float], classes: int, seed: int
-) -> dict[float, float]:
-    """Held-out log loss of each penalty, strongest first. The loss has one valley along the path, so the
-    weak end, where solving is slow, is left out once the loss has risen twice."""
-    parts = folds(labels, count=FOLDS, seed=seed)
-    data = data.astype(np.float32)
-    weights = [_start(data[~held], labels[~held], classes) for held in parts]
-    total = sum(int(held.sum()) for held in parts)
-    losses: dict[float, float] = {}
-
-    def held_out_loss(number: int, penalty: float) -> float:
-        held, start = parts[number], weights[number]
-        weights[number] = _minimise(data[~held], labels[~held], penalty, start, tolerance=1e-3)
-        return _log_loss(data[held], labels[held], weights[number]) * int(held.sum()) / total
-
-    # The matrices are thin: a thread a fold keeps the processors busy, several a product only get in the way.
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for penalty in sorted(penalties, reverse=True):
-            losses[penalty] = sum(pool.map(held_out_loss, range(len(parts)), repeat(penalty)))
-            last = list(losses.values())[-3:]
-            if len(last) == 3 and last[0] < last[1] < last[2]:
-                break
-    return losses
-
-
-def _start(data: Matrix, labels: Labels, classes: int) -> Matrix:
-    """[W; b] of shape (d + 1, classes) that answers with the classes' shares, whatever the image."""
-    weights = np.zeros((data.shape[1] + 1, classes))
-    weights[-1] = np.log(np.maximum(np.bincount(labels, minlength=classes), 0.5) / len(labels))
+def _start(part: Part, width: int) -> Matrix:
+    """[W; b] of shape (width + 1, units) that answers with the classes' shares, whatever the image."""
+    weights = np.zeros((width + 1, part.targets.shape[1]))
+    share = np.clip(part.weights @ part.targets / len(part.targets), 0.5 / len(part.targets), None)
+    against = 1.0 if part.task == "multiclass" else np.maximum(1 - share, 0.5 / len(part.targets))
+    weights[-1] = np.log(share / against)
     return weights
 
 
-def _minimise(
-    data: Matrix, labels: Labels, penalty: float, start: Matrix, *, tolerance: float = GRADIENT_TOLERANCE
-) -> Matrix:
+def _minimise(data: Matrix, part: Part, penalty: float, start: Matrix, *, tolerance: float) -> Matrix:
     from scipy.optimize import minimize
 
-    n, rows = len(data), np.arange(len(data))
+    cross_entropy = _softmax_loss if part.task == "multiclass" else _sigmoid_loss
+    row_weights = (part.weights / len(data)).astype(data.dtype)[:, None]
+    targets = part.targets.astype(data.dtype)
     # Along principal axes the Hessian is nearly diagonal: p (1 - p) times the axis' spread, plus the penalty.
     # Solving for W times its root instead of W makes all directions about equally steep.
     steep = np.sqrt(CURVATURE * (data**2).mean(0) + penalty, dtype=np.float64)[:, None]
@@ -173,12 +220,11 @@ def _minimise(
 
     def loss_and_gradient(flat: Matrix) -> tuple[float, Matrix]:
         weights = flat.reshape(start.shape)
-        answer = _softmax(even @ weights[:-1].astype(even.dtype) + weights[-1].astype(even.dtype))
-        loss = -np.log(np.maximum(answer[rows, labels], 1e-30)).mean()
-        answer[rows, labels] -= 1
-        slope = even.T @ answer / n + lighter * weights[:-1]
-        gradient = np.vstack([slope, answer.mean(0)]).astype(np.float64)
-        return float(loss + (lighter * weights[:-1] ** 2).sum() / 2), gradient.ravel()
+        logits = even @ weights[:-1].astype(even.dtype) + weights[-1].astype(even.dtype)
+        loss, residuals = cross_entropy(logits, targets, row_weights)
+        slope = even.T @ residuals + lighter * weights[:-1]
+        gradient = np.vstack([slope, residuals.sum(0)]).astype(np.float64)
+        return loss + float((lighter * weights[:-1] ** 2).sum()) / 2, gradient.ravel()
 
     options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 10}
     first = np.vstack([start[:-1] * steep, start[-1:]]).ravel()
@@ -188,12 +234,22 @@ def _minimise(
     return solution
 
 
+def _softmax_loss(logits: Matrix, targets: Matrix, row_weights: Matrix) -> tuple[float, Matrix]:
+    """Cross-entropy and its slope by the logits, (n, classes)."""
+    answer = _softmax(logits)
+    loss = -(row_weights[:, 0] @ np.log(np.maximum((answer * targets).sum(1), 1e-30)))
+    return float(loss), (answer - targets) * row_weights
+
+
+def _sigmoid_loss(logits: Matrix, targets: Matrix, row_weights: Matrix) -> tuple[float, Matrix]:
+    """The sum over units of the binary cross-entropy, and its slope by the logits, (n, units)."""
+    from scipy.special import expit
+
+    loss = (row_weights * (np.logaddexp(0, logits) - targets * logits)).sum()
+    return float(loss), (expit(logits) - targets) * row_weights
+
+
 def _softmax(logits: Matrix) -> Matrix:
     shifted: Matrix = np.exp(logits - logits.max(1, keepdims=True))
     shifted /= shifted.sum(1, keepdims=True)
     return shifted
-
-
-def _log_loss(data: Matrix, labels: Labels, weights: Matrix) -> float:
-    answer = _softmax(data @ weights[:-1] + weights[-1])
-    return float(-np.log(np.maximum(answer[np.arange(len(labels)), labels], 1e-15)).mean())

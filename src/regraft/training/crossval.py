@@ -1,0 +1,237 @@
+"""Choosing a head's settings by cross-validation, and the temperature of its probabilities with them.
+
+Every fold standardises, solves and answers on its own; what is chosen has the lowest loss on the answers to
+images that were held out. The same answers set the temperature (Guo et al., On Calibration of Modern Neural
+Networks, 2017): one number by which decision values are divided, which changes no order among them. As in
+Platt's scaling (1999), the targets it is fitted to are drawn a little towards the middle, so that decisions
+without an error do not end in certainty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from regraft.tasks import TASKS
+from regraft.training.folds import folds, strata
+from regraft.training.rules import Link, Rule, Scaler
+
+__all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solved", "warmth"]
+
+Matrix = NDArray[np.float64]
+Settings = dict[str, float | str]
+
+ROUGH, EXACT = 1e-3, 1e-5  # gradient tolerances
+SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
+
+
+@dataclass(frozen=True)
+class Part:
+    """Training rows.
+
+    Attributes:
+        data: features, shape (n, d), standardised where the family wants them so.
+        targets: encoded, shape (n, units): one-hot, 0/1, or a regression's targets standardised.
+        weights: one a row, of mean 1.
+        task: one of `tasks.TASKS`.
+        seed: for solvers that draw numbers.
+        tolerance: of the gradient, where the solver iterates.
+    """
+
+    data: Matrix
+    targets: Matrix
+    weights: Matrix
+    task: str
+    seed: int = 0
+    tolerance: float = EXACT
+
+    def rows(self, chosen: NDArray[np.bool_]) -> Part:
+        """Some of the rows."""
+        return replace(
+            self, data=self.data[chosen], targets=self.targets[chosen], weights=self.weights[chosen]
+        )
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class numbers, shape (n,), of a multiclass or binary part."""
+        one_hot = self.task == "multiclass"
+        return (self.targets.argmax(1) if one_hot else self.targets[:, 0]).astype(np.int64)
+
+    @property
+    def signs(self) -> Matrix:
+        """-1 and 1 for 0 and 1; a regression's targets as they are."""
+        return self.targets if self.task == "regression" else 2 * self.targets - 1
+
+
+Fit = Callable[[Settings], Rule]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of head.
+
+    Attributes:
+        phrase: its name in a sentence.
+        prepare: makes a part ready and gives back the function that solves it under given settings.
+        grid: the settings to choose from, for a part.
+        tasks: those it can do.
+        ordered: the loss has one valley along the grid; what comes after two rises is left out.
+        per_unit: every label or target gets settings of its own.
+        scaled: features are standardised first.
+        calibrated: its decision values are on the scale of probabilities already.
+        count: how many folds.
+        most: rows that cross-validation looks at; more are left out of it, a share of each class.
+    """
+
+    phrase: str
+    prepare: Callable[[Part], Fit]
+    grid: Callable[[Part], Sequence[Settings]]
+    tasks: tuple[str, ...] = tuple(TASKS)
+    ordered: bool = False
+    per_unit: bool = False
+    scaled: bool = True
+    calibrated: bool = False
+    count: int = 5
+    most: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried.
+
+    Attributes:
+        settings: the settings.
+        decisions: values of the rows that were held out, shape (m, units).
+        link: the temperature that suits them.
+        losses: mean loss, shape (units,): of each label or target, or one and the same for classes.
+    """
+
+    settings: Settings
+    decisions: Matrix
+    link: Link
+    losses: Matrix
+
+
+def cross_validate(
+    family: Family, part: Part, *, groups: NDArray[np.int64] | None = None
+) -> tuple[list[Trial], NDArray[np.bool_]]:
+    """Try a family's settings on held-out rows.
+
+    Args:
+        family: what to try.
+        part: features as they are, not standardised.
+        groups: shape (n,); rows of one group are held out together.
+
+    Returns:
+        The trials in the order of the grid, and the mask (n,) of the rows they answered: those that a fold
+        held out. No trial where nothing can be held out.
+    """
+    grid = list(family.grid(part))
+    plain = _plain(part)
+    sample = _sample(strata(plain, part.task), family.most, part.seed)
+    part = part.rows(sample)
+    groups = None if groups is None else groups[sample]
+    parts = folds(plain[sample], task=part.task, count=family.count, seed=part.seed, groups=groups)
+    seen = np.any(parts, axis=0) if parts else np.zeros(len(part.data), bool)
+    trials: list[Trial] = []
+    # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
+        for settings in grid if parts else []:
+            decisions = np.zeros_like(part.targets)
+            for fold, answer in zip(ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True):
+                decisions[fold.held] = answer
+            trials.append(_trial(settings, decisions[seen], part.rows(seen), family))
+            if family.ordered and _risen(trials):
+                break
+    answered = np.zeros(len(sample), bool)
+    answered[sample] = seen
+    return trials, answered
+
+
+def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler]:
+    """The family's rule for all rows of a part, whose features are as they are."""
+    scaler = Scaler.of(part.data) if family.scaled else Scaler.none(part.data.shape[1])
+    with threadpool_limits(1 if part.data.size < SMALL else None):
+        return family.prepare(replace(part, data=scaler(part.data)))(settings), scaler
+
+
+class _Fold:
+    """One fold: what was solved on the other rows answers for the held ones."""
+
+    def __init__(self, family: Family, part: Part, held: NDArray[np.bool_]) -> None:
+        train = part.rows(~held)
+        scaler = Scaler.of(train.data) if family.scaled else Scaler.none(part.data.shape[1])
+        self.held, self._data = held, scaler(part.data[held])
+        self._fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
+
+    def decide(self, settings: Settings) -> Matrix:
+        return self._fit(settings).decide(self._data)
+
+
+def _plain(part: Part) -> Matrix | NDArray[np.int64]:
+    return part.labels if part.task in ("multiclass", "binary") else part.targets
+
+
+def _sample(kinds: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
+    """A mask of about `most` rows, the same share of each stratum, two at least."""
+    chosen = np.zeros(len(kinds), bool)
+    rng = np.random.default_rng(seed)
+    for kind in np.unique(kinds):
+        rows = rng.permutation(np.flatnonzero(kinds == kind))
+        chosen[rows[: max(2, round(len(rows) * most / len(kinds)))]] = True
+    return chosen
+
+
+def _trial(settings: Settings, decisions: Matrix, part: Part, family: Family) -> Trial:
+    gain = np.ones(part.targets.shape[1])
+    if not family.calibrated and part.task != "regression":
+        gain = warmth(decisions, part)
+    link = Link(TASKS[part.task].activation, gain, np.zeros_like(gain))
+    answers, weights = link(decisions), part.weights / part.weights.sum()
+    columns = [slice(None)] if part.task == "multiclass" else [slice(at, at + 1) for at in range(len(gain))]
+    each = [weights @ TASKS[part.task].losses(answers[:, at], part.targets[:, at]) for at in columns]
+    return Trial(settings, decisions, link, np.broadcast_to(np.array(each), gain.shape))
+
+
+def _risen(trials: list[Trial]) -> bool:
+    last = [trial.losses.mean() for trial in trials[-3:]]
+    return len(last) == 3 and last[0] < last[1] < last[2]
+
+
+def warmth(decisions: Matrix, part: Part) -> Matrix:
+    """One over the temperature of each unit, shape (units,): one for all classes, one a label.
+
+    Args:
+        decisions: shape (n, units).
+        part: the targets and weights of the same rows.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    units = decisions.shape[1]
+    share = 1 / (len(decisions) + 2)
+    if part.task == "multiclass":
+        soft = part.targets * (1 - share) + share / units
+
+        def loss(log_gain: float) -> float:
+            return -float(part.weights @ (soft * log_softmax(decisions * np.exp(log_gain), axis=1)).sum(1))
+
+        return np.full(units, np.exp(minimize_scalar(loss, bounds=(-6, 9), method="bounded").x))
+
+    def one(values: Matrix, truth: Matrix) -> float:
+        soft = truth * (1 - share) + share / 2
+
+        def loss(log_gain: float) -> float:
+            scaled = values * np.exp(log_gain)
+            return float(part.weights @ (np.logaddexp(0, scaled) - soft * scaled))
+
+        return float(np.exp(minimize_scalar(loss, bounds=(-6, 9), method="bounded").x))
+
+    return np.array([one(decisions[:, at], part.targets[:, at]) for at in range(units)])
