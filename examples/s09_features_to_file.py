@@ -11,8 +11,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from regraft import Recipe
-from regraft.embed import embed
+from regraft import Recipe, embed
 
 
 def main(photos, out="features.npz", *, backbone="mobilenet_v2", weights="imagenet", image_size=224):

@@ -26,7 +26,6 @@ from regraft.backbone.freeze import freeze
 from regraft.backbone.head import is_head
 from regraft.backbone.pixels import contract_of
 from regraft.data.decode import decode
-from regraft.embed import embedding_network, vectors
 
 pytestmark = pytest.mark.slow
 
@@ -137,8 +136,8 @@ def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
     for layer in resnet152.layers:
         reference.get_layer(layer.name).set_weights(layer.get_weights())
     expected = reference.predict(keras.applications.resnet.preprocess_input(pixels_of(photos, 32)), verbose=0)
-    recipe = regraft.Recipe(backbone="resnet152", **SMALL)
-    stored, _ = vectors(embedding_network(recipe), regraft.Catalog.from_folder(photos), regraft.Store())
+    embedder = regraft.ImageEmbedder("resnet152", **SMALL)  # reads what the run has stored
+    stored = embedder.transform(sorted(map(str, photos.rglob("*.png"))))
     assert_close(stored, expected, 1e-3)
     by_hand = reference.predict(pixels_of(photos, 32) / 255, verbose=0)
     assert np.abs(by_hand - expected).max() > 0.1 * np.abs(expected).max()  # the mistake is no small one
