@@ -99,3 +99,19 @@ def make_photos(tmp_path: Path) -> Callable[..., Path]:
         return write_photos(tmp_path / name, **options)
 
     return make
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding without a child process, for tests of other things."""
+    from regraft.data import child, workers
+    from regraft.data.refusal import Refusal
+
+    class InThisProcess(child.Child):
+        def decode(self, path: Path, expected: str, size: int):
+            try:
+                return child._decode_file(str(path), size, expected)
+            except Refusal as refusal:
+                return refusal
+
+    monkeypatch.setattr(workers, "Child", InThisProcess)

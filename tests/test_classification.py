@@ -136,9 +136,9 @@ def test_half_precision_is_scored_in_double() -> None:
 
 def test_many_images_and_classes_are_quick() -> None:
     labels, probabilities = answers(5000, 100)
-    start = time.perf_counter()
+    start = time.process_time()
     classification_scores(labels, probabilities)
-    assert time.perf_counter() - start < 5  # about 0.7 s; room for a busy machine
+    assert time.process_time() - start < 8  # about 1 s of the processor
 
 
 @pytest.mark.parametrize(

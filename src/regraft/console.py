@@ -8,15 +8,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["duration", "say", "track"]
+__all__ = ["duration", "quiet", "say", "track"]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is shown meanwhile: for work that is one of hundreds, as in a cross-validation."""
+    before = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
 
 
 @cache
@@ -28,6 +41,8 @@ def _console() -> Console:
 
 def say(text: str, *, style: str = "") -> None:
     """Print a message. `text` is shown as it is: markup or control codes in a file's name are not obeyed."""
+    if _QUIET.get():
+        return
     safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     _console().print(safe, style=style or None, markup=False)
 
@@ -56,7 +71,7 @@ def track(title: str, total: int | None, *, unit: str = "images") -> Iterator[Ca
 
     `total` is None where nobody knows how many units there are.
     """
-    if _console().is_terminal:
+    if _console().is_terminal and not _QUIET.get():
         with _bar(title, total, unit) as advance:
             yield advance
     else:

@@ -97,7 +97,7 @@ def open_backbone(recipe: Recipe) -> Backbone:
     return load_backbone(
         recipe.backbone,
         weights=recipe.weights,
-        pixels=recipe.pixels,
+        pixels=recipe.pixels or None,
         image_size=recipe.image_size,
         seed=recipe.seed,
     )

@@ -132,7 +132,7 @@ class Recipe:
         group, split: columns of the table: what never crosses a split; the user's own parts.
         separator: what stands between several labels in one cell.
         task: the kind of target; "auto" tells it from the data and says so.
-        validation: share of the training images cut off for validation where none is given.
+        validation: share of the training images cut off for validation where none is given; 0 cuts none off.
         backbone: a name of `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, a preset.
         weights: "imagenet", a weights file, or the word "random".
         pixels: what the user's own backbone expects of pixels, see `regraft.backbone.pixels`; "" if known.
@@ -179,7 +179,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
         _check_kinds(self)
-        _expect(0 < self.validation < 1, "validation", "a share between 0 and 1", self.validation)
+        _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
         _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
         _expect(self.budget > 0, "budget", "seconds above 0", self.budget)

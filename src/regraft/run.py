@@ -173,8 +173,10 @@ def train(
 def _grafted(backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any) -> tuple[keras.Model, Cut]:
     """The model with a fresh head, and the same cut where what is not the untouched backbone begins."""
     from regraft.backbone.cut import cut
+    from regraft.backbone.freeze import freeze
     from regraft.backbone.head import graft, is_head
 
+    freeze(backbone, "none")  # else its dropout would count as something that acts
     own = hasattr(head, "compute_output_shape")  # a Keras layer or model; not a scikit-learn estimator
     model = graft(
         backbone,

@@ -12,7 +12,9 @@ KerasHub is an extra, imported here and only when asked for.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +22,18 @@ from typing import Any, NamedTuple
 import keras
 
 from regraft.backbone.own import replayed
-from regraft.backbone.pixels import apply_contract, rescaled
+from regraft.backbone.pixels import apply_contract, contract_of, rescaled
 from regraft.backbone.weights import brief, unreachable
 from regraft.backbone.zoo import Stages
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, nearest
 
-__all__ = ["PREFIX", "Preset", "is_preset", "open_preset"]
+__all__ = ["PREFIX", "Preset", "is_preset", "mend_layers", "open_preset"]
 
 PREFIX = "kerashub:"
 DEFAULT_SIZE = 224  # pixels a side where neither the preset nor the user says
 KAGGLE = "https://www.kaggle.com"
+
+_FIGURES = (bool, int, float, str)
 
 # Encoders that call their parts one after the other, and those parts in order.
 _SEQUENCES = {"ViTEncoder": ("dropout", "encoder_layers", "layer_norm")}
@@ -82,6 +86,8 @@ def open_preset(
     seen, notes = _seen(image, converter, pixels or "raw")
     features = replayed(backbone, seen, _unrolled)
     model = keras.Model(image, features, name=Path(name).name.replace("/", "_"))
+    mend_layers(model)
+    _check_configs(model, name)
     return Preset(model, _stages(backbone, model), notes)
 
 
@@ -93,6 +99,47 @@ def _kerashub() -> Any:
             f'KerasHub is not installed ({brief(fault)}): pip install "regraft[hub]".'
         ) from fault
     return keras_hub
+
+
+def mend_layers(model: keras.Model) -> None:
+    """Change classes of KerasHub's layers, so that a saved model that holds them opens again, also elsewhere.
+
+    Some of them (0.32: the vision transformer's) write figures into their configuration that their constructor
+    does not take, and leave out some that it does. Others are left as they are.
+    """
+    for layer in model.layers:
+        kind = type(layer)
+        if kind.__module__.startswith("keras_hub") and set(layer.get_config()) - _taken(kind):
+            kind.get_config = _faithful(kind)
+
+
+def _taken(kind: type) -> set[str]:
+    """What the constructors of a class take by name."""
+    return {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+
+
+def _faithful(kind: Any) -> Callable[[Any], dict[str, Any]]:
+    original, wanted = kind.get_config, set(inspect.signature(kind.__init__).parameters)
+
+    def get_config(layer: Any) -> dict[str, Any]:
+        config = {key: value for key, value in original(layer).items() if key in _taken(kind)}
+        left_out = {name: getattr(layer, name, None) for name in wanted - set(config)}
+        return {**config, **{name: value for name, value in left_out.items() if isinstance(value, _FIGURES)}}
+
+    return get_config
+
+
+def _check_configs(model: keras.Model, name: str) -> None:
+    """Refuse at once what could be trained and saved, but never opened again."""
+    for layer in model.layers:
+        if type(layer).__module__.startswith("keras_hub"):
+            try:
+                type(layer).from_config(layer.get_config())
+            except Exception as fault:
+                raise ModelRefused(
+                    f"{name}: a saved model with KerasHub's {type(layer).__name__} cannot be opened again, by a "
+                    f"mistake in KerasHub: {brief(fault)}"
+                ) from fault
 
 
 def _check_name(name: str, hub: Any) -> None:
@@ -197,13 +244,17 @@ def _unrolled(operation: Any) -> Callable[..., Any]:
 
 def _stages(backbone: Any, model: keras.Model) -> dict[str, str]:
     """By the layers' names; where those say nothing, by the levels of KerasHub's feature pyramid."""
-    names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    names = [
+        layer.name
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer) and not contract_of(layer)
+    ]
     starts = _STAGES.starts(names)
     if not starts:
         ends = {
             tensor._keras_history.operation.name: level
             for level, tensor in (getattr(backbone, "pyramid_outputs", None) or {}).items()
         }
-        marks = tuple((f"^{name}$", level) for name, level in ends.items() if name in names)
+        marks = tuple((f"^{re.escape(name)}$", level) for name, level in ends.items() if name in names)
         starts = Stages("closes", marks).starts(names)
     return {stage: names[index] for stage, index in starts.items()}

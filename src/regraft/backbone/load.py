@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,7 +137,12 @@ def load_backbone(
     text, path = str(name), Path(name)
     if text.endswith(".keras"):
         own = Weights(None, f"file {path.name} sha256 {sha256(path, 'model')}")
-        return _from_model(read_model(path), own, asked)
+        model = read_model(path)
+        if "keras_hub" in sys.modules:  # it holds layers that are to be saved again
+            from regraft.backbone.hub import mend_layers
+
+            mend_layers(model)
+        return _from_model(model, own, asked)
     if is_savedmodel(path):
         return _from_savedmodel(path, path.resolve().name, f"folder {path.name}", asked)
     if (handle := parse_handle(text)) is not None:

@@ -7,13 +7,13 @@ validation. So a new sample moves no old one, two copies of a picture fall on th
 and names of files do not matter. The price is that shares are right on average, not to the image.
 
 **Strata.** Every class, every label (and having none), or every tenth of every target of a regression
-(quantile bins; fewer below 200 samples) is a stratum, and so is everything together. Each is owed a least
-share of its samples, in validation and in training: one for classes without groups, whose units are all
-alike; half of what is due everywhere else. A stratum that got less is mended, those of fewest units first:
-units of the lowest places join validation until it has its least share; where validation has too much,
-those of the highest places leave it until the least share is left. No move spoils what was mended before
-(the order of Sechidis, Tsoumakas and Vlahavas, 2011, "On the stratification of multi-label data"). A
-stratum of one unit is trained on.
+(quantile bins; fewer below 200 samples) is a stratum. Each is owed a least share of its samples, in
+validation and in training: one for classes without groups, whose units are all alike; half of what is due
+everywhere else. A stratum that got less is mended, those of fewest units first: units of the lowest places
+join validation until it has its least share; where validation has too much, those of the highest places
+leave it until the least share is left. No move spoils what was mended before (the order of Sechidis,
+Tsoumakas and Vlahavas, 2011, "On the stratification of multi-label data"). A stratum of one unit is trained
+on.
 
 **What may move when samples are added**: units that mending moves, before or after; and those that a new
 sample ties together, which become one.
@@ -45,7 +45,7 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
 
     Args:
         catalog: of any task.
-        fraction: share of the training samples that becomes validation, in (0, 1), where there is none yet.
+        fraction: share of the training samples that becomes validation, in [0, 1), where there is none yet.
         seed: another seed is another split.
 
     Returns:
@@ -60,12 +60,12 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
     """
     if any(sample.part == "validation" for sample in catalog.samples):
         return catalog
+    if not fraction:
+        return replace(catalog, samples=tuple(replace(s, part=s.part or "train") for s in catalog.samples))
     samples = [sample for sample in catalog.samples if sample.part in OPEN]
     units = _units(samples)
     strata = _strata(catalog, samples, units)
     plain = catalog.task in ("multiclass", "binary") and not any(sample.group for sample in samples)
-    if not plain:
-        strata["everything"] = Counter(units)
     least = {name: (1, 1) if plain else _half(stratum.total(), fraction) for name, stratum in strata.items()}
     cut = _Cut({unit: _place(unit, seed) for unit in units}, strata, least, fraction)
     cut.mend()

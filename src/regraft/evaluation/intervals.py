@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 1000
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
-DRAWS_AT_ONCE = 500_000  # bounds the bootstrap's memory to some tens of MB, whatever n is
+DRAWS_AT_ONCE = 2_000_000  # bounds the bootstrap's memory to some tens of MB, whatever n is
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,15 @@ def multilabel_scores(
     >>> {name: round(score.value, 2) for name, score in scores.items()}
     {'mAP': 0.92, 'micro_f1': 0.86, 'macro_f1': 0.83, 'macro_auc': 0.75, 'log_loss': 0.55}
     """
+    from scipy.sparse import csr_array
+
     has, table = _checked(truth, answers)
     order = np.lexsort(np.concatenate([table, has], axis=1).T)  # as in `classification_scores`
     has, table = has[order], table[order]
     said = table >= _checked_thresholds(thresholds, table.shape[1])
     losses = -np.log(np.clip(np.where(has, table, 1 - table), SMALLEST_PROBABILITY, 1.0)).mean(axis=1)
-    columns = np.column_stack([has, said, has & said, np.ones(len(table)), losses])
+    # Most labels are not on most images: sparse, the sums of a thousand resamples take seconds less.
+    columns = csr_array(np.column_stack([has, said, has & said, np.ones(len(table)), losses]))
     micro, macro, log_loss = bootstrap(columns, _of_sums, seed=seed)
     pairs = list(zip(has.T, table.T, strict=True))
     precision = mean_of([average_precision(*pair) for pair in pairs])

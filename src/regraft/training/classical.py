@@ -5,7 +5,7 @@
 | logistic | classes, labels | L-BFGS, ours | penalty, one a label | a Dense layer |
 | ridge | all | one eigendecomposition, ours | penalty, one a label or target | a Dense layer |
 | lda | classes, labels | one eigendecomposition, ours | shrinkage | a Dense layer |
-| svm | all | LinearSVC one against the rest, LinearSVR | C | a Dense layer |
+| svm | all | LinearSVC one against the rest, LinearSVR | penalty | a Dense layer |
 | svm-rbf | all | SVC one against one, SVR | C, gamma | Dense layers around an exponential |
 | neighbours | all | a search | k, metric, weights | Dense, top k, a table |
 | boosting | all | HistGradientBoosting | number of trees | an estimator, kept with skops |

@@ -141,7 +141,7 @@ def cross_validate(
     seen = np.any(parts, axis=0) if parts else np.zeros(len(part.data), bool)
     trials: list[Trial] = []
     # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
         ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
         for settings in grid if parts else []:
             decisions = np.zeros_like(part.targets)
@@ -173,6 +173,11 @@ class _Fold:
 
     def decide(self, settings: Settings) -> Matrix:
         return self._fit(settings).decide(self._data)
+
+
+def _one_thread() -> None:
+    """OpenMP counts threads for each thread that calls it."""
+    threadpool_limits(1, user_api="openmp")
 
 
 def _plain(part: Part) -> Matrix | NDArray[np.int64]:
