@@ -16,7 +16,7 @@ def main(photos, out="runs/s07", *, backbone="mobilenet_v2", weights="imagenet",
         weights=weights,
         image_size=image_size,
         augment=CHANGES,
-        phases=(Phase("last:20", learning_rate=1e-4, epochs=epochs),),
+        phases=(Phase("all", learning_rate=1e-4, epochs=epochs),),
     )
     return train(photos, recipe, out)
 
