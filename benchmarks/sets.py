@@ -45,17 +45,18 @@ def angles(photos: Path, out: Path, *, seed: int = 0) -> Path:
 
 
 def pairs(photos: Path, out: Path, *, seed: int = 0) -> Path:
-    """Two photographs of the same part side by side; the labels are their classes, with | between them."""
+    """Two photographs of the same part side by side; the labels are their classes, with | between them.
+
+    Each photograph is in one pair only: else training and validation would share it.
+    """
     rng = random.Random(seed)
     rows = []
     for part, files in _parts(photos).items():
-        others = list(files)
-        rng.shuffle(others)
-        for number, (one, two) in enumerate(zip(files, others, strict=True)):
-            canvas = Image.new("RGB", (SIDE, SIDE), GREY)
+        rng.shuffle(files)
+        for number, (one, two) in enumerate(zip(files[::2], files[1::2], strict=False)):
+            canvas = Image.new("RGB", (2 * SIDE, SIDE), GREY)
             for place, file in enumerate((one, two)):
-                half = ImageOps.pad(_opened(file), (SIDE // 2, SIDE), color=GREY)
-                canvas.paste(half, (place * SIDE // 2, 0))
+                canvas.paste(_opened(file).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (place * SIDE, 0))
             labels = sorted({one.parent.name, two.parent.name})
             rows.append([_save(canvas, out, part, number), "|".join(labels), part])
     return _table(out, "labels", rows)

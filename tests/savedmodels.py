@@ -30,6 +30,9 @@ class Net(tf.Module):
         x = tf.nn.relu(tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, 1e-3))
         return tf.reduce_mean(x, [1, 2]) if self.pooled else x
 
+    def run(self, x):
+        return self(x)
+
     @tf.function
     def penalty(self):
         return 0.01 * tf.reduce_sum(self.kernel**2)
@@ -57,7 +60,7 @@ def reusable(folder, *, side=16, pooled=True):
 def signature_only(folder, function, *specs):
     """What can only be run: one signature, no call."""
     root = tf.train.Checkpoint(**({"net": function} if isinstance(function, tf.Module) else {}))
-    traced = tf.function(lambda given: function(given)).get_concrete_function(*specs)
+    traced = tf.function(getattr(function, "run", function)).get_concrete_function(*specs)
     tf.saved_model.save(root, str(folder), signatures={"serving_default": traced})
     return folder
 

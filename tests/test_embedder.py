@@ -139,7 +139,9 @@ def test_nothing_is_printed_unless_asked_for(
     assert "in the store" in capsys.readouterr().err
 
 
-def test_an_image_that_cannot_be_used_is_named(embedder: ImageEmbedder, files: list[str], photos: Path) -> None:
+def test_an_image_that_cannot_be_used_is_named(
+    embedder: ImageEmbedder, files: list[str], photos: Path
+) -> None:
     (photos / "text.jpg").write_text("no image")
     (photos / "half.png").write_bytes(Path(files[0]).read_bytes()[:300])
     with pytest.raises(DataError, match=r"text\.jpg: not_an_image"):
@@ -177,7 +179,9 @@ def test_settings_are_checked_in_fit(embedder: ImageEmbedder) -> None:
         ImageEmbedder("resnet5").fit(images)
 
 
-def test_training_goes_by_the_same_features(embedder: ImageEmbedder, photos: Path, network_file: Path) -> None:
+def test_training_goes_by_the_same_features(
+    embedder: ImageEmbedder, photos: Path, network_file: Path
+) -> None:
     """What `train` computes under its own network's name, the embedder finds: same graph, same key."""
     from regraft.backbone.cut import cut
     from regraft.backbone.head import OUTPUT, graft
@@ -187,5 +191,3 @@ def test_training_goes_by_the_same_features(embedder: ImageEmbedder, photos: Pat
     whole = cut(graft(load_backbone(network_file), HeadSpec(), outputs=3), lambda layer: layer.name == OUTPUT)
     assert engine.fingerprint(whole.prefix) == engine.fingerprint(embedder._network())
     assert isinstance(whole.suffix, keras.Model)
-
-

@@ -130,7 +130,7 @@ def test_handle_without_a_version_names_those_at_hand(tmp_path):
     ["https://tfhub.dev/google", "https://tfhub.dev/google/../../etc/5", "https://kaggle.com/models/a/b"],
 )
 def test_address_that_is_none(text):
-    with pytest.raises(UsageError, match="expected https?://|a Kaggle model is"):
+    with pytest.raises(UsageError, match=r"expected https?://|a Kaggle model is"):
         parse_handle(text)
 
 
@@ -203,10 +203,9 @@ def escaping():
 
 def bomb():
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        member = tarfile.TarInfo("saved_model.pb")
-        member.size = 1 << 45
-        packed.write(member.tobuf())
+    member = tarfile.TarInfo("saved_model.pb")
+    member.size = 1 << 45
+    packed.write(member.tobuf() + bytes(1024))
     return packed.getvalue()
 
 

@@ -116,7 +116,7 @@ def test_saved_model_remembers_what_was_frozen(preset, request, tmp_path):
 
 def test_cnn_takes_any_size_a_transformer_its_own(resnet, vit):
     assert load_backbone(resnet, image_size=48).model.output_shape[1] == 6
-    with pytest.raises(UsageError, match="image_size: .* cannot be built for 24 pixels"):
+    with pytest.raises(UsageError, match=r"image_size: .* cannot be built for 24 pixels"):
         load_backbone(vit, image_size=24)
 
 
@@ -143,7 +143,7 @@ def test_preset_without_a_converter_takes_a_stated_contract(tmp_path, resnet):
 
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(
-        UsageError, match='knows no preset "resnet_50_imagnet".*Did you mean "resnet_50_imagenet"'
+        UsageError, match=r'knows no preset "resnet_50_imagnet".*Did you mean "resnet_50_imagenet"'
     ):
         load_backbone("kerashub:resnet_50_imagnet")
 

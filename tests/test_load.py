@@ -231,7 +231,9 @@ def test_stated_contract_comes_in_front(contract, tmp_path):
     assert backbone.layers == (model.get_layer("conv"),)
     x = pixels(16)
     seen = keras.Model(image, apply_contract(contract, image))
-    np.testing.assert_allclose(answer(backbone.model, x), answer(model, answer(seen, x)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        answer(backbone.model, x), answer(model, answer(seen, x)), rtol=1e-4, atol=1e-4
+    )
     backbone.model.save(tmp_path / "saved.keras")
     back = load_backbone(tmp_path / "saved.keras")
     assert back.contract == contract

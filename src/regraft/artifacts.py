@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
 from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, write_model
 from regraft.errors import EnvironmentFault, UsageError
@@ -223,4 +224,6 @@ def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(
+            [[safe_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        )

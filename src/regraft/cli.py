@@ -231,7 +231,9 @@ def evaluate(
 
 @app.command()
 def embed(  # noqa: PLR0917 - typer reads the options off the signature
-    data: Annotated[Path, typer.Argument(help="Folder of images, with or without class folders; or a table.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder of images, with or without class folders; or a table.")
+    ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to make: .parquet, .csv, .npz or .npy.")
     ] = Path("features.parquet"),

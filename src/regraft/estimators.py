@@ -215,6 +215,8 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
             DataError, UsageError, EnvironmentFault, ModelRefused: see `ImageClassifier.fit`.
         """
         y = np.asarray(_checked(self, X, y), np.float64)
+        if len(y) < 2:
+            raise UsageError("Expected at least 2 images to learn from. Received: 1 sample.")
         rows: list[Target] = [tuple(row) for row in y.reshape(len(y), -1).tolist()]
         names = ["target"] if len(rows[0]) == 1 else [f"target {place}" for place in range(len(rows[0]))]
         self._fit(X, rows, replace(self._recipe(), task="regression"), names)

@@ -127,6 +127,7 @@ def train(
             catalog = data if isinstance(data, Catalog) else read_catalog(data, recipe)
             recipe = replace(recipe, data=fspath(catalog.root if isinstance(data, Catalog) else data))
             catalog = catalog.as_task(recipe.task).learnable()
+            say(_task(catalog, recipe))
             ahead = None if backbone else begin_decoding(catalog, recipe, kept)
             if ahead is not None:
                 stack.callback(ahead.close)
@@ -226,10 +227,18 @@ def _views(
     return extract_views(whole.prefix, seen, first=first, store=store, views=views)
 
 
+def _task(catalog: Catalog, recipe: Recipe) -> str:
+    """What kind of target this is, and how to say otherwise where nobody has said it."""
+    if recipe.task != "auto" or not catalog.why:
+        return f"Task: {catalog.task}."
+    return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
+
+
 def _parts(catalog: Catalog) -> str:
     parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
-    kind = {"multilabel": "labels", "regression": "targets"}.get(catalog.task, "classes")
-    return f"Samples: {', '.join(parts)}; {len(catalog.outputs)} {kind}, {catalog.task}."
+    kind = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
+    count = len(catalog.outputs)
+    return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
 
 
 def _find_head(

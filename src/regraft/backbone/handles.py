@@ -196,10 +196,11 @@ def _receive(url: str, file: IO[bytes]) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     folder.mkdir()
     with tarfile.open(archive, "r:*") as tar:
-        size = sum(member.size for member in tar)
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise OSError(f"its archive unpacks to {size:,} bytes, {free:,} are free")
+        size, free = 0, shutil.disk_usage(folder).free
+        for member in tar:
+            size += member.size
+            if size > free:
+                raise OSError(f"its archive unpacks to {size:,} bytes or more, {free:,} are free")
         # The filter keeps files inside the folder, whatever the archive says.
         tar.extractall(folder, filter="data")
     if not is_savedmodel(folder):

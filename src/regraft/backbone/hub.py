@@ -102,10 +102,10 @@ def _kerashub() -> Any:
 
 
 def mend_layers(model: keras.Model) -> None:
-    """Change classes of KerasHub's layers, so that a saved model that holds them opens again, also elsewhere.
+    """Change classes of KerasHub's layers, so that a saved model which holds them opens again.
 
-    Some of them (0.32: the vision transformer's) write figures into their configuration that their constructor
-    does not take, and leave out some that it does. Others are left as they are.
+    Some of them (0.32: the vision transformer's) write figures into their configuration that their
+    constructor does not take, and leave out some that it does. Others are left as they are.
     """
     for layer in model.layers:
         kind = type(layer)
@@ -113,7 +113,7 @@ def mend_layers(model: keras.Model) -> None:
             kind.get_config = _faithful(kind)
 
 
-def _taken(kind: type) -> set[str]:
+def _taken(kind: Any) -> set[str]:
     """What the constructors of a class take by name."""
     return {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
 
@@ -137,8 +137,8 @@ def _check_configs(model: keras.Model, name: str) -> None:
                 type(layer).from_config(layer.get_config())
             except Exception as fault:
                 raise ModelRefused(
-                    f"{name}: a saved model with KerasHub's {type(layer).__name__} cannot be opened again, by a "
-                    f"mistake in KerasHub: {brief(fault)}"
+                    f"{name}: a saved model with KerasHub's {type(layer).__name__} cannot be opened again, "
+                    f"by a mistake in KerasHub: {brief(fault)}"
                 ) from fault
 
 

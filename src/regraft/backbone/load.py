@@ -19,7 +19,15 @@ import keras
 
 from regraft.backbone.classifier import MODEL_PREFIX, without_classifier
 from regraft.backbone.handles import fetch, parse_handle
-from regraft.backbone.own import behind_contract, carried, check_model, model_size, read_model, rebuilt
+from regraft.backbone.own import (
+    behind_contract,
+    carried,
+    check_model,
+    model_size,
+    own_contract,
+    read_model,
+    rebuilt,
+)
 from regraft.backbone.pixels import apply_contract, check_contract, contract_of
 from regraft.backbone.savedlayer import SavedModelLayer, open_savedmodel
 from regraft.backbone.savedmodel import is_savedmodel
@@ -274,34 +282,9 @@ def _from_model(model: keras.Model, own: Weights, asked: _Asked) -> Backbone:
         body = without_classifier(copy, published=known is not None)[0]
     elif model.inputs[0].shape[1] is None:
         body = carried(body, rebuilt(body, size), keras.layers.Layer)
-    contract, why = _contract(body, known, asked.pixels)
+    contract, why = own_contract(body, known, asked.pixels)
     notes = tuple(filter(None, (note, why)))
     return _backbone(body.name, behind_contract(body, contract), chosen.provenance, stages=known, notes=notes)
-
-
-def _contract(model: keras.Model, known: Entry | None, pixels: str | None) -> tuple[str, str]:
-    """The contract to put in front of a model of the user's own, and a note where that was not asked for."""
-    has = next(filter(None, map(contract_of, model.layers)), None)
-    if has and pixels is not None:
-        raise UsageError(
-            f"pixels: {model.name} has the contract {has} in its graph. Received also: {pixels!r}."
-        )
-    if pixels is not None or has or known is None or known.pixels == "raw" or not _is_bare(model):
-        return pixels or "raw", ""
-    note = f"{model.name} comes without preprocessing: the contract {known.pixels} of its family is in front."
-    return known.pixels, note
-
-
-def _is_bare(model: keras.Model) -> bool:
-    """Whether pixels go straight into a convolution, so that nothing in the graph can have converted them."""
-    image = model.inputs[0]
-    first = [
-        node.operation
-        for nodes in model._nodes_by_depth.values()
-        for node in nodes
-        if any(tensor is image for tensor in node.input_tensors)
-    ]
-    return all(isinstance(layer, (keras.layers.Conv2D, keras.layers.ZeroPadding2D)) for layer in first)
 
 
 # --- SavedModels and presets

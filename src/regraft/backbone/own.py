@@ -10,14 +10,24 @@ from typing import Any
 
 import keras
 
-from regraft.backbone.pixels import apply_contract
+from regraft.backbone.pixels import apply_contract, contract_of
 
 # This import also makes the layer known to Keras, so that files that hold one can be read.
 from regraft.backbone.savedlayer import SavedModelLayer
 from regraft.backbone.weights import brief
+from regraft.backbone.zoo import Entry
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
-__all__ = ["behind_contract", "carried", "check_model", "model_size", "read_model", "rebuilt", "replayed"]
+__all__ = [
+    "behind_contract",
+    "carried",
+    "check_model",
+    "model_size",
+    "own_contract",
+    "read_model",
+    "rebuilt",
+    "replayed",
+]
 
 
 def read_model(path: Path) -> keras.Model:
@@ -31,7 +41,7 @@ def read_model(path: Path) -> keras.Model:
         EnvironmentFault: it needs KerasHub or TensorFlow, which is not there.
     """
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except (EnvironmentFault, ModelRefused):
         raise
     except Exception as fault:  # Keras names no type: damaged archives and unsafe layers raise many
@@ -43,6 +53,16 @@ def read_model(path: Path) -> keras.Model:
             f"{path} cannot be read as a Keras model. Expected a .keras file whose layers come with Keras. "
             f"Keras says: {brief(fault)}"
         ) from fault
+    _settle_flags(model)
+    return model
+
+
+def _settle_flags(model: keras.Model) -> None:
+    """Freeze what is inside a frozen layer: a saved layer of layers remembers its own flag only."""
+    for layer in model.layers:
+        if not layer.trainable:
+            for part in layer._flatten_layers():
+                part.trainable = False
 
 
 def _mentions(path: Path, word: bytes) -> bool:
@@ -113,6 +133,31 @@ def carried(source: keras.Model, target: keras.Model, kind: type[keras.layers.La
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()  # it computes with a copy of its weights
     return target
+
+
+def own_contract(model: keras.Model, known: Entry | None, pixels: str | None) -> tuple[str, str]:
+    """The contract to put in front of a model of the user's own, and a note where that was not asked for."""
+    has = next(filter(None, map(contract_of, model.layers)), None)
+    if has and pixels is not None:
+        raise UsageError(
+            f"pixels: {model.name} has the contract {has} in its graph. Received also: {pixels!r}."
+        )
+    if pixels is not None or has or known is None or known.pixels == "raw" or not _is_bare(model):
+        return pixels or "raw", ""
+    note = f"{model.name} comes without preprocessing: the contract {known.pixels} of its family is in front."
+    return known.pixels, note
+
+
+def _is_bare(model: keras.Model) -> bool:
+    """Whether pixels go straight into a convolution, so that nothing in the graph can have converted them."""
+    image = model.inputs[0]
+    first = [
+        node.operation
+        for nodes in model._nodes_by_depth.values()
+        for node in nodes
+        if any(tensor is image for tensor in node.input_tensors)
+    ]
+    return all(isinstance(layer, (keras.layers.Conv2D, keras.layers.ZeroPadding2D)) for layer in first)
 
 
 def behind_contract(model: keras.Model, contract: str) -> keras.Model:

@@ -109,7 +109,7 @@ def rescaled(
 
     >>> image = keras.Input((8, 8, 3))
     >>> model = keras.Model(image, rescaled(image, [1 / 255] * 3, [0.0, -0.5, -1.0]))
-    >>> model.predict_on_batch(keras.ops.zeros((1, 1, 1, 3))).ravel().tolist()
+    >>> model.predict_on_batch(keras.ops.zeros((1, 8, 8, 3)))[0, 0, 0].tolist()
     [0.0, -0.5, -1.0]
     """
     return keras.layers.Rescaling(scale, offset=offset, name=_PREFIX + _PRESET)(x)

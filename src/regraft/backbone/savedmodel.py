@@ -119,9 +119,10 @@ def read_module(folder: Path, keeper: Any = None) -> Module:
 def _reusable(folder: Path, root: Any, calls: Any, keeper: Any) -> Module:
     """A module that is called: the first of its traces that takes images says which."""
     specs = [_first(call.structured_input_signature) for call in calls]
-    spec = next((spec for spec in specs if _is_image(spec)), None)
-    if spec is None:
+    fitting = [spec for spec in specs if _is_image(spec)]
+    if not fitting:
         raise _no_image_model(folder, f"it takes {specs[0]}")
+    spec = fitting[0]
     mode = {"training": False} if "training" in root.__call__.function_spec.arg_names else {}
     trainable = tuple(getattr(root, "trainable_variables", ()))
     return Module(
@@ -144,10 +145,9 @@ def _signature_only(folder: Path, root: Any, why: str, keeper: Any) -> Module:
         raise _no_image_model(folder, "it can neither be called nor has it a signature")
     function = root.signatures[names[0]]
     inputs = function.structured_input_signature[1]
-    spec = next(iter(inputs.values()), None)
-    if len(inputs) != 1 or not _is_image(spec):
+    if len(inputs) != 1 or not all(map(_is_image, inputs.values())):
         raise _no_image_model(folder, f"its signature {names[0]} takes {list(inputs.values())}")
-    (given,) = inputs
+    ((given, spec),) = inputs.items()
     return Module(
         folder=folder,
         root=root,
@@ -175,9 +175,9 @@ def _first(signature: Any) -> Any:
 
 
 def _is_image(spec: Any) -> bool:
-    dtype, shape = getattr(spec, "dtype", None), getattr(spec, "shape", None)
-    if dtype is None or shape is None or not dtype.is_floating:
+    if not hasattr(spec, "dtype") or not spec.dtype.is_floating:
         return False
+    shape = spec.shape
     return shape.rank is None or (shape.rank == 4 and shape[3] in (None, 3))
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldRun"]
 
+ROWS = 32  # that a head answers at once
+
 Answers = NDArray[np.float32]
 
 
@@ -79,8 +81,7 @@ class HeldRun:
         features = extract_features(self._parts.prefix, catalog, store=store)
         expect_all(features.refused)
         inputs = [features.matrix(catalog.samples, name) for name in self._parts.names]
-        given: Any = inputs if len(inputs) > 1 else inputs[0]
-        return np.asarray(self._parts.suffix.predict(given, verbose=0), np.float32)
+        return _row_by_row(self._parts.suffix, inputs)
 
     def _from_pixels(self, catalog: Catalog) -> Answers:
         where = {sample.digest: sample.path for sample in catalog.samples}
@@ -101,6 +102,20 @@ class HeldRun:
         if any(is_head(layer) and layer.weights for layer in model.layers):
             return cut(model, is_head)
         return Cut(_named(model), _identity(model), ("cut_0",))
+
+
+def _row_by_row(network: keras.Model, inputs: list[NDArray[Any]]) -> Answers:
+    """Answers to rows, always so many at once: the last digits of an answer do not hang on its neighbours."""
+    import keras
+
+    found = []
+    for at in range(0, len(inputs[0]), ROWS):
+        rows = [tensor[at : at + ROWS] for tensor in inputs]
+        short = ROWS - len(rows[0])
+        full = [np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)]) for part in rows]
+        answers = network(full if len(full) > 1 else full[0], training=False)
+        found.append(keras.ops.convert_to_numpy(answers)[: len(rows[0])])
+    return np.concatenate(found).astype(np.float32)
 
 
 def _named(model: keras.Model) -> keras.Model:

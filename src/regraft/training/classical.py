@@ -161,7 +161,9 @@ def solve(
         if isinstance(error, (DataError, UsageError)):
             raise
         shape = f"{part.data.shape[0]:,} images with {part.data.shape[1]:,} features"
-        raise DataError(f"{family.phrase} cannot be solved on {shape}: {error}. Choose another solver.") from error
+        raise DataError(
+            f"{family.phrase} cannot be solved on {shape}: {error}. Choose another solver."
+        ) from error
     return SolvedHead(
         solver=name,
         phrase=_phrase(family, _shown(chosen), trials),
@@ -176,7 +178,9 @@ def solve(
 
 def _family(solver: str | Any, task: str) -> tuple[Family, str]:
     if task not in TASKS:
-        raise UsageError(f"task: expected one of {', '.join(TASKS)}. Received: {task!r}.{nearest(str(task), TASKS)}")
+        raise UsageError(
+            f"task: expected one of {', '.join(TASKS)}. Received: {task!r}.{nearest(str(task), TASKS)}"
+        )
     if not isinstance(solver, str):
         return given(solver, task), type(solver).__name__
     if solver not in FAMILIES:
@@ -200,12 +204,16 @@ def _part(
             f"Received: {features.shape} and {targets.shape}."
         )
     if not np.isfinite(features).all() or not np.isfinite(targets).all():
-        raise DataError("Expected finite features and targets. Received: values that are infinite or no numbers.")
+        raise DataError(
+            "Expected finite features and targets. Received: values that are infinite or no numbers."
+        )
     if task in ("multiclass", "binary"):
         _check_classes(targets, task)
     shares = np.ones(rows) if weights is None else np.asarray(weights, np.float64)
     if shares.shape != (rows,) or not np.isfinite(shares).all() or shares.min() < 0 or not shares.any():
-        raise DataError(f"Expected {rows} weights, not negative and not all zero. Received: shape {shares.shape}.")
+        raise DataError(
+            f"Expected {rows} weights, not negative and not all zero. Received: shape {shares.shape}."
+        )
     outputs = int(targets.max()) + 1 if task == "multiclass" else targets.reshape(rows, -1).shape[1]
     encoded = (
         targets.astype(np.float64).reshape(rows, -1)
@@ -273,7 +281,9 @@ def _score(best: list[Trial], part: Part, task: str) -> float:
 def _shown(chosen: list[Settings]) -> Settings:
     if len({_text(settings) for settings in chosen}) == 1:
         return chosen[0]
-    return {f"{name} {unit}": value for unit, settings in enumerate(chosen) for name, value in settings.items()}
+    return {
+        f"{name} {unit}": value for unit, settings in enumerate(chosen) for name, value in settings.items()
+    }
 
 
 def _text(settings: Settings) -> str:

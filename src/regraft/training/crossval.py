@@ -27,7 +27,7 @@ __all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solv
 Matrix = NDArray[np.float64]
 Settings = dict[str, float | str]
 
-ROUGH, EXACT = 1e-3, 1e-5  # gradient tolerances
+ROUGH, EXACT = 1e-3, 1e-8  # gradient tolerances
 SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
 
 
@@ -145,7 +145,9 @@ def cross_validate(
         ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
         for settings in grid if parts else []:
             decisions = np.zeros_like(part.targets)
-            for fold, answer in zip(ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True):
+            for fold, answer in zip(
+                ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True
+            ):
                 decisions[fold.held] = answer
             trials.append(_trial(settings, decisions[seen], part.rows(seen), family))
             if family.ordered and _risen(trials):

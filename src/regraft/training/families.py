@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ Matrix = NDArray[np.float64]
 CLASSES = ("multiclass", "binary", "multilabel")
 EPSILON = 0.1  # standard deviations of a target by which support vector regression may be off for nothing
 GRAM = 6_000  # images up to which all their distances are kept at once
+LIBLINEAR = Lock()  # draws from one generator of the whole process: two threads in it disturb each other
 CACHE = 500  # MB of kernel values that libsvm keeps
 
 
@@ -36,16 +38,20 @@ def linear_svm(part: Part) -> Fit:
             C=cost, dual=True, tol=max(part.tolerance, 1e-4), max_iter=5000, random_state=part.seed, **options
         )
         if part.task == "multiclass":
-            machine.fit(part.data, part.labels, part.weights)
+            with LIBLINEAR:
+                machine.fit(part.data, part.labels, part.weights)
             if len(machine.classes_) > 2:
                 return Linear(machine.coef_.T, machine.intercept_)
-            return Linear(np.vstack([-machine.coef_, machine.coef_]).T, np.outer([-1, 1], machine.intercept_)[:, 0])
+            return Linear(
+                np.vstack([-machine.coef_, machine.coef_]).T, np.outer([-1, 1], machine.intercept_)[:, 0]
+            )
         weights, bias = np.zeros((part.data.shape[1], part.targets.shape[1])), np.zeros(part.targets.shape[1])
         for unit, truth in enumerate(part.signs.T):
             if np.ptp(truth) == 0:
                 bias[unit] = truth[0]
                 continue
-            machine.fit(part.data, truth, part.weights)
+            with LIBLINEAR:
+                machine.fit(part.data, truth, part.weights)
             weights[:, unit], bias[unit] = np.ravel(machine.coef_), np.ravel(machine.intercept_)[0]
         return Linear(weights, bias)
 
@@ -216,7 +222,9 @@ def _weight_name(estimator: Any) -> str:
         step, last = last.steps[-1]
         name = f"{step}__{name}"
     if not has_fit_parameter(last, "sample_weight"):
-        raise UsageError(f"{type(last).__name__} takes no sample weights: leave class weights out, or take another.")
+        raise UsageError(
+            f"{type(last).__name__} takes no sample weights: leave class weights out, or take another."
+        )
     return name
 
 

@@ -18,14 +18,15 @@ from regraft.console import say
 from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
+from regraft.training.classical import SolvedHead, solve
 from regraft.training.fit import Fitted, fit_head
 from regraft.training.kept import Kept
 from regraft.training.material import Material
-from regraft.training.classical import SolvedHead, solve
 
 __all__ = ["FoundHead", "find_head", "solver_of"]
 
 Answers = NDArray[np.floating[Any]]
+Weights = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (d, units) and bias (units,)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class FoundHead:
         head: the part of it that begins where the stored features are.
         words: how the head was found, as a phrase.
         fitted: what training did, where the head was trained.
-        solved: what solving gave, where it was solved.
+        trainable: whether training by gradient can go on from it.
         kept: scikit-learn estimators that answer from the features, where Keras has no layers for them.
     """
 
@@ -45,13 +46,8 @@ class FoundHead:
     head: keras.Model
     words: str
     fitted: Fitted | None = None
-    solved: SolvedHead | None = None
+    trainable: bool = True
     kept: Kept | None = None
-
-    @property
-    def trainable(self) -> bool:
-        """Whether training by gradient can go on from it."""
-        return self.solved is None or self.solved.weights is not None
 
     def answers(self, material: Material, samples: tuple[Sample, ...]) -> Answers:
         """Answers to samples from their stored features, (n, units)."""
@@ -84,8 +80,8 @@ def find_head(
         return _trained(model, whole, material, phase or HEAD_PHASE, budget)
     if not linear:
         raise UsageError(
-            f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one with "
-            "layers of its own; give it the solver gradient."
+            f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one "
+            "with layers of its own; give it the solver gradient."
         )
     if solver == "auto":
         solver = "ridge" if material.catalog.task == "regression" else "logistic"
@@ -115,26 +111,50 @@ def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> 
     features = np.concatenate([material.inputs(samples, view)[0] for view in range(count)])
     targets = np.concatenate([catalog.targets(samples)] * count)
     weights = None if material.weights is None else np.concatenate([material.weights] * count)
+    groups = np.tile(np.arange(len(samples)), count)  # views of one image stay on one side of a fold
+    seed = material.recipe.seed
+    if weights is not None and weights.shape[1] > 1:
+        each = [
+            solve(solver, features, yes, task="binary", groups=groups, sample_weight=weight, seed=seed)
+            for yes, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
+        ]
+        return _filled(model, whole, [_linear(head, solver) for head in each], each[0].phrase)
     solved = solve(
         solver,
         features,
         targets,
         task=catalog.task,
-        groups=np.tile(np.arange(len(samples)), count),
-        sample_weight=weights,
-        seed=material.recipe.seed,
+        groups=groups,
+        sample_weight=None if weights is None else weights[:, 0],
+        seed=seed,
     )
     say(f"Head solved on {features.shape[1]:,} features of {len(features):,} images: {solved.phrase}.")
-    if solved.weights is not None and solved.bias is not None:
-        model.get_layer(OUTPUT).set_weights(_in_units(model, solved.weights, solved.bias))
-        return FoundHead(model, whole.suffix, solved.phrase, solved=solved)
+    if solved.weights is not None:
+        return _filled(model, whole, [_linear(solved, solver)], solved.phrase)
     pixels, vector = whole.prefix.inputs[0], whole.prefix.outputs[0]
     if solved.kept is not None:
         pooled = keras.Model(pixels, vector)
-        return FoundHead(pooled, pooled, solved.phrase, solved=solved, kept=solved.kept)
+        return FoundHead(pooled, pooled, solved.phrase, trainable=False, kept=solved.kept)
     answering = keras.Model(pixels, solved.apply(vector), name=model.name)
     head = keras.Model(vector, answering.outputs[0])
-    return FoundHead(answering, head, solved.phrase, solved=solved)
+    return FoundHead(answering, head, solved.phrase, trainable=False)
+
+
+def _linear(solved: SolvedHead, solver: Any) -> Weights:
+    if solved.weights is None or solved.bias is None:
+        raise UsageError(
+            f"class_weight balanced weighs each label by itself. Expected for that the solver logistic, "
+            f"ridge, svm, lda or gradient. Received: {_name(solver)}."
+        )
+    return solved.weights, solved.bias
+
+
+def _filled(model: keras.Model, whole: Cut, linear: list[Weights], words: str) -> FoundHead:
+    """The model with solved weights, side by side, in its output layer."""
+    kernel = np.concatenate([weights for weights, _ in linear], 1)
+    bias = np.concatenate([bias for _, bias in linear])
+    model.get_layer(OUTPUT).set_weights(_in_units(model, kernel, bias))
+    return FoundHead(model, whole.suffix, words)
 
 
 def _in_units(

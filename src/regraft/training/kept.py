@@ -73,7 +73,9 @@ class Kept:
     def graph(self, features: Any, scaler: Scaler, link: Link) -> Any:
         """Refused: there are no layers for it."""
         kind = type(self.estimators[0]).__name__
-        raise UsageError(f"Expected a head that becomes Keras layers. Received: {kind}, which is kept with skops.")
+        raise UsageError(
+            f"Expected a head that becomes Keras layers. Received: {kind}, which is kept with skops."
+        )
 
 
 def write_estimator(kept: Kept, path: str | PathLike[str]) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class Material:
 
     @cached_property
     def spread(self) -> NDArray[np.float32] | float:
-        """Standard deviation of each target of regression in training; 1 where it is constant, or no number."""
+        """Standard deviation of each target of regression in training; 1 for constants, and other tasks."""
         if self.task.name != "regression":
             return 1.0
         found = self.encoded("train").std(0)

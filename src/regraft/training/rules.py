@@ -191,7 +191,9 @@ class Neighbours:
 
         finder = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(self.stored)
         distances, places = finder.kneighbors(normalize(data) if self.metric == "cosine" else data)
-        near = np.ones_like(distances) if self.weights == "uniform" else 1 / np.maximum(distances, CLOSEST**0.5)
+        near = (
+            np.ones_like(distances) if self.weights == "uniform" else 1 / np.maximum(distances, CLOSEST**0.5)
+        )
         votes = (near[:, :, None] * self.table[places]).sum(1)
         found: Matrix = votes[:, :-1] / votes[:, -1:]
         return found
@@ -207,7 +209,9 @@ class Neighbours:
         closeness = _dense(data, 2 * self.stored.T, -lengths, name="head_stored", trainable=False)
         nearest, places = ops.top_k(closeness, self.k)
         squares = own - nearest  # |z|^2 + |s|^2 - 2 z.s
-        look_up = keras.layers.Embedding(*self.table.shape, trainable=False, dtype="float32", name="head_table")
+        look_up = keras.layers.Embedding(
+            *self.table.shape, trainable=False, dtype="float32", name="head_table"
+        )
         look_up.build(places.shape)
         look_up.set_weights([self.table])
         votes = look_up(places)
@@ -253,7 +257,9 @@ def _scaled(features: Any, scaler: Scaler) -> Any:
     import keras
 
     mean, variance = scaler.mean.tolist(), (scaler.scale**2).tolist()
-    return keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name="head_scale")(features)
+    return keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name="head_scale")(
+        features
+    )
 
 
 def _dense(

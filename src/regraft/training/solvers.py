@@ -201,7 +201,10 @@ def _start(part: Part, width: int) -> Matrix:
     """[W; b] of shape (width + 1, units) that answers with the classes' shares, whatever the image."""
     weights = np.zeros((width + 1, part.targets.shape[1]))
     share = np.clip(part.weights @ part.targets / len(part.targets), 0.5 / len(part.targets), None)
-    against = 1.0 if part.task == "multiclass" else np.maximum(1 - share, 0.5 / len(part.targets))
+    if part.task == "multiclass":  # a constant added to all classes changes nothing: they sum to 0
+        against = np.exp(np.log(share).mean())
+    else:
+        against = np.maximum(1 - share, 0.5 / len(part.targets))
     weights[-1] = np.log(share / against)
     return weights
 

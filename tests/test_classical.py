@@ -1,0 +1,282 @@
+"""Classical heads against scikit-learn, as Keras layers, and on data that is small or odd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from sklearn.preprocessing import StandardScaler
+from solved_heads import GRAPHS, PAIRS, blobs, reference, reference_decisions, targets_of
+
+from regraft.errors import DataError, UsageError
+from regraft.tasks import TASKS
+from regraft.training.classical import SOLVERS, SolvedHead, solve
+
+CLASSES = ("multiclass", "binary")
+
+
+def settings_of(head: SolvedHead, unit: int) -> dict:
+    """The settings of one output."""
+    own = {name.removesuffix(f" {unit}"): value for name, value in head.settings.items()}
+    return {name: value for name, value in own.items() if " " not in name}
+
+
+def expected(head: SolvedHead, task: str, features, targets, unseen):
+    """Decision values and predicted labels of scikit-learn, fitted on the same standardised features."""
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    data, new = scaler.transform(features.astype(np.float64)), scaler.transform(unseen.astype(np.float64))
+    if task in CLASSES:
+        classes = len(np.unique(targets))
+        fitted = reference(head.solver, task, settings_of(head, 0), rows=len(data), classes=classes)
+        fitted.fit(data, targets)
+        return reference_decisions(fitted, new, task), fitted.predict(new)
+    found = []
+    for unit, truth in enumerate(targets.T.astype(np.float64)):
+        if task == "regression":
+            truth = (truth - truth.mean()) / truth.std()
+        fitted = reference(head.solver, task, settings_of(head, unit), rows=len(data), classes=2)
+        found.append(reference_decisions(fitted.fit(data, truth), new, task))
+    decisions = np.hstack(found)
+    return decisions, (decisions > 0).astype(int)
+
+
+def labels_of(answers, task: str):
+    if task == "multiclass":
+        return answers.argmax(1)
+    return (answers > 0.5).astype(int)[:, 0] if task == "binary" else (answers > 0.5).astype(int)
+
+
+def model_of(head: SolvedHead, width: int, path: Path) -> keras.Model:
+    """The head as a model with two outputs, saved, and opened in safe mode as anyone would."""
+    features = keras.Input((width,))
+    keras.Model(features, head.apply(features)).save(path / "head.keras")
+    text = keras.saving.load_model(path / "head.keras", safe_mode=True)
+    assert "regraft" not in str(text.get_config())
+    return text
+
+
+@pytest.mark.parametrize(("solver", "task"), PAIRS)
+def test_layers_decide_as_scikit_learn_does(solver: str, task: str, tmp_path: Path) -> None:
+    features, centre = blobs()
+    unseen, _ = blobs(200, seed=1)
+    targets = targets_of(task, features, centre)
+    head = solve(solver, features, targets, task=task)
+    decisions, labels = expected(head, task, features, targets, unseen)
+    np.testing.assert_allclose(np.asarray(head.apply_decisions(unseen)), decisions, atol=1e-4)
+    answers = np.asarray(model_of(head, 12, tmp_path)(unseen))
+    np.testing.assert_allclose(answers, head.predict(unseen), rtol=1e-5, atol=1e-4)
+    if task == "regression":
+        np.testing.assert_allclose(answers, decisions * targets.std(0) + targets.mean(0), rtol=1e-4, atol=1e-3)
+    else:
+        np.testing.assert_array_equal(labels_of(answers, task), labels)
+
+
+@pytest.mark.parametrize(("solver", "task"), PAIRS)
+def test_more_features_than_images(solver: str, task: str, tmp_path: Path) -> None:
+    features, centre = blobs(40, 90)
+    unseen, _ = blobs(60, 90, seed=1)
+    targets = targets_of(task, features, centre)
+    head = solve(solver, features, targets, task=task)
+    decisions, _ = expected(head, task, features, targets, unseen)
+    np.testing.assert_allclose(np.asarray(head.apply_decisions(unseen)), decisions, rtol=3e-6, atol=1e-4)
+
+
+def test_answers_are_probabilities_and_better_than_the_shares() -> None:
+    features, centre = blobs(200, noise=2.0)
+    unseen, truth = blobs(400, seed=1, noise=2.0)
+    for solver, tasks in GRAPHS.items():
+        for task in set(tasks) - {"regression"}:
+            targets, new = targets_of(task, features, centre), targets_of(task, unseen, truth)
+            answers = solve(solver, features, targets, task=task).predict(unseen)
+            assert answers.min() >= 0
+            if task == "multiclass":
+                np.testing.assert_allclose(answers.sum(1), 1, atol=1e-9)
+            encoded = TASKS[task].encode(new, 4 if task == "multiclass" else answers.shape[1])
+            shares = np.broadcast_to(encoded.mean(0), encoded.shape)
+            assert TASKS[task].losses(answers, encoded).mean() < 0.8 * TASKS[task].losses(shares, encoded).mean()
+
+
+def test_temperature_makes_probabilities_of_scores_that_are_none() -> None:
+    features, centre = blobs(200, noise=3.0)
+    unseen, truth = blobs(600, seed=1, noise=3.0)
+    for solver in ("svm", "svm-rbf", "ridge", "lda", "neighbours"):
+        answers = solve(solver, features, centre, task="multiclass").predict(unseen)
+        right = (answers.argmax(1) == truth).mean()
+        assert abs(answers.max(1).mean() - right) < 0.1, solver
+
+
+def test_kernel_and_bias_fill_a_dense_layer() -> None:
+    features, centre = blobs()
+    for solver in ("logistic", "ridge", "lda", "svm"):
+        head = solve(solver, features, centre, task="multiclass")
+        dense = keras.layers.Dense(4, activation="softmax")
+        dense.build((None, 12))
+        dense.set_weights([head.weights, head.bias])
+        np.testing.assert_allclose(np.asarray(dense(features)), head.predict(features), atol=1e-5)
+        model = keras.Model(features_in := keras.Input((12,)), head.apply(features_in))
+        assert [type(layer).__name__ for layer in model.layers] == ["InputLayer", "Dense"]
+        assert model.layers[-1].name == "head_output"
+    assert solve("svm-rbf", features, centre, task="multiclass").weights is None
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_same_seed_solves_the_same(solver: str) -> None:
+    features, centre = blobs(60, noise=2.0)
+    first, second = (solve(solver, features, centre, task="multiclass", seed=3) for _ in range(2))
+    assert first.losses == second.losses
+    np.testing.assert_array_equal(first.predict(features), second.predict(features))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("each", [2, 3])
+def test_a_few_images_a_class(solver: str, each: int) -> None:
+    features, centre = blobs(4 * each, 30, noise=0.3)
+    head = solve(solver, features, centre, task="multiclass")
+    answers = head.predict(features)
+    assert np.isfinite(answers).all()
+    if solver not in ("boosting", "neighbours"):
+        assert (answers.argmax(1) == centre).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_one_image_a_class_is_solved_without_a_choice(solver: str) -> None:
+    features, centre = blobs(4, 10, noise=0.1)
+    head = solve(solver, features, centre, task="multiclass")
+    assert np.isfinite(head.predict(features)).all()
+    assert np.isnan(head.score)
+    assert head.losses == {}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_constant_features_say_nothing(solver: str) -> None:
+    features, centre = blobs(60)
+    padded = np.hstack([features, np.full((60, 3), 7.0, np.float32)])
+    changed = padded + np.array([0.0] * 12 + [0.001] * 3, np.float32)
+    head = solve(solver, padded, centre, task="multiclass")
+    np.testing.assert_allclose(head.predict(changed), head.predict(padded), atol=1e-2)
+    assert (head.predict(padded).argmax(1) == centre).mean() > 0.85
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_label_that_never_occurs_is_improbable_and_one_that_always_does_is_probable(solver: str) -> None:
+    features, centre = blobs(60)
+    labels = np.stack([centre == 0, np.zeros(60), np.ones(60), np.arange(60) == 5], 1).astype(np.float32)
+    head = solve(solver, features, labels, task="multilabel")
+    answers = head.predict(features)
+    assert np.isfinite(answers).all()
+    assert answers[:, 1].max() < 0.1
+    assert answers[:, 2].min() > 0.9
+    assert ((answers[:, 0] > 0.5) == (centre == 0)).mean() > 0.85
+    if head.is_graph:
+        np.testing.assert_allclose(np.asarray(head.apply(features)), answers, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["ridge", "svm", "svm-rbf", "neighbours", "boosting"])
+def test_a_target_that_is_constant_is_answered_with_it(solver: str) -> None:
+    features, centre = blobs(60)
+    targets = np.stack([features[:, 0], np.full(60, 42.0)], 1)
+    answers = solve(solver, features, targets, task="regression").predict(features)
+    np.testing.assert_allclose(answers[:, 1], 42, atol=0.2)
+    assert TASKS["regression"].score(answers[:, :1], targets[:, :1]) > 0.5
+
+
+def test_classes_weighed_up_are_found_more_often() -> None:
+    features, centre = blobs(200, noise=3.0)
+    rare = ((centre == 0) & (np.arange(200) < 60)).astype(np.int64)
+    weight = np.where(rare == 1, (rare == 0).sum() / rare.sum(), 1.0)
+    for solver in (*GRAPHS, "boosting"):
+        plain = solve(solver, features, rare, task="binary").predict(features)
+        even = solve(solver, features, rare, task="binary", sample_weight=weight).predict(features)
+        assert even.mean() > plain.mean(), solver
+        assert even[rare == 1].mean() > plain[rare == 1].mean() or solver == "boosting", solver
+
+
+def test_groups_keep_copies_of_an_image_from_choosing_for_it() -> None:
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(30, 8)), 8, 0) + rng.normal(0, 1e-3, (240, 8))
+    labels, image = np.repeat(rng.permutation(np.arange(30) % 2), 8), np.repeat(np.arange(30), 8)
+    blind = solve("neighbours", features, labels, task="binary")
+    aware = solve("neighbours", features, labels, task="binary", groups=image)
+    assert blind.score > 0.99
+    assert aware.score < 0.75
+
+
+def test_held_out_score_is_not_that_of_the_training_rows() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 100)), np.arange(60) % 2
+    head = solve("svm-rbf", features, labels, task="binary")
+    assert head.score < 0.75
+
+
+def test_a_choice_is_named_and_comes_from_the_lowest_loss() -> None:
+    features, centre = blobs(120, noise=2.0)
+    head = solve("lda", features, centre, task="multiclass")
+    assert head.phrase.startswith("linear discriminant analysis, shrinkage")
+    assert head.phrase.endswith("by cross-validation")
+    best = min(head.losses, key=lambda text: head.losses[text])
+    assert best == f"shrinkage {head.settings['shrinkage']:.3g}"
+
+
+@pytest.mark.parametrize(
+    ("solver", "task", "words"),
+    [
+        ("svn", "multiclass", 'Did you mean "svm'),
+        ("logistic", "regression", "cannot do regression"),
+        ("svm", "classes", "task: expected one of"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(solver: str, task: str, words: str) -> None:
+    features, centre = blobs(20)
+    with pytest.raises(UsageError, match=words):
+        solve(solver, features, centre, task=task)
+
+
+def test_data_that_no_head_can_be_solved_on_is_refused() -> None:
+    features, centre = blobs(20)
+    with pytest.raises(DataError, match="infinite"):
+        solve("svm", np.where(features == features[0, 0], np.nan, features), centre, task="multiclass")
+    with pytest.raises(DataError, match="every class"):
+        solve("svm", features, np.where(centre == 1, 0, centre), task="multiclass")
+    with pytest.raises(DataError, match="every class"):
+        solve("svm", features, np.zeros(20, int), task="binary")
+    with pytest.raises(DataError, match="as many targets"):
+        solve("svm", features, centre[:5], task="multiclass")
+    with pytest.raises(DataError, match="weights"):
+        solve("svm", features, centre, task="multiclass", sample_weight=-np.ones(20))
+
+
+@pytest.fixture(scope="module")
+def photographs(clothing: Path, mobilenet_weights: Path, tmp_path_factory: pytest.TempPathFactory):
+    """MobileNetV2's pooled features of the clothing photographs: train and test, with class numbers."""
+    from regraft.backbone.head import pooled
+    from regraft.backbone.load import load_backbone
+    from regraft.data.catalog import Catalog
+    from regraft.features.extract import extract_features
+    from regraft.features.store import Store
+    from regraft.recipe import HeadSpec
+
+    catalog = Catalog.from_folder(clothing)
+    backbone = load_backbone("mobilenet_v2", weights=str(mobilenet_weights), image_size=224)
+    network = keras.Model(backbone.model.inputs[0], {"pooled": pooled(backbone, HeadSpec())})
+    features = extract_features(network, catalog, store=Store(tmp_path_factory.mktemp("store")))
+    catalog = catalog.without(features.refused)
+    parts = [[sample for sample in catalog.samples if (sample.part == "test") == test] for test in (False, True)]
+    return [(features.matrix(part, "pooled"), catalog.targets(part)) for part in parts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", list(GRAPHS))
+def test_all_clothing_test_images_are_decided_as_by_scikit_learn(
+    solver: str, photographs, tmp_path: Path
+) -> None:
+    (features, labels), (unseen, truth) = photographs
+    head = solve(solver, features, labels, task="multiclass")
+    decisions, predicted = expected(head, "multiclass", features, labels, unseen)
+    np.testing.assert_allclose(np.asarray(head.apply_decisions(unseen)), decisions, atol=1e-4)
+    answers = np.asarray(model_of(head, features.shape[1], tmp_path)(unseen))
+    np.testing.assert_allclose(answers, head.predict(unseen), atol=1e-4)
+    np.testing.assert_array_equal(answers.argmax(1), predicted)
+    assert len(truth) == 372
+    assert (predicted == truth).mean() > (0.77 if solver == "neighbours" else 0.83)
