@@ -115,3 +115,22 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 return refusal
 
     monkeypatch.setattr(workers, "Child", InThisProcess)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
+    from regraft.features import engine, extract, speed
+
+    counts: list[int] = []
+
+    class Counting(engine.KerasEngine):
+        def run(self, batches):
+            for batch in batches:
+                counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
+                yield from super().run([batch])
+
+    monkeypatch.setattr(speed, "make_engine", lambda network, cache: Counting(network))
+    for module in (extract, speed):
+        monkeypatch.setattr(module, "engine_name", lambda: Counting.name)
+    return counts

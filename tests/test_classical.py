@@ -68,7 +68,9 @@ def test_layers_decide_as_scikit_learn_does(solver: str, task: str, tmp_path: Pa
     answers = np.asarray(model_of(head, 12, tmp_path)(unseen))
     np.testing.assert_allclose(answers, head.predict(unseen), rtol=1e-5, atol=1e-4)
     if task == "regression":
-        np.testing.assert_allclose(answers, decisions * targets.std(0) + targets.mean(0), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(
+            answers, decisions * targets.std(0) + targets.mean(0), rtol=1e-4, atol=1e-3
+        )
     else:
         np.testing.assert_array_equal(labels_of(answers, task), labels)
 
@@ -95,7 +97,9 @@ def test_answers_are_probabilities_and_better_than_the_shares() -> None:
                 np.testing.assert_allclose(answers.sum(1), 1, atol=1e-9)
             encoded = TASKS[task].encode(new, 4 if task == "multiclass" else answers.shape[1])
             shares = np.broadcast_to(encoded.mean(0), encoded.shape)
-            assert TASKS[task].losses(answers, encoded).mean() < 0.8 * TASKS[task].losses(shares, encoded).mean()
+            assert (
+                TASKS[task].losses(answers, encoded).mean() < 0.8 * TASKS[task].losses(shares, encoded).mean()
+            )
 
 
 def test_temperature_makes_probabilities_of_scores_that_are_none() -> None:
@@ -262,7 +266,9 @@ def photographs(clothing: Path, mobilenet_weights: Path, tmp_path_factory: pytes
     network = keras.Model(backbone.model.inputs[0], {"pooled": pooled(backbone, HeadSpec())})
     features = extract_features(network, catalog, store=Store(tmp_path_factory.mktemp("store")))
     catalog = catalog.without(features.refused)
-    parts = [[sample for sample in catalog.samples if (sample.part == "test") == test] for test in (False, True)]
+    parts = [
+        [sample for sample in catalog.samples if (sample.part == "test") == test] for test in (False, True)
+    ]
     return [(features.matrix(part, "pooled"), catalog.targets(part)) for part in parts]
 
 

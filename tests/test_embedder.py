@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from conftest import small_network
@@ -18,7 +17,6 @@ from sklearn.svm import SVC
 
 from regraft import DataError, ImageEmbedder, UsageError
 from regraft.data.decode import decode
-from regraft.features import engine
 
 
 @pytest.fixture(autouse=True)
@@ -34,22 +32,6 @@ def embedder(network_file: Path, tmp_path: Path) -> ImageEmbedder:
 @pytest.fixture
 def files(photos: Path) -> list[str]:
     return [str(path) for path in sorted(photos.rglob("*.png"))]
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    counts: list[int] = []
-
-    class Counting(engine.KerasEngine):
-        def run(self, batches):
-            for batch in batches:
-                counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
-                yield from super().run([batch])
-
-    monkeypatch.setattr("regraft.features.extract.make_engine", lambda network, cache: Counting(network))
-    monkeypatch.setattr("regraft.features.extract.engine_name", lambda: Counting.name)
-    return counts
 
 
 def pixels(files: list[str]) -> np.ndarray:
@@ -97,6 +79,7 @@ def test_the_backbone_sees_each_image_once_over_all_folds_and_points_of_a_grid(
     assert sum(seen) == len(files)
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_give_the_same(embedder: ImageEmbedder, files: list[str]) -> None:
     labels = [Path(path).parent.name for path in files]
     model = make_pipeline(embedder, SVC())
@@ -152,42 +135,9 @@ def test_an_image_that_cannot_be_used_is_named(
         embedder.fit([photos / "nowhere.png"])
 
 
-@pytest.mark.parametrize(
-    ("images", "words"),
-    [
-        (np.zeros((4, 64)), r"shape \(4, 64\). Reshape your data"),
-        (np.zeros((4, 8, 8, 2)), r"shape \(height, width, 3\)"),
-        (np.full((4, 8, 8, 3), 0.5), "pass scale=255"),
-        (np.full((4, 8, 8, 3), 300.0), r"Expected pixels in 0\.\.255"),
-        (np.full((4, 8, 8, 3), np.nan), "NaN"),
-        (np.zeros((0, 8, 8, 3)), "minimum of 1 is required"),
-        ([], "minimum of 1 is required"),
-        ("photos", "Expected images"),
-        (np.array([["a.png", "b.png"]] * 3), "values for each of 3 rows"),
-    ],
-)  # fmt: skip
-def test_what_is_no_list_of_images_is_refused(embedder: ImageEmbedder, images: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        embedder.transform(images)
-
-
 def test_settings_are_checked_in_fit(embedder: ImageEmbedder) -> None:
     images = np.zeros((2, 8, 8, 3), np.uint8)
     with pytest.raises(UsageError, match="pooling: expected avg, max, both"):
         clone(embedder).set_params(pooling="gem").fit(images)
     with pytest.raises(UsageError, match=r"resnet5[01]"):
         ImageEmbedder("resnet5").fit(images)
-
-
-def test_training_goes_by_the_same_features(
-    embedder: ImageEmbedder, photos: Path, network_file: Path
-) -> None:
-    """What `train` computes under its own network's name, the embedder finds: same graph, same key."""
-    from regraft.backbone.cut import cut
-    from regraft.backbone.head import OUTPUT, graft
-    from regraft.backbone.load import load_backbone
-    from regraft.recipe import HeadSpec
-
-    whole = cut(graft(load_backbone(network_file), HeadSpec(), outputs=3), lambda layer: layer.name == OUTPUT)
-    assert engine.fingerprint(whole.prefix) == engine.fingerprint(embedder._network())
-    assert isinstance(whole.suffix, keras.Model)

@@ -6,12 +6,13 @@ import csv
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regraft import DataError, EnvironmentFault, ImageEmbedder, Recipe, UsageError, embed
+from regraft import DataError, EnvironmentFault, ImageEmbedder, Recipe, UsageError, embed, train
 
 
 @pytest.fixture(autouse=True)
@@ -120,13 +121,13 @@ def test_nothing_is_replaced_unasked_nor_left_half_written(
 def test_what_cannot_be_is_said_before_any_work(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.parquet, \.csv, \.npz, \.npy"):
         embed(photos, recipe, tmp_path / "f.xlsx")
+    (tmp_path / "f.csv").mkdir()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="a folder"):
-        (tmp_path / "f.csv").mkdir()
         embed(photos, recipe, tmp_path / "f.csv", overwrite=True)
     with pytest.raises(EnvironmentFault, match="no folder"):
         embed(photos, recipe, tmp_path / "nowhere" / "f.csv")
     with pytest.raises(DataError, match="No images"):
-        (tmp_path / "empty").mkdir()
         embed(tmp_path / "empty", recipe, tmp_path / "g.csv")
 
 
@@ -147,6 +148,15 @@ def test_a_second_time_nothing_is_computed(
     shutil.copytree(photos, tmp_path / "elsewhere")
     embed(tmp_path / "elsewhere", recipe, tmp_path / "b.npz", store=tmp_path / "store")
     assert "nothing to compute" in capsys.readouterr().err
+
+
+def test_what_training_computed_is_not_computed_again(
+    photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(photos, replace(recipe, phases=()), tmp_path / "run", store=tmp_path / "store")
+    capsys.readouterr()
+    embed(photos, recipe, tmp_path / "f.npz", store=tmp_path / "store")
+    assert "all 30 images are in the store" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 The checks feed tables (n, features). Our estimators say by their tags that they take none, so scikit-learn
 would skip all but one check. Here a subclass lays each row out as an image of one line, its values squeezed
-into 0..255, and leaves everything else to the estimator; what is not a table of numbers goes through as it is.
+into 0..255, and leaves everything else to the estimator; what is no table of numbers goes through as it is.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Tabular:
         columns, expected = np.asarray(images).shape[1:], vars(self).get("n_features_in_")
         if expected and columns and columns[0] != expected:
             name = type(self).__name__
-            raise ValueError(f"X has {columns[0]} features, but {name} is expecting {expected} features as input")
+            raise ValueError(
+                f"X has {columns[0]} features, but {name} is expecting {expected} features as input"
+            )
         return super()._catalog(as_images(images))  # type: ignore[misc]
 
 

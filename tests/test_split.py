@@ -285,3 +285,11 @@ def test_a_regression_of_few_values_is_split_too():
     )
     cut = split(Catalog(Path(), ("x",), samples, task="regression"), fraction=0.2)
     assert len(cut.part("validation")) in (1, 2, 3)
+
+
+def test_nothing_is_held_out_where_nothing_is_asked_for():
+    whole = catalog(5, 3)
+    assert len(split(whole, fraction=0.0).part("train")) == 8
+    tested = replace(whole, samples=tuple(replace(s, part="test") if s.target else s for s in whole.samples))
+    cut = split(tested, fraction=0.0)
+    assert (len(cut.part("train")), len(cut.part("test"))) == (5, 3)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from regraft.backbone.load import Backbone, load_backbone
     from regraft.data.catalog import Catalog
     from regraft.deploy.bundle import Bundle, load
-    from regraft.embedding import embed
     from regraft.embedder import ImageEmbedder
+    from regraft.embedding import embed
     from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
     from regraft.estimators import ImageClassifier, ImageRegressor
     from regraft.features.extract import Features, extract_features

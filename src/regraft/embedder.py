@@ -1,9 +1,9 @@
-"""`ImageEmbedder`: images -> features, as a transformer of scikit-learn; and what all estimators of images share.
+"""`ImageEmbedder`: images -> features for scikit-learn; and what all estimators of images share.
 
 They keep scikit-learn's contract: `__init__` stores its arguments and does nothing else (the fields of the
 classes are those arguments), `fit` learns, what was learnt ends in an underscore; `clone`, `Pipeline`,
-`GridSearchCV` and `cross_val_score` work. X is images, see `data.pictures`. What is frozen is computed once for
-all folds and all points of a grid: its results are found by the content of each image.
+`GridSearchCV` and `cross_val_score` work. X is images, see `data.pictures`. What is frozen is computed once
+for all folds and all points of a grid: its results are found by the content of each image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from regraft.data.pictures import expect_all, list_pictures
 from regraft.data.spool import Spool
 from regraft.embedding import VECTOR, embedding_network
 from regraft.features.store import Store
-from regraft.recipe import Recipe
+from regraft.recipe import Pooling, Recipe
 
 if TYPE_CHECKING:
     import keras
@@ -96,7 +96,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
         (2, 512)
     """
 
-    pooling: str = "avg"
+    pooling: Pooling = "avg"
 
     def fit(self, X: Any, y: Any = None) -> ImageEmbedder:
         """Check that these are images and that there is such a backbone; y is ignored.

@@ -110,12 +110,13 @@ def embedding_network(recipe: Recipe) -> keras.Model:
 
     Example:
         >>> network = embedding_network(Recipe(backbone="vgg16", weights="random", image_size=32))
-        >>> network.output_shape
-        {'cut_0': (None, 512)}
+        >>> network.outputs[0].shape
+        (None, 512)
     """
     if recipe.head.pooling not in POOLINGS:
         raise UsageError(
-            f"pooling: expected {', '.join(POOLINGS)}; nothing is learned here. Received: {recipe.head.pooling}."
+            f"pooling: expected {', '.join(POOLINGS)}, as nothing is learned here. "
+            f"Received: {recipe.head.pooling}."
         )
     alike = Recipe(
         backbone=recipe.backbone,

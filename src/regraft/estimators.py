@@ -1,13 +1,12 @@
-"""`ImageClassifier` and `ImageRegressor` for scikit-learn: what `regraft.train` does, on images and targets in
-memory.
+"""`ImageClassifier` and `ImageRegressor` for scikit-learn: what `regraft.train` does, behind fit and predict.
 
-By default nothing of the backbone is trained: a head is solved on its frozen features, in seconds, on all that
-`fit` is given.
+By default nothing of the backbone is trained: a head is solved on its frozen features, in seconds, on all
+that `fit` is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from regraft.deploy.held import HeldRun
 from regraft.embedder import ImageEstimator
 from regraft.errors import UsageError
 from regraft.features.store import Store
-from regraft.recipe import HeadSpec, Phase, Recipe
+from regraft.recipe import ClassWeight, HeadSpec, Phase, Recipe, TaskChoice
 from regraft.run import train
 
 if TYPE_CHECKING:
@@ -54,20 +53,20 @@ class _HeadEstimator(ImageEstimator):
         check_is_fitted(self)
         return self.run_.bundle.model
 
-    def _fit(self, X: Any, targets: Sequence[Target], recipe: Recipe, outputs: Sequence[Any]) -> None:
+    def _fit(self, X: Any, task: TaskChoice, targets: Sequence[Target], outputs: Iterable[Any]) -> None:
         own = None if isinstance(self.head, str | HeadSpec) else _fresh(self.head)
-        recipe = self._told(recipe)
+        recipe = replace(self._recipe(), task=task)
         run = HeldRun()
         with self._shown():
             listed = self._catalog(X)
             samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
             names = tuple(str(name) for name in outputs)
-            catalog = replace(listed, outputs=names, samples=samples, task=recipe.task)
+            catalog = replace(listed, outputs=names, samples=samples, task=task)
             train(catalog, recipe, run.path, head=own, store=self.store)
         self.run_ = run
 
-    def _told(self, recipe: Recipe) -> Recipe:
-        """The recipe with what this estimator was told of training."""
+    def _recipe(self) -> Recipe:
+        recipe = super()._recipe()
         if isinstance(self.unfreeze, str):
             phases: tuple[Phase, ...] = () if self.unfreeze == "none" else (Phase(self.unfreeze),)
         else:
@@ -75,8 +74,8 @@ class _HeadEstimator(ImageEstimator):
         spec = self.head if isinstance(self.head, HeadSpec) else HeadSpec()
         if isinstance(self.head, str):
             spec = HeadSpec(solver=self.head)  # type: ignore[arg-type] # checked by HeadSpec
-        solved = not phases and isinstance(self.head, str) and self.head != "gradient"
-        share = (0.0 if solved else recipe.validation) if self.validation is None else self.validation
+        trains = phases or spec.solver == "gradient" or not spec.linear or _is_layer(self.head)
+        share = (recipe.validation if trains else 0.0) if self.validation is None else self.validation
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
@@ -104,7 +103,8 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         backbone, weights, pixels, image_size, scale, store, verbose: see `ImageEstimator`.
         unfreeze: "none" (the head is found on frozen features), a plan such as "last:20" or "auto" for one
             phase of fine-tuning, or a sequence of `Phase`.
-        head: a solver of `HeadSpec`, a whole `HeadSpec`, or an estimator of scikit-learn for the features.
+        head: a solver of `HeadSpec`, a whole `HeadSpec`, an estimator of scikit-learn for the features, or a
+            Keras layer or model, of which a fresh copy is trained.
         budget: seconds that fine-tuning may take.
         validation: share of the images held out to tell when training must stop; None for 0.2 where
             something trains by gradient, and for nothing where the head is solved.
@@ -130,7 +130,10 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         ['dark', 'light']
     """
 
-    class_weight: str | None = None
+    class_weight: ClassWeight | None = None
+
+    def _recipe(self) -> Recipe:
+        return replace(super()._recipe(), class_weight=self.class_weight or "none")
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
         """Find the head, and fine-tune where asked for.
@@ -145,17 +148,15 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         """
         y = _checked(self, X, y)
         check_classification_targets(y)
-        recipe = replace(self._recipe(), class_weight=self.class_weight or "none")
         if type_of_target(y) == "multilabel-indicator":
             classes = np.arange(y.shape[1])
             rows: list[Target] = [tuple(np.flatnonzero(row).tolist()) for row in y]
-            self._fit(X, rows, replace(recipe, task="multilabel"), classes)
+            self._fit(X, "multilabel", rows, classes)
         else:
             classes, numbers = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             if len(classes) < 2:
-                raise UsageError(f"Expected at least 2 classes. Received: 1 class, {classes[0]!r}.")
-            task = "binary" if len(classes) == 2 else "multiclass"
-            self._fit(X, numbers.tolist(), replace(recipe, task=task), classes)
+                raise UsageError(f"Expected at least 2 classes. Received: 1 class, {classes[0]}.")
+            self._fit(X, "binary" if len(classes) == 2 else "multiclass", numbers.tolist(), classes)
         self.classes_ = classes
         return self
 
@@ -165,7 +166,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         if bundle.task == "binary":
             return np.concatenate([1 - answers, answers], axis=1)
         if bundle.task == "multiclass":
-            return answers / answers.sum(axis=1, keepdims=True)
+            return np.asarray(answers / answers.sum(axis=1, keepdims=True))
         found = np.zeros((len(answers), len(self.classes_)))  # a label that nobody had was not learnt
         found[:, [int(name) for name in bundle.outputs]] = answers
         return found
@@ -174,7 +175,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         """Classes, (n,), as in y; or (n, labels) of 0 and 1."""
         found = self.predict_proba(X)
         if self.run_.bundle.task != "multilabel":
-            return self.classes_[found.argmax(axis=1)]
+            return np.asarray(self.classes_[found.argmax(axis=1)])
         limits = [self.run_.bundle.thresholds.get(str(label), 0.5) for label in self.classes_]
         return (found >= np.array(limits)).astype(int)
 
@@ -217,9 +218,10 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
         y = np.asarray(_checked(self, X, y), np.float64)
         if len(y) < 2:
             raise UsageError("Expected at least 2 images to learn from. Received: 1 sample.")
-        rows: list[Target] = [tuple(row) for row in y.reshape(len(y), -1).tolist()]
-        names = ["target"] if len(rows[0]) == 1 else [f"target {place}" for place in range(len(rows[0]))]
-        self._fit(X, rows, replace(self._recipe(), task="regression"), names)
+        table = y.reshape(len(y), -1)
+        rows: list[Target] = [tuple(row) for row in table.tolist()]
+        names = [f"target {place}" for place in range(table.shape[1])] if y.ndim > 1 else ["target"]
+        self._fit(X, "regression", rows, names)
         self._shape = y.shape[1:]
         return self
 
@@ -237,19 +239,24 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
 def _checked(estimator: Any, X: Any, y: Any) -> Array:
     """Targets as an array, as many as images, none missing; in scikit-learn's words where they are not."""
     if y is None:
+        name = type(estimator).__name__
         raise UsageError(
-            f"{type(estimator).__name__} requires y to be passed, but the target y is None: one target an image."
+            f"{name} requires y to be passed, but the target y is None. Give it one target an image."
         )
     found: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=estimator)
     check_consistent_length(X, found)
     return found
 
 
+def _is_layer(head: Any) -> bool:
+    return hasattr(head, "compute_output_shape")
+
+
 def _fresh(head: Any) -> Any:
     """A head of the user's own, unfitted: what is handed to an estimator is never changed by it."""
     if hasattr(head, "get_params"):
         return clone(head)
-    if hasattr(head, "compute_output_shape"):
+    if _is_layer(head):
         return type(head).from_config(head.get_config())
     raise UsageError(
         f"head: expected a solver's name, a HeadSpec, or an estimator of scikit-learn. Received: {head!r}."

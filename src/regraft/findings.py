@@ -140,7 +140,7 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         score_name=TASKS[catalog.task].score_name,
         images_used=len(catalog),
         refused=list(catalog.refused),
-        notes=[*catalog.notes, *_decoder_notes(outcome)],
+        notes=[*catalog.notes, *outcome.backbone.notes, *_decoder_notes(outcome)],
         seconds=outcome.seconds,
         usage_python=_usage(catalog.task, run),
         usage_shell="\n".join(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from regraft.data.catalog import Catalog
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.errors import UsageError
 from regraft.features.store import Store, pixel_key
-from regraft.recipe import Recipe
+from regraft.recipe import Phase, Recipe
 
 if TYPE_CHECKING:
     from regraft.backbone.load import Backbone
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "begin_decoding",
-    "check_plans",
+    "checked_phases",
     "hint",
     "open_backbone",
     "read_catalog",
@@ -127,14 +129,29 @@ def say_enlarged(catalog: Catalog, features: Features, size: int) -> None:
         )
 
 
-def check_plans(backbone: Backbone, catalog: Catalog, recipe: Recipe) -> None:
-    """Refuse, before any work, a plan that the backbone cannot have; say what is unwise.
+def checked_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The phases, their plans in words; a plan that the backbone cannot have is refused before any work.
 
     Raises:
         UsageError: see `backbone.freeze.planned`.
     """
     from regraft.backbone.freeze import planned
 
-    for phase in recipe.phases:
-        if phase.unfreeze != "auto":
-            planned(backbone, phase.unfreeze)
+    found = []
+    for phase in phases:
+        if phase.unfreeze in ("auto", "none"):
+            found.append(phase)
+            continue
+        if backbone.frozen_because:
+            raise UsageError(
+                f"unfreeze: expected auto or none, for {backbone.name} cannot be trained: "
+                f"{backbone.frozen_because}. Received: {phase.unfreeze}."
+            )
+        trains = planned(backbone, phase.unfreeze)
+        if callable(phase.unfreeze):
+            names = [
+                re.escape(layer.name) for layer, does in zip(backbone.layers, trains, strict=True) if does
+            ]
+            phase = replace(phase, unfreeze=f"match:^({'|'.join(names)})$")  # noqa: PLW2901
+        found.append(phase)
+    return tuple(found)

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -87,7 +88,8 @@ class Phase:
 
     Attributes:
         unfreeze: the freeze plan: "none" (the head alone), "all", "last:N", "from:I", "stage:NAME",
-            "match:REGEX" or "auto" (the deepest that fits the budget).
+            "match:REGEX" or "auto" (the deepest that fits the budget); in Python also a function that says
+            of a layer whether it trains, which a run records as the names it chose.
         epochs: passes over the training images; None lets the plan choose within the budget.
         batch_size: images a step.
         learning_rate: peak rate of AdamW for the head.
@@ -98,7 +100,7 @@ class Phase:
         patience: epochs without a better one on validation after which it stops.
     """
 
-    unfreeze: str = "auto"
+    unfreeze: str | Callable[[Any], bool] = "auto"
     epochs: int | None = None
     batch_size: int = 16
     learning_rate: float = 1e-3
@@ -111,7 +113,9 @@ class Phase:
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
         _check_kinds(self)
-        _expect(_UNFREEZE.fullmatch(self.unfreeze) is not None, "unfreeze", PLANS, self.unfreeze)
+        plan = self.unfreeze
+        known = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
+        _expect(known, "unfreeze", PLANS, plan)
         _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
         _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
@@ -255,6 +259,7 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     str: ((str,), "a text"),
     int: ((int,), "a whole number"),
     int | None: ((int, type(None)), "a whole number"),
+    str | Callable[[Any], bool]: ((object,), PLANS),
     float: ((int, float), "a number"),
     tuple[str, ...]: ((tuple,), "a list of texts"),
     tuple[int, ...]: ((tuple,), "a list of whole numbers"),

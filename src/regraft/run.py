@@ -32,7 +32,7 @@ from regraft.findings import warnings_of
 from regraft.outcome import Decision, Outcome
 from regraft.prepare import (
     begin_decoding,
-    check_plans,
+    checked_phases,
     hint,
     open_backbone,
     read_catalog,
@@ -133,8 +133,10 @@ def train(
                 stack.callback(ahead.close)
         with clock("load"):
             backbone = backbone or open_backbone(recipe)
-            check_plans(backbone, catalog, recipe)
+            recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
+            for note in backbone.notes:
+                say(note)
             model, whole = _grafted(backbone, catalog, recipe, head)
         with clock("features"):
             features = _extract(whole, catalog, recipe, kept, ahead)

@@ -1,4 +1,4 @@
-"""Images as a scikit-learn user has them (an array, a list of arrays, file names) -> a catalog without targets.
+"""Images as a scikit-learn user has them, arrays or file names -> a catalog without targets.
 
 Rows of X are rows of the answer, so nothing is left out: a bad image is an error that names it.
 """
@@ -72,8 +72,8 @@ def expect_all(refused: Iterator[Refused] | Sequence[Refused]) -> None:
     if bad:
         named = "; ".join(f"{item.image}: {item.code}, {item.detail}" for item in bad[:5])
         raise DataError(
-            f"{len(bad):,} image{'s' * (len(bad) > 1)} cannot be used, and every row needs an answer. Take out: "
-            f"{named}{'; ...' * (len(bad) > 5)}"
+            f"{len(bad):,} image{'s' * (len(bad) > 1)} cannot be used, and every row needs an answer. "
+            f"Take out: {named}{'; ...' * (len(bad) > 5)}"
         )
 
 
@@ -117,7 +117,7 @@ def _looked_at(item: Any) -> Any:
     if not _is_path(item):
         return item
     verdict = look(Path(item))
-    return verdict if isinstance(verdict, Refusal) else Photo(os.path.abspath(item), verdict)
+    return verdict if isinstance(verdict, Refusal) else Photo(str(Path(item).absolute()), verdict)
 
 
 def _put(spool: Spool, picture: Any) -> Photo | Refusal:

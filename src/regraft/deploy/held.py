@@ -17,7 +17,7 @@ from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import run_model
-from regraft.deploy.bundle import Bundle, load
+from regraft.deploy.bundle import ESTIMATOR, Bundle, load
 from regraft.features.store import Store
 from regraft.recipe import Recipe
 
@@ -59,8 +59,12 @@ class HeldRun:
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The run, opened; its model is read from its file, in safe mode."""
-        return load(self.path)
+        """The run, opened; its model is read from its file, in safe mode.
+
+        A head that is an estimator may be of any type: it came from whoever called `fit`, in this process or
+        in the one that pickled this object.
+        """
+        return load(self.path, trusted=_types_in(self.path / ESTIMATOR))
 
     def answers(self, catalog: Catalog, store: Store) -> Answers:
         """What the model gives for a catalog's samples of one image: (n, units), in their order.
@@ -102,6 +106,15 @@ class HeldRun:
         if any(is_head(layer) and layer.weights for layer in model.layers):
             return cut(model, is_head)
         return Cut(_named(model), _identity(model), ("cut_0",))
+
+
+def _types_in(file: Path) -> list[str]:
+    """The types in a skops file that are read only where they are named."""
+    if not file.exists():
+        return []
+    from skops.io import get_untrusted_types
+
+    return list(get_untrusted_types(file=file))
 
 
 def _row_by_row(network: keras.Model, inputs: list[NDArray[Any]]) -> Answers:

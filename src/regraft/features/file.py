@@ -89,7 +89,8 @@ def _write_csv(path: Path, table: FeatureTable) -> None:
 
 def _write_npz(path: Path, table: FeatureTable) -> None:
     words = {name: np.array(values) for name, values in table.words.items()}
-    np.savez(path, allow_pickle=False, features=table.features, names=np.array(table.names), **words)
+    with path.open("wb") as file:  # given a name, NumPy adds an ending of its own
+        np.savez(file, features=table.features, names=np.array(table.names), **words)
 
 
 def _write_npy(path: Path, table: FeatureTable) -> None:
@@ -99,7 +100,8 @@ def _write_npy(path: Path, table: FeatureTable) -> None:
     rows = np.empty(len(table.features), kinds)
     for name, values in columns.items():
         rows[name] = values
-    np.save(path, rows, allow_pickle=False)
+    with path.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
 
 
 _WRITERS: dict[str, Writer] = {

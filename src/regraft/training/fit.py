@@ -73,8 +73,8 @@ class Fitted:
 
     @property
     def unfreeze(self) -> str:
-        """The plan."""
-        return self.phase.unfreeze
+        """The plan, in words."""
+        return str(self.phase.unfreeze)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from regraft.training.material import Material
 
 __all__ = ["FoundHead", "find_head", "solver_of"]
 
+CHUNK = 256  # samples answered at a time
+
 Answers = NDArray[np.floating[Any]]
 Weights = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (d, units) and bias (units,)
 
@@ -55,8 +57,9 @@ class FoundHead:
         if self.kept is not None:
             answered: Answers = self.kept.predict(inputs[0])
             return answered
-        found: Answers = self.head.predict(list(inputs) if len(inputs) > 1 else inputs[0], verbose=0)
-        return found
+        chunks = [[array[at : at + CHUNK] for array in inputs] for at in range(0, len(samples), CHUNK)]
+        found = [self.head(chunk if len(chunk) > 1 else chunk[0], training=False) for chunk in chunks]
+        return np.concatenate([keras.ops.convert_to_numpy(answer) for answer in found])
 
 
 def find_head(

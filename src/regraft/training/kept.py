@@ -22,7 +22,8 @@ __all__ = ["TRUSTED", "Kept", "read_estimator", "write_estimator"]
 Matrix = NDArray[np.float64]
 
 _BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
-TRUSTED = (  # plain data inside of gradient boosting
+TRUSTED = (  # plain data: arrays of nodes, and what gradient boosting is made of
+    "sklearn.tree._tree.Tree",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",
     "sklearn._loss.link.MultinomialLogit",

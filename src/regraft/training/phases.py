@@ -71,6 +71,8 @@ def _impossible(phase: Phase, found: FoundHead, material: Material) -> str:
     reason = ""
     if not catalog.part("validation"):
         reason = "without validation images nothing shows what training gains"
+    elif material.backbone.frozen_because:
+        reason = material.backbone.frozen_because
     elif not found.trainable:
         reason = "the head is not one that gradients go through"
     elif any(sample.more for sample in catalog.samples):
@@ -88,7 +90,7 @@ def _resolved(phase: Phase, material: Material, budget: float) -> tuple[Phase, s
         images=images,
         seconds_per_image=material.views[0].seconds_per_image,
         budget=budget,
-        unfreeze=phase.unfreeze,
+        unfreeze=str(phase.unfreeze),  # in words by now
     )
     if not depth.epochs:
         return phase, depth.why, ""
