@@ -190,7 +190,8 @@ def _kept(part: Part, estimators: list[Any], extra: dict[str, Matrix]) -> Kept:
                 found[unit] = float((2 * truth[0] - 1) * np.log(2 * len(truth) + 1))
             else:
                 found[unit].fit(part.data, truth, **extra)
-    return Kept(tuple(found), part.task, units, link)
+    best = [getattr(one, "best_estimator_", one) for one in found]  # of a search, what it found
+    return Kept(tuple(best), part.task, units, link)
 
 
 def _runs(part: Part) -> int:

@@ -1,7 +1,8 @@
 """scikit-learn estimators that stay what they are, and their file: skops, never pickle.
 
 A file names the types it holds. Those of scikit-learn and NumPy that skops knows, and those listed here, are
-read; any other one must be named by the reader, for building an unknown type is running unknown code.
+read; any other one must be named by the reader, for building an unknown type is running unknown code. A tree
+is an array of nodes that name each other: a forged one runs no code, but may crash the process that uses it.
 """
 
 from __future__ import annotations
@@ -21,17 +22,12 @@ __all__ = ["TRUSTED", "Kept", "read_estimator", "write_estimator"]
 
 Matrix = NDArray[np.float64]
 
-_BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
-TRUSTED = (  # plain data inside of gradient boosting
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn._loss.loss.HalfSquaredError",
-    f"{_BOOSTING}.binning._BinMapper",
-    f"{_BOOSTING}.predictor.TreePredictor",
+TRUSTED = (  # of scikit-learn, holding arrays and numbers only, not among those that skops knows
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.tree._tree.Tree",
 )
 SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1
 _KEYS = {"estimators", "task", "units", "activation", "gain", "shift"}
