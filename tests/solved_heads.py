@@ -37,12 +37,12 @@ def targets_of(task: str, features: NDArray[Any], centre: NDArray[Any]) -> NDArr
         return np.stack([centre == 0, centre > 1, features[:, 0] > np.median(features[:, 0])], 1).astype(
             np.float32
         )
-    return np.stack([20 * features[:, 0] + 1000 + centre, features[:, 1] - features[:, 2]], 1).astype(np.float32)
+    return np.stack([20 * features[:, 0] + 1000 + centre, features[:, 1] - features[:, 2]], 1).astype(
+        np.float32
+    )
 
 
-def reference(
-    solver: str, task: str, settings: dict[str, Any], *, rows: int, classes: int = 4
-) -> Any:
+def reference(solver: str, task: str, settings: dict[str, Any], *, rows: int, classes: int = 4) -> Any:
     """The unfitted scikit-learn estimator of one output (or of all classes) that the settings stand for."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier

@@ -6,7 +6,8 @@ import pytest
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import _ovr_decision_function
 
-from regraft.training.rules import Kernel, Linear, Link, Neighbours, Scaler, decisions_of_pairs
+from regraft.training.affine import Link, Scaler
+from regraft.training.rules import Kernel, Linear, Neighbours, decisions_of_pairs
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -18,21 +19,6 @@ def test_pairs_vote_as_in_scikit_learn(classes: int) -> None:
     pairs = rng().normal(size=(300, classes * (classes - 1) // 2))
     expected = _ovr_decision_function(pairs < 0, -pairs, classes)
     np.testing.assert_allclose(decisions_of_pairs(pairs, classes), expected, atol=1e-12)
-
-
-def test_scaler_standardises_and_leaves_constants_alone() -> None:
-    features = rng().normal(3, [1, 50, 0.01], (200, 3))
-    features[:, 2] = 8.0
-    scaled = Scaler.of(features)(features)
-    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-12)
-    np.testing.assert_allclose(scaled.std(0), [1, 1, 0], atol=1e-12)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "linear"])
-def test_link_is_the_same_in_numpy_and_in_keras(activation: str) -> None:
-    link = Link(activation, np.array([2.0, 0.5, 3.0]), np.array([1.0, 0.0, -4.0]))
-    values = rng().normal(0, 3, (50, 3))
-    np.testing.assert_allclose(np.asarray(link.graph(values.astype("float32"))), link(values), atol=1e-5)
 
 
 def test_linear_rule_on_raw_features_far_from_zero() -> None:

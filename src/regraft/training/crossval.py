@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.tasks import TASKS
+from regraft.training.affine import Link, Scaler
 from regraft.training.folds import folds, strata
-from regraft.training.rules import Link, Rule, Scaler
+from regraft.training.rules import Rule
 
 __all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solved", "warmth"]
 
@@ -145,7 +146,9 @@ def cross_validate(
         ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
         for settings in grid if parts else []:
             decisions = np.zeros_like(part.targets)
-            for fold, answer in zip(ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True):
+            for fold, answer in zip(
+                ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True
+            ):
                 decisions[fold.held] = answer
             trials.append(_trial(settings, decisions[seen], part.rows(seen), family))
             if family.ordered and _risen(trials):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
-from regraft.training.rules import Link, Scaler
+from regraft.training.affine import Link, Scaler
 
 __all__ = ["TRUSTED", "Kept", "read_estimator", "write_estimator"]
 
@@ -69,7 +69,9 @@ class Kept:
     def graph(self, features: Any, scaler: Scaler, link: Link) -> Any:
         """Refused: there are no layers for it."""
         kind = type(self.estimators[0]).__name__
-        raise UsageError(f"Expected a head that becomes Keras layers. Received: {kind}, which is kept with skops.")
+        raise UsageError(
+            f"Expected a head that becomes Keras layers. Received: {kind}, which is kept with skops."
+        )
 
 
 def write_estimator(kept: Kept, path: str | PathLike[str]) -> tuple[str, ...]:
@@ -125,8 +127,8 @@ def read_estimator(path: str | PathLike[str], *, trusted: Sequence[str] = ()) ->
     if unknown:
         names = ", ".join(unknown)
         raise ModelRefused(
-            f"{path} holds types that are not known to be harmless: {names}. If you trust where the file comes "
-            "from, name them: read_estimator(path, trusted=[...])."
+            f"{path} holds types that are not known to be harmless: {names}. If you trust where the file "
+            "comes from, name them: read_estimator(path, trusted=[...])."
         )
     if not isinstance(state, dict) or set(state) != _KEYS:
         raise ModelRefused(f"{path}: expected a head of regraft's. Received: {type(state).__name__}.")
@@ -145,7 +147,7 @@ def _skops() -> Any:
 
 
 def _decisions(estimator: Any, data: Matrix, task: str) -> Matrix:
-    """Of one estimator: (n, classes) for several classes, (n,) for two, whatever `predict` gives for numbers."""
+    """Of one estimator: (n, classes) for several classes, (n,) for two, for numbers what `predict` gives."""
     if task == "regression":
         return np.asarray(estimator.predict(data), np.float64)
     if hasattr(estimator, "predict_proba"):
@@ -156,4 +158,5 @@ def _decisions(estimator: Any, data: Matrix, task: str) -> Matrix:
         if values.shape[1:] == ((len(estimator.classes_),) if task == "multiclass" else ()):
             return values
     labels = np.asarray(estimator.predict(data)).astype(np.int64)
-    return np.eye(len(estimator.classes_))[labels] if task == "multiclass" else 2.0 * labels - 1
+    one_hot: Matrix = np.eye(len(estimator.classes_))[labels]
+    return one_hot if task == "multiclass" else one_hot[:, 1] - one_hot[:, 0]
