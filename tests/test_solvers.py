@@ -1,11 +1,13 @@
-"""The linear probe against scikit-learn, and the choice of its penalty."""
+"""Heads we solve ourselves against scikit-learn, and the choice of the probe's penalty."""
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from regraft.training.solvers import PENALTIES, probabilities, solve_logistic
+from regraft.training.crossval import Part
+from regraft.training.solvers import PENALTIES, discriminant, logistic, probabilities, ridge, solve_logistic
 
 
 def blobs(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
@@ -70,3 +72,39 @@ def test_pixel_like_features_of_huge_scale_do_not_break_the_solver() -> None:
     features, labels = blobs(60, 12, 3)
     probe = solve_logistic(features * 1e4, labels, classes=3)
     assert (probabilities(features * 1e4, probe).argmax(1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(("n", "d"), [(90, 15), (40, 100)])
+def test_a_binary_head_is_one_sigmoid(n: int, d: int) -> None:
+    features, labels = blobs(n, d, 2, noise=2.0)
+    weights = np.random.default_rng(0).uniform(0.2, 3, n)
+    weights /= weights.mean()
+    data = StandardScaler().fit_transform(features.astype(np.float64))
+    rule = logistic(Part(data, labels[:, None].astype(float), weights, "binary"))({"penalty": 0.02})
+    expected = LogisticRegression(C=1 / (n * 0.02), tol=1e-10, max_iter=10_000).fit(data, labels, weights)
+    np.testing.assert_allclose(rule.decide(data)[:, 0], expected.decision_function(data), atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(90, 15), (40, 100)])
+def test_ridge_with_weights_equals_scikit_learns(n: int, d: int) -> None:
+    rng = np.random.default_rng(0)
+    data, targets, weights = rng.normal(2, 1, (n, d)), rng.normal(size=(n, 3)), rng.uniform(0.2, 3, n)
+    weights /= weights.mean()
+    rule = ridge(Part(data, targets, weights, "regression"))({"penalty": 0.1})
+    expected = Ridge(alpha=0.1 * n).fit(data, targets, weights)
+    np.testing.assert_allclose(rule.decide(data), expected.predict(data), atol=1e-8)
+    np.testing.assert_allclose(rule.weights, expected.coef_.T, atol=1e-8)
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 0.4, 1.0])
+@pytest.mark.parametrize(("n", "d"), [(90, 15), (40, 100)])
+def test_discriminant_analysis_equals_scikit_learns(n: int, d: int, shrinkage: float) -> None:
+    features, labels = blobs(n, d, 3, noise=2.0)
+    unseen = np.random.default_rng(1).normal(size=(30, d))
+    data = StandardScaler().fit_transform(features.astype(np.float64))
+    weights = np.array([0.5, 1.0, 1.5])[labels]
+    weights /= weights.mean()
+    prior = np.bincount(labels, weights) / weights.sum()
+    rule = discriminant(Part(data, np.eye(3)[labels], weights, "multiclass"))({"shrinkage": shrinkage})
+    expected = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=prior).fit(data, labels)
+    np.testing.assert_allclose(rule.decide(unseen), expected.decision_function(unseen), rtol=1e-7, atol=1e-6)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.tasks import TASKS
+from regraft.training.affine import Link, Scaler
 from regraft.training.folds import folds, strata
-from regraft.training.rules import Link, Rule, Scaler
+from regraft.training.rules import Rule
 
 __all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solved", "warmth"]
 

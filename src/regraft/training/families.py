@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.errors import UsageError
 from regraft.training.crossval import EXACT, Family, Fit, Part, Settings
-from regraft.training.kept import Kept
-from regraft.training.rules import Kernel, Linear, Link, Neighbours, Rule
+from regraft.training.given import BOOSTING
+from regraft.training.rules import Kernel, Linear, Neighbours, Rule
 from regraft.training.solvers import LOGISTIC, discriminant, ridge
 
-__all__ = ["FAMILIES", "given"]
+__all__ = ["FAMILIES"]
 
 Matrix = NDArray[np.float64]
 
@@ -122,112 +121,6 @@ def nearest_neighbours(part: Part) -> Fit:
     return fit
 
 
-def boosting(part: Part) -> Fit:
-    """Boosted trees on histograms; settings: `trees`. Growing on from one number of trees to the next."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    kind = HistGradientBoostingRegressor if part.task == "regression" else HistGradientBoostingClassifier
-    machine = kind(
-        learning_rate=0.15,
-        max_leaf_nodes=8,
-        max_bins=63,
-        max_features=0.1,  # of a feature map's many channels, a tenth a split says as much
-        early_stopping=False,
-        warm_start=True,
-        random_state=part.seed,
-    )
-    grown = [_clone(machine) for _ in range(_runs(part))]
-
-    def fit(settings: Settings) -> Rule:
-        for one in grown:
-            one.set_params(max_iter=int(settings["trees"]))
-        return _kept(part, grown, {"sample_weight": part.weights})
-
-    return fit
-
-
-def given(estimator: Any, task: str) -> Family:
-    """The family of an estimator that was handed in, with the settings it has.
-
-    Raises:
-        UsageError: not an estimator, or of the wrong kind for the task.
-    """
-    from sklearn.base import is_classifier, is_regressor
-
-    suits = is_regressor if task == "regression" else is_classifier
-    if isinstance(estimator, type) or not hasattr(estimator, "fit") or not suits(estimator):
-        kind = "regressor" if task == "regression" else "classifier"
-        raise UsageError(
-            f"solver: expected the name of one, or a scikit-learn {kind} for {task}. Received: {estimator!r}."
-        )
-
-    def prepare(part: Part) -> Fit:
-        extra = {} if np.ptp(part.weights) == 0 else {_weight_name(estimator): part.weights}
-        several = part.task == "regression" and _takes_several(estimator)
-        runs = 1 if several else _runs(part)
-        return lambda settings: _kept(part, [_clone(estimator) for _ in range(runs)], extra)
-
-    return Family(
-        type(estimator).__name__,
-        prepare,
-        lambda part: [{}],
-        tasks=(task,),
-        scaled=False,
-        calibrated=hasattr(estimator, "predict_proba"),
-    )
-
-
-def _kept(part: Part, estimators: list[Any], extra: dict[str, Matrix]) -> Kept:
-    """Estimators fitted: one to everything, or each to its label or target; a label that never changes is
-    answered with the logarithm of its odds."""
-    units = part.targets.shape[1]
-    link, found = Link.none(units), list(estimators)
-    if part.task in ("multiclass", "binary"):
-        found[0].fit(part.data, part.labels, **extra)
-    elif len(found) == 1:
-        found[0].fit(part.data, part.targets if units > 1 else part.targets[:, 0], **extra)
-    else:
-        for unit, truth in enumerate(part.targets.T):
-            if part.task == "multilabel" and np.ptp(truth) == 0:
-                found[unit] = float((2 * truth[0] - 1) * np.log(2 * len(truth) + 1))
-            else:
-                found[unit].fit(part.data, truth, **extra)
-    return Kept(tuple(found), part.task, units, link)
-
-
-def _runs(part: Part) -> int:
-    """How many estimators that know one output answer all of them."""
-    return 1 if part.task in ("multiclass", "binary") else part.targets.shape[1]
-
-
-def _clone(estimator: Any) -> Any:
-    from sklearn.base import clone
-
-    return clone(estimator)
-
-
-def _takes_several(estimator: Any) -> bool:
-    from sklearn.utils import get_tags
-
-    return bool(get_tags(estimator).target_tags.multi_output)
-
-
-def _weight_name(estimator: Any) -> str:
-    """The name under which `fit` takes sample weights, for a pipeline that of its last step."""
-    from sklearn.pipeline import Pipeline
-    from sklearn.utils.validation import has_fit_parameter
-
-    name, last = "sample_weight", estimator
-    while isinstance(last, Pipeline):
-        step, last = last.steps[-1]
-        name = f"{step}__{name}"
-    if not has_fit_parameter(last, "sample_weight"):
-        raise UsageError(
-            f"{type(last).__name__} takes no sample weights: leave class weights out, or take another."
-        )
-    return name
-
-
 def _penalties(part: Part) -> list[Settings]:
     """For margins of 1: what matters is the penalty over |z|^2, about the number of standardised features."""
     return [{"penalty": float(value) * _width(part)} for value in np.logspace(-1, -4, 7)]
@@ -270,14 +163,5 @@ FAMILIES: dict[str, Family] = {
     "svm": Family("linear support vectors", linear_svm, _penalties, ordered=True, most=2_000),
     "svm-rbf": Family("support vectors with a radial kernel", radial_svm, _radial, most=3_000),
     "neighbours": Family("nearest neighbours", nearest_neighbours, _neighbours),
-    "boosting": Family(
-        "gradient boosting",
-        boosting,
-        lambda part: [{"trees": trees} for trees in (8, 15, 30, 60)],
-        ordered=True,
-        scaled=False,
-        calibrated=True,
-        count=3,
-        most=1_500,
-    ),
+    "boosting": BOOSTING,
 }

@@ -24,7 +24,7 @@ def folds(
     """Stratified folds as masks of the held-out rows.
 
     Args:
-        targets: class numbers (n,), or 0/1 a label (n, labels), or numbers (n, targets), as the task has them.
+        targets: class numbers (n,), 0/1 a label (n, labels), or numbers (n, targets), by the task.
         task: one of `tasks.TASKS`.
         count: how many folds, at most; folds that would hold nothing out are left out.
         seed: another seed is another partition.
@@ -61,7 +61,8 @@ def strata(targets: NDArray[Any], task: str) -> Labels:
         return targets.ravel().astype(np.int64)
     if task == "multilabel":
         has = targets > 0
-        return np.where(has, has.sum(0), len(has) + 1).argmin(1) + np.where(has.any(1), 0, has.shape[1])
+        rarest: Labels = np.where(has, has.sum(0), len(has) + 1).argmin(1)
+        return np.where(has.any(1), rarest, has.shape[1])
     spread = targets.std(0)
     place = (targets / np.where(spread > 0, spread, 1)).reshape(len(targets), -1).mean(1)
     ranks = np.empty(len(targets), np.int64)

@@ -1,7 +1,8 @@
 """scikit-learn estimators that stay what they are, and their file: skops, never pickle.
 
 A file names the types it holds. Those of scikit-learn and NumPy that skops knows, and those listed here, are
-read; any other one must be named by the reader, for building an unknown type is running unknown code.
+read; any other one must be named by the reader, for building an unknown type is running unknown code. A tree
+is an array of nodes that name each other: a forged one runs no code, but may crash the process that uses it.
 """
 
 from __future__ import annotations
@@ -15,24 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
-from regraft.training.rules import Link, Scaler
+from regraft.training.affine import Link, Scaler
 
 __all__ = ["TRUSTED", "Kept", "read_estimator", "write_estimator"]
 
 Matrix = NDArray[np.float64]
 
-_BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
-TRUSTED = (  # plain data: arrays of nodes, and what gradient boosting is made of
+TRUSTED = (  # of scikit-learn, holding arrays and numbers only, not among those that skops knows
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn._loss.loss.HalfSquaredError",
-    f"{_BOOSTING}.binning._BinMapper",
-    f"{_BOOSTING}.predictor.TreePredictor",
 )
 SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1
 _KEYS = {"estimators", "task", "units", "activation", "gain", "shift"}
@@ -132,8 +127,8 @@ def read_estimator(path: str | PathLike[str], *, trusted: Sequence[str] = ()) ->
     if unknown:
         names = ", ".join(unknown)
         raise ModelRefused(
-            f"{path} holds types that are not known to be harmless: {names}. If you trust where the file comes "
-            "from, name them: read_estimator(path, trusted=[...])."
+            f"{path} holds types that are not known to be harmless: {names}. If you trust where the file "
+            "comes from, name them: read_estimator(path, trusted=[...])."
         )
     if not isinstance(state, dict) or set(state) != _KEYS:
         raise ModelRefused(f"{path}: expected a head of regraft's. Received: {type(state).__name__}.")
@@ -152,7 +147,7 @@ def _skops() -> Any:
 
 
 def _decisions(estimator: Any, data: Matrix, task: str) -> Matrix:
-    """Of one estimator: (n, classes) for several classes, (n,) for two, whatever `predict` gives for numbers."""
+    """Of one estimator: (n, classes) for several classes, (n,) for two, for numbers what `predict` gives."""
     if task == "regression":
         return np.asarray(estimator.predict(data), np.float64)
     if hasattr(estimator, "predict_proba"):
@@ -163,4 +158,5 @@ def _decisions(estimator: Any, data: Matrix, task: str) -> Matrix:
         if values.shape[1:] == ((len(estimator.classes_),) if task == "multiclass" else ()):
             return values
     labels = np.asarray(estimator.predict(data)).astype(np.int64)
-    return np.eye(len(estimator.classes_))[labels] if task == "multiclass" else 2.0 * labels - 1
+    one_hot: Matrix = np.eye(len(estimator.classes_))[labels]
+    return one_hot if task == "multiclass" else one_hot[:, 1] - one_hot[:, 0]

@@ -3,11 +3,10 @@
 | rule | decision values of standardised features z |
 |---|---|
 | `Linear` | z W + b |
-| `Kernel` | exp(-gamma |z - s|^2) over the support vectors s, times their dual coefficients; for classes, those of every pair of classes and the votes they make |
+| `Kernel` | exp(-gamma |z - s|^2) of support vectors s, times dual coefficients; classes vote in pairs |
 | `Neighbours` | the weighted mean of the targets of the k nearest training images |
 
-A `Link` makes answers of decision values: a gain and a shift, then softmax, sigmoid or nothing. The graph is
-float32 and made of Keras' own layers and operations, so a saved model holds no class of regraft's.
+The graph is float32 and made of Keras' own layers and operations: a saved model holds no class of regraft's.
 """
 
 from __future__ import annotations
@@ -18,75 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Kernel", "Linear", "Link", "Neighbours", "Rule", "Scaler", "decisions_of_pairs"]
+from regraft.training.affine import Link, Scaler
+
+__all__ = ["Kernel", "Linear", "Neighbours", "Rule", "decisions_of_pairs"]
 
 Matrix = NDArray[np.float64]
 
 SAME = 1e-6  # squared distance, in parts of the squared lengths, below which two float32 vectors are one
 CLOSEST = 1e-10  # squared distance that stands for none, so that such a neighbour outvotes all others
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Standardises features: (features - mean) / scale, both of shape (d,)."""
-
-    mean: Matrix
-    scale: Matrix
-
-    @classmethod
-    def of(cls, features: Matrix) -> Scaler:
-        """Mean and standard deviation of each column; 1 for one that is constant, which says nothing."""
-        mean, scale = features.mean(0), features.std(0)
-        scale[scale < 1e-6 * max(float(scale.max()), 1e-12)] = 1.0
-        return cls(mean, scale)
-
-    @classmethod
-    def none(cls, width: int) -> Scaler:
-        """Leaves `width` features as they are."""
-        return cls(np.zeros(width), np.ones(width))
-
-    def __call__(self, features: NDArray[np.floating[Any]]) -> Matrix:
-        scaled: Matrix = (features.astype(np.float64) - self.mean) / self.scale
-        return scaled
-
-
-@dataclass(frozen=True)
-class Link:
-    """Answers from decision values: activation(decisions * gain + shift).
-
-    Attributes:
-        activation: "softmax", "sigmoid" or "linear".
-        gain: one over the temperature, or the standard deviation of a regression's targets; shape (units,).
-        shift: the mean of a regression's targets; shape (units,).
-    """
-
-    activation: str
-    gain: Matrix
-    shift: Matrix
-
-    @classmethod
-    def none(cls, units: int) -> Link:
-        """Leaves decision values as they are."""
-        return cls("linear", np.ones(units), np.zeros(units))
-
-    def __call__(self, decisions: Matrix) -> Matrix:
-        from scipy.special import expit, softmax
-
-        values = decisions * self.gain + self.shift
-        if self.activation == "linear":
-            return values
-        found: Matrix = softmax(values, axis=1) if self.activation == "softmax" else expit(values)
-        return found
-
-    def graph(self, decisions: Any) -> Any:
-        """The same on a Keras tensor."""
-        import keras
-
-        from regraft.backbone.head import OUTPUT
-
-        scale, offset = self.gain.tolist(), self.shift.tolist()
-        values = keras.layers.Rescaling(scale, offset, dtype="float32", name="head_gain")(decisions)
-        return keras.layers.Activation(self.activation, dtype="float32", name=OUTPUT)(values)
 
 
 class Rule(Protocol):
@@ -155,7 +93,7 @@ class Kernel:
 
         from regraft.backbone.head import OUTPUT
 
-        data = _scaled(features, scaler)
+        data = scaler.graph(features)
         lengths = -self.gamma * (self.support**2).sum(1)
         crossed = _dense(data, 2 * self.gamma * self.support.T, lengths, name="head_support", trainable=False)
         powers = crossed - self.gamma * ops.sum(ops.square(data), axis=-1, keepdims=True)
@@ -202,7 +140,7 @@ class Neighbours:
         import keras
         from keras import ops
 
-        data = _scaled(features, scaler)
+        data = scaler.graph(features)
         if self.metric == "cosine":
             data = data / ops.maximum(ops.norm(data, axis=-1, keepdims=True), 1e-12)
         lengths, own = (self.stored**2).sum(1), ops.sum(ops.square(data), axis=-1, keepdims=True)
@@ -226,7 +164,7 @@ def decisions_of_pairs(pairs: Matrix, classes: int) -> Matrix:
     """One decision value a class from one a pair of classes, shape (n, pairs) to (n, classes).
 
     The votes of the pairs, and a fraction in (-1/3, 1/3) made of their confidences that breaks ties:
-    `decision_function_shape="ovr"` of scikit-learn's `SVC`. Pairs are in the order (0, 1), (0, 2), ... (1, 2).
+    `decision_function_shape="ovr"` of scikit-learn's `SVC`. The pairs are (0, 1), (0, 2), ... (1, 2), ...
     """
     sides, second = _sides(classes)
     votes = (pairs >= 0) @ sides + second
@@ -247,19 +185,10 @@ def _votes(pairs: Any, classes: int) -> Any:
 
 
 def _sides(classes: int) -> tuple[Matrix, Matrix]:
-    """+1 for a pair's first class and -1 for its second, (pairs, classes); how often a class is the second."""
+    """+1 for a pair's first class, -1 for its second, (pairs, classes); how often each is the second."""
     first, second = np.triu_indices(classes, 1)
     sides = np.eye(classes)[first] - np.eye(classes)[second]
     return sides, np.eye(classes)[second].sum(0)
-
-
-def _scaled(features: Any, scaler: Scaler) -> Any:
-    import keras
-
-    mean, variance = scaler.mean.tolist(), (scaler.scale**2).tolist()
-    return keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name="head_scale")(
-        features
-    )
 
 
 def _dense(

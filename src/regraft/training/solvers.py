@@ -10,9 +10,9 @@ solves it. For two classes and for labels, P = sigmoid(X W + b), and the loss is
 problems as there are labels, solved side by side. Each solve starts from the one before it, of a stronger
 penalty, which is close.
 
-Ridge regression has W = (X^T X + penalty n)^-1 X^T Y of centred X and Y; the targets of classes are -1 and 1,
-as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for the classes' means M and
-the covariance S within classes, shrunk towards a multiple of the identity (Ledoit and Wolf, 2004).
+Ridge regression has W = (X^T X + penalty n)^-1 X^T Y of centred X and Y; the targets of classes are -1 and
+1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for the classes' means
+M and the covariance S within classes, shrunk towards a multiple of the identity (Ledoit and Wolf, 2004).
 
 |W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
 never more of those than images, and along them the problem is nearly separable, which L-BFGS likes.
@@ -20,7 +20,7 @@ never more of those than images, and along them the problem is nearly separable,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.tasks import TASKS
-from regraft.training.crossval import EXACT, Family, Fit, Part, Settings, cross_validate, solved
-from regraft.training.rules import Linear, Link
+from regraft.training.affine import Link, Scaler
+from regraft.training.crossval import EXACT, Family, Fit, Part, Settings, cross_validate
+from regraft.training.rules import Linear
 
 __all__ = [
     "LOGISTIC",
@@ -50,7 +51,7 @@ ITERATIONS = 500
 CURVATURE = 0.1  # about the mean of p (1 - p)
 
 
-def logistic(part: Part) -> Fit:
+def logistic(part: Part) -> Callable[[Settings], Linear]:
     """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty))."""
     back, _ = _axes(part.data)
     rotated = part.data @ back
@@ -100,7 +101,7 @@ def discriminant(part: Part) -> Fit:
     return fit
 
 
-def _discriminant(data: Matrix, one_hot: Matrix, row_weights: Matrix) -> Fit:
+def _discriminant(data: Matrix, one_hot: Matrix, row_weights: Matrix) -> Callable[[Settings], Linear]:
     shares = row_weights / row_weights.sum()
     prior = shares @ one_hot
     means = (one_hot * shares[:, None]).T @ data / np.maximum(prior, 1e-300)[:, None]
@@ -177,8 +178,8 @@ def solve_logistic(
     trials = cross_validate(replace(LOGISTIC, grid=lambda part: grid), part)[0] if len(grid) > 1 else []
     path = {float(trial.settings["penalty"]): float(trial.losses.mean()) for trial in trials}
     best = min(path, key=lambda penalty: path[penalty]) if path else float(grid[0]["penalty"])
-    rule, scaler = solved(LOGISTIC, part, {"penalty": best})
-    assert isinstance(rule, Linear)
+    scaler = Scaler.of(part.data)
+    rule = logistic(replace(part, data=scaler(part.data)))({"penalty": best})
     whole = rule.folded(scaler, Link.none(classes))
     return Probe(whole.weights.astype(np.float32), whole.bias.astype(np.float32), best, path)
 
@@ -209,7 +210,9 @@ def _start(part: Part, width: int) -> Matrix:
     return weights
 
 
-def _minimise(data: Matrix, part: Part, penalty: float, start: Matrix, *, tolerance: float) -> Matrix:
+def _minimise(
+    data: NDArray[np.floating[Any]], part: Part, penalty: float, start: Matrix, *, tolerance: float
+) -> Matrix:
     from scipy.optimize import minimize
 
     cross_entropy = _softmax_loss if part.task == "multiclass" else _sigmoid_loss
