@@ -18,10 +18,11 @@ from regraft.console import say
 from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
-from regraft.training.classical import SolvedHead, solve
+from regraft.training.classical import solve
 from regraft.training.fit import Fitted, fit_head
 from regraft.training.kept import Kept
 from regraft.training.material import Material
+from regraft.training.solved import SolvedHead
 
 __all__ = ["FoundHead", "find_head", "solver_of"]
 
