@@ -21,9 +21,9 @@ from regraft.data.batches import Batches
 from regraft.data.catalog import Sample
 from regraft.recipe import HeadSpec, Phase
 from regraft.tasks import TASKS
+from regraft.training.classical import solve
 from regraft.training.fit import Lesson, fine_tune
 from regraft.training.rates import compile_network
-from regraft.training.classical import solve
 
 SIZE = 32
 

@@ -88,7 +88,7 @@ def _write_csv(path: Path, table: FeatureTable) -> None:
 
 
 def _write_npz(path: Path, table: FeatureTable) -> None:
-    words = {name: np.array(values) for name, values in table.words.items()}
+    words: dict[str, Any] = {name: np.array(values) for name, values in table.words.items()}
     with path.open("wb") as file:  # given a name, NumPy adds an ending of its own
         np.savez(file, features=table.features, names=np.array(table.names), **words)
 
