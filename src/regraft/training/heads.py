@@ -79,7 +79,8 @@ def find_head(
     Raises:
         UsageError: a solver for a head with layers of its own before the output.
     """
-    linear = is_linear(model)
+    # Layers that surgery put in have learned nothing: they train with the head, which then cannot be solved.
+    linear = is_linear(model) and not material.backbone.new_layers
     if solver == "gradient" or (solver == "auto" and not linear):
         return _trained(model, whole, material, phase or HEAD_PHASE, budget)
     if not linear:
