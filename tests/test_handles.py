@@ -219,6 +219,7 @@ def bomb():
         (escaping(), None, "outside the destination"),
         (bomb(), None, "unpacks to"),
     ],
+    ids=["broken off", "cut short", "a page", "no graph", "escaping", "bomb"],  # the same in every process
 )
 def test_what_is_not_whole_or_not_safe_leaves_nothing(content, length, reason, served, tmp_path):
     served(content, length)

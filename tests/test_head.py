@@ -342,10 +342,20 @@ def test_lists_of_toml_become_tuples():
     assert HeadSpec(hidden=[8, 4], convolutions=[2]) == HeadSpec(hidden=(8, 4), convolutions=(2,))
 
 
-def test_a_trained_model_is_no_backbone(backbone):
-    grafted = load_backbone(graft(backbone, HeadSpec(), outputs=3))
-    with pytest.raises(UsageError, match=r"regraft_small_network has a head already"):
-        graft(grafted, HeadSpec(), outputs=3)
+@pytest.mark.parametrize(
+    "head",
+    [HeadSpec(), RICH, HeadSpec(pooling="gem"), HeadSpec(pooling="attention"), HeadSpec(attention="se")],
+)
+def test_a_trained_model_gets_a_new_head_in_place_of_the_old(backbone, head):
+    again = load_backbone(graft(backbone, head, outputs=3))
+    assert [layer.name for layer in again.layers] == [layer.name for layer in backbone.layers]
+    assert of_head(graft(again, HeadSpec(), outputs=5)) == ["head_pool", "head_dropout", OUTPUT]
+
+
+def test_two_heads_are_refused(backbone):
+    grafted = graft(backbone, HeadSpec(), outputs=3)
+    with pytest.raises(UsageError, match="small_network has a head already"):
+        graft(replace(backbone, model=grafted, layers=tuple(grafted.layers)), HeadSpec(), outputs=3)
 
 
 # --- contract 4: plain Keras out

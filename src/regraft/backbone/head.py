@@ -15,8 +15,7 @@ import keras
 from regraft.backbone.attention import cbam, squeeze_excitation
 from regraft.backbone.load import Backbone
 from regraft.backbone.pooling import pool
-from regraft.backbone.weights import brief
-from regraft.errors import UsageError, nearest
+from regraft.errors import UsageError, brief, nearest
 from regraft.recipe import HeadSpec
 from regraft.tasks import TASKS, Task
 

@@ -23,9 +23,9 @@ import keras
 
 from regraft.backbone.own import replayed
 from regraft.backbone.pixels import apply_contract, contract_of, rescaled
-from regraft.backbone.weights import brief, unreachable
+from regraft.backbone.weights import unreachable
 from regraft.backbone.zoo import Stages
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError, nearest
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief, nearest
 
 __all__ = ["PREFIX", "Preset", "is_preset", "mend_layers", "open_preset"]
 

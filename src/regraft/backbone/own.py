@@ -14,9 +14,8 @@ from regraft.backbone.pixels import apply_contract, contract_of
 
 # This import also makes the layer known to Keras, so that files that hold one can be read.
 from regraft.backbone.savedlayer import SavedModelLayer
-from regraft.backbone.weights import brief
 from regraft.backbone.zoo import Entry
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief
 
 __all__ = [
     "behind_contract",

@@ -56,6 +56,7 @@ def _generalized_mean(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     Features below the floor count as the floor. p is the kernel of a Dense layer that sees the number one:
     Keras has no plain layer that holds a single weight.
     """
+    x = keras.layers.ReLU(name=f"{name}_positive")(x)  # a layer, by whose name the pooling is told to begin
     one = keras.ops.ones_like(x[:, :1, 0, 0])
     exponent = keras.layers.Dense(
         1, use_bias=False, kernel_initializer=keras.initializers.Constant(_GEM_START), name=f"{name}_p"

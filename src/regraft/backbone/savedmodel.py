@@ -18,8 +18,7 @@ from typing import Any
 
 import keras
 
-from regraft.backbone.weights import brief
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief
 
 __all__ = ["Facts", "Module", "digest_of", "facts_of", "is_savedmodel", "read_module", "tensorflow"]
 

@@ -18,8 +18,7 @@ from typing import Any
 import keras
 
 from regraft.backbone.load import Backbone
-from regraft.backbone.weights import brief
-from regraft.errors import UsageError, nearest
+from regraft.errors import UsageError, brief, nearest
 
 __all__ = ["cut_at", "insert_after", "replace_layer"]
 

@@ -21,14 +21,13 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
-from regraft.errors import EnvironmentFault, UsageError, nearest
+from regraft.errors import EnvironmentFault, UsageError, brief, nearest
 
 if TYPE_CHECKING:
     import keras
 
 __all__ = [
     "Weights",
-    "brief",
     "choose_weights",
     "classes_of",
     "complete_scaling",
@@ -260,9 +259,3 @@ def sha256(path: Path, what: str) -> str:
     if not path.is_file():
         raise UsageError(f"{what}: no such file: {path}.")
     return _digest(path, "sha256")
-
-
-def brief(fault: Exception) -> str:
-    """The first words of an error that may run over pages."""
-    words = " ".join(str(fault).split()) or type(fault).__name__
-    return words if len(words) <= 300 else words[:300] + " ..."

@@ -36,6 +36,8 @@ from regraft.data.refusal import Refusal, sniff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+from regraft.errors import brief
+
 __all__ = [
     "DECODER",
     "EXTENSIONS",
@@ -131,7 +133,7 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> Decoded:
         except Refusal:
             raise
         except Exception as error:  # whatever a decoder thinks of to raise is a verdict on its file
-            text = _brief(error)
+            text = brief(error, most=120)
             raise Refusal("truncated" if "truncated" in text.lower() else "corrupt", text) from error
 
 
@@ -215,10 +217,6 @@ def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
             return whole
         raise
     return image
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _upright(image: Image.Image) -> Image.Image:
