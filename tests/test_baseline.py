@@ -26,7 +26,7 @@ def test_classes_are_compared_with_the_largest_of_training() -> None:
 
 
 def test_a_flawless_model_of_very_few_images_proves_nothing() -> None:
-    assert "No better" in sentence("binary", [0, 1], [0, 1], [[0.1], [0.9]], ["a", "b"])
+    assert "Not shown to be better" in sentence("binary", [0, 1], [0, 1], [[0.1], [0.9]], ["a", "b"])
     labels = np.arange(20) % 2
     assert sentence("binary", labels, labels, labels[:, np.newaxis] * 0.8 + 0.1, ["a", "b"]) == ""
 

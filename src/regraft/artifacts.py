@@ -89,7 +89,7 @@ def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
-    (folder / "recipe.toml").write_text(_resolved(outcome).to_toml(), "utf-8")
+    (folder / "recipe.toml").write_text(_recipe_text(outcome), "utf-8")
     (folder / "refused.jsonl").write_text(
         "".join(json.dumps(asdict(refused)) + "\n" for refused in catalog.refused), "utf-8"
     )
@@ -164,6 +164,13 @@ def _resolved(outcome: Outcome) -> Recipe:
         task=cast("TaskChoice", outcome.catalog.task),
         phases=tuple(replace(fitted.phase, epochs=fitted.planned) for fitted in outcome.decision.phases),
     )
+
+
+def _recipe_text(outcome: Outcome) -> str:
+    text = _resolved(outcome).to_toml()
+    if not outcome.handed:
+        return text
+    return f"# Handed over in Python, and to be handed over again: {', '.join(outcome.handed)}.\n{text}"
 
 
 def _anywhere(name: str) -> str:

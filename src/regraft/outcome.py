@@ -64,14 +64,14 @@ def _sentence(fitted: Fitted, score_name: str) -> str:
     score = _a(score_name)
     if fitted.best:
         return (
-            f"{what}{why}, kept: on validation a loss of {best.val_loss:.3f} against {first.val_loss:.3f} "
+            f"{what}{why}, kept: on validation a loss of {best.val_loss:.3g} against {first.val_loss:.3g} "
             f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch "
             f"{fitted.best} of {done}{end}."
         )
     tried = min(fitted.history[1:], key=lambda record: record.val_loss, default=first)
     return (
         f"{what}{why}, not kept: it did not beat what was there before on validation, with a loss of "
-        f"{tried.val_loss:.3f} against {first.val_loss:.3f} and {score} of {tried.val_score:.3f} "
+        f"{tried.val_loss:.3g} against {first.val_loss:.3g} and {score} of {tried.val_score:.3f} "
         f"against {first.val_score:.3f} at its best{end}."
     )
 
@@ -90,6 +90,7 @@ class Outcome:
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
         kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
+        handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
     """
 
     recipe: Recipe
@@ -103,3 +104,4 @@ class Outcome:
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     kept: Kept | None = None
+    handed: tuple[str, ...] = ()

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "begin_decoding",
     "checked_phases",
+    "enlarged",
     "hint",
     "open_backbone",
     "read_catalog",
-    "say_enlarged",
+    "recorded",
     "say_refused",
 ]
 
+HANDED = "python:"  # before the name of a backbone that no recipe can hold
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -94,6 +96,11 @@ def open_backbone(recipe: Recipe) -> Backbone:
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `planned`.
     """
+    if recipe.backbone.startswith(HANDED):
+        raise UsageError(
+            f"backbone: {recipe.backbone.removeprefix(HANDED)} was handed over in Python when this recipe "
+            "was written. Hand it over again: train(data, recipe, out, backbone=...)."
+        )
     from regraft.backbone.load import load_backbone
 
     return load_backbone(
@@ -117,16 +124,22 @@ def say_refused(catalog: Catalog) -> None:
         say(f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl.")
 
 
-def say_enlarged(catalog: Catalog, features: Features, size: int) -> None:
-    """Warn where most images have far fewer pixels than the backbone takes."""
+def recorded(recipe: Recipe, backbone: Backbone) -> Recipe:
+    """The recipe with a backbone that was handed over in Python: its name, which alone does not load it."""
+    size = backbone.image_size
+    return replace(recipe, backbone=HANDED + backbone.name, weights="imagenet", pixels="", image_size=size)
+
+
+def enlarged(catalog: Catalog, features: Features, size: int) -> str:
+    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
     sides = sorted(max(facts.width, facts.height) for facts in map(features.facts, catalog.samples))
     middle = sides[len(sides) // 2]
-    if middle * 2 <= size:
-        say(
-            f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, "
-            f"but what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster.",
-            style="yellow",
-        )
+    if middle * 2 > size:
+        return ""
+    return (
+        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but what "
+        f"the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
+    )
 
 
 def checked_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:

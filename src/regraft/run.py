@@ -33,10 +33,11 @@ from regraft.outcome import Decision, Outcome
 from regraft.prepare import (
     begin_decoding,
     checked_phases,
+    enlarged,
     hint,
     open_backbone,
     read_catalog,
-    say_enlarged,
+    recorded,
     say_refused,
 )
 from regraft.recipe import Recipe
@@ -132,6 +133,10 @@ def train(
             if ahead is not None:
                 stack.callback(ahead.close)
         with clock("load"):
+            handed = tuple(
+                name for name, value in (("backbone", backbone), ("head", head)) if value is not None
+            )
+            recipe = recorded(recipe, backbone) if backbone else recipe
             backbone = backbone or open_backbone(recipe)
             recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
@@ -142,7 +147,6 @@ def train(
             features = _extract(whole, catalog, recipe, kept, ahead)
             catalog = catalog.without(features.refused)
             say_refused(catalog)
-            say_enlarged(catalog, features, backbone.image_size)
             catalog = split(catalog.learnable(), fraction=recipe.validation, seed=recipe.seed)
             say(_parts(catalog))
             views = _views(whole, catalog, recipe, kept, features)
@@ -165,8 +169,10 @@ def train(
             answers,
             clock.seconds,
             kept=found.kept,
+            handed=handed,
         )
-        outcome = replace(outcome, warnings=warnings_of(outcome))
+        small = enlarged(catalog, features, backbone.image_size)
+        outcome = replace(outcome, warnings=(*filter(None, [small]), *warnings_of(outcome)))
         for warning in outcome.warnings:
             say(warning, style="yellow")
         metrics = write_run(outcome, folder, Path(out))

@@ -152,6 +152,7 @@ def _classes(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[s
     known |= {name: place for place, name in enumerate(outputs)}
     n = len(outputs)
     expect(task != "binary" or n == 2, task, [column], f"it needs 2 classes, and there are {n}")
+    expect(bool(names) or not _measured(cells), task, [column], "its cells are measurements, not classes")
     task = task if task != "auto" else "binary" if n == 2 else "multiclass"
     if task == "binary" and not names:
         outputs = positive_last(outputs)
@@ -224,6 +225,13 @@ def _several(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) 
 
 def _mostly(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:
     return 2 * sum(map(fits, cells)) > len(cells)
+
+
+def _measured(cells: Sequence[Cell]) -> bool:
+    """Numbers, not all of them whole, and hardly one twice."""
+    known = [cell for cell in cells if cell is not None]
+    whole = all(float(cell).is_integer() for cell in known if is_number(cell))
+    return len(known) > FEW and 2 * len(set(known)) > len(known) and _mostly(known, is_number) and not whole
 
 
 def _other_numbers(cells: Sequence[str]) -> bool:

@@ -76,8 +76,9 @@ def no_better(
     floor = baseline(task, training, targets)
     if found is None or found.low > floor:
         return ""
+    verdict = "No better than" if found.value <= floor else "Not shown to be better than"
     return (
-        f"No better than {BASELINES[task]}: a {name} of {found.value:.1%} against {floor:.1%} {where}."
+        f"{verdict} {BASELINES[task]}: a {name} of {found.value:.1%} against {floor:.1%} {where}."
     ).replace("%", " %")
 
 

@@ -223,8 +223,8 @@ class _Session:
     def _say(self, fitted: Fitted) -> None:
         last, name = fitted.history[-1], self._lesson.task.score_name
         say(
-            f"Epoch {last.epoch}/{self._clock.epochs}: loss {last.loss:.3f}, "
-            f"validation loss {last.val_loss:.3f}, {name} {last.val_score:.3f} ({duration(last.seconds)})"
+            f"Epoch {last.epoch}/{self._clock.epochs}: loss {last.loss:.3g}, "
+            f"validation loss {last.val_loss:.3g}, {name} {last.val_score:.3f} ({duration(last.seconds)})"
         )
 
 
