@@ -84,7 +84,9 @@ def outcome(task: str, *, skill: float = 3.0, parts: tuple[str, ...] = ("test", 
     return Outcome(
         Recipe(data="photos"),
         catalog,
-        SimpleNamespace(name="small", weights_briefly="none", image_size=32, new_layers=("stem_7x7",)),
+        SimpleNamespace(
+            name="small", weights_briefly="none", image_size=32, new_layers=("stem_7x7",), notes=()
+        ),
         SimpleNamespace(count_params=lambda: 4321),
         SimpleNamespace(computed=1, reused=2, facts=lambda _: Facts(8, 8, "JPEG", ("tiny_image",))),
         "ridge regression, penalty 0.1",

@@ -137,8 +137,8 @@ def enlarged(catalog: Catalog, features: Features, size: int) -> str:
     if middle * 2 > size:
         return ""
     return (
-        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but what "
-        f"the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
+        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
+        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
     )
 
 
