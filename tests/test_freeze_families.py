@@ -64,6 +64,21 @@ def cheap_weights(monkeypatch):
         monkeypatch.setattr(getattr(keras.initializers, name), "__call__", draw)
 
 
+@pytest.mark.timeout(1800)  # minutes of compiling in one test, more on a busy machine
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
+def test_on_jax():
+    """The longest, so the first: other processes take the tests below meanwhile."""
+    pytest.importorskip("jax")
+    fast_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exactly_the_plan", __file__],
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": fast_to_compile},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f"{len(FAMILIES)} passed" in done.stdout
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_one_epoch_moves_exactly_the_plan(family):
     backbone = load_backbone(family.name, weights="random", image_size=family.size)
@@ -127,17 +142,3 @@ def one_epoch(model, size: int) -> set[int]:
     guard.check()
     after = [np.asarray(weight).tobytes() for weight in model.weights]
     return {id(weight) for weight, old, new in zip(model.weights, before, after, strict=True) if old != new}
-
-
-@pytest.mark.timeout(1800)  # minutes of compiling in one test, more on a busy machine
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
-def test_the_same_on_jax():
-    pytest.importorskip("jax")
-    fast_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exactly_the_plan", __file__],
-        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": fast_to_compile},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert f"{len(FAMILIES)} passed" in done.stdout
