@@ -16,7 +16,9 @@ Labels (multilabel) and several targets are solved one by one where the method k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.errors import DataError, UsageError, nearest
+from regraft.errors import DataError, RegraftError, UsageError, nearest
 from regraft.tasks import TASKS
 from regraft.training.affine import Link, Scaler
 from regraft.training.crossval import Family, Part, Settings, Trial, cross_validate, solved
@@ -79,18 +81,11 @@ def solve(
     family, name = _family(solver, task)
     part, link = _part(np.asarray(features), np.asarray(targets), task=task, seed=seed, weights=sample_weight)
     places = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    try:
+    with _told(family, part):
         trials, held = cross_validate(family, part, groups=places)
         best = _best(trials, family, part)
         chosen, link = _settings(best, family, part), _link(best, link)
         rule, scaler = _solved(family, part, chosen)
-    except (ValueError, np.linalg.LinAlgError) as error:
-        if isinstance(error, (DataError, UsageError)):
-            raise
-        shape = f"{part.data.shape[0]:,} images with {part.data.shape[1]:,} features"
-        raise DataError(
-            f"{family.phrase} cannot be solved on {shape}: {error}. Choose another solver."
-        ) from error
     return SolvedHead(
         solver=name,
         phrase=_phrase(family, _shown(chosen), trials),
@@ -101,6 +96,23 @@ def solve(
         scaler=scaler,
         link=link,
     )
+
+
+@contextmanager
+def _told(family: Family, part: Part) -> Iterator[None]:
+    """What a solver cannot do becomes one message; what it remarks on the way is not for the user."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Liblinear failed to converge")  # within the rough tolerance
+            warnings.filterwarnings("ignore", "Bins whose width|Feature .* is constant", UserWarning)
+            yield
+    except (ValueError, np.linalg.LinAlgError) as error:
+        if isinstance(error, RegraftError):
+            raise
+        shape = f"{part.data.shape[0]:,} images with {part.data.shape[1]:,} features"
+        raise DataError(
+            f"{family.phrase} cannot be solved on {shape}: {error}. Choose another solver."
+        ) from error
 
 
 def _family(solver: str | Any, task: str) -> tuple[Family, str]:

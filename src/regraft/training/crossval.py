@@ -142,7 +142,7 @@ def cross_validate(
     seen = np.any(parts, axis=0) if parts else np.zeros(len(part.data), bool)
     trials: list[Trial] = []
     # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
         for settings in grid if parts else []:
             decisions = np.zeros_like(part.targets)
@@ -161,8 +161,11 @@ def cross_validate(
 def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler]:
     """The family's rule for all rows of a part, whose features are as they are."""
     scaler = Scaler.of(part.data) if family.scaled else Scaler.none(part.data.shape[1])
-    with threadpool_limits(1 if part.data.size < SMALL else None):
-        return family.prepare(replace(part, data=scaler(part.data)))(settings), scaler
+    threads = 1 if part.data.size < SMALL else None
+    with threadpool_limits(threads):
+        fit = family.prepare(replace(part, data=scaler(part.data)))
+    with threadpool_limits(threads):  # again, for libraries that were loaded on the way
+        return fit(settings), scaler
 
 
 class _Fold:
@@ -175,12 +178,8 @@ class _Fold:
         self._fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
 
     def decide(self, settings: Settings) -> Matrix:
-        return self._fit(settings).decide(self._data)
-
-
-def _one_thread() -> None:
-    """OpenMP counts threads for each thread that calls it."""
-    threadpool_limits(1, user_api="openmp")
+        with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
+            return self._fit(settings).decide(self._data)
 
 
 def _plain(part: Part) -> Matrix | NDArray[np.int64]:

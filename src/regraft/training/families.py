@@ -34,7 +34,12 @@ def linear_svm(part: Part) -> Fit:
         kind, options = (LinearSVR, {"epsilon": EPSILON}) if part.task == "regression" else (LinearSVC, {})
         cost = 1 / (len(part.data) * float(settings["penalty"]))
         machine = kind(
-            C=cost, dual=True, tol=max(part.tolerance, 1e-4), max_iter=5000, random_state=part.seed, **options
+            C=cost,
+            dual=True,
+            tol=1e-4 if part.tolerance <= EXACT else 1e-2,
+            max_iter=5000,
+            random_state=part.seed,
+            **options,
         )
         if part.task == "multiclass":
             with LIBLINEAR:
@@ -160,7 +165,7 @@ FAMILIES: dict[str, Family] = {
         _values("shrinkage", np.array([0.99, 0.97, 0.9, 0.8, 0.65, 0.5, 0.3, 0.1, 0.03])),
         tasks=CLASSES,
     ),
-    "svm": Family("linear support vectors", linear_svm, _penalties, ordered=True, most=2_000),
+    "svm": Family("linear support vectors", linear_svm, _penalties, ordered=True, most=1_000),
     "svm-rbf": Family("support vectors with a radial kernel", radial_svm, _radial, most=3_000),
     "neighbours": Family("nearest neighbours", nearest_neighbours, _neighbours),
     "boosting": BOOSTING,
