@@ -234,7 +234,7 @@ def test_a_backbone_of_ones_own_and_a_head_of_ones_own(table, store, network_fil
     head = keras.Sequential([keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(1, "sigmoid")])
     recipe = Recipe(image=("image",), target=("kind",), phases=())
     run = regraft.train(table, recipe, tmp_path / "run", backbone=backbone, head=head, store=store)
-    assert run.metrics["decision"]["phases"][0]["best_epoch"] > 0
+    assert run.metrics["decision"]["phases"][0]["epochs"] > 0
     assert "handed over again: backbone, head" in (run.path / "recipe.toml").read_text()
     with pytest.raises(regraft.UsageError, match="handed over in Python"):
         regraft.train(table, Recipe.from_toml(run.path / "recipe.toml"), tmp_path / "again", store=store)
