@@ -8,6 +8,8 @@ BIN := .venv/bin
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[cpu]' --group dev
+	# Of itself KerasHub asks for a second, larger TensorFlow, which image models never import.
+	$(BIN)/python -m pip install --quiet --no-deps 'keras-hub>=0.32'
 	touch $@
 
 demo: .venv/ready  ## the main job in a minute, without network

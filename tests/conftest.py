@@ -99,3 +99,38 @@ def make_photos(tmp_path: Path) -> Callable[..., Path]:
         return write_photos(tmp_path / name, **options)
 
     return make
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding without a child process, for tests of other things."""
+    from regraft.data import child, workers
+    from regraft.data.refusal import Refusal
+
+    class InThisProcess(child.Child):
+        def decode(self, path: Path, expected: str, size: int):
+            try:
+                return child._decode_file(str(path), size, expected)
+            except Refusal as refusal:
+                return refusal
+
+    monkeypatch.setattr(workers, "Child", InThisProcess)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
+    from regraft.features import engine, extract, speed
+
+    counts: list[int] = []
+
+    class Counting(engine.KerasEngine):
+        def run(self, batches):
+            for batch in batches:
+                counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
+                yield from super().run([batch])
+
+    monkeypatch.setattr(speed, "make_engine", lambda network, cache: Counting(network))
+    for module in (extract, speed):
+        monkeypatch.setattr(module, "engine_name", lambda: Counting.name)
+    return counts

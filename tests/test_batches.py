@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regraft.data.batches import Batches, augmented
+from regraft.data.batches import Batches
 from regraft.data.catalog import Sample
 
 SIZE = 12
@@ -15,28 +15,27 @@ STORE = {
 SAMPLES = [Sample(f"{content}.png", number % 5, content) for number, content in enumerate(STORE)]
 
 
-def read(digests):
-    return np.stack([STORE[digest] for digest in digests])
+TARGETS = np.eye(5, dtype=np.float32)[np.arange(COUNT) % 5]
 
 
-def batches(seed=0, samples=SAMPLES, batch_size=4):
-    return Batches(samples, read, batch_size=batch_size, seed=seed)
+def read(samples):
+    return (np.stack([STORE[sample.digest] for sample in samples]),)
+
+
+def batches(seed=0, samples=SAMPLES, batch_size=4, augment=None):
+    return Batches(samples, TARGETS, read, batch_size=batch_size, seed=seed, augment=augment)
 
 
 def numbers(stream):
-    """Which images a stream gave, in order; the labels are checked on the way."""
+    """Which images a stream gave, in order; the targets are checked on the way."""
     known = {image.tobytes(): number for number, image in enumerate(STORE.values())}
     found = []
-    for pixels, labels in stream:
-        assert pixels.dtype == np.float32
-        these = [known[image.astype(np.uint8).tobytes()] for image in pixels]
-        assert labels.tolist() == [SAMPLES[number].label for number in these]
+    for (pixels,), targets, weights in stream:
+        these = [known[image.tobytes()] for image in pixels]
+        assert targets.argmax(1).tolist() == [number % 5 for number in these]
+        assert weights.tolist() == [[1.0]] * len(these)
         found += these
     return found
-
-
-def stacked(stream):
-    return np.concatenate([batch.pixels for batch in stream])
 
 
 def test_in_order_is_every_image_as_it_is():
@@ -55,20 +54,25 @@ def test_seed_and_epoch_decide_the_order():
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_seed_epoch_and_image_decide_the_view():
-    views = ("flip", "crop")
-    np.testing.assert_array_equal(
-        stacked(batches(3).shuffled(1, views)), stacked(batches(3).shuffled(1, views))
-    )
-    one = batches(3, SAMPLES[:1])
-    seen = {stacked(one.shuffled(epoch, views)).tobytes() for epoch in range(8)}
-    assert len(seen) == 8
+def test_augmentation_is_given_seed_epoch_and_batch_and_only_in_training():
+    keys = []
+
+    def augment(batch, key):
+        keys.append(key)
+        return batch._replace(inputs=(batch.inputs[0] * 0,))
+
+    made = batches(3, augment=augment)
+    assert all(not batch.inputs[0].any() for batch in made.shuffled(2))
+    assert keys == [[3, 2, number] for number in range(len(made))]
+    assert numbers(made.in_order()) == list(range(COUNT))
 
 
-def test_the_view_does_not_depend_on_the_size_of_a_batch():
-    views = ("flip", "crop")
-    small, large = (stacked(batches(batch_size=size).shuffled(0, views)) for size in (3, 23))
-    np.testing.assert_array_equal(small, large)
+def test_weights_go_with_their_samples():
+    weights = np.arange(COUNT, dtype=np.float32)[:, None]
+    made = Batches(SAMPLES, TARGETS, read, batch_size=4, weights=weights)
+    for batch in made.shuffled(0):
+        known = [int(weight) % 5 for weight in batch.weights[:, 0]]
+        assert batch.targets.argmax(1).tolist() == known
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(4, 6), (23, 1), (100, 1), (1, 23)])
@@ -93,32 +97,4 @@ def test_a_failure_to_read_reaches_the_reader():
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        list(Batches(SAMPLES, fail, batch_size=4).in_order())
-
-
-def test_a_flip_is_the_exact_mirror_half_of_the_time():
-    image = next(iter(STORE.values()))
-    views = [augmented(image, ("flip",), np.random.default_rng(seed)) for seed in range(200)]
-    mirrored = sum(np.array_equal(view, image[:, ::-1]) for view in views)
-    kept = sum(np.array_equal(view, image) for view in views)
-    assert mirrored + kept == 200
-    assert 70 < mirrored < 130
-
-
-def test_a_crop_is_a_part_enlarged_to_the_same_size():
-    y, x = np.mgrid[0:64, 0:64]
-    ramp = np.stack([x * 4, y * 4, 0 * x], axis=-1).astype(np.uint8)
-    spans = []
-    for seed in range(200):
-        view = augmented(ramp, ("crop",), np.random.default_rng(seed))
-        assert view.shape == ramp.shape
-        assert view.dtype == np.uint8
-        assert (np.diff(view[..., 0].astype(int), axis=1) >= 0).all()  # never mirrored
-        spans.append(np.ptp(view[..., 0].astype(int)) * np.ptp(view[..., 1].astype(int)) / 252**2)
-    assert 0.5 < min(spans) < 0.7
-    assert 0.9 < max(spans) <= 1
-
-
-def test_no_augmentation_is_the_image_itself():
-    image = next(iter(STORE.values()))
-    np.testing.assert_array_equal(augmented(image, (), np.random.default_rng(0)), image)
+        list(Batches(SAMPLES, TARGETS, fail, batch_size=4).in_order())

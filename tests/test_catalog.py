@@ -4,14 +4,15 @@ import errno
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import write_photos
 from PIL import Image
 
-from regraft.data import catalog as catalog_module
-from regraft.data.catalog import Catalog, Refused, list_images
+from regraft.data import sample as sample_module
+from regraft.data.catalog import Catalog, Refused, Sample, list_images
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
 LAYOUT = "photos/cat/1.jpg"
@@ -141,7 +142,7 @@ def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path):
 
 def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_path, monkeypatch):
     root = two_classes(tmp_path)
-    monkeypatch.setattr(catalog_module, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(sample_module, "MAX_FILE_BYTES", 1000)
     picture(root / "cat" / "large.png").open("ab").write(bytes(1000))
     (root / "cat" / "large.csv").write_text("1,2\n" * 1000)
     catalog = Catalog.from_folder(root)
@@ -338,3 +339,67 @@ def test_listing_for_prediction_gives_images_below_a_folder_and_a_file_itself(tm
     names = [path.relative_to(root).as_posix() for path in list_images(root)]
     assert names == ["cat/0.png", "cat/1.png", "wolf/0.png", "wolf/1.png"]
     assert list(list_images(root / "cat" / "notes.txt")) == [root / "cat" / "notes.txt"]
+
+
+def labelled(*targets, task="multilabel", outputs=("a", "b", "c"), parts=None):
+    parts = parts or [""] * len(targets)
+    samples = tuple(
+        Sample(f"{n}.png", target, f"{n:032x}", part)
+        for n, (target, part) in enumerate(zip(targets, parts, strict=True))
+    )
+    return Catalog(Path(), outputs, samples, task=task)
+
+
+def test_a_label_that_only_test_has_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="Labels without a training image: c"):
+        labelled((0,), (0, 1), (1, 2), parts=["train", "train", "test"]).learnable()
+
+
+def test_a_label_that_no_image_has_is_left_out():
+    left = labelled((0, 2), (), (2,)).learnable()
+    assert left.outputs == ("a", "c")
+    assert [sample.target for sample in left.samples] == [(0, 1), (), (1,)]
+    assert left.notes == ("The label b has no usable image and was left out.",)
+
+
+def test_a_regression_of_one_number_is_nothing_to_learn():
+    found = labelled((1.0, 2.0), (1.5, 2.0), (1.0, 3.0), task="regression", outputs=("x", "y"))
+    assert found.learnable() is found
+    constant = replace(found, samples=found.samples[:2])
+    with pytest.raises(DataError, match=r"different numbers of y to learn from\. Received: 2 in every"):
+        constant.learnable()
+    with pytest.raises(DataError, match="numbers of y"):
+        replace(found, samples=(*constant.samples, replace(found.samples[2], part="test"))).learnable()
+
+
+def test_two_folders_are_a_binary_task_and_more_are_classes(tmp_path):
+    two = Catalog.from_folder(two_classes(tmp_path)).as_task("auto")
+    assert (two.task, two.outputs, two.why) == (
+        "binary",
+        ("cat", "wolf"),
+        "2 classes; the positive class is wolf",
+    )
+    picture(tmp_path / "ape" / "0.png")
+    assert Catalog.from_folder(tmp_path).as_task("auto").task == "multiclass"
+    with pytest.raises(UsageError, match="cannot be binary"):
+        Catalog.from_folder(tmp_path).as_task("binary")
+
+
+def test_the_class_that_means_no_comes_first_with_its_images(tmp_path):
+    picture(tmp_path / "defect" / "0.png")
+    picture(tmp_path / "ok" / "0.png", 1)
+    found = Catalog.from_folder(tmp_path).as_task("auto")
+    assert found.outputs == ("ok", "defect")
+    assert {sample.path: found.words(sample) for sample in found.samples} == {
+        "defect/0.png": "defect",
+        "ok/0.png": "ok",
+    }
+
+
+def test_folders_named_by_numbers_can_be_a_regression(tmp_path):
+    for age in ("20", "3.5"):
+        picture(tmp_path / age / "0.png")
+    found = Catalog.from_folder(tmp_path).as_task("regression")
+    assert sorted(found.targets(found.samples).tolist()) == [[3.5], [20.0]]
+    with pytest.raises(UsageError, match="cannot be multiclass"):
+        found.as_task("multiclass")

@@ -12,7 +12,7 @@ import pytest
 
 from regraft.cli import app
 
-COMMANDS = ["train", "predict", "evaluate", "backbones", "demo"]
+COMMANDS = ["train", "predict", "evaluate", "embed", "backbones", "demo"]
 
 
 def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -141,9 +141,9 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     bad.write_text("<html>")
     done = regraft("predict", out, photos / "blue" / "000.png", bad, "--json")
     good, refused = (json.loads(line) for line in done.stdout.splitlines())
-    assert set(good) == {"image", "label", "probability", "probabilities"}
-    assert sum(good["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert good["probability"] == max(good["probabilities"].values())
+    assert set(good) == {"image", "task", "labels", "label", "values"}
+    assert sum(good["values"].values()) == pytest.approx(1, abs=1e-5)
+    assert good["values"][good["label"]] == max(good["values"].values())
     assert refused == {"image": str(bad), "refused": "not_an_image"}
 
     done = regraft("evaluate", out, photos, "--json")

@@ -104,3 +104,12 @@ def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal):
     assert "Reading" in shown
     assert "20/20" in shown
     assert "files/s" in shown
+
+
+def test_quiet_work_shows_nothing(capsys):
+    with console.quiet():
+        console.say("hidden")
+        with console.track("Hidden", 1) as advance:
+            advance(1)
+    console.say("shown")
+    assert capsys.readouterr().err == "shown\n"

@@ -258,6 +258,22 @@ def test_no_dropout_acts_in_the_frozen_part_during_fit():
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
+def test_no_dropout_acts_after_the_plan_where_it_is_frozen():
+    """A block in the middle trains; the dropout of the block after it is not part of the plan."""
+    joined = cut(planned("match:block1_conv", dropout=0), trains).joined()
+    x = pixels(32)
+    trained = [keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2)]
+    np.testing.assert_array_equal(trained[0], trained[1])
+    assert_close(trained[0], answer(joined, x), 1e-6)
+
+
+def test_a_plan_in_the_middle_moves_only_that():
+    model = planned("match:block1_conv")
+    before = values(model)
+    fit(cut(model, trains).joined(), pixels(32, 4), 2)
+    assert changed(model, before) == {"block1_conv/kernel", "head_output/kernel", "head_output/bias"}
+
+
 @pytest.mark.parametrize(("plan", "dropout"), [("last:3", 0.0), ("none", 0.5), ("last:1", 0.5)])
 def test_dropout_of_the_part_that_trains_acts(plan, dropout):
     """Also where it comes right after the frozen part: in the head, or as the first layer of the plan."""

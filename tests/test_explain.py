@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 
 from regraft.errors import DataError
-from regraft.evaluation import explain
-from regraft.evaluation.explain import Confusion, most_confused, most_wrong
-
-
-def test_documented_examples_are_true() -> None:
-    assert doctest.testmod(explain) == doctest.TestResults(0, 2)
+from regraft.evaluation.explain import (
+    Confusion,
+    largest_errors,
+    most_confused,
+    most_wrong,
+    most_wrong_labels,
+)
 
 
 def test_most_wrong_starts_with_the_most_confident_mistake() -> None:
@@ -50,3 +49,22 @@ def test_most_confused_sorts_by_count_then_share() -> None:
         Confusion("a", "b", 2, 11),
     ]
     assert len(most_confused(confusion, ["a", "b", "c"], count=1)) == 1
+
+
+def test_the_most_wrong_labels_come_first_then_the_most_confident() -> None:
+    truth = [[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0]]
+    answers = [[0.4, 0.1, 0.1], [0.2, 0.2, 0.9], [0.0, 0.0, 0.9], [0.1, 0.1, 0.1]]
+    assert most_wrong_labels(truth, answers, [0.5] * 3).tolist() == [1, 3, 0]
+    assert most_wrong_labels(truth, answers, [0.5] * 3, count=1).tolist() == [1]
+
+
+def test_a_threshold_decides_what_is_a_wrong_label() -> None:
+    assert most_wrong_labels([[1]], [[0.4]], [0.4]).tolist() == []
+    assert most_wrong_labels([[1]], [[0.4]], [0.41]).tolist() == [0]
+
+
+def test_the_largest_errors_count_in_units_of_their_target() -> None:
+    truth = np.zeros((3, 2))
+    answers = np.array([[1.0, 100.0], [5.0, 100.0], [0.0, 0.0]])
+    assert largest_errors(truth, answers).tolist() == [1, 0]
+    assert largest_errors(truth, truth).tolist() == []

@@ -10,13 +10,15 @@ from conftest import small_network, write_photos
 
 from regraft.data import child as child_module
 from regraft.data import workers
-from regraft.data.catalog import Catalog
+from regraft.data.catalog import Catalog, Photo, Sample
 from regraft.data.child import Child
 from regraft.data.decode import decode
 from regraft.data.refusal import Refusal
+from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features import engine as engine_module
 from regraft.features import extract as extract_module
+from regraft.features import speed as speed_module
 from regraft.features.extract import extract_features
 from regraft.features.store import Store, pixel_key
 
@@ -48,7 +50,7 @@ def parts(request, monkeypatch):
     """Simple engine and decoding; a test may ask for the ones of real use."""
     if getattr(request, "param", "simple") == "simple":
         monkeypatch.setattr(workers, "Child", InThisProcess)
-        for module in (engine_module, extract_module):
+        for module in (engine_module, extract_module, speed_module):
             monkeypatch.setattr(module, "engine_name", lambda: "keras")
 
 
@@ -297,3 +299,61 @@ def test_the_plan_says_what_is_to_do(network, photos, store, capsys):
         "Plan: 12 of 12 images to run through the frozen network once, 12 to decode"
         in capsys.readouterr().err
     )
+
+
+def paired(root):
+    """The photos of a folder, two a sample: red with blue."""
+    samples = Catalog.from_folder(root).samples
+    red, blue = ([s for s in samples if s.path.startswith(name)] for name in ("red", "blue"))
+    both = [
+        Sample(a.path, 0, a.digest, more=(Photo(b.path, b.digest),)) for a, b in zip(red, blue, strict=True)
+    ]
+    return Catalog(root, ("x", "y"), tuple(both))
+
+
+def test_a_sample_of_several_images_has_the_mean_of_their_features(network, photos, store):
+    catalog = paired(photos)
+    alone = Sample(catalog.samples[0].path, 0, catalog.samples[0].digest)
+    features = extract_features(network, catalog, store=store)
+    assert counts(features) == (8, 0)
+    single = [Sample(p.path, 0, p.digest) for sample in catalog.samples for p in sample.photos]
+    rows = features.matrix(single, "cut_1")
+    rows = rows.reshape(4, 2, *rows.shape[1:])
+    pooled = features.matrix([*catalog.samples, alone], "cut_1")
+    assert pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled[:4], rows.astype(np.float64).mean(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pooled[4], rows[0, 0])
+
+
+def test_every_image_of_a_sample_is_looked_at_and_refused_by_its_own_path(network, photos, store):
+    catalog = paired(photos)
+    (photos / "blue" / "002.png").write_bytes(b"gone")
+    features = extract_features(network, catalog, store=store)
+    assert [(item.image, item.code) for item in features.refused] == [("blue/002.png", "changed")]
+    assert len(catalog.without(features.refused).samples) == 3
+
+
+def test_a_view_is_computed_from_the_augmented_pixels_under_its_own_key(network, photos, store, opened):
+    catalog, view = Catalog.from_folder(photos), View(1, ("flip", "crop"))
+    plain = extract_features(network, catalog, store=store, keep_pixels=True)
+    assert plain.key.endswith("\nview 0")
+    del opened[:]
+    seen = extract_features(network, catalog, store=store, view=view)
+    assert counts(seen) == (12, 0)
+    assert opened == []
+    decoded = {s.digest: decode((photos / s.path).read_bytes(), SIZE).pixels for s in catalog.samples}
+    pixels = np.stack([view.of(image, digest) for digest, image in decoded.items()])
+    expected = network.predict(pixels.astype("float32"), verbose=0)["cut_1"]
+    received = seen.matrix(catalog.samples, "cut_1")
+    assert np.abs(received - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(received - plain.matrix(catalog.samples, "cut_1")).max() > 1e-2 * np.abs(expected).max()
+    assert counts(extract_features(network, catalog, store=store, view=view)) == (0, 12)
+    assert counts(extract_features(network, catalog, store=store)) == (0, 12)
+
+
+def test_pixels_kept_beside_a_view_are_those_of_the_image_itself(network, photos, store):
+    catalog = Catalog.from_folder(photos)
+    extract_features(network, catalog, store=store, keep_pixels=True, view=View(1, ("crop",)))
+    kept = store.entries(pixel_key(SIZE)).read([s.digest for s in catalog.samples], "pixels")
+    for sample, image in zip(catalog.samples, kept, strict=True):
+        np.testing.assert_array_equal(image, decode((photos / sample.path).read_bytes(), SIZE).pixels)

@@ -2,14 +2,15 @@
 
 import doctest
 import importlib
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 from conftest import small_network
-from networks import nested
+from networks import nested, tiny
 
-from regraft.backbone.freeze import first_trained, freeze
+from regraft.backbone.freeze import Guard, freeze, may_move, planned
 from regraft.backbone.load import load_backbone
 from regraft.backbone.zoo import Stages
 from regraft.errors import UsageError
@@ -59,7 +60,7 @@ def training(model):
     ],
 )
 def test_exactly_the_plan_trains(staged, plan, first, names):
-    assert first_trained(staged, plan) == first
+    assert planned(staged, plan) == tuple(number >= first for number in range(15))
     trained = freeze(staged, plan)
     assert training(staged.model) == sorted(names)
     assert trained.layers == len(names)
@@ -147,7 +148,112 @@ def test_convolutions_of_mobilenet_train_without_its_batch_normalisation():
     assert str(trained) == "2 layers, 1,057,792 parameters"
 
 
+# --- plans that are no suffix
+
+
+def test_a_pattern_trains_the_layers_whose_names_it_is_found_in(backbone):
+    trained = freeze(backbone, "match:^(stem|block2)_conv$")
+    assert training(backbone.model) == ["block2_conv", "stem_conv"]
+    assert trained.layers == 2
+    assert [number for number, trains in enumerate(planned(backbone, "match:1_conv")) if trains] == [4]
+
+
+def test_a_pattern_brings_batch_normalisation_along_but_never_trains_it(backbone):
+    assert freeze(backbone, "match:block1_").layers == 1
+    assert training(backbone.model) == ["block1_conv"]
+
+
+def test_a_predicate_is_a_plan(backbone):
+    freeze(backbone, lambda layer: isinstance(layer, keras.layers.Conv2D) and layer.filters == 8)
+    assert training(backbone.model) == sorted(CONVOLUTIONS[:3])
+
+
+def test_a_pattern_reaches_into_containers():
+    backbone = load_backbone(nested())
+    freeze(backbone, "match:inner2")
+    assert training(backbone.model) == ["inner2_conv"]
+    freeze(backbone, "match:inner2_conv")  # one layer alone: the dropout beside it stays frozen
+    flags = {part.name: part.trainable for part in (backbone.layers[1], *backbone.layers[1].layers)}
+    assert flags == {"block2": True, "inner2_conv": True, "inner2_bn": False, "inner2_drop": False}
+    freeze(backbone, "match:block3")  # the container stands for what it holds
+    assert training(backbone.model) == ["inner3_conv"]
+
+
+@pytest.mark.parametrize("plan", ["all", "none", "match:block1", "last:1"])
+def test_new_layers_train_under_every_plan(plan):
+    whole = load_backbone(small_network())
+    changed = replace(whole, new_layers=("stem_conv", "stem_bn"))
+    freeze(changed, plan)
+    assert {"stem_conv", "stem_bn"} <= set(training(changed.model))
+    assert planned(changed, plan)[1:3] == (True, True)
+    freeze(whole, plan)  # the same layers, once they are no longer new
+    assert "stem_bn" not in training(whole.model)
+
+
+# --- nothing else moves
+
+
+def test_the_guard_sees_one_bit(backbone):
+    freeze(backbone, "last:1")
+    model = backbone.model
+    guard = Guard(model)
+    model.get_layer("top_conv").kernel.assign_add(np.ones((1, 1, 8, 16)))
+    guard.check()
+    statistics = model.get_layer("block1_bn").moving_mean
+    statistics.assign(np.nextafter(np.array(statistics), np.float32(1)))
+    with pytest.raises(
+        RuntimeError, match=r"moved 1 of 15 weights .* block1_bn/moving_mean.*defect of regraft"
+    ):
+        guard.check()
+
+
+def test_later_flags_do_not_blind_the_guard(backbone):
+    freeze(backbone, "none")
+    guard = Guard(backbone.model)
+    freeze(backbone, "all")
+    backbone.model.get_layer("top_conv").bias.assign(np.ones(16))
+    with pytest.raises(RuntimeError, match="top_conv/bias"):
+        guard.check()
+
+
+def test_statistics_of_new_batch_normalisation_may_move(backbone):
+    freeze(backbone, "none")
+    image = backbone.model.inputs[0]
+    norm = keras.layers.BatchNormalization(name="head_norm")
+    model = keras.Model(image, norm(keras.layers.GlobalAveragePooling2D()(backbone.model.outputs[0])))
+    assert {id(weight) for weight in may_move(model)} == {id(weight) for weight in norm.weights}
+    guard = Guard(model)
+    model.compile(optimizer="sgd", loss="mse")
+    model.train_on_batch(np.ones((2, 32, 32, 3)), np.zeros((2, 16)))
+    guard.check()
+
+
+def test_a_normalization_layer_is_a_setting_and_may_not_move():
+    backbone = load_backbone(tiny())
+    freeze(backbone, "all")
+    assert {weight.path for weight in may_move(backbone.model)} == {"conv/kernel", "conv/bias"}
+
+
 # --- errors
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("match:[", r"unfreeze: \[ is not a regular expression: unterminated"),
+        (
+            "match:conv9",
+            "expected match:conv9 to name layers of small_network. It names none; "
+            "with weights it has stem_conv, block1_conv, block2_conv, top_conv",
+        ),
+        ("match:_bn$", r"only stem_bn, block1_bn, block2_bn, without weights that train \(batch"),
+        ("match:relu|add", "only stem_relu, block1_relu, .*without weights that train"),
+        (lambda layer: False, "expected the function given to name layers .* It names none"),
+    ],
+)
+def test_a_pattern_that_names_nothing_that_can_train(backbone, plan, message):
+    with pytest.raises(UsageError, match=message):
+        planned(backbone, plan)
 
 
 @pytest.mark.parametrize("plan", ["last:16", "last:9999", "from:16", "from:9999"])
@@ -171,11 +277,13 @@ def test_more_layers_than_there_are(backbone, plan):
         "all:2",
         "All",
         "auto",
+        "match",
+        "match:",
         ":",
     ],
 )
 def test_nonsense_lists_the_forms(backbone, plan):
-    with pytest.raises(UsageError, match=r"expected none, all, last:N, from:I or stage:NAME"):
+    with pytest.raises(UsageError, match=r"expected none, all, last:N, from:I, stage:NAME or match:REGEX"):
         freeze(backbone, plan)
 
 

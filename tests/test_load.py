@@ -8,6 +8,7 @@ import pytest
 from networks import answer, assert_close, pixels, tiny, with_statistics
 
 from regraft.backbone.load import load_backbone
+from regraft.backbone.pixels import apply_contract
 from regraft.backbone.zoo import ZOO
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
@@ -107,6 +108,11 @@ def test_channels_first_is_refused(monkeypatch):
         load_backbone("vgg16", weights="random")
 
 
+def test_contract_of_a_named_backbone_cannot_be_stated():
+    with pytest.raises(UsageError, match=r"vgg16 has the contract caffe.*Received: 'tf'"):
+        load_backbone("vgg16", weights="random", pixels="tf")
+
+
 # --- random weights
 
 
@@ -188,7 +194,7 @@ def test_model_that_is_no_backbone():
         (keras.Model(image, [image, image]), "one input and one output"),
         (keras.Model(grey, grey), r"RGB pixels.*16, 16, 1\)"),
         (keras.Model(wide, wide), "square images.*16 x 32"),
-        (keras.Model(image, keras.layers.Reshape((16, 48))(image)), "feature map.*feature vector"),
+        (keras.Model(image, keras.layers.Reshape((4, 4, 16, 3))(image)), "feature map.*feature vector"),
     ]:
         with pytest.raises(UsageError, match=reason):
             load_backbone(model)
@@ -206,3 +212,52 @@ def test_unreadable_and_unsafe_files_are_refused(tmp_path):
 def test_missing_model_file():
     with pytest.raises(UsageError, match="no such file"):
         load_backbone("nowhere.keras")
+
+
+def test_folder_that_holds_no_backbone(tmp_path):
+    with pytest.raises(UsageError, match=r"neither a SavedModel \(saved_model\.pb\) nor a preset"):
+        load_backbone(tmp_path)
+
+
+# --- pixel contracts of the user's own models
+
+
+@pytest.mark.parametrize("contract", ["unit", "tf", "torch", "caffe"])
+def test_stated_contract_comes_in_front(contract, tmp_path):
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, keras.layers.Conv2D(4, 3, name="conv")(image), name="own")
+    backbone = load_backbone(model, pixels=contract)
+    assert backbone.contract == contract
+    assert backbone.layers == (model.get_layer("conv"),)
+    x = pixels(16)
+    seen = keras.Model(image, apply_contract(contract, image))
+    np.testing.assert_allclose(
+        answer(backbone.model, x), answer(model, answer(seen, x)), rtol=1e-4, atol=1e-4
+    )
+    backbone.model.save(tmp_path / "saved.keras")
+    back = load_backbone(tmp_path / "saved.keras")
+    assert back.contract == contract
+    np.testing.assert_allclose(answer(back.model, x), answer(backbone.model, x), atol=1e-5)
+    with pytest.raises(UsageError, match=f"has the contract {contract} in its graph"):
+        load_backbone(tmp_path / "saved.keras", pixels="tf")
+
+
+def test_unknown_contract_names_the_nearest():
+    with pytest.raises(UsageError, match='Did you mean "torch"'):
+        load_backbone(tiny(), pixels="troch")
+
+
+def test_bare_model_of_keras_gets_the_contract_of_its_family():
+    """Handing over VGG16 without preprocess_input is the commonest mistake; an own name is left alone."""
+    bare = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+    backbone = load_backbone(bare)
+    assert backbone.contract == "caffe"
+    assert "comes without preprocessing" in backbone.notes[0]
+    x = pixels(32)
+    assert_close(answer(backbone.model, x), answer(bare, keras.applications.vgg16.preprocess_input(x.copy())))
+    assert load_backbone(bare, pixels="raw").contract == "raw"
+
+    image = keras.Input((32, 32, 3))
+    converted = keras.applications.vgg16.preprocess_input(image)
+    within = keras.applications.VGG16(include_top=False, weights=None, input_tensor=converted)
+    assert load_backbone(keras.Model(image, within.output, name="vgg16")).contract == "raw"

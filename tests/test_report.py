@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import io
 import math
 import re
@@ -18,20 +17,42 @@ from PIL import Image
 
 from regraft.data.catalog import Refused
 from regraft.errors import EnvironmentFault
-from regraft.evaluation import charts, report
-from regraft.evaluation.charts import PLOT, line_chart, ticks
-from regraft.evaluation.explain import most_wrong
-from regraft.evaluation.metrics import (
-    Interval,
-    classification_scores,
-    confusion_matrix,
-    per_class,
-    wilson_interval,
+from regraft.evaluation import report
+from regraft.evaluation.classification import confusion_matrix, per_class
+from regraft.evaluation.content import (
+    ClassFindings,
+    Epoch,
+    LabelFindings,
+    NumberFindings,
+    PartScores,
+    PhaseRow,
+    Report,
+    WrongImage,
+    WrongLabels,
+    WrongNumbers,
 )
-from regraft.evaluation.report import Epoch, PartScores, Report, WrongImage, render, write_report
+from regraft.evaluation.explain import largest_errors, most_wrong, most_wrong_labels
+from regraft.evaluation.intervals import Interval
+from regraft.evaluation.multilabel import per_label
+from regraft.evaluation.ranking import curves
+from regraft.evaluation.regression import per_target
+from regraft.evaluation.report import render, write_report
+from regraft.evaluation.scores import scores
 
-SECTIONS = ["result", "facts", "scores", "confusions", "curves", "wrong", "classes", "data", "time", "use"]
-VOID = {"meta", "link", "img", "br", "line", "circle", "path"}
+SECTIONS = {
+    "multiclass": ["confusions", "wrong", "classes"],
+    "binary": ["confusions", "wrong", "classes"],
+    "multilabel": ["labels", "wrong"],
+    "regression": ["targets", "wrong"],
+}
+OUTPUTS = {
+    "multiclass": ["cat", "dog", "emu"],
+    "binary": ["intact", "broken"],
+    "multilabel": ["sky", "sea", "sand", "gull"],
+    "regression": ["height", "weight"],
+}
+TASKS = list(SECTIONS)
+VOID = {"meta", "link", "img", "br", "line", "circle", "path", "rect"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -76,27 +97,80 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
-def part(name: str, classes: list[str], *, n: int = 80, skill: float = 1.5) -> PartScores:
+def classified(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) -> PartScores:
     generator = np.random.default_rng(len(name))
-    labels = generator.integers(len(classes), size=n)
-    logits = generator.normal(size=(n, len(classes)))
+    labels = generator.integers(len(outputs), size=n)
+    logits = generator.normal(size=(n, len(outputs)))
     logits[np.arange(n), labels] += skill
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    said = probabilities.argmax(axis=1)
+    table = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    said = table.argmax(axis=1)
     wrong = [
         WrongImage(
             f"{name}/{i}.jpg",
-            classes[labels[i]],
-            classes[said[i]],
-            probabilities[i, said[i]],
-            probabilities[i, labels[i]],
+            outputs[labels[i]],
+            outputs[said[i]],
+            table[i, said[i]],
+            table[i, labels[i]],
             jpeg(),
         )
-        for i in most_wrong(labels, probabilities, count=5)
+        for i in most_wrong(labels, table, count=5)
     ]
-    scores = classification_scores(labels, probabilities)
-    confusion = confusion_matrix(labels, said, len(classes))
-    return PartScores(name, n, scores, confusion, per_class(labels, said, classes), wrong, None)
+    binary = len(outputs) == 2
+    found = scores("binary", labels, table[:, 1:]) if binary else scores("multiclass", labels, table)
+    findings = ClassFindings(
+        confusion_matrix(labels, said, len(outputs)),
+        per_class(labels, said, outputs),
+        wrong,
+        curves(labels, table[:, 1]) if binary else None,
+    )
+    return PartScores(name, n, found, 0.35, "", None, findings)
+
+
+def labelled(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) -> PartScores:
+    generator = np.random.default_rng(len(name))
+    truth = generator.random((n, len(outputs))) < np.linspace(0.6, 0.05, len(outputs))
+    answers = 1 / (1 + np.exp(-generator.normal(truth * 2 * skill - skill)))
+    limits = np.linspace(0.3, 0.6, len(outputs))
+    said = answers >= limits
+
+    def named(i: int, wanted: np.ndarray) -> list[tuple[str, float]]:
+        return [(outputs[at], float(answers[i, at])) for at in np.flatnonzero(wanted)]
+
+    wrong = [
+        WrongLabels(
+            f"{name}/{i}.jpg",
+            named(i, truth[i] & ~said[i]),
+            named(i, said[i] & ~truth[i]),
+            [label for label, _ in named(i, said[i] & truth[i])],
+            jpeg(),
+        )
+        for i in most_wrong_labels(truth, answers, limits, count=5)
+    ]
+    found = scores("multilabel", truth, answers, thresholds=limits)
+    findings = LabelFindings(per_label(truth, answers, outputs, thresholds=limits), wrong)
+    return PartScores(name, n, found, float(truth.mean()), "", None, findings)
+
+
+def measured(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) -> PartScores:
+    generator = np.random.default_rng(len(name))
+    truth = generator.normal(size=(n, len(outputs))) * 20 + 100
+    answers = truth + generator.normal(size=truth.shape) * 20 / skill
+    wrong = [
+        WrongNumbers(
+            f"{name}/{i}.jpg", list(zip(outputs, truth[i].tolist(), answers[i].tolist(), strict=True)), jpeg()
+        )
+        for i in largest_errors(truth, answers, count=5)
+    ]
+    rows = per_target(truth, answers, outputs, means=[100.0] * len(outputs))
+    findings = NumberFindings(rows, truth, answers, wrong)
+    return PartScores(name, n, scores("regression", truth, answers), 16.2, "", None, findings)
+
+
+PART = {"multiclass": classified, "binary": classified, "multilabel": labelled, "regression": measured}
+
+
+def part(name: str, outputs: list[str], **changes: float) -> PartScores:
+    return classified(name, outputs, **changes)
 
 
 def epoch(number: int, **changes: object) -> Epoch:
@@ -104,48 +178,54 @@ def epoch(number: int, **changes: object) -> Epoch:
     return dataclasses.replace(made, **changes)
 
 
-def make(classes: list[str] | None = None, **changes: object) -> Report:
-    classes = classes or ["cat", "dog", "emu"]
-    counts = {name: [10] * len(classes) for name in ("train", "validation", "test")}
+def make(outputs: list[str] | None = None, *, task: str = "multiclass", **changes: object) -> Report:
+    outputs = outputs or OUTPUTS[task]
+    names = ("train", "validation", "test")
     made = Report(
         title="Pets",
         created="2030-01-01",
         command="regraft train pets --out run",
+        task=task,
         summary=[("Backbone", "a small one"), ("Image size", "64 x 64")],
         decision="The fine-tuned model was kept.",
-        classes=classes,
-        counts=counts,
-        parts=[part("test", classes), part("validation", classes)],
+        outputs=outputs,
+        counts={} if task == "regression" else {name: [10] * len(outputs) for name in names},
+        sizes=dict.fromkeys(names, 80),
+        parts=changes.pop("parts", None) or [PART[task](name, outputs) for name in ("test", "validation")],
         history=[epoch(number) for number in range(4)],
-        baseline=0.35,
+        score_name="top-1",
         images_used=240,
         refused=[Refused("a.jpg", "truncated", "ends early"), Refused("b.jpg", "truncated", "ends early")],
         notes=["One image occurs twice."],
         seconds={"scan": 0.5, "fit": 75.0, "extract": 3700.0},
         usage_python='bundle = regraft.load("run")\nprint(bundle)',
         usage_shell="regraft predict run < photo.jpg",
+        phases=[PhaseRow("last:3", 3, 7_079_424, 4, 2, 1e-3), PhaseRow("all", 16, 14_714_688, 2, 0, 1e-4)],
+        new_layers=["stem_7x7"],
     )
     return dataclasses.replace(made, **changes)
 
 
-def test_documented_examples_are_true() -> None:
-    assert doctest.testmod(report) == doctest.TestResults(0, 2)
-    assert doctest.testmod(charts) == doctest.TestResults(0, 2)
-
-
-def test_every_section_and_what_it_says() -> None:
-    page = Page(render(make()))
-    assert [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")] == SECTIONS
+@pytest.mark.parametrize("task", TASKS)
+def test_every_section_and_what_it_says(task: str) -> None:
+    page = Page(render(make(task=task)))
+    expected = ["result", "facts", "scores", *SECTIONS[task], "curves", "data", "time", "use"]
+    assert [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")] == expected
+    linked = [value[1:] for value in page.values("href") if value.startswith("#")]
+    assert set(linked) == set(expected) - {"facts"}
     for said in [
         "Pets",
         "The fine-tuned model was kept.",
         "a small one",
-        "Top-1 accuracy",
-        "Balanced accuracy",
-        "Macro F1",
-        "Log loss",
         "Test, 80 images",
         "Validation, 80 images",
+        "Without looking at the images",
+        *OUTPUTS[task],
+        "last:3",
+        "7,079,424",
+        "after epoch 2",
+        "nothing of it",
+        "stem_7x7",
         "truncated",
         "2 images",
         "ends early",
@@ -160,6 +240,20 @@ def test_every_section_and_what_it_says() -> None:
         assert said in page.text, said
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_score_is_shown_with_its_interval(task: str) -> None:
+    shown = make(task=task)
+    text = Page(render(shown)).text.replace("\xa0", " ")
+    for name, score in shown.parts[0].scores.items():
+        assert report.MEASURES[name].label in text
+        if report.MEASURES[name].is_share:
+            assert f"{100 * score.value:.1f} % {100 * score.low:.1f} to {100 * score.high:.1f} %" in text
+        elif name in ("log_loss", "r2"):
+            assert f"{score.value:.3f} {score.low:.3f} to {score.high:.3f}" in text
+        else:
+            assert f"{score.value:#.3g} {score.low:#.3g} to {score.high:#.3g}" in text
+
+
 def test_the_headline_is_the_first_parts_accuracy_with_its_interval() -> None:
     scored = make()
     top1 = scored.parts[0].scores["top1"]
@@ -168,9 +262,32 @@ def test_the_headline_is_the_first_parts_accuracy_with_its_interval() -> None:
     assert f"between {100 * top1.low:.1f} % and {100 * top1.high:.1f} %" in text
 
 
-def test_a_model_no_better_than_the_largest_class_is_called_so() -> None:
-    assert "not distinguishable" in render(make(baseline=0.99))
-    assert "not distinguishable" not in render(make(baseline=0.01))
+def test_the_headline_of_numbers_stands_beside_the_mean() -> None:
+    shown = make(["angle"], task="regression")
+    score = shown.parts[0].scores["mae"]
+    text = Page(render(shown)).text.replace("\xa0", " ")
+    assert f"{score.value:#.3g} is the mean absolute error of angle on the 80 test images" in text
+    assert "always answering the mean has 16.2" in text
+
+
+def test_the_headline_of_labels_stands_beside_their_shares() -> None:
+    shown = make(task="multilabel")
+    text = Page(render(shown)).text.replace("\xa0", " ")
+    assert (
+        f"{100 * shown.parts[0].scores['mAP'].value:.1f} % is the mean average precision of 4 labels" in text
+    )
+    assert f"random answers have {100 * shown.parts[0].baseline:.1f} %" in text
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_no_better_than_not_looking_is_called_so_once(task: str) -> None:
+    caution = "No better than always the mean: 23.9 against 23.8."
+    shown = make(task=task)
+    assert "No better" not in render(shown)
+    parts = [dataclasses.replace(shown.parts[0], caution=caution), shown.parts[1]]
+    shown = dataclasses.replace(shown, parts=parts, warnings=[caution, "Another warning."])
+    assert Page(render(shown)).text.count(caution) == 1
+    assert "Another warning." in render(shown)
 
 
 def test_missing_test_part_is_pointed_out() -> None:
@@ -186,8 +303,9 @@ def test_almost_all_right_is_not_rounded_to_all() -> None:
     assert "99.9<small>" in render(shown)
 
 
-def test_nothing_is_requested_and_nothing_runs() -> None:
-    html = render(make())
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_is_requested_and_nothing_runs(task: str) -> None:
+    html = render(make(task=task))
     page = Page(html)
     assert POLICY in page.values("content")
     assert html.index(POLICY) < html.index("<style>")
@@ -199,13 +317,17 @@ def test_nothing_is_requested_and_nothing_runs() -> None:
     assert not re.search(r"https?:|//|url\(|@import", re.sub(r"base64,[^\"]*", "", html))
 
 
-def test_the_page_is_accessible() -> None:
-    page = Page(render(make()))
+CHARTS = {"multiclass": 0, "binary": 2, "multilabel": 0, "regression": 4}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_page_is_accessible(task: str) -> None:
+    page = Page(render(make(task=task)))
     alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value]
     assert len(alternatives) == page.tags.count("img") > 0
     headers = [name for tag, name, _ in page.attributes if tag == "th" and name == "scope"]
     assert len(headers) == page.tags.count("th")
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 2 + 2 * CHARTS[task]
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert {ref for value in page.values("aria-labelledby") for ref in value.split()} <= set(ids)
@@ -221,12 +343,13 @@ HOSTILE = [
 ]
 
 
-def test_hostile_names_are_only_text(tmp_path: Path) -> None:
-    classes = HOSTILE
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
+def test_hostile_names_are_only_text(task: str, tmp_path: Path) -> None:
     refused = [Refused(name, name, name) for name in HOSTILE]
     history = [epoch(number, phase=HOSTILE[number]) for number in range(4)]
     shown = make(
-        classes,
+        HOSTILE,
+        task=task,
         title=HOSTILE[0],
         decision=HOSTILE[1],
         refused=refused,
@@ -234,6 +357,10 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
         notes=HOSTILE,
         command=HOSTILE[3],
         summary=[(HOSTILE[0], HOSTILE[1])],
+        score_name=HOSTILE[1],
+        warnings=HOSTILE,
+        new_layers=HOSTILE,
+        phases=[PhaseRow(HOSTILE[0], 1, 1, 1, 1, 0.1)],
         seconds=dict.fromkeys(HOSTILE, 1.0),
         usage_python=HOSTILE[0],
     )
@@ -250,11 +377,16 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     assert "{{ 7 * 7 }}" in page.text
 
 
-def test_thumbnails_are_embedded_and_their_absence_is_borne() -> None:
-    scored = make()
-    assert render(scored).count("data:image/jpeg;base64,/9j/") == sum(len(p.wrong) for p in scored.parts)
-    bare = [dataclasses.replace(wrong, thumbnail=b"") for wrong in scored.parts[0].wrong]
-    shown = dataclasses.replace(scored, parts=[dataclasses.replace(scored.parts[0], wrong=bare)])
+@pytest.mark.parametrize("task", TASKS)
+def test_thumbnails_are_embedded_and_their_absence_is_borne(task: str) -> None:
+    scored = make(task=task)
+    assert render(scored).count("data:image/jpeg;base64,/9j/") == sum(
+        len(p.findings.wrong) for p in scored.parts
+    )
+    first = scored.parts[0]
+    bare = [dataclasses.replace(wrong, thumbnail=b"") for wrong in first.findings.wrong]
+    findings = dataclasses.replace(first.findings, wrong=bare)
+    shown = dataclasses.replace(scored, parts=[dataclasses.replace(first, findings=findings)])
     assert "no picture" in render(shown)
 
 
@@ -264,24 +396,68 @@ def test_flawless_model() -> None:
     assert "No image was taken for another class." in text
 
 
-def test_nothing_but_the_obligatory() -> None:
-    bare = make(summary=[], parts=[], history=[], refused=[], notes=[], seconds={}, counts={})
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_but_the_obligatory(task: str) -> None:
+    nothing = {"summary": [], "history": [], "refused": [], "notes": [], "phases": [], "new_layers": []}
+    bare = dataclasses.replace(make(task=task, **nothing), parts=[], seconds={}, counts={}, sizes={})
     page = Page(render(bare))
-    assert page.tags.count("section") == len(SECTIONS)
+    assert page.tags.count("section") == 7 + len(SECTIONS[task])
     for said in ["Not scored", "none was refused", "No times were taken", "without epochs"]:
         assert said in page.text
 
 
 def test_confusions_are_sentences() -> None:
-    classes = ["cat", "dog"]
-    confusion = np.array([[36, 12], [1, 9]])
     labels, said = np.repeat([0, 0, 1, 1], [36, 12, 1, 9]), np.repeat([0, 1, 0, 1], [36, 12, 1, 9])
-    scores = {"top1": wilson_interval(45, 58)}
-    scored = PartScores("test", 58, scores, confusion, per_class(labels, said, classes), [], scores["top1"])
-    text = Page(render(make(classes, parts=[scored]))).text
+    findings = ClassFindings(confusion_matrix(labels, said, 2), per_class(labels, said, ["cat", "dog"]), [])
+    found = scores("multiclass", labels, np.eye(2)[said])
+    scored = PartScores("test", 58, found, 0.5, "", found["top1"], findings)
+    text = Page(render(make(["cat", "dog"], parts=[scored]))).text
     assert "12 of 48 cat were called dog" in text
     assert "1 of 10 dog was called cat" in text
-    assert "Linear probe" in text
+    assert "Without training the backbone" in text
+
+
+def test_labels_stand_weakest_first_with_their_threshold_and_share() -> None:
+    scored = labelled("test", OUTPUTS["multilabel"])
+    # The order by F1 is the other way round.
+    changed = [dataclasses.replace(row, f1=1 - row.average_precision) for row in scored.findings.rows]
+    findings = dataclasses.replace(scored.findings, rows=changed)
+    shown = make(task="multilabel", parts=[dataclasses.replace(scored, findings=findings)])
+    rows = sorted(shown.parts[0].findings.rows, key=lambda row: row.average_precision)
+    text = Page(render(shown)).text.replace("\xa0", " ")
+    table = text[text.index("Label by label") :]
+    assert [table.index(f" {row.name} ") for row in rows] == sorted(
+        table.index(f" {row.name} ") for row in rows
+    )
+    for row in rows:
+        assert f"{100 * row.share:.1f} % {100 * row.average_precision:.1f} %" in table
+        assert f"{row.threshold:.2f}" in table
+
+
+def test_labels_missed_and_added_are_named() -> None:
+    wrong = WrongLabels("a.jpg", [("sea", 0.1)], [("gull", 0.9)], ["sky"], b"")
+    scored = labelled("test", OUTPUTS["multilabel"])
+    findings = dataclasses.replace(scored.findings, wrong=[wrong])
+    shown = make(task="multilabel", parts=[dataclasses.replace(scored, findings=findings)])
+    text = Page(render(shown)).text.replace("\xa0", " ")
+    assert re.search(r"missed sea ?10.0 % added gull ?90.0 % right ?sky", text)
+
+
+def test_a_long_list_of_labels_is_folded() -> None:
+    labels = [f"label {number}" for number in range(45)]
+    page = Page(render(make(labels, task="multilabel", counts={})))
+    assert "The other 25 labels" in page.text
+    assert all(name in page.text for name in labels)
+
+
+def test_targets_no_better_than_the_mean_are_marked() -> None:
+    scored = measured("test", ["one", "other"], skill=0.4)
+    assert not any(row.better for row in scored.findings.rows)
+    assert (
+        render(make(["one", "other"], task="regression", parts=[scored])).count("no better than always") == 2
+    )
+    skilled = measured("test", ["one", "other"], skill=5)
+    assert "no better than always" not in render(make(["one", "other"], task="regression", parts=[skilled]))
 
 
 @pytest.mark.parametrize(("n_classes", "matrix"), [(2, True), (30, True), (31, False), (100, False)])
@@ -296,14 +472,14 @@ def test_many_classes_get_a_list_instead_of_a_matrix(n_classes: int, matrix: boo
 
 def test_histories_of_every_length() -> None:
     assert Page(render(make(history=[]))).tags.count("svg") == 0
-    assert "no curve: head, validation top-1 80.0" in Page(render(make(history=[epoch(0)]))).text
+    assert "no curve: head, validation top-1 0.800" in Page(render(make(history=[epoch(0)]))).text
     assert Page(render(make(history=[epoch(0), epoch(1)]))).tags.count("svg") == 2
     long = [epoch(number) for number in range(200)]
     assert Page(render(make(history=long))).tags.count("circle") == 0
 
 
 def test_losses_that_are_not_numbers_leave_gaps() -> None:
-    history = [epoch(0, loss=math.nan), epoch(1), epoch(2, val_loss=math.inf), epoch(3, val_top1=math.nan)]
+    history = [epoch(0, loss=math.nan), epoch(1), epoch(2, val_loss=math.inf), epoch(3, val_score=math.nan)]
     html = render(make(history=history))
     assert not re.search(r'd="[^"]*(nan|inf)', html)
     assert Page(render(make(history=[epoch(0, val_loss=math.nan, loss=math.nan)] * 2))).tags.count("svg") == 2
@@ -316,27 +492,10 @@ def test_phases_that_each_count_from_one_are_counted_on() -> None:
     assert ">slow</text>" in svg
 
 
-def test_a_chart_spans_its_plot() -> None:
-    chart = line_chart("Loss", [0, 5, 10], series={"a": [1.0, math.nan, 0.0]}, phases=["x", "x", "x"])
-    assert chart.lines[0].path == f"M{PLOT.left} {PLOT.top}M{PLOT.right} {PLOT.bottom}"
-    assert chart.boundaries == chart.phases == []
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.131, 0.132), (-3, 7), (5, 5), (0, 0), (1e-9, 1e9), (2.3, 2.3000001)]
-)
-def test_ticks_are_round_few_and_enclose(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert found[0] <= low <= high <= found[-1]
-    assert 2 <= len(found) <= 8
-    steps = np.diff(found)
-    np.testing.assert_allclose(steps, steps[0])
-
-
 def test_an_inconsistent_report_is_refused() -> None:
     with pytest.raises(ValueError, match="3 counts of train"):
         make(counts={"train": [1, 2]})
-    with pytest.raises(ValueError, match="scores of test for 3 classes"):
+    with pytest.raises(ValueError, match="findings of test for 3 outputs"):
         make(parts=[part("test", ["cat", "dog"])])
 
 

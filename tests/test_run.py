@@ -28,13 +28,13 @@ FILES = {
 
 @pytest.fixture
 def probe(network_file: Path) -> Recipe:
-    return Recipe(backbone=str(network_file), unfreeze="none")
+    return Recipe(backbone=str(network_file), phases=())
 
 
 @pytest.fixture
 def tuned(network_file: Path) -> Recipe:
-    finetune = Phase(epochs=2, batch_size=8, learning_rate=1e-2, augment=("flip",))
-    return Recipe(backbone=str(network_file), unfreeze="all", finetune=finetune)
+    phase = Phase("all", epochs=2, batch_size=8, learning_rate=1e-2)
+    return Recipe(backbone=str(network_file), phases=(phase,), augment=("flip",))
 
 
 def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path
         assert score["low"] <= score["value"] <= score["high"]
     assert metrics["images"] == {"used": 30, "refused": 0}
     assert metrics["features"] == {"computed": 30, "reused": 0}
-    assert metrics["decision"]["kept"] == "probe"
+    assert metrics["decision"]["kept"] == "head"
     manifest = json.loads((run.path / "manifest.json").read_text())
-    assert manifest["classes"] == ["blue", "green", "red"]
+    assert manifest["outputs"] == ["blue", "green", "red"]
     assert manifest["pixels"]["size"] == 32
     rows = list(csv.DictReader((run.path / "split.csv").open()))
     assert len(rows) == 30
@@ -110,8 +110,8 @@ def test_fine_tuned_model_scores_what_its_file_predicts(photos: Path, tuned: Rec
     ).astype("float32")  # fmt: skip
     model = keras.models.load_model(run.path / "model.keras")
     answer = model.predict(pixels, verbose=0)
-    classes = json.loads((run.path / "manifest.json").read_text())["classes"]
-    labels = np.array([classes.index(row["class"]) for row in rows])
+    classes = json.loads((run.path / "manifest.json").read_text())["outputs"]
+    labels = np.array([classes.index(row["target"]) for row in rows])
     loss = -np.log(np.maximum(answer[np.arange(len(labels)), labels], 1e-15)).mean()
     assert run.metrics["validation"]["log_loss"]["value"] == pytest.approx(loss, abs=1e-4)
     history = list(csv.DictReader((run.path / "history.csv").open()))
@@ -154,13 +154,13 @@ def test_recipe_is_right_after_an_early_stop_and_from_another_folder(
     photos: Path, network_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(network_file.parent)
-    finetune = Phase(epochs=6, patience=1, batch_size=8, learning_rate=1.0)
-    recipe = Recipe(backbone=network_file.name, unfreeze="all", finetune=finetune)
+    phase = Phase("all", epochs=6, patience=1, batch_size=8, learning_rate=1.0)
+    recipe = Recipe(backbone=network_file.name, phases=(phase,))
     first = regraft.train(photos, recipe, tmp_path / "a", store=tmp_path / "store")
-    assert first.metrics["decision"]["epochs"] < 6
+    assert first.metrics["decision"]["phases"][0]["epochs"] < 6
     monkeypatch.chdir(tmp_path)
     again = Recipe.from_toml(first.path / "recipe.toml")
-    assert again.finetune.epochs == 6
+    assert again.phases[0].epochs == 6
     second = regraft.train(again.data, again, tmp_path / "b", store=tmp_path / "store")
     lines = [len((run.path / "history.csv").read_text().splitlines()) for run in (first, second)]
     assert lines[0] == lines[1]
@@ -169,18 +169,18 @@ def test_recipe_is_right_after_an_early_stop_and_from_another_folder(
 
 @pytest.mark.slow
 def test_auto_states_what_it_decided(photos: Path, network_file: Path, tmp_path: Path) -> None:
-    recipe = Recipe(backbone=str(network_file), budget=60, finetune=Phase(epochs=1, batch_size=8))
+    recipe = Recipe(backbone=str(network_file), budget=60, phases=(Phase(epochs=1, batch_size=8),))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     decision = run.metrics["decision"]
-    assert decision["kept"] in ("probe", "fine-tuned")
+    assert decision["kept"] in ("head", "fine-tuned")
     assert decision["reason"]
-    assert (decision["kept"] == "fine-tuned") == (decision["best_epoch"] > 0)
+    assert (decision["kept"] == "fine-tuned") == any(phase["best_epoch"] for phase in decision["phases"])
 
 
 def test_auto_without_time_keeps_the_probe(photos: Path, network_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(backbone=str(network_file), budget=1e-6)
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
-    assert run.metrics["decision"]["kept"] == "probe"
+    assert run.metrics["decision"]["kept"] == "head"
     assert "budget" in run.metrics["decision"]["reason"]
 
 
@@ -235,9 +235,9 @@ def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, 
     assert answers[-1].code == "not_an_image"
     pixels = np.stack([decode(Path(a.image).read_bytes(), 32).pixels for a in answers[:-1]])
     expected = run.model.predict(pixels.astype("float32"), verbose=0)
-    got = np.array([[a.probabilities[name] for name in bundle.classes] for a in answers[:-1]])
+    got = np.array([[a.values[name] for name in bundle.outputs] for a in answers[:-1]])
     np.testing.assert_allclose(got, expected, atol=1e-4)
-    assert all(a.label == bundle.classes[row.argmax()] for a, row in zip(answers[:-1], expected, strict=True))
+    assert all(a.label == bundle.outputs[row.argmax()] for a, row in zip(answers[:-1], expected, strict=True))
     (scores,) = bundle.evaluate(photos)
     assert scores.n == 30
     assert scores.scores["top1"].value > 0.8
@@ -291,7 +291,7 @@ def test_probe_runs_on_jax(photos: Path, network_file: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_probe_on_real_photographs(clothing: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
-    recipe = Recipe(weights=str(mobilenet_weights), unfreeze="none")
+    recipe = Recipe(weights=str(mobilenet_weights), phases=())
     run = regraft.train(clothing, recipe, tmp_path / "run", store=tmp_path / "store")
     assert run.metrics["test"]["n"] == 372
     assert run.metrics["test"]["top1"]["value"] >= 0.855

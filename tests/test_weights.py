@@ -125,13 +125,55 @@ def test_weights_of_another_architecture(request, file):
         load_backbone("vgg16", weights=request.getfixturevalue(file), image_size=32)
 
 
-def test_weights_with_a_classifier_are_another_architecture(tmp_path):
+def test_weights_with_a_classifier_of_another_model(tmp_path):
     """Keras would load what fits and leave the rest without a word."""
     body = tiny()
     top = keras.layers.Dense(3)(keras.layers.Flatten()(body.output))
     keras.Model(body.input, top).save_weights(tmp_path / "whole.weights.h5")
     with pytest.raises(UsageError, match=r"another architecture.*5 arrays, the file 7"):
         load_backbone(body, weights=tmp_path / "whole.weights.h5")
+
+
+def classified(classes=5):
+    body = tiny()
+    x = keras.layers.GlobalAveragePooling2D()(body.output)
+    return keras.Model(body.input, keras.layers.Dense(classes, "softmax")(x), name="whole")
+
+
+def test_weights_with_the_models_own_classifier(tmp_path):
+    learnt, other = classified(), classified()
+    learnt.save_weights(tmp_path / "whole.weights.h5")
+    backbone = load_backbone(other, weights=tmp_path / "whole.weights.h5")
+    assert "classifier was cut off" in backbone.notes[0]
+    np.testing.assert_array_equal(backbone.model.get_layer("conv").kernel, learnt.get_layer("conv").kernel)
+    assert not np.array_equal(other.get_layer("conv").kernel, learnt.get_layer("conv").kernel)
+
+
+@pytest.mark.parametrize(("ending", "classes"), [(".h5", 1000), (".weights.h5", 7)])
+@pytest.mark.parametrize(
+    "constructor", ["MobileNet", pytest.param("MobileNetV3Small", marks=pytest.mark.slow)]
+)
+def test_published_weights_with_their_classifier(tmp_path, constructor, ending, classes):
+    whole = getattr(keras.applications, constructor)(weights=None, classes=classes)
+    path = tmp_path / f"whole{ending}"
+    (whole.save if ending == ".h5" else whole.save_weights)(path)
+    backbone = load_backbone(constructor, weights=path, image_size=32)
+    assert "classifier was cut off" in backbone.notes[0]
+    expected = load_backbone(whole, image_size=224)
+    assert_equal_weights(backbone.model, expected.model)
+
+
+def test_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    hashed = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: hashed.append(args) or real(*args))
+    path = tmp_path / "a.weights.h5"
+    path.write_bytes(b"one")
+    first = weights.sha256(path, "weights")
+    assert weights.sha256(path, "weights") == first == hashlib.sha256(b"one").hexdigest()
+    assert len(hashed) == 1
+    path.write_bytes(b"another")
+    assert weights.sha256(path, "weights") == hashlib.sha256(b"another").hexdigest()
 
 
 @pytest.mark.slow
@@ -173,7 +215,7 @@ def test_nested_layers_that_a_file_lacks_are_noticed(tmp_path):
 
 
 def test_cached_file_is_used_without_network(cache, old_file, mobilenet, monkeypatch):
-    monkeypatch.setattr(weights, "_unreachable", None)  # calling it would fail
+    monkeypatch.setattr(weights, "unreachable", None)  # calling it would fail
     (cache / old_file.name).symlink_to(old_file)
     backbone = load_backbone("mobilenet", image_size=32)
     assert_equal_weights(backbone.model, mobilenet.model)

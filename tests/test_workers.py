@@ -14,7 +14,7 @@ from conftest import write_photos
 
 from regraft.data import child as child_module
 from regraft.data import workers
-from regraft.data.catalog import Catalog
+from regraft.data.catalog import Catalog, Photo, Sample
 from regraft.data.child import Child
 from regraft.data.decode import Decoded, decode, digest
 from regraft.data.refusal import Refusal
@@ -64,6 +64,14 @@ def test_results_come_in_the_order_of_the_jobs(jobs):
         assert len(results) == 12
         for each, result in zip(jobs, results, strict=True):
             np.testing.assert_array_equal(result.pixels, here(each))
+
+
+def test_further_images_of_a_sample_are_jobs_too(tmp_path):
+    sample = Sample("front.png", 0, "f", more=(Photo("back.png", "b"),))
+    assert jobs_for(Catalog(tmp_path, ("x",), (sample,)), ["b", "f"]) == [
+        Job(tmp_path / "back.png", "b"),
+        Job(tmp_path / "front.png", "f"),
+    ]
 
 
 def test_a_bad_file_is_a_verdict_in_its_place(jobs, tmp_path):

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from regraft.backbone.load import Backbone, load_backbone
     from regraft.data.catalog import Catalog
     from regraft.deploy.bundle import Bundle, load
+    from regraft.embedder import ImageEmbedder
+    from regraft.embedding import embed
     from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
+    from regraft.estimators import ImageClassifier, ImageRegressor
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
     from regraft.recipe import HeadSpec, Phase, Recipe
@@ -33,6 +36,9 @@ __all__ = [
     "EnvironmentFault",
     "Features",
     "HeadSpec",
+    "ImageClassifier",
+    "ImageEmbedder",
+    "ImageRegressor",
     "ModelRefused",
     "Phase",
     "Recipe",
@@ -40,6 +46,7 @@ __all__ = [
     "Run",
     "Store",
     "UsageError",
+    "embed",
     "extract_features",
     "freeze",
     "graft",
@@ -56,7 +63,10 @@ _HOMES = {
     "regraft.backbone.load": ["Backbone", "load_backbone"],
     "regraft.data.catalog": ["Catalog"],
     "regraft.deploy.bundle": ["Bundle", "load"],
+    "regraft.embedding": ["embed"],
+    "regraft.embedder": ["ImageEmbedder"],
     "regraft.errors": ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError"],
+    "regraft.estimators": ["ImageClassifier", "ImageRegressor"],
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
     "regraft.recipe": ["HeadSpec", "Phase", "Recipe"],

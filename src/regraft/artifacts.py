@@ -6,6 +6,7 @@ Whoever looks sees the old run or the new one, never half of one.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -15,16 +16,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
-from regraft.deploy.bundle import MANIFEST_FORMAT, write_model
+from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, write_model
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.evaluation.metrics import Interval
-from regraft.evaluation.report import PartScores, write_report
-from regraft.findings import now, report_of, score_parts
+from regraft.evaluation.content import PartScores
+from regraft.evaluation.intervals import Interval
+from regraft.evaluation.report import write_report
+from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
-from regraft.recipe import Recipe
+from regraft.recipe import Recipe, TaskChoice
+from regraft.training.kept import write_estimator
+
+if TYPE_CHECKING:
+    from regraft.training.fit import Fitted
 
 __all__ = ["claim_folder", "write_run"]
 
@@ -82,23 +89,30 @@ def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
-    (folder / "recipe.toml").write_text(_resolved(outcome).to_toml(), "utf-8")
+    (folder / "recipe.toml").write_text(_recipe_text(outcome), "utf-8")
     (folder / "refused.jsonl").write_text(
         "".join(json.dumps(asdict(refused)) + "\n" for refused in catalog.refused), "utf-8"
     )
     _write_csv(
         folder / "split.csv",
-        ["image", "class", "part", "digest"],
-        [[s.path, catalog.outputs[s.target], s.part, s.digest] for s in catalog.samples],
+        ["image", "target", "part", "digest"],
+        [[s.path, catalog.words(s), s.part, s.digest] for s in catalog.samples],
     )
     _write_csv(
         folder / "history.csv",
-        ["epoch", "loss", "val_loss", "val_top1", "learning_rate", "seconds"],
-        [list(asdict(record).values()) for record in outcome.decision.history],
+        ["phase", "epoch", "loss", "val_loss", "val_score", "learning_rate", "seconds"],
+        [
+            [phase.unfreeze, *asdict(record).values()]
+            for phase in outcome.decision.phases
+            for record in phase.history
+        ],
     )
     write_report(report_of(outcome, parts, out), folder / "report.html")
-    digest = write_model(outcome.model, folder / "model.keras")
-    _write_json(folder / "manifest.json", _manifest(outcome, digest))
+    files = {"model.keras": write_model(outcome.model, folder / "model.keras")}
+    if outcome.kept is not None:
+        write_estimator(outcome.kept, folder / ESTIMATOR)
+        files[ESTIMATOR] = hashlib.sha256((folder / ESTIMATOR).read_bytes()).hexdigest()
+    _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
 
 
@@ -109,20 +123,29 @@ def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
         for part in sorted(parts, key=lambda part: part.name, reverse=True)
     }
     return {
-        "task": outcome.recipe.task,
+        "task": outcome.catalog.task,
         **scored,
         "images": {"used": len(outcome.catalog), "refused": len(outcome.catalog.refused)},
         "features": {"computed": features.computed, "reused": features.reused},
         "seconds": {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
         "decision": {
-            "kept": "fine-tuned" if decision.fine_tuned else "probe",
-            "unfreeze": decision.unfreeze if decision.fine_tuned else "none",
-            "tried": decision.unfreeze,
-            "epochs": decision.epochs,
-            "best_epoch": decision.best,
-            "stopped": decision.stopped,
+            "kept": "fine-tuned" if decision.fine_tuned else "head",
+            "head": outcome.head,
             "reason": decision.reason,
+            "phases": [_phase(phase) for phase in decision.phases],
         },
+        "warnings": list(outcome.warnings),
+    }
+
+
+def _phase(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "unfreeze": fitted.unfreeze,
+        "layers": fitted.trained.layers,
+        "parameters": fitted.trained.parameters,
+        "epochs": fitted.history[-1].epoch,
+        "best_epoch": fitted.best,
+        "stopped": fitted.stopped,
     }
 
 
@@ -132,16 +155,22 @@ def _interval(interval: Interval) -> dict[str, float]:
 
 def _resolved(outcome: Outcome) -> Recipe:
     """The recipe that makes this very run again: what the program chose by the clock is written out."""
-    decision, recipe = outcome.decision, outcome.recipe
-    finetune = replace(recipe.finetune, epochs=decision.planned) if decision.planned else recipe.finetune
+    recipe = outcome.recipe
     return replace(
         recipe,
         data=_anywhere(recipe.data),
-        backbone=_anywhere(recipe.backbone) if recipe.backbone.endswith(".keras") else recipe.backbone,
+        backbone=_anywhere(recipe.backbone),
         weights=_anywhere(recipe.weights),
-        unfreeze=decision.unfreeze,
-        finetune=finetune,
+        task=cast("TaskChoice", outcome.catalog.task),
+        phases=tuple(replace(fitted.phase, epochs=fitted.planned) for fitted in outcome.decision.phases),
     )
+
+
+def _recipe_text(outcome: Outcome) -> str:
+    text = _resolved(outcome).to_toml()
+    if not outcome.handed:
+        return text
+    return f"# Handed over in Python, and to be handed over again: {', '.join(outcome.handed)}.\n{text}"
 
 
 def _anywhere(name: str) -> str:
@@ -150,13 +179,16 @@ def _anywhere(name: str) -> str:
     return str(path.resolve()) if path.exists() and name not in ("imagenet", "random") else name
 
 
-def _manifest(outcome: Outcome, model_digest: str) -> dict[str, Any]:
-    backbone, catalog = outcome.backbone, outcome.catalog
+def _manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
+    backbone, catalog, recipe = outcome.backbone, outcome.catalog, outcome.recipe
     return {
         "format": MANIFEST_FORMAT,
         "created": now(),
-        "task": outcome.recipe.task,
-        "classes": list(catalog.outputs),
+        "task": catalog.task,
+        "outputs": list(catalog.outputs),
+        "thresholds": thresholds(outcome),
+        "photos": len(catalog.samples[0].photos),
+        "columns": {"image": recipe.image, "target": recipe.target, "separator": recipe.separator},
         "pixels": {
             "size": backbone.image_size,
             "range": "RGB 0..255, float32",
@@ -164,10 +196,17 @@ def _manifest(outcome: Outcome, model_digest: str) -> dict[str, Any]:
             "orientation": "EXIF applied",
             "decoder": DECODER,
         },
-        "backbone": {"name": backbone.name, "weights": backbone.weights, "contract": backbone.contract},
-        "trained": outcome.decision.trained if outcome.decision.fine_tuned else "the head alone",
+        "backbone": {
+            "name": backbone.name,
+            "weights": backbone.weights,
+            "contract": backbone.contract,
+            "new_layers": list(backbone.new_layers),
+        },
+        "head": outcome.head,
+        "trained": [f"{phase.unfreeze}: {phase.trained}" for phase in outcome.decision.phases if phase.best],
         "data": {"root": catalog.root.name, "digest": catalog.digest, "images": len(catalog)},
-        "model": {"file": "model.keras", "sha256": model_digest, "parameters": outcome.model.count_params()},
+        "files": files,
+        "parameters": outcome.model.count_params(),
         "versions": _versions(),
     }
 
@@ -192,4 +231,6 @@ def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(
+            [[safe_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        )

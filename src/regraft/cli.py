@@ -10,12 +10,16 @@ import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from regraft.console import say
 from regraft.errors import RegraftError, UsageError
+from regraft.recipe import AUGMENTATIONS, Phase
+
+if TYPE_CHECKING:
+    from regraft.deploy.bundle import Prediction
 
 __all__ = ["app", "main"]
 
@@ -73,54 +77,105 @@ def _silence_native_code() -> None:
 def train(  # noqa: PLR0917 - typer reads the options off the signature
     data: Annotated[
         Path | None,
-        typer.Argument(help="Folder of class folders, or one with train, validation and test in it."),
+        typer.Argument(help="Folder of class folders, or one with train, validation and test; or a table."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")] = Path("run"),
     recipe: Annotated[
         Path | None, typer.Option(help="recipe.toml to start from; other options override it.")
     ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Column of the table with image files; several make one sample.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column whose groups no split tears apart.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
+    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="multiclass, binary, multilabel or regression. [told from the data]")
+    ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="A name of `regraft backbones`, or a .keras file. [mobilenet_v2]")
+        str | None,
+        typer.Option(
+            help="A name of `regraft backbones`, a .keras file, a SavedModel's folder or handle, or a preset "
+            "kerashub:NAME. [mobilenet_v2]"
+        ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="What your own backbone expects: raw, unit, tf, torch or caffe. [raw]")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
     ] = None,
     unfreeze: Annotated[
-        str | None, typer.Option(help="none, all, last:N, from:I, stage:NAME or auto. [auto]")
+        list[str] | None,
+        typer.Option(
+            help="none, all, last:N, from:I, stage:NAME, match:REGEX or auto; once for each phase. [auto]"
+        ),
     ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Time fine-tuning may take, such as 90s, 10min, 1h. [15min]")
+    learning_rate: Annotated[
+        list[float] | None, typer.Option(help="Peak rate of the head; once, or once for each phase. [0.001]")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes of fine-tuning. [6, fewer if the budget is short]")
+        list[int] | None, typer.Option(help="Passes; once, or once for each phase. [what the budget holds]")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time that training may take, such as 90s, 10min, 1h. [15min]")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="Any of flip,crop for fine-tuning, or none. [flip,crop]")
+        str | None, typer.Option(help=f"Any of {','.join(AUGMENTATIONS)}, or none. [flip,crop for labels]")
     ] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Versions of an image a frozen backbone sees. [4 with --augment, or 1]")
+    ] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: rare classes or labels count as much. [none]")
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the head: logistic, ridge, svm, svm-rbf, lda, neighbours, boosting or gradient. [auto]"
+        ),
+    ] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Units of hidden layers of the head, such as 512 or 512,128. [none]")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="avg, max, both, gem or attention. [avg]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Train a classifier on a folder of images and write a run folder with model, report and scores."""
+    """Train a model on a folder or table of images and write a run folder with model, report and scores."""
     from regraft.recipe import Recipe, parse_duration
     from regraft.run import train as run_recipe
 
     start = Recipe.from_toml(recipe) if recipe else Recipe()
-    folder = data or (Path(start.data) if start.data else None)
-    if folder is None:
-        raise UsageError("Expected a folder of images, or a recipe that names one. Received: neither.")
-    finetune = {"epochs": epochs, "augment": None if augment is None else _names(augment)}
+    source = data or (Path(start.data) if start.data else None)
+    if source is None:
+        raise UsageError(
+            "Expected a folder or table of images, or a recipe that names one. Received: neither."
+        )
+    head = {"solver": solver, "hidden": _whole_numbers(hidden), "pooling": pooling}
     chosen = {
+        "image": _names(image),
+        "target": _names(target),
+        "group": group,
+        "split": split,
+        "separator": separator,
+        "task": task,
         "backbone": backbone,
         "weights": weights,
+        "pixels": pixels,
         "image_size": image_size,
-        "unfreeze": unfreeze,
+        "phases": _phases(start.phases, unfreeze, learning_rate, epochs),
         "budget": None if budget is None else parse_duration(budget),
+        "augment": _names(augment),
+        "views": views,
+        "class_weight": class_weight,
+        "head": replace(start.head, **_given(head)),
         "seed": seed,
-        "finetune": replace(start.finetune, **_given(finetune)),
     }
-    run = run_recipe(folder, replace(start, **_given(chosen)), out, overwrite=overwrite, store=store)
+    run = run_recipe(source, replace(start, **_given(chosen)), out, overwrite=overwrite, store=store)
     _print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
     if run.interrupted:
@@ -142,13 +197,13 @@ def predict(
             line = (
                 {"image": answer.image, "refused": answer.code}
                 if isinstance(answer, Refused)
-                else asdict(answer)
+                else {**asdict(answer), "label": answer.label}
             )
             print(json.dumps(line), flush=True)
         elif isinstance(answer, Refused):
             print(f"{_safe(answer.image)}\trefused: {answer.code} ({answer.detail})")
         else:
-            print(f"{_safe(answer.image)}\t{_safe(answer.label)}\t{answer.probability:.3f}")
+            print(f"{_safe(answer.image)}\t{_safe(_answer(answer))}")
 
 
 @app.command()
@@ -172,6 +227,43 @@ def evaluate(
         _print_scores(scores)
         for item in refused:
             print(f"Refused {_safe(item['image'])}: {item['code']} ({item['detail']})")
+
+
+@app.command()
+def embed(  # noqa: PLR0917 - typer reads the options off the signature
+    data: Annotated[
+        Path, typer.Argument(help="Folder of images, with or without class folders; or a table.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to make: .parquet, .csv, .npz or .npy.")
+    ] = Path("features.parquet"),
+    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column to copy as the class. [none]")] = None,
+    backbone: Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
+    pixels: Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Write the frozen backbone's features of images to a file, a row an image."""
+    from regraft.embedding import embed as embed_images
+    from regraft.recipe import HeadSpec, Recipe
+
+    chosen = {
+        "image": _names(image),
+        "target": _names(target),
+        "backbone": backbone,
+        "weights": weights,
+        "pixels": pixels,
+        "image_size": image_size,
+        "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
+    }
+    found = embed_images(data, replace(Recipe(), **_given(chosen)), out, overwrite=overwrite, store=store)
+    print(f"{_safe(str(found.path))}: {found.images:,} images, {found.features:,} features each")
 
 
 @app.command()
@@ -225,8 +317,40 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
     return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _whole_numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(number) for number in _names(text) or ())
+    except ValueError as error:
+        raise UsageError(f"hidden: expected whole numbers such as 512,128. Received: {text}.") from error
+
+
+def _phases(
+    start: tuple[Phase, ...],
+    plans: list[str] | None,
+    learning_rates: list[float] | None,
+    epochs: list[int] | None,
+) -> tuple[Phase, ...] | None:
+    """The recipe's phases with what the command line says of them; None where it says nothing."""
+    if plans == ["none"] and not learning_rates and not epochs:
+        return ()  # the head is solved or trained by its defaults, and that is all
+    phases = tuple(Phase(plan) for plan in plans) if plans else start
+    for name, values in (("learning_rate", learning_rates), ("epochs", epochs)):
+        if values and len(values) not in (1, len(phases)):
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--{option}: expected one, or one for each of {len(phases)} phases. Received: {len(values)}."
+            )
+        if values:
+            each = values * len(phases) if len(values) == 1 else values
+            given: list[dict[str, Any]] = [{name: value} for value in each]
+            phases = tuple(replace(phase, **change) for phase, change in zip(phases, given, strict=True))
+    return phases if plans or learning_rates or epochs else None
 
 
 def _safe(text: str) -> str:
@@ -234,6 +358,14 @@ def _safe(text: str) -> str:
     line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     encoding = sys.stdout.encoding or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _answer(prediction: Prediction) -> str:
+    """Each label with its probability, or each target with its value."""
+    shown = prediction.labels or prediction.values
+    if not prediction.labels and prediction.task == "multilabel":
+        return "no label"
+    return ", ".join(f"{name}\t{prediction.values[name]:.3f}" for name in shown)
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

@@ -8,15 +8,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["duration", "say", "track"]
+__all__ = ["duration", "quiet", "say", "track"]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is shown meanwhile: for work that is one of hundreds, as in a cross-validation."""
+    before = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
 
 
 @cache
@@ -28,6 +41,8 @@ def _console() -> Console:
 
 def say(text: str, *, style: str = "") -> None:
     """Print a message. `text` is shown as it is: markup or control codes in a file's name are not obeyed."""
+    if _QUIET.get():
+        return
     safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     _console().print(safe, style=style or None, markup=False)
 
@@ -51,9 +66,12 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def track(title: str, total: int, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left; yields the function that moves it on by so many units."""
-    if _console().is_terminal:
+def track(title: str, total: int | None, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; yields the function that moves it on by so many units.
+
+    `total` is None where nobody knows how many units there are.
+    """
+    if _console().is_terminal and not _QUIET.get():
         with _bar(title, total, unit) as advance:
             yield advance
     else:
@@ -62,7 +80,7 @@ def track(title: str, total: int, *, unit: str = "images") -> Iterator[Callable[
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -85,7 +103,7 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     done = 0
 
@@ -93,10 +111,12 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY and done < total:
+        if now - last >= PLAIN_EVERY and (total is None or done < total):
             last = now
             rate = max(done, 1) / (now - start)
-            say(f"{title}: {done} of {total} {unit}, {rate:.0f}/s, {duration((total - done) / rate)} left")
+            known = "" if total is None else f" of {total}"
+            left = "" if total is None else f", {duration((total - done) / rate)} left"
+            say(f"{title}: {done}{known} {unit}, {rate:.0f}/s{left}")
 
     yield advance
     seconds = time.monotonic() - start

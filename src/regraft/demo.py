@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import say, track
-from regraft.data.batches import augmented
+from regraft.data.augment import augment_pixels
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded
 from regraft.data.split import split
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     _write_images(images, digits, out / "digits")
     known = np.isin(digits, KNOWN)
     _pretrained(images[known], digits[known]).save(network)
-    recipe = Recipe(backbone=str(network), unfreeze="none")
+    recipe = Recipe(backbone=str(network), phases=())
     run = train(out / "digits", recipe, out / "grafted", store=out / "store")
     catalog = split(Catalog.from_folder(out / "digits"), fraction=recipe.validation)
     scratch = _from_scratch(run.model, catalog)
@@ -129,7 +129,6 @@ def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.M
     turned = [np.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
     versions = [*turned, *(version[:, :, ::-1] for version in turned)]
     targets = np.concatenate([digits * len(versions) + number for number in range(len(versions))])
-    rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     pixels = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
@@ -144,8 +143,8 @@ def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.M
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     classifier.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), "sparse_categorical_crossentropy")
     with track("Pre-training on 0-4", PRETRAINING * len(targets)) as advance:
-        for _ in range(PRETRAINING):
-            views = np.stack([augmented(image, ("crop",), rng) for version in versions for image in version])
-            classifier.fit(views.astype("float32"), targets, batch_size=64, verbose=0)
+        for epoch in range(PRETRAINING):
+            views = augment_pixels(np.concatenate(versions), ("crop",), [0, epoch])
+            classifier.fit(views, targets, batch_size=64, verbose=0)
             advance(len(targets))
     return keras.Model(pixels, features, name="small_network")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError", "nearest"]
+__all__ = ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError", "brief", "nearest"]
 
 
 class RegraftError(Exception):
@@ -56,3 +56,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{found[0]}"?' if found else ""
+
+
+def brief(fault: Exception, most: int = 300) -> str:
+    """The first words of an error that may run over pages, as one line.
+
+    >>> brief(ValueError("a  long" + chr(10) + "story"), most=6)
+    'a long ...'
+    """
+    words = " ".join(str(fault).split()) or type(fault).__name__
+    return words if len(words) <= most else words[:most] + " ..."

@@ -3,82 +3,206 @@
 from __future__ import annotations
 
 import datetime
-import io
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from regraft.data.catalog import Sample
-from regraft.data.decode import decode
-from regraft.evaluation.explain import most_wrong
-from regraft.evaluation.metrics import (
-    baseline,
-    classification_scores,
-    confusion_matrix,
-    per_class,
-    wilson_interval,
+from regraft.data.catalog import PARTS
+from regraft.evaluation.baseline import baseline, no_better
+from regraft.evaluation.classification import confusion_matrix, per_class
+from regraft.evaluation.content import (
+    ClassFindings,
+    Epoch,
+    LabelFindings,
+    NumberFindings,
+    PartScores,
+    PhaseRow,
+    Report,
 )
-from regraft.evaluation.report import Epoch, PartScores, Report, WrongImage
+from regraft.evaluation.multilabel import choose_thresholds, per_label
+from regraft.evaluation.ranking import curves
+from regraft.evaluation.regression import per_target
+from regraft.evaluation.scores import scores
+from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
 from regraft.outcome import Outcome
+from regraft.tasks import TASKS
 
-__all__ = ["now", "report_of", "score_parts"]
+__all__ = ["now", "report_of", "score_parts", "thresholds", "warnings_of"]
 
-THUMBNAIL = 220  # pixels on the longer side
-GALLERY = 24  # wrong images shown a part
+Array = npt.NDArray[Any]
+
+
+def thresholds(outcome: Outcome) -> dict[str, float]:
+    """For multilabel the threshold of each label, chosen on the validation part; empty for other tasks.
+
+    An answer that is not below it means the label. Without a validation part each is 0.5.
+
+    Example:
+        thresholds(outcome)["dog"]
+    """
+    catalog = outcome.catalog
+    if catalog.task != "multilabel":
+        return {}
+    if "validation" not in outcome.answers:
+        return dict.fromkeys(catalog.outputs, 0.5)
+    truth = catalog.targets(catalog.part("validation"))
+    chosen = choose_thresholds(truth, outcome.answers["validation"][0])
+    return dict(zip(catalog.outputs, chosen.tolist(), strict=True))
+
+
+def warnings_of(outcome: Outcome) -> tuple[str, ...]:
+    """What the user must know of the model: whether it is no better than not looking at the images."""
+    first = next(iter(outcome.answers), None)
+    caution = _caution(outcome, first) if first else ""
+    return (caution,) if caution else ()
 
 
 def score_parts(outcome: Outcome) -> list[PartScores]:
     """The scores of each part, in the order of `outcome.answers`: test before validation."""
-    return [_part(outcome, name) for name in outcome.answers]
+    limits = np.array(list(thresholds(outcome).values()))
+    return [_part(outcome, name, limits) for name in outcome.answers]
+
+
+def _part(outcome: Outcome, name: str, limits: Array) -> PartScores:
+    catalog, seed = outcome.catalog, outcome.recipe.seed
+    truth, training = catalog.targets(catalog.part(name)), catalog.targets(catalog.part("train"))
+    answers, frozen = outcome.answers[name]
+    chosen = limits if catalog.task == "multilabel" else None
+    probe = None
+    if outcome.decision.fine_tuned:
+        probe = next(iter(scores(catalog.task, truth, frozen, thresholds=chosen, seed=seed).values()))
+    return PartScores(
+        name=name,
+        n=len(truth),
+        scores=scores(catalog.task, truth, answers, thresholds=chosen, seed=seed),
+        baseline=baseline(catalog.task, training, truth),
+        caution=_caution(outcome, name),
+        probe=probe,
+        findings=_findings(outcome, name, limits),
+    )
+
+
+def _caution(outcome: Outcome, part: str) -> str:
+    catalog = outcome.catalog
+    return no_better(
+        catalog.task,
+        catalog.targets(catalog.part("train")),
+        catalog.targets(catalog.part(part)),
+        outcome.answers[part][0],
+        outputs=catalog.outputs,
+        part=part,
+        seed=outcome.recipe.seed,
+    )
+
+
+def _findings(outcome: Outcome, part: str, limits: Array) -> ClassFindings | LabelFindings | NumberFindings:
+    """What is particular to the task."""
+    catalog = outcome.catalog
+    truth, answers = catalog.targets(catalog.part(part)), outcome.answers[part][0]
+    if catalog.task == "multilabel":
+        rows = per_label(truth, answers, catalog.outputs, thresholds=limits)
+        return LabelFindings(rows, wrong_labels(catalog, part, answers, limits))
+    if catalog.task == "regression":
+        means = catalog.targets(catalog.part("train")).astype(np.float64).mean(axis=0)
+        numbers = per_target(truth, answers, catalog.outputs, means=means, seed=outcome.recipe.seed)
+        return NumberFindings(numbers, truth, answers, wrong_numbers(catalog, part, answers))
+    binary = catalog.task == "binary"
+    table = np.concatenate([1 - answers, answers], axis=1) if binary else answers
+    said = table.argmax(axis=1)
+    return ClassFindings(
+        confusion_matrix(truth, said, len(catalog.outputs)),
+        per_class(truth, said, catalog.outputs),
+        wrong_images(catalog, part, table),
+        curves(truth, answers[:, 0]) if binary else None,
+    )
 
 
 def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
     """What the report says of a run whose folder is `out`."""
-    recipe = outcome.recipe
-    backbone, catalog, decision = outcome.backbone, outcome.catalog, outcome.decision
-    first = catalog.part(parts[0].name) if parts else ()
-    training = [sample.target for sample in catalog.part("train")]
-    run = os.fspath(out)
+    catalog, decision, run = outcome.catalog, outcome.decision, os.fspath(out)
+    sizes = {part: len(catalog.part(part)) for part in PARTS if catalog.part(part)}
     return Report(
         title=out.name,
         created=now(),
-        command=f"regraft train {shlex.quote(recipe.data)} -o {shlex.quote(run)} (settings: recipe.toml)",
-        summary=[
-            ("Backbone", backbone.name),
-            ("Weights", backbone.weights_briefly),
-            ("Image size", f"{backbone.image_size} by {backbone.image_size} pixels"),
-            ("Parameters", f"{outcome.model.count_params():,}"),
-            ("Trained in the backbone", decision.trained if decision.fine_tuned else "nothing: head only"),
-            ("Head", f"penalty {outcome.probe.penalty:.2g}, chosen by cross-validation"),
-            (
-                "Frozen features",
-                f"{outcome.features.computed:,} computed, {outcome.features.reused:,} reused",
-            ),
-        ],
+        command=f"regraft {shlex.join(['train', outcome.recipe.data, '-o', run])} (settings: recipe.toml)",
+        task=catalog.task,
+        summary=_summary(outcome),
         decision=decision.reason,
-        classes=list(catalog.outputs),
-        counts={part: catalog.counts(part) for part in ("train", "validation", "test") if catalog.part(part)},
+        outputs=list(catalog.outputs),
+        counts={} if catalog.task == "regression" else {part: catalog.counts(part) for part in sizes},
+        sizes=sizes,
         parts=parts,
-        history=[
-            Epoch(decision.unfreeze, r.epoch, r.loss, r.val_loss, r.val_top1, r.learning_rate, r.seconds)
-            for r in decision.history
-        ],
-        baseline=baseline(training, [sample.target for sample in first]) if first else 0.0,
+        history=_history(outcome),
+        score_name=TASKS[catalog.task].score_name,
         images_used=len(catalog),
         refused=list(catalog.refused),
-        notes=[*catalog.notes, *_decoder_notes(outcome)],
+        notes=[*catalog.notes, *outcome.backbone.notes, *_decoder_notes(outcome)],
         seconds=outcome.seconds,
-        usage_python=(
-            f"import regraft\n\nbundle = regraft.load({run!r})\n"
-            'for prediction in bundle.predict(["photo.jpg"]):\n'
-            "    print(prediction.label, prediction.probability)"
-        ),
+        usage_python=_usage(catalog.task, run),
         usage_shell="\n".join(
             f"regraft {shlex.join([verb, run])} {what}"
-            for verb, what in (("predict", "photo.jpg"), ("evaluate", "FOLDER"))
+            for verb, what in (("predict", "photo.jpg"), ("evaluate", "DATA"))
         ),
+        warnings=list(outcome.warnings),
+        phases=[
+            PhaseRow(
+                plan="the head alone" if fitted.unfreeze == "none" else fitted.unfreeze,
+                layers=fitted.trained.layers,
+                parameters=fitted.trained.parameters,
+                epochs=fitted.history[-1].epoch,
+                best=fitted.best,
+                learning_rate=fitted.phase.learning_rate,
+            )
+            for fitted in decision.phases
+        ],
+        new_layers=list(outcome.backbone.new_layers),
+    )
+
+
+def _summary(outcome: Outcome) -> list[tuple[str, str]]:
+    backbone, features = outcome.backbone, outcome.features
+    kept = [
+        fitted.unfreeze for fitted in outcome.decision.phases if fitted.best and fitted.unfreeze != "none"
+    ]
+    return [
+        ("Task", outcome.catalog.task),
+        ("Backbone", backbone.name),
+        ("Weights", backbone.weights_briefly),
+        ("Image size", f"{backbone.image_size} by {backbone.image_size} pixels"),
+        ("Parameters", f"{outcome.model.count_params():,}"),
+        ("Trained in the backbone", ", then ".join(kept) or "nothing: head only"),
+        ("Head", outcome.head),
+        ("Frozen features", f"{features.computed:,} computed, {features.reused:,} reused"),
+    ]
+
+
+def _history(outcome: Outcome) -> list[Epoch]:
+    """The epochs of all phases. A later one begins with what the one before kept: no epoch 0 of its own."""
+    return [
+        Epoch(
+            "head" if fitted.unfreeze == "none" else fitted.unfreeze,
+            record.epoch,
+            record.loss,
+            record.val_loss,
+            record.val_score,
+            record.learning_rate,
+            record.seconds,
+        )
+        for number, fitted in enumerate(outcome.decision.phases)
+        for record in (fitted.history if number == 0 else fitted.history[1:])
+    ]
+
+
+def _usage(task: str, run: str) -> str:
+    said = "values" if task == "regression" else "label, prediction.probability"
+    return (
+        f"import regraft\n\nbundle = regraft.load({run!r})\n"
+        'for prediction in bundle.predict(["photo.jpg"]):\n'
+        f"    print(prediction.{said})"
     )
 
 
@@ -100,49 +224,6 @@ def _decoder_notes(outcome: Outcome) -> list[str]:
         + (", ..." if len(names) > 3 else ".")
         for note, names in sorted(named.items())
     ]
-
-
-def _part(outcome: Outcome, name: str) -> PartScores:
-    samples = outcome.catalog.part(name)
-    labels = np.array([sample.target for sample in samples])
-    answer, probed = outcome.answers[name]
-    classes = outcome.catalog.outputs
-    said = answer.argmax(1)
-    wrong = [
-        WrongImage(
-            image=samples[i].path,
-            truth=classes[labels[i]],
-            said=classes[said[i]],
-            probability=float(answer[i, said[i]]),
-            truth_probability=float(answer[i, labels[i]]),
-            thumbnail=_thumbnail(outcome.catalog.root, samples[i]),
-        )
-        for i in most_wrong(labels, answer, count=GALLERY)
-    ]
-    hits = int((probed.argmax(1) == labels).sum())
-    return PartScores(
-        name=name,
-        n=len(samples),
-        scores=classification_scores(labels, answer, seed=outcome.recipe.seed),
-        confusion=confusion_matrix(labels, said, len(classes)),
-        rows=per_class(labels, said, classes),
-        wrong=wrong,
-        probe_top1=wilson_interval(hits, len(samples)) if outcome.decision.fine_tuned else None,
-    )
-
-
-def _thumbnail(root: Path, sample: Sample) -> bytes:
-    """A small JPEG for the report; empty where the file is gone by now."""
-    from PIL import Image
-
-    try:
-        image = Image.fromarray(decode((root / sample.path).read_bytes(), None).pixels)
-    except Exception:
-        return b""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
 
 
 def now() -> str:

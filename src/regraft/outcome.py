@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from regraft.backbone.load import Backbone
     from regraft.features.extract import Features
     from regraft.training.fit import Fitted
+    from regraft.training.kept import Kept
 
 __all__ = ["Decision", "Outcome"]
 
@@ -58,20 +59,26 @@ def _sentence(fitted: Fitted, score_name: str) -> str:
     first, best = fitted.history[0], fitted.history[fitted.best]
     done = fitted.history[-1].epoch
     end = f"; {_ENDS[fitted.stopped]} in epoch {done}" if fitted.stopped in _ENDS else ""
-    name = "The head" if fitted.unfreeze == "none" else fitted.unfreeze
+    what = "The head, trained by gradient" if fitted.unfreeze == "none" else f"Fine-tuning {fitted.unfreeze}"
     why = f" ({fitted.why})" if fitted.why else ""
+    score = _a(score_name)
     if fitted.best:
         return (
-            f"{name} trained and kept{why}: on validation a loss of {best.val_loss:.3f} against "
-            f"{first.val_loss:.3f} before and a {score_name} of {best.val_score:.3f} against "
-            f"{first.val_score:.3f}, after epoch {fitted.best} of {done}{end}."
+            f"{what}{why}, kept: on validation a loss of {best.val_loss:.3g} against {first.val_loss:.3g} "
+            f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch "
+            f"{fitted.best} of {done}{end}."
         )
     tried = min(fitted.history[1:], key=lambda record: record.val_loss, default=first)
     return (
-        f"{name} trained and not kept{why}: it did not beat what was there before on validation, with a loss "
-        f"of {tried.val_loss:.3f} against {first.val_loss:.3f} and a {score_name} of {tried.val_score:.3f} "
+        f"{what}{why}, not kept: it did not beat what was there before on validation, with a loss of "
+        f"{tried.val_loss:.3g} against {first.val_loss:.3g} and {score} of {tried.val_score:.3f} "
         f"against {first.val_score:.3f} at its best{end}."
     )
+
+
+def _a(name: str) -> str:
+    """With its article: "an R2", "an mAP", "a top-1"."""
+    return f"{'an' if name[0] in 'Rm' else 'a'} {name}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class Outcome:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
+        kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
+        handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
     """
 
     recipe: Recipe
@@ -94,3 +103,5 @@ class Outcome:
     answers: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
+    kept: Kept | None = None
+    handed: tuple[str, ...] = ()

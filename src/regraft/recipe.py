@@ -10,23 +10,24 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["HeadSpec", "Phase", "Recipe", "parse_duration"]
+__all__ = ["AUGMENTATIONS", "HEAD_PHASE", "HeadSpec", "Phase", "Recipe", "parse_duration"]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
 Attention = Literal["none", "se", "cbam"]
 Normalization = Literal["none", "batch", "layer"]
-Solver = Literal[
-    "auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda", "neighbours", "boosting"
-]
+Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda", "neighbours", "boosting"]
 ClassWeight = Literal["none", "balanced"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
+
+VIEWS = 4
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
@@ -38,10 +39,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What is put on the backbone: attention, convolutions, pooling, hidden layers, dropout, one output layer.
+    """What is put on the backbone: attention, convolutions, pooling, hidden layers, dropout, an output.
 
     Attributes:
-        pooling: of the feature map to one vector: average, maximum, both of them, generalised mean, attention.
+        pooling: of the feature map to one vector: average, maximum, both, generalised mean, attention.
         attention: on the feature map, before all else: squeeze-and-excitation or CBAM.
         convolutions: filters of 3x3 ReLU convolutions before pooling.
         hidden: units of ReLU layers after pooling.
@@ -62,7 +63,23 @@ class HeadSpec:
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
         _check_kinds(self, "head.")
+        for name in ("convolutions", "hidden"):
+            values = getattr(self, name)
+            _expect(all(each > 0 for each in values), f"head.{name}", "whole numbers from 1", values)
         _expect(0 <= self.dropout < 1, "head.dropout", "a number from 0 to below 1", self.dropout)
+        fits = self.linear or self.solver in ("auto", "gradient")
+        words = "auto or gradient for a head that has more to learn than its output layer"
+        _expect(fits, "head.solver", words, self.solver)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the output layer is all there is to learn, so that a classical method can solve the head.
+
+        >>> HeadSpec(pooling="both").linear, HeadSpec(hidden=(64,)).linear
+        (True, False)
+        """
+        plain = self.attention == self.normalization == "none" and self.pooling not in ("gem", "attention")
+        return plain and not self.convolutions and not self.hidden
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,8 @@ class Phase:
 
     Attributes:
         unfreeze: the freeze plan: "none" (the head alone), "all", "last:N", "from:I", "stage:NAME",
-            "match:REGEX" or "auto" (the deepest that fits the budget).
+            "match:REGEX" or "auto" (the deepest that fits the budget); in Python also a function that says
+            of a layer whether it trains, which a run records as the names it chose.
         epochs: passes over the training images; None lets the plan choose within the budget.
         batch_size: images a step.
         learning_rate: peak rate of AdamW for the head.
@@ -80,11 +98,9 @@ class Phase:
         warmup: share of all steps during which the rate rises from zero; a cosine falls to zero after it.
         weight_decay: AdamW's.
         patience: epochs without a better one on validation after which it stops.
-        augment: what is done to training images: any of `AUGMENTATIONS`, or "auto", which is flip and crop for
-            labels and nothing for regression, whose targets a changed image may no longer have.
     """
 
-    unfreeze: str = "auto"
+    unfreeze: str | Callable[[Any], bool] = "auto"
     epochs: int | None = None
     batch_size: int = 16
     learning_rate: float = 1e-3
@@ -93,12 +109,13 @@ class Phase:
     warmup: float = 0.1
     weight_decay: float = 1e-4
     patience: int = 5
-    augment: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
         _check_kinds(self)
-        _expect(_UNFREEZE.fullmatch(self.unfreeze) is not None, "unfreeze", PLANS, self.unfreeze)
+        plan = self.unfreeze
+        known = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
+        _expect(known, "unfreeze", PLANS, plan)
         _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
         _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
@@ -107,9 +124,6 @@ class Phase:
         _expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
         _expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
         _expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
-        for name in self.augment:
-            known = name in AUGMENTATIONS or self.augment == ("auto",)
-            _expect(known, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
 
 
 @dataclass(frozen=True)
@@ -118,19 +132,23 @@ class Recipe:
 
     Attributes:
         data: folder of images, or table that names them, for the record and for running again.
-        image, target: columns of the table: the image files (several make one sample), what is to be predicted.
+        image, target: columns of the table: image files (several make one sample), what is to be predicted.
         group, split: columns of the table: what never crosses a split; the user's own parts.
         separator: what stands between several labels in one cell.
         task: the kind of target; "auto" tells it from the data and says so.
-        validation: share of the training images cut off for validation where none is given.
+        validation: share of the training images cut off for validation where none is given; 0 cuts none off.
         backbone: a name of `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, a preset.
         weights: "imagenet", a weights file, or the word "random".
         pixels: what the user's own backbone expects of pixels, see `regraft.backbone.pixels`; "" if known.
         image_size: side of the square the backbone sees, in pixels; None for its own default.
         phases: training by gradient, in order, after the head was found; none keeps the backbone frozen.
+        augment: what is done to training images: any of `AUGMENTATIONS`, or "auto", which is flip and crop
+            for labels and nothing for regression, whose targets a changed image may no longer have.
+        views: how many versions of a training image a frozen backbone sees, the image itself included; None
+            for 4 where the backbone stays frozen and `augment` names something, and 1 otherwise.
         budget: seconds that all phases together may take.
-        class_weight: "balanced" weighs samples so that every class, or both answers of every label, count alike.
-        views: how many augmented versions of an image a frozen backbone sees, the image itself included.
+        class_weight: "balanced" weighs samples so that every class, or yes and no of every label, count
+            alike.
         seed: of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -156,7 +174,8 @@ class Recipe:
     image_size: int | None = None
     budget: float = 900.0
     class_weight: ClassWeight = "none"
-    views: int = 1
+    augment: tuple[str, ...] = ("auto",)
+    views: int | None = None
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
@@ -164,12 +183,26 @@ class Recipe:
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
         _check_kinds(self)
-        _expect(0 < self.validation < 1, "validation", "a share between 0 and 1", self.validation)
+        _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
         _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
         _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
-        _expect(self.views > 0, "views", "a whole number from 1", self.views)
+        _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
+        for name in self.augment:
+            known = name in AUGMENTATIONS or self.augment == ("auto",)
+            _expect(known, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
         _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether some phase may train more than the head."""
+        return any(phase.unfreeze != "none" for phase in self.phases)
+
+    @property
+    def view_count(self) -> int:
+        """How many versions of a training image a frozen backbone sees."""
+        named = self.augment not in ((), ("auto",))
+        return self.views or (VIEWS if named and not self.trains_backbone else 1)
 
     def to_toml(self) -> str:
         """The recipe as TOML text; values that are None (chosen by the program) are left out."""
@@ -226,6 +259,7 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     str: ((str,), "a text"),
     int: ((int,), "a whole number"),
     int | None: ((int, type(None)), "a whole number"),
+    str | Callable[[Any], bool]: ((object,), PLANS),
     float: ((int, float), "a number"),
     tuple[str, ...]: ((tuple,), "a list of texts"),
     tuple[int, ...]: ((tuple,), "a list of whole numbers"),
@@ -247,7 +281,9 @@ def _check_kinds(settings: object, where: str = "") -> None:
         value = getattr(settings, name)
         if get_origin(hint) is Literal:
             words = " or ".join(f'"{word}"' for word in get_args(hint))
-            _expect(value in get_args(hint), where + name, words, value)
+            if value not in get_args(hint):
+                close = nearest(str(value), get_args(hint))
+                raise UsageError(f"{where}{name}: expected {words}. Received: {value}.{close}")
         else:
             kinds, words = _KINDS.get(hint, ((hint,), "a table"))
             sound = isinstance(value, kinds) and not isinstance(value, bool)
@@ -265,3 +301,7 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     return [_without_none(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+# How a head that cannot be solved is trained on stored features, where no phase says otherwise.
+HEAD_PHASE = Phase("none", batch_size=32, backbone_rate=1.0, warmup=0.02, patience=8)

@@ -1,7 +1,7 @@
 """A recipe, stage by stage: the table of contents of the program.
 
-    catalog -> features of the frozen backbone -> split -> linear probe -> fine-tuning, if it pays
-            -> scores -> run folder
+    catalog -> features of the frozen backbone -> split -> head, solved or trained on them
+            -> phases of fine-tuning, each kept if it pays -> scores -> run folder
 
 What needs a deep-learning backend is imported where it is used: listing and decoding begin before that.
 """
@@ -9,11 +9,10 @@ What needs a deep-learning backend is imported where it is used: listing and dec
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,28 +20,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.artifacts import claim_folder, write_run
-from regraft.console import duration, say
-from regraft.data.catalog import Catalog, Sample
+from regraft.console import say
+from regraft.data.catalog import Catalog
+from regraft.data.refusal import Refusal
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.deploy.bundle import Bundle, load
 from regraft.errors import DataError
-from regraft.features.store import Entries, Store, pixel_key
+from regraft.features.store import Store
+from regraft.findings import warnings_of
 from regraft.outcome import Decision, Outcome
+from regraft.prepare import (
+    begin_decoding,
+    checked_phases,
+    enlarged,
+    hint,
+    open_backbone,
+    read_catalog,
+    recorded,
+    say_refused,
+)
 from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
     import keras
 
+    from regraft.backbone.cut import Cut
     from regraft.backbone.load import Backbone
-    from regraft.data.batches import Batches
     from regraft.features.extract import Features
-    from regraft.training.search import Depth
-    from regraft.training.solvers import Probe
+    from regraft.training.heads import FoundHead
+    from regraft.training.material import Material
 
 __all__ = ["Run", "train"]
 
-FEATURE = "pooled"  # the tensor the head sees
+Answers = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Run:
         path: its folder.
         model: the trained network, an ordinary `keras.Model`.
         metrics: the content of metrics.json.
-        interrupted: fine-tuning was stopped by Ctrl-C; the model is the best so far.
+        interrupted: training was stopped by Ctrl-C; the model is the best so far.
     """
 
     path: Path
@@ -85,20 +96,26 @@ def train(
     recipe: Recipe | None = None,
     out: str | PathLike[str] = "run",
     *,
+    backbone: Backbone | None = None,
+    head: Any = None,
     overwrite: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Run:
-    """Train a classifier on images and write a run folder. What `regraft train` calls.
+    """Train a model on images and write a run folder. What `regraft train` calls.
 
     Args:
-        data: a folder of class folders, or a catalog.
+        data: a folder of class folders, a table with the columns that the recipe names, or a catalog.
         recipe: every setting; None for the defaults.
         out: the folder to make.
+        backbone: a backbone that is there already, such as one changed by `regraft.backbone.surgery`; None
+            for the recipe's.
+        head: a Keras layer or model from features to answers, or a scikit-learn estimator; None for the
+            recipe's.
         overwrite: replace `out` if it holds an earlier run.
         store: folder of computed features; None for the user's cache.
 
     Raises:
-        UsageError, DataError, EnvironmentFault: see `regraft.errors`; then `out` is as it was.
+        UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`; then `out` is as it was.
 
     Example:
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
@@ -106,224 +123,175 @@ def train(
     """
     recipe = recipe or Recipe()
     clock, kept = _Clock(), Store(store)
-    with claim_folder(Path(out), overwrite=overwrite) as folder:
+    with claim_folder(Path(out), overwrite=overwrite) as folder, ExitStack() as stack:
         with clock("list"):
-            catalog = data if isinstance(data, Catalog) else Catalog.from_folder(data)
-            recipe = replace(recipe, data=str(catalog.root))
-            catalog = catalog.learnable()
-            ahead = _begin_decoding(catalog, recipe, kept)
+            catalog = data if isinstance(data, Catalog) else read_catalog(data, recipe)
+            recipe = replace(recipe, data=fspath(catalog.root if isinstance(data, Catalog) else data))
+            catalog = catalog.as_task(recipe.task).learnable()
+            say(_task(catalog, recipe))
+            ahead = None if backbone else begin_decoding(catalog, recipe, kept)
+            if ahead is not None:
+                stack.callback(ahead.close)
         with clock("load"):
-            backbone = _load(recipe, ahead)
+            handed = tuple(
+                name for name, value in (("backbone", backbone), ("head", head)) if value is not None
+            )
+            recipe = recorded(recipe, backbone) if backbone else recipe
+            backbone = backbone or open_backbone(recipe)
+            recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
+            say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
+            for note in backbone.notes:
+                say(note)
+            model, whole = _grafted(backbone, catalog, recipe, head)
         with clock("features"):
-            features = _extract(backbone, catalog, recipe, kept, ahead)
+            features = _extract(whole, catalog, recipe, kept, ahead)
             catalog = catalog.without(features.refused)
-            _say_refused(catalog)
-            catalog = catalog.learnable()
-            catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed)
-        with clock("probe"):
-            model, probe = _probe(backbone, catalog, features, recipe)
+            say_refused(catalog)
+            catalog = split(catalog.learnable(), fraction=recipe.validation, seed=recipe.seed)
+            say(_parts(catalog))
+            views = _views(whole, catalog, recipe, kept, features)
+        with clock("head"):
+            material, found = _find_head(model, whole, (backbone, catalog, recipe, kept, views), head)
+            reference = _from_features(found, material)
         with clock("fine-tune"):
-            decision = _fine_tune(
-                model, backbone, catalog=catalog, features=features, recipe=recipe, store=kept
-            )
+            decision = _fine_tune(found, material)
         with clock("evaluate"):
-            answers = _answers(
-                model,
-                probe,
-                catalog=catalog,
-                features=features,
-                decision=decision,
-                size=backbone.image_size,
-            )
-        outcome = Outcome(recipe, catalog, backbone, model, features, probe, decision, answers, clock.seconds)
-        metrics = write_run(outcome, folder, Path(out))
-    return Run(Path(out), model, metrics, interrupted=decision.stopped == "interrupted")
-
-
-def _begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhead | None:
-    """Decode what is probably needed while the backend is still being imported.
-
-    Which images that is depends on the network, which is not there yet; the store's hint tells which key the
-    same recipe had before. A wrong guess costs time, never correctness.
-    """
-    from regraft.backbone.weights import find_weights
-    from regraft.backbone.zoo import find
-
-    if recipe.backbone.endswith(".keras"):
-        return None  # its size is known when it is loaded
-    entry = find(recipe.backbone)
-    size = entry.size_at(recipe.image_size)
-    find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
-    contents = list(dict.fromkeys(sample.digest for sample in catalog.samples))
-    key = store.recall(_hint(recipe))
-    wanted = set(contents if key is None else store.entries(key).missing(contents))
-    if recipe.unfreeze != "none":
-        wanted |= set(store.entries(pixel_key(size)).missing(contents))
-    return DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
-
-
-def _hint(recipe: Recipe) -> str:
-    network = (recipe.backbone, recipe.weights, recipe.image_size, recipe.head.pooling, recipe.seed)
-    return f"key of {network}"
-
-
-def _load(recipe: Recipe, ahead: DecodeAhead | None) -> Backbone:
-    try:
-        from regraft.backbone.freeze import first_trained
-        from regraft.backbone.load import load_backbone
-
-        backbone = load_backbone(
-            recipe.backbone, weights=recipe.weights, image_size=recipe.image_size, seed=recipe.seed
+            final = _from_pixels(found.model, material) if decision.fine_tuned else reference
+        answers = {part: (final[part], reference[part]) for part in final}
+        outcome = Outcome(
+            recipe,
+            catalog,
+            backbone,
+            _of_samples(found, whole, catalog),
+            features,
+            found.words,
+            decision,
+            answers,
+            clock.seconds,
+            kept=found.kept,
+            handed=handed,
         )
-        if recipe.unfreeze != "auto":
-            first_trained(backbone, recipe.unfreeze)  # a plan that cannot be is refused before any work
-    except BaseException:
-        if ahead is not None:
-            ahead.close()
-        raise
-    say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
-    return backbone
+        small = enlarged(catalog, features, backbone.image_size)
+        outcome = replace(outcome, warnings=(*filter(None, [small]), *warnings_of(outcome)))
+        for warning in outcome.warnings:
+            say(warning, style="yellow")
+        metrics = write_run(outcome, folder, Path(out))
+    return Run(Path(out), outcome.model, metrics, interrupted=decision.interrupted)
+
+
+def _grafted(backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any) -> tuple[keras.Model, Cut]:
+    """The model with a fresh head, and the same cut where what is not the untouched backbone begins."""
+    from regraft.backbone.cut import cut
+    from regraft.backbone.freeze import freeze
+    from regraft.backbone.head import graft, is_head
+
+    freeze(backbone, "none")  # else its dropout would count as something that acts
+    own = hasattr(head, "compute_output_shape")  # a Keras layer or model; not a scikit-learn estimator
+    model = graft(
+        backbone,
+        head if own else recipe.head,
+        task=catalog.task,
+        outputs=len(catalog.outputs),
+        units=_units(catalog),
+        seed=recipe.seed,
+    )
+    new = set(backbone.new_layers)
+    return model, cut(model, lambda layer: is_head(layer) or layer.name in new)
+
+
+def _units(catalog: Catalog) -> tuple[list[float], list[float]] | None:
+    """Deviation and mean of each target of regression where nothing is held out by the user."""
+    if catalog.task != "regression":
+        return None
+    targets = catalog.targets([s for s in catalog.samples if s.part in ("", "train")]).astype(np.float64)
+    deviation = targets.std(0)
+    return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()
 
 
 def _extract(
-    backbone: Backbone, catalog: Catalog, recipe: Recipe, store: Store, ahead: DecodeAhead | None
+    whole: Cut, catalog: Catalog, recipe: Recipe, store: Store, ahead: DecodeAhead | None
 ) -> Features:
-    import keras
-
-    from regraft.backbone.head import pooled
     from regraft.features.extract import extract_features
 
-    network = keras.Model(backbone.model.inputs[0], {FEATURE: pooled(backbone, recipe.head)})
-    features = extract_features(
-        network, catalog, store=store, keep_pixels=recipe.unfreeze != "none", ahead=ahead
-    )
-    store.remember(_hint(recipe), features.key)
+    keep = recipe.view_count > 1 or recipe.trains_backbone
+    features = extract_features(whole.prefix, catalog, store=store, keep_pixels=keep, ahead=ahead)
+    store.remember(hint(recipe), features.key)
     return features
 
 
-def _say_refused(catalog: Catalog) -> None:
-    """Name the files that are not used, the first dozen of them, and count them by reason."""
-    refused = catalog.refused
-    for item in refused[:12]:
-        say(f"Refused {item.image}: {item.code}, {item.detail}", style="yellow")
-    if refused:
-        reasons = Counter(item.code for item in refused)
-        counted = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
-        total = len(refused) + len(catalog)
-        say(f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl.")
+def _views(
+    whole: Cut, catalog: Catalog, recipe: Recipe, store: Store, first: Features
+) -> tuple[Features, ...]:
+    """The features of every view of the training images; the first view is the image as it is."""
+    if recipe.view_count == 1:
+        return (first,)
+    from regraft.data.augment import resolve_augment
+    from regraft.data.view import View
+    from regraft.features.views import extract_views
+
+    names = resolve_augment(recipe.augment, catalog.task)
+    views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
+    seen = replace(catalog, samples=catalog.part("train"))
+    return extract_views(whole.prefix, seen, first=first, store=store, views=views)
 
 
-def _labels(samples: tuple[Sample, ...]) -> NDArray[np.int64]:
-    return np.array([sample.target for sample in samples], np.int64)
+def _task(catalog: Catalog, recipe: Recipe) -> str:
+    """What kind of target this is, and how to say otherwise where nobody has said it."""
+    if recipe.task != "auto" or not catalog.why:
+        return f"Task: {catalog.task}."
+    return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
 
 
-def _probe(
-    backbone: Backbone, catalog: Catalog, features: Features, recipe: Recipe
-) -> tuple[keras.Model, Probe]:
-    from regraft.backbone.head import OUTPUT, graft
-    from regraft.training.solvers import solve_logistic
-
+def _parts(catalog: Catalog) -> str:
     parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
-    say(f"Images: {', '.join(parts)}; {len(catalog.outputs)} classes.")
-    samples = catalog.part("train")
-    classes = len(catalog.outputs)
-    vectors = features.matrix(samples, FEATURE)
-    probe = solve_logistic(vectors, _labels(samples), classes=classes, seed=recipe.seed)
-    model = graft(backbone, recipe.head, task=recipe.task, outputs=classes, seed=recipe.seed)
-    model.get_layer(OUTPUT).set_weights([probe.kernel, probe.bias])
-    say(
-        f"Linear probe solved on {vectors.shape[1]:,} features, "
-        f"penalty {probe.penalty:.2g} by cross-validation."
-    )
-    return model, probe
+    kind = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
+    count = len(catalog.outputs)
+    return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
 
 
-def _fine_tune(
+def _find_head(
     model: keras.Model,
-    backbone: Backbone,
-    *,
-    catalog: Catalog,
-    features: Features,
-    recipe: Recipe,
-    store: Store,
-) -> Decision:
-    if recipe.unfreeze == "none":
-        return Decision("none", "The linear probe, as asked for: nothing of the backbone was trained.")
-    if not catalog.part("validation"):
-        why = "without validation images nothing shows what fine-tuning gains"
-        return Decision("none", f"The linear probe: {why}.")
-    from regraft.training.fit import fine_tune
+    whole: Cut,
+    ground: tuple[Backbone, Catalog, Recipe, Store, tuple[Features, ...]],
+    head: Any,
+) -> tuple[Material, FoundHead]:
+    from regraft.training.heads import find_head, solver_of
+    from regraft.training.material import Material
+    from regraft.training.phases import head_phase
 
-    depth = _depth(backbone, catalog, features, recipe)
-    if depth.unfreeze == "none":
-        return Decision("none", f"The linear probe: {depth.why}.")
-    pixels = store.entries(pixel_key(backbone.image_size))
-    fitted = fine_tune(
-        model,
-        backbone,
-        depth.unfreeze,
-        recipe.finetune,
-        train=_batches(catalog, "train", pixels, recipe),
-        validation=_batches(catalog, "validation", pixels, recipe),
-        budget=recipe.budget,
-        seed=recipe.seed,
-    )
-    decision = Decision.of(depth.unfreeze, fitted, depth.why)
+    backbone, catalog, recipe, store, views = ground
+    material = Material(recipe, catalog, backbone, store, views, whole.names)
+    solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
+    found = find_head(model, whole, material, solver=solver, phase=head_phase(recipe), budget=recipe.budget)
+    return material, found
+
+
+def _fine_tune(found: FoundHead, material: Material) -> Decision:
+    from regraft.training.phases import run_phases
+
+    decision = run_phases(found, material)
     say(decision.reason)
     return decision
 
 
-def _depth(backbone: Backbone, catalog: Catalog, features: Features, recipe: Recipe) -> Depth:
-    """What to fine-tune within the budget; says the plan."""
-    from regraft.training.search import choose_depth
-
-    images = len(catalog.part("train"))
-    depth = choose_depth(
-        backbone,
-        images=images,
-        seconds_per_image=features.seconds_per_image,
-        budget=recipe.budget,
-        unfreeze=recipe.unfreeze,
-    )
-    if depth.epochs:
-        epochs = recipe.finetune.epochs or depth.epochs
-        say(
-            f"Plan: fine-tune {depth.unfreeze}, {epochs} passes over {images:,} images, "
-            f"about {duration(depth.seconds / depth.epochs * epochs)}, at most {duration(recipe.budget)}."
-        )
-    return depth
+def _scored(catalog: Catalog) -> list[str]:
+    return [part for part in ("test", "validation") if catalog.part(part)]
 
 
-def _batches(catalog: Catalog, part: str, pixels: Entries, recipe: Recipe) -> Batches:
-    from regraft.data.batches import Batches
-
-    def read(digests: list[str]) -> NDArray[np.uint8]:
-        return pixels.read(digests, "pixels")
-
-    return Batches(catalog.part(part), read, batch_size=recipe.finetune.batch_size, seed=recipe.seed)
+def _from_features(found: FoundHead, material: Material) -> Answers:
+    """The answers of the head on the untouched backbone, for each scored part, (n, units)."""
+    catalog = material.catalog
+    return {part: found.answers(material, catalog.part(part)) for part in _scored(catalog)}
 
 
-def _answers(
-    model: keras.Model,
-    probe: Probe,
-    *,
-    catalog: Catalog,
-    features: Features,
-    decision: Decision,
-    size: int,
-) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """For each scored part, class probabilities by the model and by the probe, both (n, classes)."""
-    from regraft.data.decode import Refusal
-    from regraft.deploy.bundle import run_model
-    from regraft.training.solvers import probabilities
+def _from_pixels(model: keras.Model, material: Material) -> Answers:
+    """The answers of a model to files, decoded as `predict` does it, for each scored part, (n, units)."""
+    from regraft.deploy.answers import run_model
 
-    parts = {name: catalog.part(name) for name in ("test", "validation") if catalog.part(name)}
-    probed = {name: probabilities(features.matrix(part, FEATURE), probe) for name, part in parts.items()}
-    if not decision.fine_tuned:
-        return {name: (answer, answer) for name, answer in probed.items()}
-    samples = [sample for part in parts.values() for sample in part]
+    catalog = material.catalog
+    samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
     contents = list(dict.fromkeys(sample.digest for sample in samples))
-    with DecodeAhead(jobs_for(catalog, contents), size) as decoding:
+    with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
         found = dict(zip(contents, run_model(model, decoding), strict=True))
     changed = [content for content, answer in found.items() if isinstance(answer, Refusal)]
     if changed:
@@ -333,6 +301,13 @@ def _answers(
             "Run again once nothing writes to the folder."
         )
     return {
-        name: (np.array([found[sample.digest] for sample in part], np.float64), probed[name])
-        for name, part in parts.items()
+        part: np.array([found[sample.digest] for sample in catalog.part(part)]) for part in _scored(catalog)
     }
+
+
+def _of_samples(found: FoundHead, whole: Cut, catalog: Catalog) -> keras.Model:
+    """The model as it is shipped: where samples have several images, it takes all of them."""
+    from regraft.backbone.photos import over_photos
+
+    photos = len(catalog.samples[0].photos)
+    return found.model if photos == 1 else over_photos(whole.prefix, found.head, photos)

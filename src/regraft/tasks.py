@@ -2,10 +2,10 @@
 
 | task | targets | answers | loss of a sample | score |
 |---|---|---|---|---|
-| multiclass | class number, (n,) | probabilities, (n, classes), softmax | -ln(probability of the class) | top-1 |
-| binary | 0 or 1, (n,) | probability of class 1, (n, 1), sigmoid | binary cross-entropy | top-1 |
-| multilabel | 0 or 1 a label, (n, labels) | probability of each label, (n, labels), sigmoid | mean binary cross-entropy | mAP |
-| regression | numbers, (n, targets) | the same, linear | mean squared error, in variances of the target | R2 |
+| multiclass | class number, (n,) | softmax, (n, classes) | -ln(probability of the class) | top-1 |
+| binary | 0 or 1, (n,) | sigmoid, (n, 1): probability of class 1 | binary cross-entropy | top-1 |
+| multilabel | 0 or 1, (n, labels) | sigmoid, (n, labels) | mean binary cross-entropy | mAP |
+| regression | numbers, (n, targets) | linear, (n, targets) | mean squared error over the variance | R2 |
 
 Losses are for comparing epochs and penalties on held-out samples: lower is better; scores: higher is better.
 """
@@ -54,8 +54,32 @@ class Task:
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
         """
         if self.name == "multiclass":
-            return np.eye(outputs, dtype=np.float32)[targets]
+            one_hot: NDArray[np.float32] = np.eye(outputs, dtype=np.float32)[targets]
+            return one_hot
         return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
+
+    def balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
+        """Weights of n samples by which rare answers count as much as frequent ones; their mean is 1.
+
+        Classes: n / (classes * samples of the class), shape (n, 1). Labels: the same for yes and no of each
+        label by itself, shape (n, labels); one weight a sample would not do, a sample has rare and frequent
+        labels at once. Regression: all 1.
+
+        >>> one_in_four = np.array([[0.0], [0.0], [0.0], [1.0]])
+        >>> TASKS["binary"].balanced_weights(one_in_four).astype(float).round(2).tolist()
+        [[0.67], [0.67], [0.67], [2.0]]
+        """
+        n = len(encoded)
+        if self.name == "regression":
+            return np.ones((n, 1), np.float32)
+        if self.name == "multiclass":
+            counts = encoded.sum(0)
+            share = counts * np.count_nonzero(counts)
+            weights: NDArray[np.float32] = (encoded @ (n / np.maximum(share, 1)))[:, None].astype(np.float32)
+            return weights
+        yes = encoded.sum(0)
+        weight = np.where(encoded > 0.5, n / np.maximum(2 * yes, 1), n / np.maximum(2 * (n - yes), 1))
+        return np.where((yes > 0) & (yes < n), weight, 1.0).astype(np.float32)
 
     def losses(
         self, answers: NDArray[Any], encoded: NDArray[Any], spread: NDArray[Any] | float = 1.0
@@ -67,7 +91,9 @@ class Task:
             encoded: from `encode`.
             spread: for regression, the training targets' standard deviation, (units,); otherwise left at 1.
         """
-        return self._losses(np.asarray(answers, np.float64) / spread, np.asarray(encoded, np.float64) / spread)
+        return self._losses(
+            np.asarray(answers, np.float64) / spread, np.asarray(encoded, np.float64) / spread
+        )
 
     def score(self, answers: NDArray[Any], encoded: NDArray[Any]) -> float:
         """The headline score of n samples; see the table.
@@ -121,7 +147,7 @@ def _right(answers: Floats, encoded: Floats) -> float:
 
 
 def _determination(answers: Floats, encoded: Floats) -> float:
-    """Share of the variance that the answers account for, mean over targets; 0 for a target that is constant."""
+    """Share of the variance that the answers account for, mean over targets; 0 for a constant one."""
     left = ((answers - encoded) ** 2).sum(0)
     whole = ((encoded - encoded.mean(0)) ** 2).sum(0)
     return float(np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), 0.0).mean())

@@ -34,7 +34,9 @@ class Cut:
     def joined(self) -> keras.Model:
         """Pixels -> output, with the prefix held in inference mode whatever the mode of the call.
 
-        It is for training; what is saved is the model that was cut, which has the same weights.
+        So are random layers of the suffix whose own flag is off: a plan may train a block in the middle and
+        nothing after it. It is for training; what is saved is the model that was cut, which has the same
+        weights.
 
         Raises:
             ValueError: the prefix holds weights that train. Weight decay would move even those.
@@ -49,25 +51,27 @@ class Cut:
         pixels = keras.Input(given.shape[1:], dtype=given.dtype)
         tensors = Frozen(self.prefix)(pixels)
         crossing = [tensors[name] for name in self.names]
-        return keras.Model(pixels, self.suffix(crossing if len(crossing) > 1 else crossing[0]))
+        suffix = keras.models.clone_model(self.suffix, clone_function=_quiet)  # the same layers, but these
+        return keras.Model(pixels, suffix(crossing if len(crossing) > 1 else crossing[0]))
 
 
 class Frozen(keras.layers.Layer):  # type: ignore[misc] # Keras is untyped
-    """A network that always runs in inference mode.
+    """A network, or a layer, that always runs in inference mode.
 
     In Keras a frozen layer's dropout still drops when the model around it trains, and `training=False` at
     the call that builds a Functional model is overwritten by `fit`. Here it is said at every call.
 
     Args:
-        inner: a built model, shared, not copied. It takes its input as it comes, in whatever precision.
+        inner: a built model or layer, shared, not copied. It takes its input as it comes, in whatever
+            precision.
     """
 
-    def __init__(self, inner: keras.Model) -> None:
+    def __init__(self, inner: keras.layers.Layer) -> None:
         super().__init__(autocast=False)
         self.inner = inner
 
-    def call(self, pixels: Any) -> Any:
-        return self.inner(pixels, training=False)
+    def call(self, inputs: Any) -> Any:
+        return self.inner(inputs, training=False)
 
 
 def cut(model: keras.Model, trains: Callable[[keras.layers.Layer], bool]) -> Cut:
@@ -128,6 +132,12 @@ def _with_descendants(nodes: list[Any], operations: set[int]) -> list[Any]:
             found.append(node)
             tensors.update(id(tensor) for tensor in node.outputs)
     return found
+
+
+def _quiet(operation: Any) -> Any:
+    """The operation, in inference mode for good where it is a frozen layer that draws random numbers."""
+    noisy = _is_layer(operation) and not operation.trainable and _draws(operation)
+    return Frozen(operation) if noisy else operation
 
 
 def _is_layer(operation: Any) -> bool:

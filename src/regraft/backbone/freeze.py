@@ -1,15 +1,27 @@
-"""What trains: the freeze plan, and the policy for batch normalisation.
+"""What trains: the freeze plan, the policy for batch normalisation, and the proof that nothing else moved.
 
-A plan is a rule over `backbone.layers`. Applying it writes every layer's own flag: a container's flag does
-not reach its inner layers where it has the wanted value already. Batch normalisation never trains: its
-statistics come from millions of images, a few hundred would only spoil them, and a frozen one stays
-bit-identical.
+A plan is a rule over `backbone.layers`:
+
+| plan | what trains |
+|---|---|
+| `none`, `all` | nothing; everything |
+| `last:N`, `from:I` | exactly the last N layers; those from index I on |
+| `stage:NAME` | that stage and everything after it |
+| `match:REGEX` | layers, also those within layers, in whose names the expression is found (`re.search`) |
+| a function (Python only) | the layers for which it returns True |
+
+Applying it writes every layer's own flag: a container's flag does not reach its inner layers where it has the
+wanted value already. Batch normalisation never trains: its statistics come from millions of images, a few
+hundred would only spoil them, and a frozen one stays bit-identical. Layers that surgery put in have learned
+nothing yet, so they always train, whatever the plan.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
@@ -17,7 +29,13 @@ import keras
 from regraft.backbone.load import Backbone
 from regraft.errors import UsageError, nearest
 
-__all__ = ["Trained", "first_trained", "freeze"]
+__all__ = ["Guard", "Plan", "Trained", "freeze", "may_move", "planned"]
+
+Predicate = Callable[[keras.layers.Layer], bool]
+Plan = str | Predicate
+
+_FORMS = "none, all, last:N, from:I, stage:NAME or match:REGEX"
+_SHOWN = 6  # layer names in a message
 
 
 @dataclass(frozen=True)
@@ -31,42 +49,39 @@ class Trained:
         return f"{self.layers} layers, {self.parameters:,} parameters"
 
 
-def first_trained(backbone: Backbone, unfreeze: str) -> int:
-    """Index in `backbone.layers` of the first layer that trains; len(layers) when none does.
+def planned(backbone: Backbone, unfreeze: Plan) -> tuple[bool, ...]:
+    """Of each of `backbone.layers`, whether it trains, or a layer within it does. Changes nothing.
 
     Args:
         backbone: from `load_backbone`.
-        unfreeze: "none", "all", "last:N" (exactly the last N layers), "from:I" (from index I on) or
-            "stage:NAME" (that stage and everything after it).
+        unfreeze: the plan; see the table above.
 
     Raises:
-        UsageError: the plan asks for layers or stages the backbone does not have.
+        UsageError: the plan asks for layers or stages the backbone does not have, is no regular expression,
+            or names only layers without weights that could train.
+
+    Example:
+        >>> from regraft.backbone.load import load_backbone
+        >>> backbone = load_backbone("vgg16", weights="random", image_size=32)
+        >>> chosen = planned(backbone, "match:conv3$")
+        >>> [layer.name for layer, trains in zip(backbone.layers, chosen) if trains]
+        ['block3_conv3', 'block4_conv3', 'block5_conv3']
     """
-    count = len(backbone.layers)
-    if unfreeze in ("none", "all"):
-        return count if unfreeze == "none" else 0
-    kind, _, value = unfreeze.partition(":")
-    if kind == "stage":
-        return _stage(backbone, value)
-    if kind not in ("last", "from") or not value.isdecimal():
-        raise UsageError(f"unfreeze: expected none, all, last:N, from:I or stage:NAME. Received: {unfreeze}.")
-    number = int(value)
-    if number > count:
-        raise UsageError(f"unfreeze: {backbone.name} has {count} layers. Received: {unfreeze}.")
-    return count - number if kind == "last" else number
+    chosen = _chosen(backbone, unfreeze)
+    return tuple(any(id(part) in chosen for part in layer._flatten_layers()) for layer in backbone.layers)
 
 
-def freeze(backbone: Backbone, unfreeze: str) -> Trained:
+def freeze(backbone: Backbone, unfreeze: Plan) -> Trained:
     """Change the backbone's layers: those of the plan train, all others and all batch normalisation do not.
 
     Compile the model after this, not before: a compiled training step does not see changed flags.
 
     Args:
         backbone: from `load_backbone`.
-        unfreeze: the plan; see `first_trained`.
+        unfreeze: the plan; see `planned`.
 
     Raises:
-        UsageError: as `first_trained`; no flag is changed then.
+        UsageError: as `planned`; no flag is changed then.
 
     Example:
         >>> from regraft.backbone.load import load_backbone
@@ -74,30 +89,113 @@ def freeze(backbone: Backbone, unfreeze: str) -> Trained:
         >>> print(freeze(backbone, "stage:block5"))
         3 layers, 7,079,424 parameters
     """
-    first = first_trained(backbone, unfreeze)
-    for number, layer in enumerate(backbone.layers):
-        for part in layer._flatten_layers():
-            _set(part, number >= first)
-    parts = [part for layer in backbone.layers for part in layer._flatten_layers()]
-    for part in parts:  # a second pass: no container is written after its batch normalisation
+    chosen = _chosen(backbone, unfreeze)
+    for part in _parts(backbone.layers):
+        _set(part, any(id(inner) in chosen for inner in part._flatten_layers()), id(part) in chosen)
+    inherited = [layer for layer in backbone.layers if layer.name not in backbone.new_layers]
+    for part in _parts(inherited):  # a second pass: no container is written after its batch normalisation
         if isinstance(part, keras.layers.BatchNormalization):
-            _set(part, False)
+            _set(part, False, False)
     moving = [layer for layer in backbone.layers if layer.trainable_variables]
-    parameters = sum(math.prod(variable.shape) for variable in _variables(moving))
-    return Trained(len(moving), parameters)
+    variables = {id(variable): variable for layer in moving for variable in layer.trainable_variables}
+    return Trained(len(moving), sum(math.prod(variable.shape) for variable in variables.values()))
 
 
-def _set(layer: keras.layers.Layer, trains: bool) -> None:
-    """Write a layer's flag and those of its own variables.
+def may_move(model: keras.Model) -> list[keras.Variable]:
+    """The weights that training may change: those that train, and the statistics of layers that train.
+
+    The statistics of a `Normalization` are settings of the network and never move. Snapshots of the best
+    epoch take these weights; `Guard` watches all the others.
+    """
+    found: dict[int, keras.Variable] = {id(weight): weight for weight in model.trainable_weights}
+    for layer in model._flatten_layers():
+        if layer.trainable and not isinstance(layer, keras.layers.Normalization):
+            found |= {id(weight): weight for weight in layer._non_trainable_variables}
+    return [weight for weight in model.weights if id(weight) in found]
+
+
+class Guard:
+    """Remembers every weight and statistic of a model that must not move, by a digest of its bytes.
+
+    Args:
+        model: its flags say what may move, as `freeze` set them; later changes of the flags do not count.
+
+    Example:
+        >>> layer = keras.layers.Dense(1, trainable=False)
+        >>> guard = Guard(keras.Sequential([keras.Input((2,)), layer]))
+        >>> guard.check()
+        >>> _ = layer.bias.assign([1.0])
+        >>> guard.check()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        RuntimeError: Training moved 1 of 2 weights outside its plan, among them ...
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        free = {id(weight) for weight in may_move(model)}
+        self._held = [(weight, _digest(weight)) for weight in model.weights if id(weight) not in free]
+
+    def check(self) -> None:
+        """Compare with what was remembered.
+
+        Raises:
+            RuntimeError: a weight outside the plan differs in a bit; that is a defect of regraft.
+        """
+        moved = [weight.path for weight, digest in self._held if _digest(weight) != digest]
+        if moved:
+            raise RuntimeError(
+                f"Training moved {len(moved)} of {len(self._held)} weights outside its plan, among them "
+                f"{moved[0]}. This is a defect of regraft; the model is not to be trusted."
+            )
+
+
+def _digest(weight: keras.Variable) -> bytes:
+    return hashlib.blake2b(keras.ops.convert_to_numpy(weight).tobytes(), digest_size=16).digest()
+
+
+def _set(layer: keras.layers.Layer, trains: bool, own: bool) -> None:
+    """Write a layer's flag, which goes down to the layers within it, and those of its own variables.
 
     With TensorFlow, writing the value that a flag has already does nothing, neither to the variables nor to
     the inner layers; writing another one goes all the way down. So containers are written before what they
     contain (the order of `_flatten_layers`), and variables are written too: those of a layer that was made
-    with `trainable=False` say otherwise.
+    with `trainable=False` say otherwise. `own` is for a container of which only an inner layer trains.
     """
     layer.trainable = trains
     for variable in layer._trainable_variables:
-        variable.trainable = trains
+        variable.trainable = own
+
+
+# --- plans -> layers, by id, the layers within them included
+
+
+def _chosen(backbone: Backbone, unfreeze: Plan) -> set[int]:
+    new = [layer for layer in backbone.layers if layer.name in backbone.new_layers]
+    return {id(part) for part in [*_parts(new), *_named(backbone, unfreeze)]}
+
+
+def _named(backbone: Backbone, unfreeze: Plan) -> list[keras.layers.Layer]:
+    if callable(unfreeze):
+        return _matching(backbone, unfreeze, "the function given")
+    kind, _, value = unfreeze.partition(":")
+    if kind == "match" and value:
+        return _matching(backbone, _by_name(value), unfreeze)
+    return _parts(backbone.layers[_first(backbone, unfreeze) :])
+
+
+def _first(backbone: Backbone, unfreeze: str) -> int:
+    """Index of the first layer of a plan that goes on to the end; len(layers) where nothing trains."""
+    count = len(backbone.layers)
+    if unfreeze in ("none", "all"):
+        return count if unfreeze == "none" else 0
+    kind, _, value = unfreeze.partition(":")
+    if kind == "stage":
+        return _stage(backbone, value)
+    if kind not in ("last", "from") or not value.isdecimal():
+        raise UsageError(f"unfreeze: expected {_FORMS}. Received: {unfreeze}.")
+    number = int(value)
+    if number > count:
+        raise UsageError(f"unfreeze: {backbone.name} has {count} layers. Received: {unfreeze}.")
+    return count - number if kind == "last" else number
 
 
 def _stage(backbone: Backbone, name: str) -> int:
@@ -108,6 +206,38 @@ def _stage(backbone: Backbone, name: str) -> int:
     raise UsageError(f"unfreeze: {backbone.name} has no stage {name}.{hint} Its stages: {known}.")
 
 
-def _variables(layers: Iterable[keras.layers.Layer]) -> list[keras.Variable]:
-    found = {id(variable): variable for layer in layers for variable in layer.trainable_variables}
-    return list(found.values())
+def _by_name(pattern: str) -> Predicate:
+    try:
+        expression = re.compile(pattern)
+    except re.error as fault:
+        raise UsageError(f"unfreeze: {pattern} is not a regular expression: {fault}.") from fault
+    return lambda layer: expression.search(layer.name) is not None
+
+
+def _matching(backbone: Backbone, wanted: Predicate, plan: str) -> list[keras.layers.Layer]:
+    """What a predicate names; a container that is named brings along what it holds."""
+    named = _parts(part for part in _parts(backbone.layers) if wanted(part))
+    if any(part._trainable_variables and not _is_batch_norm(part) for part in named):
+        return named
+    if named:
+        found = f"only {_some(named)}, without weights that train (batch normalisation never does)"
+    else:
+        able = [part for part in _parts(backbone.layers) if part._trainable_variables]
+        found = f"none; with weights it has {_some(part for part in able if not _is_batch_norm(part))}"
+    raise UsageError(f"unfreeze: expected {plan} to name layers of {backbone.name}. It names {found}.")
+
+
+def _is_batch_norm(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _some(layers: Iterable[keras.layers.Layer]) -> str:
+    """A few names, from the first layer to the last."""
+    names = [layer.name for layer in layers]
+    step = max(1, math.ceil(len(names) / _SHOWN))
+    return ", ".join(names[::step]) + (f" and {len(names) - len(names[::step])} more" if step > 1 else "")
+
+
+def _parts(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
+    """Layers and the layers within them, every container before what it holds."""
+    return [part for layer in layers for part in layer._flatten_layers()]

@@ -1,74 +1,226 @@
-"""`HeadSpec` -> Keras layers; `graft` puts them on a backbone."""
+"""A head on a backbone: from a `HeadSpec`, or any Keras layer or model.
+
+Everything is made of plain Keras pieces, so that the saved model opens without regraft.
+"""
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
+from regraft.backbone.attention import cbam, squeeze_excitation
 from regraft.backbone.load import Backbone
-from regraft.errors import UsageError
+from regraft.backbone.pooling import pool
+from regraft.errors import UsageError, brief, nearest
 from regraft.recipe import HeadSpec
+from regraft.tasks import TASKS, Task
 
-__all__ = ["OUTPUT", "graft", "pooled"]
+__all__ = ["CUSTOM", "OUTPUT", "UNITS", "graft", "is_head", "is_linear", "pooled"]
 
 OUTPUT = "head_output"  # name of the Dense layer that answers
+UNITS = "head_units"  # name of the layer that puts a regression's answers into the targets' units
+CUSTOM = "head_custom"  # name of the Sequential around a user's own head
 
-_POOL, _DROPOUT = "head_pool", "head_dropout"
-_POOLINGS = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
+_OWN = re.compile(r"head_(?:attention|convolution|pool|norm|hidden|dropout|output|units|custom)(?:_\w+)?")
+
+
+def is_head(layer: keras.layers.Layer) -> bool:
+    """Whether a layer was put on a backbone by `graft`; told by its name, so also after saving and loading.
+
+    >>> is_head(keras.layers.Dense(3, name="head_output")), is_head(keras.layers.Dense(3, name="head"))
+    (True, False)
+    """
+    return _OWN.fullmatch(layer.name) is not None
+
+
+def is_linear(model: keras.Model) -> bool:
+    """Whether the output layer is all that a model's head has to learn, so that a solver can fill it.
+
+    Args:
+        model: from `graft`.
+    """
+    return [layer.name for layer in model.layers if is_head(layer) and layer.weights] == [OUTPUT]
 
 
 def pooled(backbone: Backbone, head: HeadSpec) -> keras.KerasTensor:
-    """The backbone's answer as one vector an image.
+    """What a solver sees: the backbone's answer as one vector an image, by a pooling without weights.
 
     Args:
         backbone: from `load_backbone`.
-        head: its pooling, over the feature map; a backbone that gives a vector is taken as it is.
+        head: its pooling; the average for one that has to be learned (generalised mean, attention). A
+            backbone that gives a vector is taken as it is.
 
     Returns:
         A symbolic tensor of shape (batch, features), part of the graph of `backbone.model`.
     """
-    features = backbone.model.outputs[0]
-    if len(features.shape) == 2:
-        return features
-    return _POOLINGS[head.pooling](name=_POOL)(features)
+    pooling = "avg" if head.pooling in ("gem", "attention") else head.pooling
+    return pool(backbone.model.outputs[0], pooling, "head_pool")
 
 
 def graft(
-    backbone: Backbone, head: HeadSpec, *, task: str = "multiclass", outputs: int, seed: int = 0
+    backbone: Backbone,
+    head: HeadSpec | keras.layers.Layer,
+    *,
+    outputs: int,
+    task: str = "multiclass",
+    units: tuple[Sequence[float], Sequence[float]] | None = None,
+    seed: int = 0,
 ) -> keras.Model:
-    """A new head on a backbone: pooling, dropout, one Dense layer.
+    """A new head on a backbone.
 
     Args:
         backbone: from `load_backbone`; its layers become the model's own, not copies.
-        head: pooling and dropout.
-        task: "multiclass", whose output is a softmax over `outputs` classes.
-        outputs: number of classes.
-        seed: of the dropout and of the Dense layer's first weights.
+        head: what to build, or a layer or model that takes the backbone's output (a feature map, mostly) and
+            answers the task. It becomes part of the model, not a copy.
+        outputs: number of classes, labels or targets; 2 for a binary task.
+        task: a name of `regraft.tasks.TASKS`. Its activation is that of the output: probabilities by softmax
+            or sigmoid, numbers as they are.
+        units: for regression, (scale, offset) a target: the output layer, or the head given, then works in
+            these units, as `(target - offset) / scale`, and the model answers in the target's own.
+        seed: of dropout and of every first weight of a `HeadSpec`.
 
     Returns:
-        An ordinary Functional `keras.Model`, float RGB pixels (batch, size, size, 3) in 0..255 to
-        probabilities (batch, outputs), not compiled.
+        An ordinary Functional `keras.Model`, float RGB pixels (batch, size, size, 3) in 0..255 to answers
+        (batch, units of the task), not compiled.
 
     Raises:
-        UsageError: an unknown task, or a backbone that has a head of regraft's already.
+        UsageError: an unknown task, a head that does not fit the task or the backbone's output, or a backbone
+            that has a head of regraft's already.
 
     Example:
         >>> from regraft.backbone.load import load_backbone
         >>> backbone = load_backbone("vgg16", weights="random", image_size=32)
-        >>> graft(backbone, HeadSpec(), outputs=10).output_shape
+        >>> graft(backbone, HeadSpec(pooling="both", hidden=(64,)), outputs=10).output_shape
         (None, 10)
+        >>> own = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
+        >>> graft(backbone, own, task="binary", outputs=2).output_shape
+        (None, 1)
     """
-    if task != "multiclass":
-        raise UsageError(f'task: expected "multiclass". Received: {task!r}.')
-    if any(layer.name in (_POOL, _DROPOUT, OUTPUT) for layer in backbone.layers):
+    if task not in TASKS:
+        raise UsageError(f"task: expected {', '.join(TASKS)}. Received: {task!r}.{nearest(str(task), TASKS)}")
+    if any(is_head(layer) for layer in backbone.layers):
         raise UsageError(
             f"{backbone.name} has a head already: it was trained by regraft. Give the backbone by its name, "
             "or the model without its last layers."
         )
-    vector = pooled(backbone, head)
+    features = backbone.model.outputs[0]
+    if isinstance(head, HeadSpec):
+        answer = _from_spec(features, head, TASKS[task], outputs=outputs, seed=seed)
+    else:
+        answer = _from_layer(features, head, TASKS[task], outputs=outputs)
+    if units is not None:
+        answer = _in_units(answer, task, units)
+    return keras.Model(backbone.model.inputs[0], answer, name=f"regraft_{backbone.name}")
+
+
+# --- from a HeadSpec
+
+
+def _from_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int, seed: int) -> Any:
+    seeds = random.Random(seed)
+    x = _on_map(x, head, seeds)
+    x = _normalize(pool(x, head.pooling, "head_pool"), head, 0)
+    for number, width in enumerate(head.hidden, 1):
+        start = keras.initializers.HeNormal(seed=seeds.getrandbits(31))
+        dense = keras.layers.Dense(
+            width, activation="relu", kernel_initializer=start, name=f"head_hidden_{number}"
+        )
+        x = _normalize(dense(x), head, number)
     if head.dropout:
-        vector = keras.layers.Dropout(head.dropout, seed=seed, name=_DROPOUT)(vector)
-    start = keras.initializers.GlorotUniform(seed=seed)
-    dense = keras.layers.Dense(
-        outputs, activation="softmax", kernel_initializer=start, name=OUTPUT, dtype="float32"
-    )
-    return keras.Model(backbone.model.inputs[0], dense(vector), name=f"regraft_{backbone.name}")
+        x = keras.layers.Dropout(head.dropout, seed=seeds.getrandbits(31), name="head_dropout")(x)
+    start = keras.initializers.GlorotUniform(seed=seeds.getrandbits(31))
+    return keras.layers.Dense(
+        task.units(outputs),
+        activation=task.activation,
+        kernel_initializer=start,
+        name=OUTPUT,
+        dtype="float32",
+    )(x)
+
+
+def _on_map(x: keras.KerasTensor, head: HeadSpec, seeds: random.Random) -> keras.KerasTensor:
+    """Attention and convolutions, before pooling."""
+    if (head.attention != "none" or head.convolutions) and len(x.shape) != 4:
+        raise UsageError(
+            "head: attention and convolutions need a feature map of shape (batch, height, width, channels). "
+            f"Received: a backbone that gives {x.shape}."
+        )
+    if head.attention != "none":
+        block = squeeze_excitation if head.attention == "se" else cbam
+        x = block(x, name="head_attention", seed=seeds.getrandbits(31))
+    for number, filters in enumerate(head.convolutions, 1):
+        x = keras.layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            activation="relu",
+            kernel_initializer=keras.initializers.HeNormal(seed=seeds.getrandbits(31)),
+            name=f"head_convolution_{number}",
+        )(x)
+    return x
+
+
+def _normalize(x: keras.KerasTensor, head: HeadSpec, number: int) -> keras.KerasTensor:
+    name = f"head_norm_{number}"
+    if head.normalization == "batch":
+        # A few hundred images make few steps: Keras' 0.99 would leave the statistics half-way from the start.
+        return keras.layers.BatchNormalization(momentum=0.9, name=name)(x)
+    if head.normalization == "layer":
+        return keras.layers.LayerNormalization(name=name)(x)
+    return x
+
+
+# --- any layer or model
+
+
+def _from_layer(x: keras.KerasTensor, head: keras.layers.Layer, task: Task, *, outputs: int) -> Any:
+    if not isinstance(head, keras.layers.Layer):
+        raise UsageError(f"head: expected a HeadSpec, a Keras layer or a model. Received: {head!r}.")
+    expected = (x.shape[0], task.units(outputs))
+    try:
+        answer = keras.Sequential([head], name=CUSTOM)(x)
+    except Exception as fault:  # Keras names no type for input that a layer cannot take
+        raise UsageError(
+            f"head: expected a layer from {x.shape}, the backbone's output, to {expected}. "
+            f"{head.name} cannot take it. Keras says: {brief(fault)}"
+        ) from fault
+    received = getattr(answer, "shape", None)
+    if received != expected:
+        raise UsageError(
+            f"head: expected answers of shape {expected} for {outputs} outputs, {task.name}. "
+            f"Received: {head.name}, which makes {received} of the backbone's {x.shape}."
+        )
+    activation = _last_activation(head)
+    if task.name != "regression" and activation not in (None, task.activation):
+        raise UsageError(
+            f"head: expected probabilities by {task.activation}, {task.name}. "
+            f"Received: {head.name}, which ends with {activation}."
+        )
+    return answer
+
+
+def _last_activation(layer: keras.layers.Layer) -> str | None:
+    """Name of the function that makes a head's answers; None where it cannot be seen."""
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    if isinstance(layer, keras.Sequential):
+        return _last_activation(layer.layers[-1])
+    if isinstance(layer, keras.Model):
+        operation = layer.outputs[0]._keras_history.operation if getattr(layer, "outputs", None) else None
+        return _last_activation(operation) if isinstance(operation, keras.layers.Layer) else None
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", None)
+
+
+def _in_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[float]]) -> Any:
+    scale, offset = ([float(value) for value in each] for each in units)
+    if task != "regression" or not len(scale) == len(offset) == answer.shape[-1]:
+        raise UsageError(
+            "units: expected a scale and an offset for each target of a regression. "
+            f"Received: {len(scale)} and {len(offset)} for {answer.shape[-1]} outputs, {task}."
+        )
+    return keras.layers.Rescaling(scale, offset, name=UNITS, dtype="float32")(answer)

@@ -1,4 +1,4 @@
-"""A name, a model file or a model -> `Backbone`.
+"""A name, a handle, a file, a folder or a model -> `Backbone`.
 
 A named backbone is always built from `keras.applications` without weights; the weights come from one file,
 Keras' own cache or a path, through one door. So the graph, its layer count and its numbers are the same
@@ -10,24 +10,38 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
 
-from regraft.backbone.pixels import apply_contract, contract_of
+from regraft.backbone.classifier import MODEL_PREFIX, without_classifier
+from regraft.backbone.handles import fetch, parse_handle
+from regraft.backbone.own import (
+    behind_contract,
+    carried,
+    check_model,
+    model_size,
+    own_contract,
+    read_model,
+    rebuilt,
+)
+from regraft.backbone.pixels import apply_contract, check_contract, contract_of
+from regraft.backbone.savedlayer import SavedModelLayer, open_savedmodel
+from regraft.backbone.savedmodel import is_savedmodel
 from regraft.backbone.weights import (
     Weights,
-    brief,
     choose_weights,
+    classes_of,
     complete_scaling,
     find_weights,
     load_weights,
     sha256,
 )
-from regraft.backbone.zoo import Entry, find, keras_cache
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError
+from regraft.backbone.zoo import Entry, find, keras_cache, recognise
+from regraft.errors import EnvironmentFault, UsageError
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -37,15 +51,21 @@ class Backbone:
     """A pre-trained network without its classifier, that takes plain pixels.
 
     Args:
-        name: the table's name for it, or the name of the file or model it came from.
+        name: the table's name for it, or the name of the file, model, module or preset it came from.
         model: one Functional graph from RGB float pixels 0..255, shape `(batch, size, size, 3)`, to a feature
-            map `(batch, height, width, channels)`; from a file also to a feature vector `(batch, channels)`.
+            map `(batch, height, width, channels)`, to tokens `(batch, tokens, channels)` of a vision
+            transformer (its class token among them, where it has one), or to a feature vector `(batch,
+            channels)`.
         image_size: pixels a side.
         layers: the backbone's own layers in the order of `model.layers`; the input layer and the pixel
-            contract are left out, conversions that the published model brings along are not.
+            contract are left out, conversions that the published model brings along are not. A SavedModel is
+            one layer.
         stages: stage name -> index in `layers` of the stage's first layer, in order; may be empty.
         weights: where the weights come from, as a phrase for reports.
         contract: the pixel contract in front of the layers, see `regraft.backbone.pixels`.
+        new_layers: names of layers with weights that learned nothing yet, see `regraft.backbone.surgery`.
+        notes: what was done to the network on the way, as sentences for reports.
+        frozen_because: why its layers cannot train; "" where they can.
     """
 
     name: str
@@ -55,6 +75,9 @@ class Backbone:
     stages: dict[str, int]
     weights: str
     contract: str
+    new_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    frozen_because: str = ""
 
     @property
     def weights_briefly(self) -> str:
@@ -68,24 +91,41 @@ def load_backbone(
     weights: str | Path = "imagenet",
     image_size: int | None = None,
     seed: int = 0,
+    pixels: str | None = None,
 ) -> Backbone:
-    """A backbone by name, from a `.keras` file, or from a Functional model.
+    """A backbone by name or handle, from a file or a folder, or from a Functional model.
 
     The global random state is left as it was: `seed` acts on this backbone only. A model that is handed over
     is not copied (unless its weights are to be random, or its size was open), so both share their layers.
 
     Args:
-        name: a name of `regraft backbones` in any spelling, the path of a `.keras` file, or a Functional
-            model. File and model take RGB pixels 0..255 and give a feature map or a feature vector.
-        weights: `"imagenet"` (for a file or a model: its own), `"random"`, or the path of an HDF5 file of
-            weights without the classifier.
+        name: one of
+
+            - a name of `regraft backbones` in any spelling;
+            - the path of a `.keras` file, or a Functional model. A classifier at its end, and a head of
+              regraft's, is cut off (see `regraft.backbone.classifier`);
+            - the path of a folder with a SavedModel, `https://tfhub.dev/PUBLISHER/MODEL/VERSION`, or a Kaggle
+              model, `OWNER/MODEL/tensorFlow2/VARIATION/VERSION` (see `regraft.backbone.handles`). Its graph
+              is
+              run: name only what you trust;
+            - `kerashub:PRESET`, or the path of a preset's folder (see `regraft.backbone.hub`).
+        weights: `"imagenet"` (what is not in `regraft backbones`: its own), `"random"`, or the path of an
+            HDF5 file of weights, with or without the classifier. A SavedModel has its own and no others; a
+            preset its own or random ones.
         image_size: pixels a side. Defaults to the size that the backbone is published for.
         seed: of random weights and of stochastic layers.
+        pixels: what a model, a `.keras` file or a SavedModel expects of its pixels: `"raw"`, `"unit"`,
+            `"tf"`, `"torch"` or `"caffe"` (see `regraft.backbone.pixels`). Defaults to `"unit"` for a
+            SavedModel, and to `"raw"` for the others; but a bare model of `keras.applications` gets the
+            contract of its family.
 
     Raises:
-        UsageError: unknown name or weights, size too small, or weights of another architecture.
-        EnvironmentFault: the published weights are not on this machine and cannot be had, or are damaged.
-        ModelRefused: the `.keras` file cannot be read safely.
+        UsageError: unknown name, weights or contract, a handle without a version, a size that cannot be,
+            weights of another architecture, or a contract for a backbone whose contract is known.
+        EnvironmentFault: what is asked for is not on this machine and cannot be had, or is damaged; or a
+            package is missing.
+        ModelRefused: the `.keras` file cannot be read safely, or the SavedModel or preset is not one of
+            images.
 
     Example:
         >>> backbone = load_backbone("mobilenet_v2", weights="random", image_size=64)
@@ -97,50 +137,75 @@ def load_backbone(
             'Keras is set to images with channels first. Set "image_data_format" to "channels_last" in '
             f"{keras_cache().parent / 'keras.json'}."
         )
+    if pixels is not None:
+        check_contract(pixels)
+    asked = _Asked(weights, image_size, seed, pixels)
     if isinstance(name, keras.Model):
-        own = Weights(None, f"own weights of the model {name.name}")
-        return _from_model(name, own, weights=weights, image_size=image_size, seed=seed)
-    if str(name).endswith(".keras"):
-        path = Path(name)
+        return _from_model(name, Weights(None, f"own weights of the model {name.name}"), asked)
+    text, path = str(name), Path(name)
+    if text.endswith(".keras"):
         own = Weights(None, f"file {path.name} sha256 {sha256(path, 'model')}")
-        return _from_model(_read_model(path), own, weights=weights, image_size=image_size, seed=seed)
-    return _from_zoo(find(str(name)), weights=weights, image_size=image_size, seed=seed)
+        model = read_model(path)
+        if "keras_hub" in sys.modules:  # it holds layers that are to be saved again
+            from regraft.backbone.hub import mend_layers
+
+            mend_layers(model)
+        return _from_model(model, own, asked)
+    if is_savedmodel(path):
+        return _from_savedmodel(path, path.resolve().name, f"folder {path.name}", asked)
+    if (handle := parse_handle(text)) is not None:
+        _expect_own_weights(text, asked.weights)
+        return _from_savedmodel(fetch(handle), handle.name, handle.text, asked)
+    if text.startswith("kerashub:") or (path / "config.json").is_file():
+        return _from_preset(text.removeprefix("kerashub:"), asked)
+    if path.is_dir():
+        raise UsageError(
+            f"backbone: the folder {path} holds neither a SavedModel (saved_model.pb) nor a preset "
+            "(config.json)."
+        )
+    return _from_zoo(find(text), asked)
 
 
-# --- by name
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller of `load_backbone` wants, besides the backbone itself."""
+
+    weights: str | Path
+    image_size: int | None
+    seed: int
+    pixels: str | None
 
 
-def _from_zoo(entry: Entry, *, weights: str | Path, image_size: int | None, seed: int) -> Backbone:
-    size = entry.size_at(image_size)
-    # The file is found and looked into first: building a large model takes many seconds.
-    chosen = find_weights(entry, weights, size=size, seed=seed)
-    with _seeded(seed):
-        model = _build(entry, size)
-    if chosen.file is not None:
-        load_weights(model, chosen.file, entry.name)
-    if entry.module == "efficientnet":
-        complete_scaling(model)
-    return _backbone(entry.name, model, provenance=chosen.provenance, entry=entry)
-
-
-def _build(entry: Entry, size: int) -> keras.Model:
-    image = keras.Input((size, size, 3), name="image")
-    seen = apply_contract(entry.pixels, image)
-    constructor = getattr(keras.applications, entry.constructor)
-    model = constructor(include_top=False, weights=None, input_tensor=seen)
-    # Built on a tensor, Keras declares a list of one input and warns at every call with a plain array.
-    return keras.Model(image, model.output, name=entry.name)
-
-
-def _backbone(name: str, model: keras.Model, *, provenance: str, entry: Entry | None) -> Backbone:
+def _backbone(
+    name: str,
+    model: keras.Model,
+    weights: str,
+    *,
+    stages: dict[str, int] | Entry | None = None,
+    notes: tuple[str, ...] = (),
+) -> Backbone:
     layers = tuple(
         layer
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer) and not contract_of(layer)
     )
-    stages = entry.stages.starts(layer.name for layer in layers) if entry else {}
+    if isinstance(stages, Entry):
+        stages = stages.stages.starts(layer.name for layer in layers)
     contract = next(filter(None, map(contract_of, model.layers)), "raw")
-    return Backbone(name, model, int(model.input_shape[1]), layers, stages, provenance, contract)
+    modules = [layer for layer in layers if isinstance(layer, SavedModelLayer)]
+    frozen_because = next((layer.facts.frozen_because for layer in modules), "")
+    size = int(model.inputs[0].shape[1])
+    return Backbone(
+        name,
+        model,
+        size,
+        layers,
+        stages or {},
+        weights,
+        contract,
+        notes=notes,
+        frozen_because=frozen_because,
+    )
 
 
 @contextlib.contextmanager
@@ -154,90 +219,112 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
+# --- by name
+
+
+def _from_zoo(entry: Entry, asked: _Asked) -> Backbone:
+    if asked.pixels is not None:
+        raise UsageError(
+            f"pixels: {entry.name} has the contract {entry.pixels}, which is used. It can be stated for "
+            f"models of your own only. Received: {asked.pixels!r}."
+        )
+    size = entry.size_at(asked.image_size)
+    # The file is found and looked into first: building a large model takes many seconds.
+    chosen = find_weights(entry, asked.weights, size=size, seed=asked.seed)
+    notes: tuple[str, ...] = ()
+    with _seeded(asked.seed):
+        model = _build(entry, size)
+    if chosen.file is not None and (classes := classes_of(chosen.file, model)) is not None:
+        notes = (_load_with_classifier(entry, model, chosen.file, classes),)
+    elif chosen.file is not None:
+        load_weights(model, chosen.file, f"{entry.name} without its classifier")
+    if entry.module == "efficientnet":
+        complete_scaling(model)
+    return _backbone(entry.name, model, chosen.provenance, stages=entry, notes=notes)
+
+
+def _build(entry: Entry, size: int) -> keras.Model:
+    image = keras.Input((size, size, 3), name="image")
+    seen = apply_contract(entry.pixels, image)
+    constructor = getattr(keras.applications, entry.constructor)
+    model = constructor(include_top=False, weights=None, input_tensor=seen)
+    # Built on a tensor, Keras declares a list of one input and warns at every call with a plain array.
+    return keras.Model(image, model.output, name=entry.name)
+
+
+def _load_with_classifier(entry: Entry, model: keras.Model, file: Path, classes: int) -> str:
+    """Change `model`: its weights come from a file of the network with its classifier; returns a note."""
+    constructor = getattr(keras.applications, entry.constructor)
+    whole = constructor(include_top=True, weights=None, classes=classes)  # at the size of the published file
+    load_weights(whole, file, f"{entry.name} with a classifier of {classes} classes")
+    body, note = without_classifier(whole, published=True)
+    model.set_weights(body.get_weights())
+    return note
+
+
 # --- from a file or a model
 
 
-def _from_model(
-    model: keras.Model, own: Weights, *, weights: str | Path, image_size: int | None, seed: int
-) -> Backbone:
-    _check_model(model)
-    chosen = choose_weights(weights, seed) or own
-    size = _model_size(model, image_size)
-    if weights == "random":
-        with _seeded(seed):
-            model = _carried(model, _rebuilt(model, size), keras.layers.Normalization)
-    elif model.input_shape[1] is None or chosen.file is not None:
-        # Weights from a file go into a copy, so that a refused file leaves the caller's model alone.
-        model = _carried(model, _rebuilt(model, size), keras.layers.Layer)
-    if chosen.file is not None:
-        load_weights(model, chosen.file, model.name)
-    known = None
-    with contextlib.suppress(UsageError):  # a saved keras.applications model still has its name
-        known = find(model.name)
-    return _backbone(model.name, model, provenance=chosen.provenance, entry=known)
+def _from_model(model: keras.Model, own: Weights, asked: _Asked) -> Backbone:
+    check_model(model)
+    chosen = choose_weights(asked.weights, asked.seed) or own
+    size = model_size(model, asked.image_size)
+    known = recognise(model.name.removeprefix(MODEL_PREFIX))
+    body, note = without_classifier(model, published=known is not None)
+    if asked.weights == "random":
+        with _seeded(asked.seed):
+            body = carried(body, rebuilt(body, size), keras.layers.Normalization)
+    elif chosen.file is not None:
+        # Into a copy, so that a refused file leaves the caller's model alone.
+        whole = model if classes_of(chosen.file, body) is not None else body
+        copy = carried(whole, rebuilt(whole, size), keras.layers.Layer)
+        load_weights(copy, chosen.file, model.name)
+        body = without_classifier(copy, published=known is not None)[0]
+    elif model.inputs[0].shape[1] is None:
+        body = carried(body, rebuilt(body, size), keras.layers.Layer)
+    contract, why = own_contract(body, known, asked.pixels)
+    notes = tuple(filter(None, (note, why)))
+    return _backbone(body.name, behind_contract(body, contract), chosen.provenance, stages=known, notes=notes)
 
 
-def _read_model(path: Path) -> keras.Model:
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as fault:  # Keras names no type: damaged archives and unsafe layers raise many
-        raise ModelRefused(
-            f"{path} cannot be read as a Keras model. Expected a .keras file whose layers come with Keras. "
-            f"Keras says: {brief(fault)}"
-        ) from fault
+# --- SavedModels and presets
 
 
-def _check_model(model: keras.Model) -> None:
-    probe = keras.Input((1,))
-    functional = type(keras.Model(probe, probe))  # the class has no public name
-    if not isinstance(model, functional) or len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise UsageError(
-            "A backbone is a Functional model with one input and one output; wrap a Sequential one as "
-            f"keras.Model(model.inputs, model.outputs). Received: {type(model).__name__} {model.name}."
+def _expect_own_weights(name: str, weights: str | Path) -> None:
+    if weights != "imagenet":
+        raise UsageError(f"weights: {name} brings its own weights. Received also: {weights}.")
+
+
+def _from_savedmodel(folder: Path, name: str, source: str, asked: _Asked) -> Backbone:
+    _expect_own_weights(source, asked.weights)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    layer = open_savedmodel(folder, image_size=asked.image_size, name=plain)
+    size = layer.facts.image_size
+    image = keras.Input((size, size, 3), name="image")
+    model = keras.Model(image, layer(apply_contract(asked.pixels or "unit", image)), name=plain)
+    notes = [f"A SavedModel at {size} pixels a side; its batch normalisation keeps its statistics."]
+    if layer.facts.frozen_because:
+        notes.append(f"It can only be used frozen: {layer.facts.frozen_because}.")
+    weights = f"SavedModel {source} sha256 {layer.facts.digest}"
+    return _backbone(plain, model, weights, notes=tuple(notes))
+
+
+def _from_preset(preset: str, asked: _Asked) -> Backbone:
+    from regraft.backbone.hub import open_preset
+
+    if asked.weights != "random":
+        _expect_own_weights(preset, asked.weights)
+    with _seeded(asked.seed):
+        model, stages, notes = open_preset(
+            preset,
+            image_size=asked.image_size,
+            pixels=asked.pixels,
+            load_weights=asked.weights != "random",
         )
-    if len(model.input_shape) != 4 or model.input_shape[-1] != 3:
-        raise UsageError(
-            "A backbone takes RGB pixels of shape (batch, size, size, 3). "
-            f"Received: {model.name}, which takes {model.input_shape}."
-        )
-    if len(model.output_shape) not in (2, 4):
-        raise UsageError(
-            "A backbone gives a feature map (batch, height, width, channels) or a feature vector "
-            f"(batch, channels). Received: {model.name}, which gives {model.output_shape}."
-        )
-
-
-def _model_size(model: keras.Model, image_size: int | None) -> int:
-    height, width = model.input_shape[1:3]
-    if height != width:
-        raise UsageError(f"A backbone takes square images. Received: {model.name}, {height} x {width}.")
-    if height is None and image_size is None:
-        raise UsageError(f"image_size: {model.name} takes images of any size; say which, for example 224.")
-    if height is not None and image_size not in (None, height):
-        raise UsageError(f"image_size: {model.name} takes {height} and nothing else. Received: {image_size}.")
-    return int(height or image_size or 0)
-
-
-def _rebuilt(model: keras.Model, size: int) -> keras.Model:
-    """The same graph with fresh layers and a fixed image size; still one flat graph."""
-    config = model.get_config()
-    for layer in config["layers"]:
-        if layer["class_name"] == "InputLayer":
-            layer["config"]["batch_shape"] = (None, size, size, 3)
-    try:
-        return type(model).from_config(config)
-    except Exception as fault:  # a size that some layer cannot take
-        raise UsageError(
-            f"image_size: {model.name} cannot be built for {size} pixels a side. Keras says: {brief(fault)}"
-        ) from fault
-
-
-def _carried(source: keras.Model, target: keras.Model, kind: type[keras.layers.Layer]) -> keras.Model:
-    """`target`, changed in place: its layers of a kind have the weights of `source`."""
-    for old, new in zip(source.layers, target.layers, strict=True):
-        if isinstance(old, kind):
-            new.set_weights(old.get_weights())
-        for layer in (new, *getattr(new, "layers", ())):
-            if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()  # it computes with a copy of its weights
-    return target
+    drawn = asked.weights == "random"
+    weights = f"random (seed {asked.seed})" if drawn else f"KerasHub preset {preset}"
+    backbone = _backbone(model.name, model, weights, notes=notes)
+    place = {layer.name: number for number, layer in enumerate(backbone.layers)}
+    return replace(
+        backbone, stages={stage: place[first] for stage, first in stages.items() if first in place}
+    )

@@ -9,17 +9,21 @@ plain Keras pieces, so that a saved model takes plain RGB and opens without regr
 | `torch` | RGB, standardised with ImageNet's mean and deviation a channel | DenseNet |
 | `caffe` | BGR less ImageNet's mean a channel | ResNet, VGG |
 | `raw` | RGB, 0..255: the backbone itself converts | MobileNetV3, EfficientNet, EfficientNetV2, ConvNeXt |
+| `unit` | RGB in 0..1 | TensorFlow Hub's and Kaggle's SavedModels |
+
+A KerasHub preset brings figures of its own, a scale and an offset a channel: `rescaled` puts those in front,
+and `contract_of` calls them `preset`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["CONTRACTS", "apply_contract", "contract_of"]
+__all__ = ["CONTRACTS", "apply_contract", "check_contract", "contract_of", "rescaled"]
 
 # ImageNet's channels, R G B, on the scale 0..1; as in keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)
@@ -28,6 +32,7 @@ _DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 _PREFIX = "pixels_"
+_PRESET = "preset"
 
 
 def _tf(x: keras.KerasTensor) -> keras.KerasTensor:
@@ -48,6 +53,10 @@ def _caffe(x: keras.KerasTensor) -> keras.KerasTensor:
     )(x)
 
 
+def _unit(x: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.layers.Rescaling(1 / 255, name=_PREFIX + "unit")(x)
+
+
 def _raw(x: keras.KerasTensor) -> keras.KerasTensor:
     return x
 
@@ -57,14 +66,24 @@ CONTRACTS: dict[str, Callable[[keras.KerasTensor], keras.KerasTensor]] = {
     "torch": _torch,
     "caffe": _caffe,
     "raw": _raw,
+    "unit": _unit,
 }
+
+
+def check_contract(contract: str) -> None:
+    """Raise UsageError, which names the nearest one, where no contract is called so."""
+    if contract not in CONTRACTS:
+        raise UsageError(
+            f"pixels: a pixel contract is one of {', '.join(CONTRACTS)}. Received: {contract!r}."
+            f"{nearest(str(contract), CONTRACTS)}"
+        )
 
 
 def apply_contract(contract: str, x: keras.KerasTensor) -> keras.KerasTensor:
     """What the backbone sees, from pixels.
 
     Args:
-        contract: `"tf"`, `"torch"`, `"caffe"` or `"raw"`.
+        contract: `"tf"`, `"torch"`, `"caffe"`, `"raw"` or `"unit"`.
         x: symbolic tensor of shape `(batch, height, width, 3)`: RGB, float, 0..255.
 
     Returns:
@@ -79,12 +98,21 @@ def apply_contract(contract: str, x: keras.KerasTensor) -> keras.KerasTensor:
         >>> model.predict_on_batch(keras.ops.zeros((1, 8, 8, 3))).min()
         np.float32(-1.0)
     """
-    if contract not in CONTRACTS:
-        raise UsageError(
-            f"A pixel contract is one of {', '.join(CONTRACTS)}. Received: {contract!r}."
-            f"{nearest(contract, CONTRACTS)}"
-        )
+    check_contract(contract)
     return CONTRACTS[contract](x)
+
+
+def rescaled(
+    x: keras.KerasTensor, scale: float | Sequence[float], offset: float | Sequence[float]
+) -> keras.KerasTensor:
+    """What a preset with figures of its own sees: `x * scale + offset`, one figure or one a channel.
+
+    >>> image = keras.Input((8, 8, 3))
+    >>> model = keras.Model(image, rescaled(image, [1 / 255] * 3, [0.0, -0.5, -1.0]))
+    >>> model.predict_on_batch(keras.ops.zeros((1, 8, 8, 3)))[0, 0, 0].tolist()
+    [0.0, -0.5, -1.0]
+    """
+    return keras.layers.Rescaling(scale, offset=offset, name=_PREFIX + _PRESET)(x)
 
 
 def contract_of(layer: keras.layers.Layer) -> str | None:
@@ -95,4 +123,4 @@ def contract_of(layer: keras.layers.Layer) -> str | None:
     """
     name = str(layer.name)
     contract = name.removeprefix(_PREFIX)
-    return contract if contract in CONTRACTS and name != contract else None
+    return contract if contract in (*CONTRACTS, _PRESET) and name != contract else None

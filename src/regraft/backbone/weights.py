@@ -12,6 +12,8 @@ import queue
 import threading
 import urllib.request
 import warnings
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,20 +21,21 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
-from regraft.errors import EnvironmentFault, UsageError, nearest
+from regraft.errors import EnvironmentFault, UsageError, brief, nearest
 
 if TYPE_CHECKING:
     import keras
 
 __all__ = [
     "Weights",
-    "brief",
     "choose_weights",
+    "classes_of",
     "complete_scaling",
     "find_weights",
     "load_weights",
     "published_weights",
     "sha256",
+    "unreachable",
 ]
 
 REACH_SECONDS = 8.0  # how long the server of published weights has to begin its answer
@@ -102,7 +105,7 @@ def published_weights(entry: Entry, size: int) -> Weights:
 
 def _download(entry: Entry, size: int) -> Path:
     file, url = entry.weights_file_at(size), entry.weights_url_at(size)
-    reason = _unreachable(url)
+    reason = unreachable(url)
     if reason is None:
         import keras
 
@@ -120,7 +123,7 @@ def _download(entry: Entry, size: int) -> Path:
     )
 
 
-def _unreachable(url: str) -> str | None:
+def unreachable(url: str) -> str | None:
     """Why `url` cannot be had, or None. A thread, since looking a name up knows no timeout."""
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -160,7 +163,7 @@ def _check_format(path: Path) -> None:
 
 
 def load_weights(model: keras.Model, path: Path, name: str) -> None:
-    """Change `model`: all its weights come from the file, or UsageError."""
+    """Change `model`: all its weights come from the file, or UsageError, which calls the model `name`."""
     expected = f"{len(model.weights)} arrays, {model.count_params():,} numbers"
     try:
         with warnings.catch_warnings():
@@ -171,19 +174,53 @@ def load_weights(model: keras.Model, path: Path, name: str) -> None:
             _check_count(model, path)
     except Exception as fault:  # whatever Keras stumbles over, the file does not fit
         raise UsageError(
-            f"weights: {path} holds weights of another architecture. Expected: {name} without its classifier "
+            f"weights: {path} holds weights of another architecture. Expected: {name} "
             f"({expected}). Keras says: {brief(fault)}"
         ) from fault
 
 
 def _check_count(model: keras.Model, path: Path) -> None:
     # Keras passes over layers of the file that the model lacks, and over nested ones that the file lacks.
-    names: list[str] = []
-    with h5py.File(path, "r") as file:
-        file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
-    held = sum(not key.startswith("optimizer") and "/seed_generator/" not in key for key in names)
+    held = len(_shapes(path))
     if held != len(model.weights):
         raise ValueError(f"the model has {len(model.weights)} arrays, the file {held}.")
+
+
+def _shapes(path: Path) -> list[tuple[int, ...]]:
+    """The shapes of a file's weights; those of an optimizer and of random numbers are none."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def look(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item.shape
+
+    with h5py.File(path, "r") as file:
+        file.visititems(look)
+    return [
+        shape
+        for name, shape in found.items()
+        if not name.startswith("optimizer") and "/seed_generator/" not in name
+    ]
+
+
+def classes_of(path: Path, model: keras.Model) -> int | None:
+    """How many classes the classifier has that a file of weights holds beyond the model's own arrays.
+
+    The classifier's layers feed one another, so its classes are the one length of a bias that no kernel of
+    its takes in.
+
+    Args:
+        path: an HDF5 file of weights.
+        model: the network without a classifier.
+
+    Returns:
+        The number of classes; None where the file has no more than the model, or what is more is no
+        classifier.
+    """
+    more = Counter(_shapes(path)) - Counter(tuple(weight.shape) for weight in model.weights)
+    taken_in = {shape[-2] for shape in more if len(shape) > 1}
+    ends = {shape[0] for shape in more if len(shape) == 1} - taken_in
+    return ends.pop() if len(ends) == 1 else None
 
 
 def complete_scaling(model: keras.Model) -> None:
@@ -205,10 +242,16 @@ def complete_scaling(model: keras.Model) -> None:
 
 def _digest(path: Path, algorithm: str) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, algorithm).hexdigest()
+        state = path.stat()
+        return _hashed(path.resolve(), algorithm, (state.st_size, state.st_mtime_ns))
     except OSError as fault:
         raise EnvironmentFault(f"{path} cannot be read: {fault}") from fault
+
+
+@cache  # a run looks at its file of weights before the backend is imported, and again when it loads it
+def _hashed(path: Path, algorithm: str, state: tuple[int, int]) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def sha256(path: Path, what: str) -> str:
@@ -216,9 +259,3 @@ def sha256(path: Path, what: str) -> str:
     if not path.is_file():
         raise UsageError(f"{what}: no such file: {path}.")
     return _digest(path, "sha256")
-
-
-def brief(fault: Exception) -> str:
-    """The first words of an error that may run over pages."""
-    words = " ".join(str(fault).split()) or type(fault).__name__
-    return words if len(words) <= 300 else words[:300] + " ..."

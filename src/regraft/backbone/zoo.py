@@ -22,7 +22,7 @@ from typing import Literal
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["ZOO", "Entry", "Stages", "find", "keras_cache", "weights_on_disk"]
+__all__ = ["ZOO", "Entry", "Stages", "find", "keras_cache", "recognise", "weights_on_disk"]
 
 Contract = Literal["tf", "torch", "caffe", "raw"]
 
@@ -365,8 +365,20 @@ def find(name: str) -> Entry:
             return entry
     raise UsageError(
         f'No backbone is called "{name}".{nearest(name.lower(), ZOO)} `regraft backbones` lists them; '
-        "a path to a .keras file is a backbone too."
+        "a .keras file, the folder or handle of a SavedModel and kerashub:PRESET are backbones too."
     )
+
+
+def recognise(model_name: str) -> Entry | None:
+    """The entry whose constructor gives models this name; None where there is none.
+
+    >>> recognise("mobilenetv2_1.00_224").name, recognise("efficientnetv2-b0").name, recognise("mine")
+    ('mobilenet_v2', 'efficientnet_v2_b0', None)
+    """
+    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", model_name))
+    if plain == "nasnet":  # both are called so; contract and stages are the same
+        plain = "nasnetmobile"
+    return next((entry for entry in ZOO.values() if _plain(entry.name) == plain), None)
 
 
 def keras_cache() -> Path:

@@ -1,7 +1,7 @@
-"""Batches of pixels for training: shuffled, augmented, the same for the same seed.
+"""Batches for training: shuffled, the same for the same seed.
 
-Pixels come decoded from the store, so no file is decoded twice. Randomness is keyed by seed, epoch and
-image: it depends neither on threads nor on where in a run the epoch stands.
+Inputs are read from the store, pixels or features, so no file is decoded twice. The order depends on seed and
+epoch alone, not on threads or on where in a run the epoch stands.
 """
 
 from __future__ import annotations
@@ -9,104 +9,79 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from regraft.data.catalog import Sample
-from regraft.data.decode import resize
+from regraft.data.augment import Batch
 
-__all__ = ["Batch", "Batches", "augmented"]
+__all__ = ["Batches"]
 
-SMALLEST_CROP = 0.6  # of the area
-
-Pixels = NDArray[np.uint8]
+Item = TypeVar("Item")
+Inputs = tuple[NDArray[Any], ...]
+Floats = NDArray[np.float32]
 
 
-class Batch(NamedTuple):
-    """`pixels`: float32 (b, size, size, 3) in 0..255. `labels`: int64 (b,)."""
-
-    pixels: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-
-class Batches:
-    """The images of some samples, a batch at a time.
+class Batches(Generic[Item]):
+    """Some samples, a batch at a time.
 
     Args:
         samples: what to read.
-        read: digests -> uint8 pixels of shape (n, size, size, 3).
-        batch_size: images a batch; the last one may be smaller.
+        targets: encoded as in `tasks.Task.encode`, shape (n, units).
+        read: samples -> an array for each input of the network, (b, ...).
+        weights: how much each sample, or each answer of it, counts: (n, 1) or (n, units); None for alike.
+        batch_size: samples a batch; the last one may be smaller.
+        augment: (batch, seed) -> the batch as it is trained on; see `data.augment`.
         seed: of order and augmentation.
     """
 
     def __init__(
         self,
-        samples: Sequence[Sample],
-        read: Callable[[list[str]], Pixels],
+        samples: Sequence[Item],
+        targets: Floats,
+        read: Callable[[list[Item]], Inputs],
         *,
         batch_size: int,
+        weights: Floats | None = None,
+        augment: Callable[[Batch, list[int]], Batch] | None = None,
         seed: int = 0,
     ) -> None:
         self.samples = list(samples)
+        self.targets = targets
+        self.weights = np.ones((len(targets), 1), np.float32) if weights is None else weights
         self.batch_size = batch_size
         self._read = read
+        self._augment = augment
         self._seed = seed
 
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.batch_size)
 
     def in_order(self) -> Iterator[Batch]:
-        """Every image once, as it is, in the order of the samples."""
-        return self._ahead(np.arange(len(self.samples)), None, ())
+        """Every sample once, as it is, in the order of the samples."""
+        return self._ahead(np.arange(len(self.samples)), None)
 
-    def shuffled(self, epoch: int, augment: tuple[str, ...] = ()) -> Iterator[Batch]:
-        """Every image once, in the order and with the augmentation of this epoch."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.samples))
-        return self._ahead(order, epoch, augment)
+    def shuffled(self, epoch: int) -> Iterator[Batch]:
+        """Every sample once, in the order and with the augmentation of this epoch."""
+        return self._ahead(np.random.default_rng([self._seed, epoch]).permutation(len(self.samples)), epoch)
 
-    def _ahead(
-        self, order: NDArray[np.int64], epoch: int | None, augment: tuple[str, ...]
-    ) -> Iterator[Batch]:
+    def _ahead(self, order: NDArray[np.int64], epoch: int | None) -> Iterator[Batch]:
         """Batches, each made by a thread while the one before it is in use."""
         chunks = [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
         if not chunks:
             return
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self._batch, chunks[0], epoch, augment)
-            for chunk in [*chunks[1:], None]:
+            following = pool.submit(self._batch, 0, chunks[0], epoch)
+            for number, chunk in enumerate([*chunks[1:], None], 1):
                 batch = following.result()
                 if chunk is not None:
-                    following = pool.submit(self._batch, chunk, epoch, augment)
+                    following = pool.submit(self._batch, number, chunk, epoch)
                 yield batch
 
-    def _batch(self, numbers: NDArray[np.int64], epoch: int | None, augment: tuple[str, ...]) -> Batch:
-        samples = [self.samples[number] for number in numbers]
-        pixels = self._read([sample.digest for sample in samples])
-        if augment:
-            rngs = [np.random.default_rng([self._seed, epoch or 0, int(number), 1]) for number in numbers]
-            pixels = np.stack(
-                [augmented(image, augment, rng) for image, rng in zip(pixels, rngs, strict=True)]
-            )
-        return Batch(pixels.astype(np.float32), np.array([sample.target for sample in samples]))
-
-
-def augmented(pixels: Pixels, augment: tuple[str, ...], rng: np.random.Generator) -> Pixels:
-    """One random view of an image, uint8 (size, size, 3), at the same size.
-
-    "crop" takes a random part of at least 60 % of the area, its sides' ratio changed by up to a quarter, and
-    enlarges it; "flip" mirrors left and right half of the time.
-    """
-    size = len(pixels)
-    if "crop" in augment:
-        area = rng.uniform(SMALLEST_CROP, 1.0)
-        ratio = np.exp(rng.uniform(-1, 1) * np.log(1.25) / 2)
-        width, height = min(size, size * np.sqrt(area) * ratio), min(size, size * np.sqrt(area) / ratio)
-        left, top = rng.uniform(0, size - width), rng.uniform(0, size - height)
-        part = resize(Image.fromarray(pixels), size, box=(left, top, left + width, top + height))
-        pixels = np.asarray(part)
-    if "flip" in augment and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return pixels
+    def _batch(self, number: int, rows: NDArray[np.int64], epoch: int | None) -> Batch:
+        inputs = self._read([self.samples[row] for row in rows])
+        batch = Batch(inputs, self.targets[rows], self.weights[rows])
+        if epoch is None or self._augment is None:
+            return batch
+        return self._augment(batch, [self._seed, epoch, number])

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,58 +17,18 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.decode import EXTENSIONS, digest
-from regraft.data.folder import LAYOUT, ClassFolder, class_folders, files_below
-from regraft.data.refusal import HEAD, Refusal, sniff
+from regraft.data.folder import LAYOUT, list_folder, list_images
+from regraft.data.retarget import retargeted
+from regraft.data.rows import Columns, list_rows
+from regraft.data.sample import Photo, Refused, Sample, Target
+from regraft.data.spool import Spool
+from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.errors import DataError
+from regraft.features.store import Store
 
 __all__ = ["PARTS", "Catalog", "Photo", "Refused", "Sample", "list_images"]
 
-Target = int | tuple[int, ...] | tuple[float, ...]
 PARTS = ("train", "validation", "test")
-MAX_FILE_BYTES = 100 * 2**20
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One image file: its path relative to the catalog's root, and the digest of its content."""
-
-    path: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One thing to learn from: an image, seldom several, and its target.
-
-    Attributes:
-        path, digest: of its image, or of the first of them; see `Photo`.
-        target: a class's number; for multilabel the sorted numbers of its labels; for regression its values.
-        part: "train", "validation" or "test", or "" while nothing has been cut.
-        group: what must not be torn apart between parts; "" for none.
-        more: its further images.
-    """
-
-    path: str
-    target: Target
-    digest: str
-    part: str = ""
-    group: str = ""
-    more: tuple[Photo, ...] = ()
-
-    @property
-    def photos(self) -> tuple[Photo, ...]:
-        """All its images."""
-        return (Photo(self.path, self.digest), *self.more)
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that is not used, with the code and detail of `data.decode`'s table."""
-
-    image: str
-    code: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +42,7 @@ class Catalog:
         refused: the files, or rows, that are not used.
         notes: sentences for the report.
         task: "multiclass", "binary", "multilabel" or "regression".
+        why: what the task was told from, for a person to read; "" where nothing was inferred.
     """
 
     root: Path
@@ -92,6 +51,7 @@ class Catalog:
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = ()
     task: str = "multiclass"
+    why: str = ""
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str]) -> Catalog:
@@ -111,9 +71,148 @@ class Catalog:
             >>> Catalog.from_folder(root).outputs
             ('cat', 'dog')
         """
-        notes: list[str] = []
-        found = class_folders(Path(path), notes)
-        return _assemble(Path(path), found, notes)
+        return _not_empty(cls(*list_folder(Path(path))))
+
+    @classmethod
+    def from_table(
+        cls,
+        source: Any,
+        *,
+        image: str | Sequence[str],
+        target: str | Sequence[str],
+        root: str | os.PathLike[str] | None = None,
+        group: str = "",
+        split: str = "",
+        separator: str = "",
+        task: str = "auto",
+    ) -> Catalog:
+        """List the images that a table names, a row a sample.
+
+        Rows that cannot be used are refused by number (the header is row 1): without image file or label,
+        with a text among numbers, a path out of the folder, a web address, or contradicted by another row.
+
+        Args:
+            source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
+            image: column of paths; several columns where a sample has several images.
+            target: column of classes, labels or numbers; several for several labels (0 and 1) or numbers.
+            root: folder that paths are relative to, and that none may leave; None for the table's own.
+            group: column of what must not be torn apart, such as a patient.
+            split: column that says train, validation (val, valid) or test.
+            separator: what stands between the labels of a cell, such as "|".
+            task: see `data.targets`; "auto" to infer it, and say so in `why`.
+
+        Raises:
+            UsageError: no such file or column, or the targets cannot be of this task.
+            DataError: most rows cannot be used; groups are torn apart by the split, or there is only one.
+            EnvironmentFault: a file cannot be read, or Parquet needs a package.
+
+        Example:
+            >>> import tempfile; from PIL import Image
+            >>> root = Path(tempfile.mkdtemp())
+            >>> for name in ("a", "b"):
+            ...     Image.new("RGB", (8, 8), name == "a" and "red" or "blue").save(root / f"{name}.png")
+            >>> table = {"file": ["a.png", "b.png"], "size": [1.5, 2.25]}
+            >>> Catalog.from_table(table, image="file", target="size", root=root).task
+            'regression'
+        """
+        columns = Columns(_names(image), _names(target), group, split, separator)
+        return _not_empty(cls(*list_rows(source, columns, root=root, task=task)))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        targets: Any,
+        *,
+        names: Sequence[str] = (),
+        task: str = "auto",
+        groups: Any = None,
+        store: str | os.PathLike[str] | None = None,
+        scale: float = 1.0,
+    ) -> Catalog:
+        """Keep images in memory as files of the store, one each, without loss.
+
+        Args:
+            images: (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255, or a list of such pictures of different
+                sizes or of Pillow images. Values are rounded to 8 bits.
+            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 a label, or numbers.
+            names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
+            task: see `data.targets`; "auto" to infer it, and say so in `why`.
+            groups: (n,) names or numbers of what must not be torn apart.
+            store: as for `train`; None for the user's cache.
+            scale: what pixels are multiplied by, such as 255 where they are in 0..1.
+
+        Raises:
+            UsageError: lengths differ, or the targets cannot be of this task.
+            DataError: pixels are not in 0..255, or most images cannot be used.
+            EnvironmentFault: the store cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> pixels = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
+            >>> Catalog.from_arrays(pixels, [0, 1], names=["cat", "dog"], store=tempfile.mkdtemp()).outputs
+            ('cat', 'dog')
+        """
+        spool = Spool(Store(store).root / "spool", scale=scale)
+        found = list_stream(open_arrays(images, targets), spool, names=names, task=task, groups=groups)
+        return _not_empty(cls(*found))
+
+    @classmethod
+    def from_stream(
+        cls,
+        source: Any,
+        *,
+        columns: tuple[str, str] = ("image", "label"),
+        names: Sequence[str] = (),
+        task: str = "auto",
+        limit: int | None = None,
+        store: str | os.PathLike[str] | None = None,
+        scale: float = 1.0,
+    ) -> Catalog:
+        """Read a data set once, picture by picture, into files of the store; never all of it is in memory.
+
+        Args:
+            source: a `tf.data.Dataset`, a Keras `PyDataset`, a Hugging Face data set, a PyTorch loader or
+                data set, or any iterable of (image, target), batched or not. Images are arrays, channels
+                first or last, Pillow images, or the bytes of image files.
+            columns: names of image and target where rows are dictionaries.
+            limit: how many images to take; needed where a stream has no end.
+            names, task, store, scale: as for `from_arrays`.
+
+        Raises:
+            UsageError, DataError, EnvironmentFault: as for `from_arrays`.
+
+        Example:
+            >>> import tempfile
+            >>> rows = ({"image": np.full((4, 4, 3), 9 * n), "label": n / 7} for n in range(5))
+            >>> Catalog.from_stream(rows, store=tempfile.mkdtemp()).task
+            'regression'
+        """
+        spool = Spool(Store(store).root / "spool", scale=scale)
+        return _not_empty(
+            cls(*list_stream(open_source(source, columns, limit), spool, names=names, task=task))
+        )
+
+    def as_task(self, task: str) -> Catalog:
+        """The catalog with its targets read as another task's.
+
+        "auto" makes two classes binary, with the class that means "no" first, and leaves all else.
+
+        Raises:
+            UsageError: they cannot be, such as binary with three classes.
+
+        Example:
+            >>> photo = Sample("1.png", 1, "0" * 32)
+            >>> Catalog(Path(), ("no", "yes"), (photo,)).as_task("multilabel").samples[0].target
+            (1,)
+        """
+        values = [sample.target for sample in self.samples]
+        found = retargeted(values, self.outputs, self.task, task)
+        samples = (
+            replace(s, target=v) for s, v in zip(self.samples, found.values, strict=True) if v is not None
+        )
+        why = found.why or self.why
+        return replace(self, outputs=found.outputs, samples=tuple(samples), task=found.task, why=why)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -171,102 +270,70 @@ class Catalog:
         return _not_empty(replace(self, samples=tuple(samples), refused=everything))
 
     def learnable(self) -> Catalog:
-        """The catalog, if a classifier can be trained on it; classes without any image are left out.
+        """The catalog, if a model can be trained on it; classes and labels without any image are left out.
 
         Raises:
-            DataError: fewer than two classes, or a class with no training image.
+            DataError: fewer than two classes; a class or label that no training sample has; a target that is
+                the same number in all of them.
         """
         if self.task == "regression":
-            return self
+            return _varying(self)
         learnt = {label for s in self.samples if s.part in ("", "train") for label in _numbers(s)}
         names = [name for label, name in enumerate(self.outputs) if label in learnt]
         unseen = {self.outputs[label] for s in self.samples for label in _numbers(s) if label not in learnt}
         if unseen:
             raise DataError(
-                f"Classes without a training image: {', '.join(sorted(unseen))}. "
-                "Give each some in train/, or take them out of validation/ and test/."
+                f"{'Labels' if self.task == 'multilabel' else 'Classes'} without a training image: "
+                f"{', '.join(sorted(unseen))}. "
+                "Give each some to train on, or take them out of validation and test."
             )
         if len(names) < (1 if self.task == "multilabel" else 2):
             raise DataError(
                 f"Expected at least 2 classes to tell apart. Received: {len(names)} ({', '.join(names)}) "
-                f"in {self.root}. {_why_so_few(self)}{LAYOUT}"
+                f"in {self.root}. {_why_so_few(self)}"
             )
         return self if len(names) == len(self.outputs) else _without_empty(self, names)
-
-
-def list_images(path: Path) -> Iterator[Path]:
-    """Every file below a folder that may be an image, junk left out, sorted; a file gives itself."""
-    if path.is_dir():
-        yield from (file for file in files_below(path, []) if file.suffix.lower() in EXTENSIONS)
-    else:
-        yield path
-
-
-def _assemble(root: Path, found: list[ClassFolder], notes: list[str]) -> Catalog:
-    classes = tuple(sorted({folder.name for folder in found if folder.files}))
-    empty = sorted({folder.name for folder in found} - set(classes))
-    notes += [f"The class folder {name} is empty and was left out." for name in empty]
-    index = {name: label for label, name in enumerate(classes)}
-    jobs = [(folder, file) for folder in found for file in folder.files]
-    with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(look, (file for _, file in jobs)))
-    samples, refused, ignored = [], [], Counter[str]()
-    for (folder, file), verdict in zip(jobs, verdicts, strict=True):
-        name = file.relative_to(root).as_posix()
-        if isinstance(verdict, str):
-            samples.append(Sample(name, index[folder.name], verdict, folder.part))
-        elif _is_bystander(file, verdict):
-            ignored[file.suffix.lower()] += 1
-        else:
-            refused.append(Refused(name, verdict.code, verdict.detail))
-    notes += [f"{n} {kind} file{'s' * (n > 1)} ignored: not images." for kind, n in sorted(ignored.items())]
-    samples.sort(key=lambda sample: sample.path)
-    refused.sort(key=lambda item: item.image)
-    return _not_empty(Catalog(root, classes, tuple(samples), tuple(refused), tuple(notes)))
-
-
-def look(path: Path) -> str | Refusal:
-    """The digest of a file that may be an image, or why it is not used."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return Refusal("not_a_file", "a pipe, socket or device is never opened")
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-            size = os.fstat(file.fileno()).st_size
-            if (verdict := sniff(head)) is not None:
-                return verdict
-            if size > MAX_FILE_BYTES:
-                return Refusal("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
-            return digest(head + file.read())
-    except OSError as error:
-        return Refusal("unreadable", error.strerror or str(error))
-
-
-def _is_bystander(file: Path, verdict: Refusal) -> bool:
-    """A file that nobody meant as an image: notes.txt, labels.csv. Not so a text called photo.jpg."""
-    named_otherwise = bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
-    return named_otherwise and verdict.code in ("not_an_image", "empty")
 
 
 def _not_empty(catalog: Catalog) -> Catalog:
     if catalog.samples:
         return catalog
-    raise DataError(f"No images in {catalog.root}. {_why_so_few(catalog)}{LAYOUT}")
+    raise DataError(f"No images in {catalog.root}. {_why_so_few(catalog)}")
 
 
 def _why_so_few(catalog: Catalog) -> str:
-    if not catalog.refused:
-        return ""
-    first = catalog.refused[0]
-    return f"{len(catalog.refused)} files were refused, the first: {first.image} ({first.code}). "
+    """What was refused; and the layout expected, for a folder, where no task is inferred from values."""
+    first = next(iter(catalog.refused), None)
+    refused = (
+        f"{len(catalog.refused)} were refused, the first: {first.image} ({first.code}). " if first else ""
+    )
+    return refused + ("" if catalog.why else LAYOUT)
+
+
+def _varying(catalog: Catalog) -> Catalog:
+    """The catalog, if every target of a regression has at least two values to learn from."""
+    training = catalog.targets([s for s in catalog.samples if s.part in ("", "train")])
+    for name, values in zip(catalog.outputs, training.T, strict=True):
+        if len(set(values.tolist())) < 2:
+            what = f"{values[0]:g} in every training sample" if len(values) else "no training sample"
+            raise DataError(f"Expected different numbers of {name} to learn from. Received: {what}.")
+    return catalog
+
+
+def _kind(catalog: Catalog) -> str:
+    return "label" if catalog.task == "multilabel" else "class"
+
+
+def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def _without_empty(catalog: Catalog, names: list[str]) -> Catalog:
     new = {catalog.outputs.index(name): label for label, name in enumerate(names)}
     samples = tuple(replace(sample, target=_renumbered(sample.target, new)) for sample in catalog.samples)
     lost = sorted(set(catalog.outputs) - set(names))
-    notes = (*catalog.notes, *(f"The class {name} has no usable image and was left out." for name in lost))
-    return replace(catalog, outputs=tuple(names), samples=samples, notes=notes)
+    notes = tuple(f"The {_kind(catalog)} {name} has no usable image and was left out." for name in lost)
+    return replace(catalog, outputs=tuple(names), samples=samples, notes=(*catalog.notes, *notes))
 
 
 def _numbers(sample: Sample) -> tuple[int, ...]:

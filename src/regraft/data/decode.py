@@ -36,7 +36,20 @@ from regraft.data.refusal import Refusal, sniff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DECODER", "EXTENSIONS", "Decoded", "Facts", "Refusal", "decode", "digest", "resize", "sniff"]
+from regraft.errors import brief
+
+__all__ = [
+    "DECODER",
+    "EXTENSIONS",
+    "Decoded",
+    "Facts",
+    "Refusal",
+    "as_rgb",
+    "decode",
+    "digest",
+    "resize",
+    "sniff",
+]
 
 MAX_PIXELS = 64_000_000
 TINY = 32  # pixels: below this on the shorter side an image is noted as tiny
@@ -120,7 +133,7 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> Decoded:
         except Refusal:
             raise
         except Exception as error:  # whatever a decoder thinks of to raise is a verdict on its file
-            text = _brief(error)
+            text = brief(error, most=120)
             raise Refusal("truncated" if "truncated" in text.lower() else "corrupt", text) from error
 
 
@@ -128,9 +141,18 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     image = _open(data)
     width, height, kind = image.width, image.height, image.format or ""
     notes = _notes(image, name)
-    rgb = _to_rgb(_upright(_load(image, data, notes)))
+    rgb = as_rgb(_load(image, data, notes))
     pixels = np.asarray(rgb if size is None else resize(rgb, size))
     return Decoded(pixels, Facts(width, height, kind, tuple(notes)))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An open image as RGB pixels: upright, on white where it is transparent, 8 bits a channel.
+
+    Raises:
+        Refusal: `unsupported_bit_depth`.
+    """
+    return _to_rgb(_upright(image))
 
 
 def resize(
@@ -195,10 +217,6 @@ def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
             return whole
         raise
     return image
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _upright(image: Image.Image) -> Image.Image:

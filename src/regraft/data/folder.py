@@ -1,6 +1,6 @@
-"""A folder on disk -> its class folders: which layout it is, what is junk, what is not followed.
+"""A folder on disk -> its class folders and their images: layout, junk, what is not followed.
 
-Only names are read here; what the files hold is the catalog's business. What is left out is said in notes.
+What is left out is said in notes.
 """
 
 from __future__ import annotations
@@ -8,19 +8,30 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.data.decode import EXTENSIONS
+from regraft.data.refusal import Refusal
+from regraft.data.sample import Listing, Refused, Sample, look
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
-__all__ = ["LAYOUT", "ClassFolder", "class_folders", "files_below"]
+__all__ = [
+    "LAYOUT",
+    "PART_NAMES",
+    "ClassFolder",
+    "class_folders",
+    "files_below",
+    "list_folder",
+    "list_images",
+]
 
 LAYOUT = """Expected one folder a class, the images inside:
     photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
 or the same inside train/, validation/ and test/."""
 
-_PART_NAMES = {
+PART_NAMES = {
     "train": "train", "training": "train",
     "validation": "validation", "val": "validation", "valid": "validation",
     "test": "test", "testing": "test",
@@ -69,6 +80,46 @@ def class_folders(root: Path, notes: list[str]) -> list[ClassFolder]:
     return found
 
 
+def list_images(path: Path) -> Iterator[Path]:
+    """Every file below a folder that may be an image, junk left out, sorted; a file gives itself."""
+    if path.is_dir():
+        yield from (file for file in files_below(path, []) if file.suffix.lower() in EXTENSIONS)
+    else:
+        yield path
+
+
+def list_folder(root: Path) -> Listing:
+    """The images of class folders, each with its class. Errors are those of `class_folders`."""
+    notes: list[str] = []
+    found = class_folders(root, notes)
+    classes = tuple(sorted({folder.name for folder in found if folder.files}))
+    empty = sorted({folder.name for folder in found} - set(classes))
+    notes += [f"The class folder {name} is empty and was left out." for name in empty]
+    index = {name: label for label, name in enumerate(classes)}
+    jobs = [(folder, file) for folder in found for file in folder.files]
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(look, (file for _, file in jobs)))
+    samples, refused, ignored = [], [], Counter[str]()
+    for (folder, file), verdict in zip(jobs, verdicts, strict=True):
+        name = file.relative_to(root).as_posix()
+        if isinstance(verdict, str):
+            samples.append(Sample(name, index[folder.name], verdict, folder.part))
+        elif _is_bystander(file, verdict):
+            ignored[file.suffix.lower()] += 1
+        else:
+            refused.append(Refused(name, verdict.code, verdict.detail))
+    notes += [f"{n} {kind} file{'s' * (n > 1)} ignored: not images." for kind, n in sorted(ignored.items())]
+    samples.sort(key=lambda sample: sample.path)
+    refused.sort(key=lambda item: item.image)
+    return Listing(root, classes, tuple(samples), tuple(refused), tuple(notes), "multiclass", "")
+
+
+def _is_bystander(file: Path, verdict: Refusal) -> bool:
+    """A file that nobody meant as an image: notes.txt, labels.csv. Not so a text called photo.jpg."""
+    named_otherwise = bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
+    return named_otherwise and verdict.code in ("not_an_image", "empty")
+
+
 def files_below(folder: Path, notes: list[str]) -> Iterator[Path]:
     """Every file below a folder but junk, sorted. Links to folders are not followed; that joins `notes`."""
 
@@ -96,8 +147,8 @@ def _not_followed(name: str) -> str:
 def _parts(root: Path) -> list[tuple[str, Path]]:
     """The parts the user cut, when every subfolder is one; otherwise the root itself, uncut."""
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_junk(entry.name))
-    parts = [(_PART_NAMES[name.lower()], root / name) for name in names if name.lower() in _PART_NAMES]
-    others = [name for name in names if name.lower() not in _PART_NAMES]
+    parts = [(PART_NAMES[name.lower()], root / name) for name in names if name.lower() in PART_NAMES]
+    others = [name for name in names if name.lower() not in PART_NAMES]
     if "train" not in dict(parts):
         return [("", root)]
     if others:

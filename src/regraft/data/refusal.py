@@ -1,4 +1,4 @@
-"""Why a file is not used: the codes, and the verdict that its first bytes alone allow.
+"""Why a file or a row is not used: the codes, and the verdict that the first bytes of a file allow.
 
 | code | meaning |
 |---|---|
@@ -16,6 +16,15 @@
 | `corrupt` | the data contradict themselves |
 | `changed` | the file is not the one that was listed: it changed during the run |
 | `decode_timeout`, `decoder_died` | the guarded worker that decoded it hung or died |
+| `not_finite` | an array with a pixel that is no finite number |
+| `missing_path`, `missing_file` | a row whose image cell is empty; a path that leads to no file |
+| `outside_folder` | a path that leads, by itself or through links, out of the table's root folder |
+| `url_refused` | a web address: nothing is ever fetched |
+| `missing_label`, `not_a_number` | a target without value; a text among numbers |
+| `unknown_class` | a class number that the names given do not reach |
+| `unknown_part` | a split column that says neither train nor validation nor test |
+| `conflicting_rows` | rows that name the same image with different targets, parts or groups |
+| `malformed_row` | a row of more or fewer cells than the header |
 """
 
 from __future__ import annotations

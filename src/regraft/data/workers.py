@@ -28,7 +28,7 @@ class Job(NamedTuple):
 
 def jobs_for(catalog: Catalog, digests: Sequence[str]) -> list[Job]:
     """The files to decode for some contents, one for each."""
-    where = {sample.digest: catalog.root / sample.path for sample in catalog.samples}
+    where = {photo.digest: catalog.root / photo.path for sample in catalog.samples for photo in sample.photos}
     return [Job(where[digest], digest) for digest in digests]
 
 

@@ -4,42 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import track
-from regraft.data.catalog import Catalog, Refused, list_images, look
+from regraft.data.catalog import Catalog, Refused, list_images
 from regraft.data.refusal import Refusal
+from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
+from regraft.deploy.answers import run_model
 from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
-from regraft.evaluation.metrics import Interval, classification_scores
-from regraft.features.store import Store
+from regraft.evaluation.intervals import Interval
+from regraft.evaluation.scores import scores
+from regraft.prepare import read_catalog
+from regraft.recipe import Recipe, TaskChoice
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Bundle", "Evaluation", "Prediction", "load", "predict_jobs", "write_model"]
+    from regraft.training.kept import Kept
 
-MANIFEST_FORMAT = 1
-OUTPUT = "probabilities"
+__all__ = ["ESTIMATOR", "MANIFEST_FORMAT", "Bundle", "Evaluation", "Prediction", "load", "write_model"]
+
+MANIFEST_FORMAT = 2
+ESTIMATOR = "head.skops"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image: `probabilities` by class name, in the manifest's order."""
+    """What the model says of one sample.
+
+    Attributes:
+        image: its path; of several images, all of them.
+        task: as in `regraft.tasks`.
+        labels: the class; for multilabel every label above its threshold; for regression nothing.
+        values: by name, the probability of each class or label, or each target's value in its own unit.
+    """
 
     image: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
+    task: str
+    labels: tuple[str, ...]
+    values: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """The class; the labels, separated by commas; the empty string for regression."""
+        return ", ".join(self.labels)
+
+    @property
+    def probability(self) -> float:
+        """That of the class, or the lowest among the labels; NaN without labels."""
+        return min((self.values[label] for label in self.labels), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -58,89 +80,179 @@ class Bundle:
     Attributes:
         path: the run folder.
         manifest: the content of manifest.json.
-        classes: class names, in the order of the model's outputs.
+        task: "multiclass", "binary", "multilabel" or "regression".
+        outputs: names of classes, labels or targets, in the order of the model's outputs; of two classes told
+            apart by one output, the second is the one whose probability it gives.
         image_size: side in pixels of the squares the model takes.
+        photos: how many images a sample has.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = ()) -> None:
         self.path = path
+        self._trusted = tuple(trusted)
         self.manifest = manifest
-        self.classes: list[str] = list(manifest["classes"])
+        self.task: str = manifest["task"]
+        self.outputs: list[str] = list(manifest["outputs"])
+        self.thresholds: dict[str, float] = dict(manifest["thresholds"])
         self.image_size: int = int(manifest["pixels"]["size"])
+        self.photos: int = int(manifest["photos"])
 
     @cached_property
     def model(self) -> keras.Model:
-        """The trained network, an ordinary `keras.Model`: RGB 0..255 in, class probabilities out."""
-        import keras
+        """The trained network, an ordinary `keras.Model`: RGB 0..255 in, answers as in `regraft.tasks`."""
+        from regraft.backbone.own import read_model
 
-        data = _read(self.path / "model.keras")
-        if hashlib.sha256(data).hexdigest() != self.manifest["model"]["sha256"]:
-            raise ModelRefused(f"{self.path / 'model.keras'} is not the file its manifest.json describes.")
-        try:
-            return keras.models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
-        except Exception as error:
-            raise ModelRefused(f"{self.path / 'model.keras'} cannot be opened: {error}") from error
+        self._check("model.keras")
+        return read_model(self.path / "model.keras")
 
-    def predict(self, images: Sequence[str | os.PathLike[str]]) -> Iterator[Prediction | Refused]:
-        """Predict image files, in order; folders give every image below them.
+    @cached_property
+    def kept(self) -> Kept | None:
+        """Scikit-learn estimators that answer from what the model gives; None where the model answers."""
+        if ESTIMATOR not in self.manifest["files"]:
+            return None
+        from regraft.training.kept import read_estimator
+
+        self._check(ESTIMATOR)
+        return read_estimator(self.path / ESTIMATOR, trusted=self._trusted)
+
+    def predict(
+        self, images: Sequence[str | os.PathLike[str] | Sequence[str | os.PathLike[str]]]
+    ) -> Iterator[Prediction | Refused]:
+        """Predict samples, in order.
+
+        Args:
+            images: image files; folders give every image below them. Where a sample has several images, a
+                sequence of so many files for each.
 
         Raises:
-            UsageError: a path does not exist.
+            UsageError: a path does not exist, or a sample has not as many images as the model takes.
         """
-        files = list(chain.from_iterable(_existing(Path(image)) for image in images))
-        verdicts = [look(file) for file in files]
-        pairs = zip(files, verdicts, strict=True)
-        answers = predict_jobs(self, [Job(file, found) for file, found in pairs if isinstance(found, str)])
-        for file, verdict in zip(files, verdicts, strict=True):
-            answer = verdict if isinstance(verdict, Refusal) else next(answers)
-            if isinstance(answer, Refusal):
-                yield Refused(os.fspath(file), answer.code, answer.detail)
-            else:
-                yield self._prediction(os.fspath(file), answer)
+        samples = [sample for given in images for sample in self._samples(given)]
+        verdicts = [[look(file) for file in sample] for sample in samples]
+        jobs = [
+            Job(file, found)
+            for sample, looked in zip(samples, verdicts, strict=True)
+            if not any(isinstance(found, Refusal) for found in looked)
+            for file, found in zip(sample, looked, strict=True)
+            if isinstance(found, str)
+        ]
+        answers = self._answers(jobs)
+        for sample, looked in zip(samples, verdicts, strict=True):
+            bad = [
+                (file, found)
+                for file, found in zip(sample, looked, strict=True)
+                if isinstance(found, Refusal)
+            ]
+            answer = bad[0][1] if bad else next(answers)
+            name = ", ".join(os.fspath(file) for file in sample)
+            yield (
+                Refused(name, answer.code, answer.detail)
+                if isinstance(answer, Refusal)
+                else self._say(name, answer)
+            )
 
     def evaluate(self, data: Catalog | str | os.PathLike[str]) -> list[Evaluation]:
-        """Scores on labelled images: one entry for each part the catalog has, or one called "all".
+        """Scores on samples with targets: one entry for each part the catalog has, or one called "all".
+
+        Args:
+            data: as for `train`; a table has the columns of the table that the model was trained on.
 
         Raises:
-            DataError: a class the model does not know, or no usable image.
+            DataError: a class or target the model does not know, or no usable image.
         """
-        catalog = data if isinstance(data, Catalog) else Catalog.from_folder(data)
-        strangers = sorted(set(catalog.outputs) - set(self.classes))
-        if strangers:
-            raise DataError(
-                f"Expected classes that the model knows: {', '.join(self.classes)}. "
-                f"Received also: {', '.join(strangers)}."
-            )
-        label = [self.classes.index(name) for name in catalog.outputs]
-        jobs = [Job(catalog.root / sample.path, sample.digest) for sample in catalog.samples]
-        answers = list(predict_jobs(self, jobs))
-        refused = [
-            Refused(sample.path, answer.code, answer.detail)
-            for sample, answer in zip(catalog.samples, answers, strict=True)
-            if isinstance(answer, Refusal)
-        ]
+        catalog = data if isinstance(data, Catalog) else self._catalog(Path(data))
+        targets = self._targets(catalog)
+        jobs = [Job(catalog.root / photo.path, photo.digest) for s in catalog.samples for photo in s.photos]
+        answers = list(self._answers(jobs))
+        pairs = list(zip(catalog.samples, answers, strict=True))
+        refused = [Refused(s.path, got.code, got.detail) for s, got in pairs if isinstance(got, Refusal)]
         everything = catalog.without(refused).refused
+        limits = [self.thresholds.get(name, 0.5) for name in self.outputs]
         found = []
         for part in sorted({sample.part for sample in catalog.samples}):
-            pairs = [
-                (label[sample.target], answer)
-                for sample, answer in zip(catalog.samples, answers, strict=True)
+            answered = {
+                row: answer
+                for row, (sample, answer) in enumerate(pairs)
                 if sample.part == part and not isinstance(answer, Refusal)
-            ]
-            if pairs:
-                labels, rows = zip(*pairs, strict=True)
-                scores = classification_scores(np.array(labels), np.stack(rows))
-                found.append(Evaluation(part or "all", len(pairs), scores, everything))
+            }
+            if answered:
+                rows = np.stack(list(answered.values()))
+                measured = scores(self.task, targets[list(answered)], rows, thresholds=np.array(limits))
+                found.append(Evaluation(part or "all", len(rows), measured, everything))
         return found
 
-    def _prediction(self, image: str, answer: NDArray[np.float32]) -> Prediction:
-        best = int(answer.argmax())
-        named = {name: float(value) for name, value in zip(self.classes, answer, strict=True)}
-        return Prediction(image, self.classes[best], float(answer[best]), named)
+    def _answers(self, jobs: Sequence[Job]) -> Iterator[NDArray[np.float32] | Refusal]:
+        """Answers, (units,), to samples in order, or why one was refused. Decoding begins at once, in child
+        processes, while the model loads."""
+        if not jobs:
+            return
+        with DecodeAhead(jobs, self.image_size) as decoding:
+            for found in run_model(self.model, decoding, self.photos):
+                if self.kept is None or isinstance(found, Refusal):
+                    yield found
+                else:
+                    yield self.kept.predict(found[None])[0].astype(np.float32)
+
+    def _catalog(self, path: Path) -> Catalog:
+        """A folder, or a table with the columns of the one trained on."""
+        columns = self.manifest["columns"]
+        recipe = Recipe(
+            image=tuple(columns["image"]),
+            target=tuple(columns["target"]),
+            separator=columns["separator"],
+            task=cast("TaskChoice", self.task),
+        )
+        return read_catalog(path, recipe)
+
+    def _targets(self, catalog: Catalog) -> NDArray[Any]:
+        """The catalog's targets, numbered as this model numbers its outputs."""
+        strangers = sorted(set(catalog.outputs) - set(self.outputs))
+        if strangers:
+            raise DataError(
+                f"Expected classes that the model knows: {', '.join(self.outputs)}. "
+                f"Received also: {', '.join(strangers)}."
+            )
+        number = [self.outputs.index(name) for name in catalog.outputs]
+        targets = catalog.targets(catalog.samples)
+        if targets.ndim == 1:
+            renumbered: NDArray[Any] = np.array(number)[targets]
+            return renumbered
+        found = np.zeros((len(targets), len(self.outputs)), np.float32)
+        found[:, number] = targets
+        return found
+
+    def _samples(self, given: Any) -> Iterator[tuple[Path, ...]]:
+        if self.photos == 1 and isinstance(given, str | os.PathLike):
+            yield from ((file,) for file in _existing(Path(given)))
+            return
+        files = () if isinstance(given, str | os.PathLike) else tuple(Path(file) for file in given)
+        if len(files) != self.photos:
+            raise UsageError(f"Expected {self.photos} images a sample. Received: {given}.")
+        yield tuple(file for each in files for file in _existing(each))
+
+    def _say(self, image: str, answer: NDArray[np.float32]) -> Prediction:
+        numbers = [float(value) for value in answer]
+        if self.task == "binary":
+            numbers = [1 - numbers[0], numbers[0]]
+        values = dict(zip(self.outputs, numbers, strict=True))
+        if self.task == "regression":
+            return Prediction(image, self.task, (), values)
+        if self.task == "multilabel":
+            above = (name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
+            return Prediction(image, self.task, tuple(above), values)
+        return Prediction(image, self.task, (max(values, key=lambda name: values[name]),), values)
+
+    def _check(self, name: str) -> None:
+        if hashlib.sha256(_read(self.path / name)).hexdigest() != self.manifest["files"].get(name):
+            raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
-def load(path: str | os.PathLike[str]) -> Bundle:
+def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Bundle:
     """Open a run folder that `train` wrote.
+
+    Args:
+        path: the folder.
+        trusted: full names of types that a head made of estimators may have besides scikit-learn's own.
 
     Raises:
         UsageError: there is no such folder.
@@ -160,7 +272,7 @@ def load(path: str | os.PathLike[str]) -> Bundle:
             raise ModelRefused(
                 f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
             )
-        return Bundle(folder, manifest)
+        return Bundle(folder, manifest, trusted)
     except (EnvironmentFault, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise
@@ -176,42 +288,6 @@ def write_model(model: keras.Model, path: Path) -> str:
     found = hashlib.sha256(beside.read_bytes()).hexdigest()
     beside.replace(path)
     return found
-
-
-def predict_jobs(bundle: Bundle, jobs: Sequence[Job]) -> Iterator[NDArray[np.float32] | Refusal]:
-    """Class probabilities, shape (classes,), of files in order, or why one was refused. Decoding begins at
-    once, in child processes, while the model loads."""
-    if not jobs:
-        return
-    with DecodeAhead(jobs, bundle.image_size) as decoding:
-        yield from run_model(bundle.model, decoding)
-
-
-def run_model(model: keras.Model, decoding: DecodeAhead) -> Iterator[NDArray[np.float32] | Refusal]:
-    """The same for a model in memory and files that are being decoded."""
-    import keras
-
-    from regraft.features.engine import BATCH, fingerprint, make_engine
-
-    network = keras.Model(model.inputs[0], {OUTPUT: model.outputs[0]})
-    engine = make_engine(network, Store().folder("engines", fingerprint(network)))
-    pending: list[NDArray[np.uint8] | Refusal] = []
-
-    def flush() -> Iterator[NDArray[np.float32] | Refusal]:
-        pixels = [item for item in pending if not isinstance(item, Refusal)]
-        batches = (np.stack(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH))
-        rows = chain.from_iterable(output[OUTPUT] for output in engine.run(batches))
-        yield from (item if isinstance(item, Refusal) else next(rows) for item in pending)
-        pending.clear()
-
-    with track("Predicting", len(decoding)) as advance:
-        for result in decoding:
-            pending.append(result if isinstance(result, Refusal) else result.pixels)
-            if len(pending) == 8 * BATCH:
-                advance(len(pending))
-                yield from flush()
-        advance(len(pending))
-        yield from flush()
 
 
 def _existing(path: Path) -> Iterator[Path]:

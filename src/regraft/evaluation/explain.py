@@ -1,4 +1,4 @@
-"""Where the answers go wrong: the most confident mistakes and the most frequent confusions."""
+"""Where the answers go wrong: the worst mistakes of each task and the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from regraft.errors import DataError
 
-__all__ = ["Confusion", "most_confused", "most_wrong"]
+__all__ = ["Confusion", "largest_errors", "most_confused", "most_wrong", "most_wrong_labels"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,55 @@ def most_wrong(
     table = table.astype(np.float64)
     margin = table[wrong, said[wrong]] - table[wrong, truth[wrong]]
     return wrong[np.argsort(-margin, kind="stable")][: max(count, 0)]
+
+
+def most_wrong_labels(
+    truth: npt.ArrayLike, answers: npt.ArrayLike, thresholds: npt.ArrayLike, *, count: int = 24
+) -> npt.NDArray[np.int64]:
+    """The images with a label missed or added, those with the most such labels first.
+
+    Among equally many, the one whose answers are the farthest on the wrong side of their thresholds.
+
+    Args:
+        truth: 0 or 1, shape (n, labels).
+        answers: probabilities, shape (n, labels).
+        thresholds: one a label, shape (labels,); an answer not below it means the label.
+        count: at most so many. Defaults to 24.
+
+    Returns:
+        Places in `truth`, shape (m,), m <= count.
+
+    >>> most_wrong_labels([[1, 0], [1, 0], [0, 1]], [[0.9, 0.8], [0.2, 0.6], [0.1, 0.9]], [0.5, 0.5]).tolist()
+    [1, 0]
+    """
+    has, table = np.asarray(truth, dtype=bool), np.asarray(answers, dtype=np.float64)
+    limits = np.asarray(thresholds, dtype=np.float64)
+    wrong = has != (table >= limits)
+    margin = (abs(table - limits) * wrong).sum(axis=1)
+    order = np.lexsort((-margin, -wrong.sum(axis=1)))
+    found: npt.NDArray[np.int64] = order[wrong.any(axis=1)[order]]
+    return found[: max(count, 0)]
+
+
+def largest_errors(truth: npt.ArrayLike, answers: npt.ArrayLike, *, count: int = 24) -> npt.NDArray[np.int64]:
+    """The images with the largest errors; of several targets each counts in units of its own mean error.
+
+    Args:
+        truth, answers: shape (n, targets).
+        count: at most so many. Defaults to 24.
+
+    Returns:
+        Places in `truth`, shape (m,), m <= count; images without any error are not among them.
+
+    >>> largest_errors([[1.0], [2.0], [3.0]], [[1.5], [2.0], [1.0]]).tolist()
+    [2, 0]
+    """
+    errors = abs(np.asarray(answers, dtype=np.float64) - np.asarray(truth, dtype=np.float64))
+    typical = errors.mean(axis=0)
+    size = (errors / np.where(typical > 0, typical, 1.0)).mean(axis=1)
+    order = np.argsort(-size, kind="stable")
+    found: npt.NDArray[np.int64] = order[size[order] > 0]
+    return found[: max(count, 0)]
 
 
 def most_confused(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from regraft.console import duration
+from regraft.evaluation.classification import ClassRow
 from regraft.evaluation.explain import most_confused
-from regraft.evaluation.metrics import ClassRow
+from regraft.evaluation.multilabel import LabelRow
+from regraft.evaluation.scores import three_digits
 
 if TYPE_CHECKING:
     import jinja2
@@ -36,7 +40,8 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "percent": _percent,
-        "duration": _duration,
+        "number": three_digits,
+        "duration": duration,
         "base64": lambda content: base64.b64encode(content).decode("ascii"),
         "confusions": most_confused,
         "weakest_first": _weakest_first,
@@ -56,16 +61,8 @@ def _percent(share: float) -> str:
     return f"{100 * (min(share, 0.999) if share < 1 else share):.1f}"
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _weakest_first(rows: list[ClassRow]) -> list[tuple[int, ClassRow]]:
-    """Places and rows by F1, the lowest first, undefined ones last."""
-    return sorted(enumerate(rows), key=lambda item: (item[1].f1 is None, item[1].f1 or 0.0, item[0]))
+def _weakest_first(rows: Sequence[ClassRow | LabelRow], measure: str = "f1") -> list[tuple[int, Any]]:
+    """Places and rows by a measure, the lowest first, undefined ones last."""
+    ranked = ((at, row, getattr(row, measure)) for at, row in enumerate(rows))
+    ordered = sorted(ranked, key=lambda item: (item[2] is None, item[2] or 0.0, item[0]))
+    return [(at, row) for at, row, _ in ordered]

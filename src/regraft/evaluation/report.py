@@ -14,121 +14,40 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from regraft.data.catalog import Refused
 from regraft.errors import EnvironmentFault
-from regraft.evaluation.charts import PLOT, Chart, line_chart
-from regraft.evaluation.metrics import ClassRow, Interval
+from regraft.evaluation.baseline import BASELINES
+from regraft.evaluation.charts import Axis, Chart, Label, axis_labels, line_chart, ticks
+from regraft.evaluation.content import NumberFindings, PartScores, Report
+from regraft.evaluation.intervals import Interval
 from regraft.evaluation.page import environment
+from regraft.evaluation.plots import error_chart, precision_recall_chart, roc_chart, scatter_chart
+from regraft.evaluation.scores import MEASURES
 
-__all__ = ["Epoch", "PartScores", "Report", "WrongImage", "render", "write_report"]
+__all__ = ["render", "write_report"]
 
-
-@dataclass(frozen=True)
-class WrongImage:
-    """An image answered wrongly; probabilities in 0..1, `thumbnail` a small JPEG file's bytes or b""."""
-
-    image: str
-    truth: str
-    said: str
-    probability: float
-    truth_probability: float
-    thumbnail: bytes
+TEMPLATES = {"multiclass": "classes", "binary": "classes", "multilabel": "labels", "regression": "numbers"}
 
 
 @dataclass(frozen=True)
-class PartScores:
-    """How the model did on one part of the data ("validation" or "test") of `n` images.
+class _Gauge:
+    """The headline score on a scale; places in % of its width."""
 
-    `scores` and `rows` are what `classification_scores` and `per_class` return, `confusion` counts of
-    shape (n_classes, n_classes), rows the truth; `probe_top1` is the accuracy of the head alone on the
-    untouched backbone.
-    """
-
-    name: str
-    n: int
-    scores: dict[str, Interval]
-    confusion: npt.NDArray[np.integer[Any]]
-    rows: list[ClassRow]
-    wrong: list[WrongImage]
-    probe_top1: Interval | None
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch; epoch 0 is the solved head before fine-tuning. A loss of NaN was not measured."""
-
-    phase: str
-    epoch: int
-    loss: float
-    val_loss: float
-    val_top1: float
-    learning_rate: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything the page says.
-
-    Args:
-        title, created, command: heading, time of making and the command that made it.
-        summary: facts as (label, value).
-        decision: what was decided about the model, and why, in a sentence.
-        classes: the names, in the order of every array and list about classes.
-        counts: part -> number of images of each class.
-        parts: scored parts, the most trustworthy (test) first; may be empty.
-        history: the epochs in order; may be empty.
-        baseline: accuracy, 0..1, of always answering the largest class, on the first part.
-        images_used, refused, notes: what became of the data.
-        seconds: stage -> time spent.
-        usage_python, usage_shell: how to use the model, as code.
-
-    Raises:
-        ValueError: if counts or scores are not about `classes`.
-    """
-
-    title: str
-    created: str
-    command: str
-    summary: list[tuple[str, str]]
-    decision: str
-    classes: list[str]
-    counts: dict[str, list[int]]
-    parts: list[PartScores]
-    history: list[Epoch]
-    baseline: float
-    images_used: int
-    refused: list[Refused]
-    notes: list[str]
-    seconds: dict[str, float]
-    usage_python: str
-    usage_shell: str
-
-    def __post_init__(self) -> None:
-        n = len(self.classes)
-        for part, counts in self.counts.items():
-            if len(counts) != n:
-                raise ValueError(f"Expected {n} counts of {part}, one a class. Received: {len(counts)}.")
-        for scored in self.parts:
-            if scored.confusion.shape != (n, n) or len(scored.rows) != n:
-                raise ValueError(
-                    f"Expected scores of {scored.name} for {n} classes. Received: confusion of shape "
-                    f"{scored.confusion.shape} and {len(scored.rows)} rows."
-                )
+    value: float
+    low: float
+    width: float
+    floor: float
+    ticks: list[Label]
 
 
 def render(report: Report) -> str:
     r"""The report as an HTML page, free of lone surrogates.
 
     >>> report = Report(
-    ...     title="Cats & dogs", created="2030-01-01", command="regraft train pets", summary=[],
-    ...     decision="Kept.", classes=["cat", "dog"], counts={"train": [3, 4]}, parts=[], history=[],
-    ...     baseline=0.57, images_used=7, refused=[], notes=[], seconds={}, usage_python="", usage_shell="",
+    ...     title="Cats & dogs", created="2030-01-01", command="regraft train pets", task="binary",
+    ...     summary=[], decision="Kept.", outputs=["cat", "dog"], counts={"train": [3, 4]},
+    ...     sizes={"train": 7}, parts=[], history=[], score_name="top-1", images_used=7, refused=[],
+    ...     notes=[], seconds={}, usage_python="", usage_shell="",
     ... )
     >>> "Cats &amp; dogs</title>" in render(report)
     True
@@ -136,14 +55,20 @@ def render(report: Report) -> str:
     refused = defaultdict(list)
     for image in report.refused:
         refused[image.code].append(image)
+    headline = next(iter(report.parts[0].scores.items()), None) if report.parts else None
     page: str = (
         environment()
         .get_template("report.html.j2")
         .render(
             report=report,
-            curves=_curves(report.history),
+            headline=headline,
+            gauge=_gauge(headline, report.parts[0].baseline) if headline else None,
+            baseline_name=BASELINES[report.task],
+            measures=MEASURES,
+            template=f"report_{TEMPLATES[report.task]}.html.j2",
+            curves=_curves(report),
+            plots=[_plots(part, report.outputs) for part in report.parts],
             refused=sorted(refused.items(), key=lambda group: (-len(group[1]), group[0])),
-            plot=PLOT,
         )
     )
     return page
@@ -174,8 +99,21 @@ def write_report(report: Report, path: Path) -> None:
             temporary.unlink()
 
 
-def _curves(history: list[Epoch]) -> list[Chart]:
-    """Loss and accuracy over the epochs; nothing where there is no course to see."""
+def _gauge(headline: tuple[str, Interval], baseline: float) -> _Gauge:
+    name, score = headline
+    is_share = MEASURES[name].is_share
+    unit, values = (
+        (100.0, [0.0, 25.0, 50.0, 75.0, 100.0]) if is_share else (1.0, ticks(0, max(score.high, baseline)))
+    )
+    axis = Axis(values[0], values[-1], 0, 100)
+    low, high = axis.place(unit * score.low), axis.place(unit * score.high)
+    labels = axis_labels(axis, values)
+    return _Gauge(axis.place(unit * score.value), low, high - low, axis.place(unit * baseline), labels)
+
+
+def _curves(report: Report) -> list[Chart]:
+    """Loss and score over the epochs; nothing where there is no course to see."""
+    history = report.history
     if len(history) < 2:
         return []
     epochs = [epoch.epoch for epoch in history]
@@ -187,8 +125,26 @@ def _curves(history: list[Epoch]) -> list[Chart]:
         "training": [epoch.loss for epoch in history],
         "validation": [epoch.val_loss for epoch in history],
     }
-    top1 = {"validation": [100 * epoch.val_top1 for epoch in history]}
+    score = {"validation": [epoch.val_score for epoch in history]}
     return [
         line_chart("Loss", epochs, series=losses, phases=phases),
-        line_chart("Top-1 accuracy, %", epochs, series=top1, phases=phases),
+        line_chart(f"Score: {report.score_name}", epochs, series=score, phases=phases),
     ]
+
+
+def _plots(part: PartScores, outputs: list[str]) -> list[tuple[str, list[Chart]]]:
+    """Charts of answers beside the truth, as (heading, charts): two classes have some, and every target."""
+    findings = part.findings
+    if isinstance(findings, NumberFindings):
+        named = list(zip(outputs, findings.truth.T, findings.answers.T, strict=True))
+        return [
+            (name, [scatter_chart("Answer beside truth", truth, said), error_chart("Errors", said - truth)])
+            for name, truth, said in named
+        ]
+    curves = getattr(findings, "curves", None)
+    if curves is None:
+        return []
+    share = findings.rows[1].n / part.n
+    roc = roc_chart(curves.false_positive, curves.recall, area=part.scores["auc"].value)
+    precision = precision_recall_chart(curves.recall, curves.precision, share=share)
+    return [(f"How well {outputs[1]} is found", [roc, precision])]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import say
+from regraft.errors import brief
 
 __all__ = ["Engine", "KerasEngine", "OpenVinoEngine", "engine_name", "fingerprint", "make_engine"]
 
@@ -124,7 +125,7 @@ def make_engine(network: keras.Model, cache: Path) -> Engine:
     try:
         return OpenVinoEngine(kept) if kept.exists() else _converted(network, kept)
     except Exception as error:
-        say(f"OpenVINO cannot run this network ({_brief(error)}): Keras runs it instead, more slowly.")
+        say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
         return KerasEngine(network)
 
 
@@ -233,8 +234,12 @@ def _graph(network: keras.Model) -> bytes:
         return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
 
     signature = tf.TensorSpec([BATCH, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
-    graph = tf.function(constant, autograph=False).get_concrete_function(signature).graph
-    serialized: bytes = graph.as_graph_def().SerializeToString()
+    traced = tf.function(constant, autograph=False).get_concrete_function(signature)
+    if traced.captured_inputs:  # a SavedModel reads its own variables, not those of the scope
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        traced = convert_variables_to_constants_v2(traced)
+    serialized: bytes = traced.graph.as_graph_def().SerializeToString()
     return serialized
 
 
@@ -259,8 +264,3 @@ def _check_against_keras(engine: Engine, network: keras.Model) -> None:
         error = float(np.abs(got[name] - reference).max())
         if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):
             raise ValueError(f"its {name} is {error:.1g} from Keras'")
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[-1] if lines else type(error).__name__)[:160]

@@ -6,9 +6,7 @@ already has is not computed again, and not decoded either.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -17,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import duration, say, track
-from regraft.data.catalog import Catalog, Refused, Sample
+from regraft.data.catalog import Catalog, Photo, Refused, Sample
 from regraft.data.decode import DECODER, Facts
 from regraft.data.refusal import Refusal
+from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import BATCH, Engine, engine_name, fingerprint, make_engine
+from regraft.features.engine import BATCH, engine_name, fingerprint
+from regraft.features.speed import Speed
 from regraft.features.store import Entries, Store, pixel_key
 
 __all__ = ["Features", "extract_features"]
 
 SHARD = 256  # images stored at a time
+AS_IT_IS = View()
 
 
 class Features:
@@ -38,7 +39,7 @@ class Features:
     """
 
     def __init__(
-        self, entries: Entries, *, speed: _Speed, computed: int, reused: int, refused: Sequence[Refused]
+        self, entries: Entries, *, speed: Speed, computed: int, reused: int, refused: Sequence[Refused]
     ) -> None:
         self._entries = entries
         self._speed = speed
@@ -47,8 +48,16 @@ class Features:
         self.refused = tuple(refused)
 
     def matrix(self, samples: Sequence[Sample], name: str) -> NDArray[Any]:
-        """One named tensor: array of shape (len(samples), ...), in the order of `samples`."""
-        return self._entries.read([sample.digest for sample in samples], name)
+        """One named tensor: array of shape (len(samples), ...), in the order of `samples`.
+
+        A sample of several images has the mean of theirs.
+        """
+        counts = [len(sample.photos) for sample in samples]
+        rows = self._entries.read([photo.digest for sample in samples for photo in sample.photos], name)
+        if len(rows) == len(counts):
+            return rows
+        pooled: NDArray[Any] = np.stack([part.mean(0) for part in np.split(rows, np.cumsum(counts)[:-1])])
+        return pooled
 
     @property
     def key(self) -> str:
@@ -61,7 +70,7 @@ class Features:
         return self._speed.seconds_per_image
 
     def facts(self, sample: Sample) -> Facts:
-        """What the decoder learnt of an image."""
+        """What the decoder learnt of a sample's first image."""
         return self._entries.facts(sample.digest)
 
 
@@ -72,27 +81,30 @@ def extract_features(
     store: Store,
     keep_pixels: bool = False,
     ahead: DecodeAhead | None = None,
+    view: View = AS_IT_IS,
 ) -> Features:
     """Run a frozen network over the images the store does not have yet.
 
     Args:
         network: float RGB pixels (b, size, size, 3) in 0..255 -> dictionary of named tensors.
-        catalog: the images.
+        catalog: the images; of a sample of several, all.
         store: where results are looked up and kept.
         keep_pixels: also keep decoded pixels, for phases that train on them.
         ahead: decoding that was begun earlier; used if it covers what is needed.
+        view: which version of the images the network sees. Kept pixels are those of the image as it is.
 
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
     size = network.inputs[0].shape[1]
     name = fingerprint(network)
-    speed = _Speed(network, store, name)
-    entries, kept = store.entries(_feature_key(name, size, engine_name())), store.entries(pixel_key(size))
-    work = _Work(entries, kept, catalog, keep_pixels=keep_pixels)
+    speed = Speed(network, store, name)
+    kept = store.entries(pixel_key(size))
+    entries = store.entries(_feature_key(name, size, engine_name(), view))
+    work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
     if work.missing and speed.engine.name != engine_name():  # OpenVINO cannot run this network
-        entries = store.entries(_feature_key(name, size, speed.engine.name))
-        work = _Work(entries, kept, catalog, keep_pixels=keep_pixels)
+        entries = store.entries(_feature_key(name, size, speed.engine.name, view))
+        work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
         work.run(decoding, speed)
     speed.release()
@@ -101,9 +113,9 @@ def extract_features(
     )
 
 
-def _feature_key(name: str, size: int, engine: str) -> str:
-    """The store's key of what the network with this fingerprint makes of an image (view 0: as it is)."""
-    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine}\nview 0"
+def _feature_key(name: str, size: int, engine: str, view: View) -> str:
+    """The store's key of what the network with this fingerprint makes of a view of an image."""
+    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine}\n{view.key}"
 
 
 def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead | None) -> DecodeAhead:
@@ -112,6 +124,10 @@ def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead |
             return ahead
         ahead.close()
     return DecodeAhead(jobs_for(catalog, todo), size)
+
+
+def _photos(catalog: Catalog) -> Iterator[Photo]:
+    return (photo for sample in catalog.samples for photo in sample.photos)
 
 
 class _Image(NamedTuple):
@@ -129,10 +145,12 @@ class _Work:
         to_decode: images whose files have to be opened, in the catalog's order.
     """
 
-    def __init__(self, entries: Entries, kept: Entries, catalog: Catalog, *, keep_pixels: bool) -> None:
-        self._entries, self._kept = entries, kept
+    def __init__(
+        self, entries: Entries, kept: Entries, catalog: Catalog, *, keep_pixels: bool, view: View
+    ) -> None:
+        self._entries, self._kept, self._view = entries, kept, view
         self._refusals: dict[str, Refusal] = {}
-        self.contents = list(dict.fromkeys(sample.digest for sample in catalog.samples))
+        self.contents = list(dict.fromkeys(photo.digest for photo in _photos(catalog)))
         self.missing = frozenset(entries.missing(self.contents))
         without_pixels = frozenset(kept.missing(self.contents))
         self.to_keep = without_pixels if keep_pixels else frozenset()
@@ -148,20 +166,25 @@ class _Work:
     def reused(self) -> int:
         return len(self.contents) - len(self.missing)
 
+    @property
+    def _of_view(self) -> str:
+        return f" of view {self._view.number}" if self._view.number else ""
+
     def refused(self, catalog: Catalog) -> list[Refused]:
         """An entry for every file of a refused content, copies included."""
         return [
-            Refused(sample.path, found.code, found.detail)
-            for sample in catalog.samples
-            if (found := self._refusals.get(sample.digest)) is not None
+            Refused(photo.path, found.code, found.detail)
+            for photo in dict.fromkeys(_photos(catalog))
+            if (found := self._refusals.get(photo.digest)) is not None
         ]
 
-    def run(self, decoding: DecodeAhead, speed: _Speed) -> None:
+    def run(self, decoding: DecodeAhead, speed: Speed) -> None:
         if not self.missing and not self.to_decode:
-            say(f"Frozen features: all {len(self.contents):,} images are in the store, nothing to compute.")
+            found = f"all {len(self.contents):,} images are in the store, nothing to compute"
+            say(f"Frozen features{self._of_view}: {found}.")
             return
         self._say_plan(speed)
-        with track("Frozen features", len(self.to_decode) + len(self.stored)) as advance:
+        with track(f"Frozen features{self._of_view}", len(self.to_decode) + len(self.stored)) as advance:
             images = self._images(decoding)
             while chunk := list(islice(images, SHARD)):
                 self._keep([image for image in chunk if image.digest in self.to_keep])
@@ -169,7 +192,7 @@ class _Work:
                 advance(len(chunk))
             advance(len(self._refusals))
 
-    def _say_plan(self, speed: _Speed) -> None:
+    def _say_plan(self, speed: Speed) -> None:
         parts = []
         if self.missing:
             amount = f"{len(self.missing):,} of {len(self.contents):,} images"
@@ -178,7 +201,7 @@ class _Work:
             parts.append(f"{len(self.to_decode):,} to decode")
         if self.missing:
             parts.append(f"about {duration(len(self.missing) * speed.seconds_per_image)}")
-        say(f"Plan: {', '.join(parts)}.")
+        say(f"Plan{self._of_view}: {', '.join(parts)}.")
 
     def _images(self, decoding: DecodeAhead) -> Iterator[_Image]:
         for digest in self.stored:
@@ -199,10 +222,11 @@ class _Work:
             pixels = np.stack([image.pixels for image in images])
             _put(self._kept, images, {"pixels": pixels})
 
-    def _compute(self, images: list[_Image], speed: _Speed) -> None:
+    def _compute(self, images: list[_Image], speed: Speed) -> None:
         if images:
             chunks = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
-            batches = (np.stack([image.pixels for image in chunk]) for chunk in chunks)
+            seen = self._view.of
+            batches = (np.stack([seen(image.pixels, image.digest) for image in chunk]) for chunk in chunks)
             outputs = list(speed.engine.run(batches))
             tensors = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
             _put(self._entries, images, tensors)
@@ -211,36 +235,3 @@ class _Work:
 def _put(entries: Entries, images: list[_Image], tensors: dict[str, NDArray[Any]]) -> None:
     facts = {image.digest: image.facts for image in images}
     entries.put([image.digest for image in images], tensors, facts)
-
-
-class _Speed:
-    """The engine of a network, made when it is first needed, and how long it takes for an image."""
-
-    def __init__(self, network: keras.Model, store: Store, name: str) -> None:
-        self._network = network
-        self._store = store
-        self._name = name
-
-    @cached_property
-    def engine(self) -> Engine:
-        return make_engine(self._network, self._store.folder("engines", self._name))
-
-    def release(self) -> None:
-        """Let go of the engine: a compiled network holds hundreds of megabytes."""
-        self.__dict__.pop("engine", None)
-
-    @cached_property
-    def seconds_per_image(self) -> float:
-        """Measured once on this machine and remembered; a few batches of black images."""
-        question = f"seconds an image takes {engine_name()} through {self._name}"
-        try:
-            return float(self._store.recall(question) or "")
-        except ValueError:
-            pass
-        black = [np.zeros((BATCH, *self._network.inputs[0].shape[1:]), np.uint8)] * 4
-        list(self.engine.run(black[:1]))
-        begun = time.monotonic()
-        list(self.engine.run(black))
-        measured = (time.monotonic() - begun) / (BATCH * len(black))
-        self._store.remember(question, repr(measured))
-        return measured

@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
-from regraft.backbone.freeze import first_trained
+from regraft.backbone.freeze import planned
 from regraft.backbone.load import Backbone
 from regraft.console import duration
 from regraft.training.fit import EPOCHS
@@ -21,6 +22,7 @@ __all__ = ["Depth", "choose_depth", "multiplications"]
 FEWEST_EPOCHS = 4  # below this, fine-tuning has not had its chance
 FORWARD = 2.0  # a forward pass in Keras, in units of the engine's
 TRAINED = 6.0  # forward, backward and update in Keras, in the same units
+PASSED = 4.0  # a frozen layer behind a trained one: forward and backward, in the same units
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def multiplications(layer: keras.layers.Layer) -> int:
 
 
 def _factor(backbone: Backbone, plan: str) -> float:
-    first = first_trained(backbone, plan)
+    trains = planned(backbone, plan)
+    first = trains.index(True) if any(trains) else len(trains)
     costs = [multiplications(layer) for layer in backbone.layers]
-    total = max(1, sum(costs))
-    return (FORWARD * sum(costs[:first]) + TRAINED * sum(costs[first:])) / total
+    factors = [FORWARD] * first + [TRAINED if each else PASSED for each in trains[first:]]
+    return float(np.dot(costs, factors)) / max(1, sum(costs))

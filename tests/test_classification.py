@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import time
 
@@ -11,17 +10,17 @@ import pytest
 from sklearn import metrics as reference
 
 from regraft.errors import DataError
-from regraft.evaluation import metrics
-from regraft.evaluation.metrics import (
+from regraft.evaluation.classification import (
     ClassRow,
-    baseline,
+    binary_scores,
     classification_scores,
     confusion_matrix,
+    largest_class_accuracy,
     per_class,
-    wilson_interval,
 )
+from regraft.evaluation.intervals import Z95
 
-KEYS = ["top1", "balanced_accuracy", "macro_f1", "log_loss"]
+KEYS = ["top1", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss"]
 
 
 def answers(n: int, n_classes: int, *, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -32,10 +31,6 @@ def answers(n: int, n_classes: int, *, seed: int = 0, skill: float = 1.5) -> tup
     logits[np.arange(n), labels] += skill
     probabilities = np.exp(logits)
     return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
-
-
-def test_documented_examples_are_true() -> None:
-    assert doctest.testmod(metrics) == doctest.TestResults(0, 7)
 
 
 @pytest.mark.parametrize(("n", "n_classes"), [(300, 2), (400, 7), (25, 12)])
@@ -49,6 +44,8 @@ def test_scores_agree_with_scikit_learn(n: int, n_classes: int) -> None:
     assert scores["balanced_accuracy"].value == pytest.approx(recalls.mean())
     f1 = reference.f1_score(labels, said, labels=present, average="macro", zero_division=0)
     assert scores["macro_f1"].value == pytest.approx(f1)
+    areas = [reference.roc_auc_score(labels == label, probabilities[:, label]) for label in present]
+    assert scores["macro_auc"].value == pytest.approx(np.mean(areas))
     log_loss = reference.log_loss(labels, probabilities, labels=np.arange(n_classes))
     assert scores["log_loss"].value == pytest.approx(log_loss)
 
@@ -65,38 +62,19 @@ def test_intervals_hold_their_value_and_stay_in_range() -> None:
     for n in (1, 2, 5, 40):
         for interval in classification_scores(*answers(n, 4, seed=n)).values():
             assert 0 <= interval.low <= interval.value <= interval.high
-    for key in KEYS[:3]:
+    for key in KEYS[:4]:
         assert classification_scores(*answers(9, 4))[key].high <= 1
 
 
-def test_wilson_interval_agrees_with_its_closed_form() -> None:
-    # Newcombe (1998), table I, 81 of 263 and 0 of 20, to four digits.
-    interval = wilson_interval(81, 263)
-    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
-    interval = wilson_interval(0, 20)
-    assert (interval.low, round(interval.high, 4)) == (0.0, 0.1611)
-
-
-def test_wilson_interval_solves_its_defining_equation() -> None:
-    interval = wilson_interval(37, 50)
-    for end in (interval.low, interval.high):
-        assert abs(0.74 - end) == pytest.approx(metrics.Z95 * math.sqrt(end * (1 - end) / 50))
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 0), (-1, 3), (4, 3)])
-def test_wilson_interval_refuses_impossible_counts(hits: int, n: int) -> None:
-    with pytest.raises(DataError, match="Received"):
-        wilson_interval(hits, n)
-
-
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    trials, covered = 100, {"top1": 0, "balanced_accuracy": 0, "macro_f1": 0, "log_loss": 0}
+    trials, covered = 100, dict.fromkeys(KEYS, 0)
     labels, probabilities = answers(200_000, 3, seed=99)
     said = probabilities.argmax(axis=1)
     truth = {
         "top1": reference.accuracy_score(labels, said),
         "balanced_accuracy": reference.balanced_accuracy_score(labels, said),
         "macro_f1": reference.f1_score(labels, said, average="macro"),
+        "macro_auc": reference.roc_auc_score(labels, probabilities, multi_class="ovr"),
         "log_loss": reference.log_loss(labels, probabilities),
     }
     for trial in range(trials):
@@ -144,7 +122,7 @@ def test_hopeless_answers() -> None:
 def test_a_single_image() -> None:
     scores = classification_scores([1], [[0.3, 0.7]])
     assert scores["top1"].value == 1.0
-    assert scores["top1"].low == pytest.approx(1 / (1 + metrics.Z95**2))
+    assert scores["top1"].low == pytest.approx(1 / (1 + Z95**2))
     assert scores["log_loss"].low == scores["log_loss"].high == pytest.approx(-math.log(0.7))
 
 
@@ -158,9 +136,9 @@ def test_half_precision_is_scored_in_double() -> None:
 
 def test_many_images_and_classes_are_quick() -> None:
     labels, probabilities = answers(5000, 100)
-    start = time.perf_counter()
+    start = time.process_time()
     classification_scores(labels, probabilities)
-    assert time.perf_counter() - start < 3  # about 0.3 s; room for a busy machine
+    assert time.process_time() - start < 8  # about 1 s of the processor
 
 
 @pytest.mark.parametrize(
@@ -210,8 +188,65 @@ def test_per_class_leaves_undefined_scores_open() -> None:
     assert rows[2] == ClassRow("only answered", 0, 0.0, None, 0.0)
 
 
-def test_baseline_takes_the_largest_class_of_the_training_labels() -> None:
-    assert baseline([0, 1, 1, 2], [1, 2, 2, 2]) == 0.25
-    assert baseline([0, 1], [0, 0, 1, 1, 1]) == 0.4  # a tie goes to the smaller number
+def test_the_baseline_takes_the_largest_class_of_the_training_labels() -> None:
+    assert largest_class_accuracy([0, 1, 1, 2], [1, 2, 2, 2]) == 0.25
+    assert largest_class_accuracy([0, 1], [0, 0, 1, 1, 1]) == 0.4  # a tie goes to the smaller number
     with pytest.raises(DataError):
-        baseline([], [1])
+        largest_class_accuracy([], [1])
+
+
+def two_classes(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, a third of them 1, and answers of shape (n, 1) that lean towards them."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random(n) < 1 / 3).astype(np.int64)
+    return labels, 1 / (1 + np.exp(-generator.normal(labels * 2.0 - 1.2, 1.0)))[:, np.newaxis]
+
+
+def test_binary_scores_agree_with_scikit_learn() -> None:
+    labels, answers_ = two_classes(400)
+    positive = answers_[:, 0]
+    said = positive > 0.5
+    expected = {
+        "top1": reference.accuracy_score(labels, said),
+        "balanced_accuracy": reference.balanced_accuracy_score(labels, said),
+        "f1": reference.f1_score(labels, said),
+        "auc": reference.roc_auc_score(labels, positive),
+        "average_precision": reference.average_precision_score(labels, positive),
+        "log_loss": reference.log_loss(labels, positive),
+    }
+    scores = binary_scores(labels, answers_)
+    assert list(scores) == list(expected)
+    for name, value in expected.items():
+        assert scores[name].value == pytest.approx(value), name
+        assert scores[name].low < value < scores[name].high
+
+
+def test_binary_is_two_classes_seen_from_one_side() -> None:
+    labels, positive = two_classes(150)
+    both = classification_scores(labels, np.concatenate([1 - positive, positive], axis=1))
+    one = binary_scores(labels, positive)
+    for name in ("top1", "balanced_accuracy", "log_loss"):
+        assert one[name] == both[name]
+    assert one["auc"].value == pytest.approx(both["macro_auc"].value)
+
+
+def test_binary_scores_that_are_undefined_are_left_out() -> None:
+    only = binary_scores([0, 0], [[0.1], [0.2]])
+    assert list(only) == ["top1", "balanced_accuracy", "log_loss"]
+    assert "macro_auc" not in classification_scores([0, 0], [[0.9, 0.1], [0.8, 0.2]])
+
+
+def test_binary_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    labels, positive = two_classes(200_000, seed=99)
+    truth = {name: score.value for name, score in binary_scores(labels[:50_000], positive[:50_000]).items()}
+    covered = dict.fromkeys(truth, 0)
+    for trial in range(100):
+        for name, score in binary_scores(*two_classes(150, seed=1000 + trial), seed=trial).items():
+            covered[name] += score.low <= truth[name] <= score.high
+    for name, times in covered.items():
+        assert times >= 88, name
+
+
+def test_binary_answers_have_one_column() -> None:
+    with pytest.raises(DataError, match=r"\(n, 1\)"):
+        binary_scores([0, 1], [[0.5, 0.5], [0.1, 0.9]])

@@ -1,0 +1,175 @@
+"""A SavedModel as a Keras layer, and whether it is trusted.
+
+The graph of a SavedModel is a program that may read and write files. Naming one as a backbone is trust, and
+its digest is remembered on this machine; a `.keras` file that holds one nobody named here is refused, see
+`trust`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from regraft.backbone.savedmodel import Facts, Module, digest_of, facts_of, read_module, tensorflow
+from regraft.errors import ModelRefused, UsageError
+from regraft.features.store import default_root
+
+__all__ = ["SavedModelLayer", "open_savedmodel", "trust"]
+
+_INSIDE = "savedmodel"  # the folder within a `.keras` file's assets
+
+
+@keras.saving.register_keras_serializable("regraft")
+class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc] # Keras is untyped
+    """Images to features by a SavedModel whose variables are this layer's weights. Made by `open_savedmodel`.
+
+    The module is always called with `training=False`. Its batch normalisation uses the statistics it was
+    published with, and they never move, whatever mode the model around it runs in; nor does its dropout drop.
+    Its trainable variables, the scales and offsets of its batch normalisation among them, do train where the
+    layer does, and its regularisation losses are then added to the model's.
+
+    A `.keras` file holds the SavedModel whole, and its weights as they are now.
+    """
+
+    def __init__(
+        self, facts: Facts, *, name: str | None = None, trainable: bool = True, dtype: Any = "float32"
+    ) -> None:
+        self.facts = facts
+        # The module takes its own precision, whatever policy is set.
+        super().__init__(
+            name=name, trainable=trainable and not facts.frozen_because, dtype=dtype, autocast=False
+        )
+        self._module: Module | None = None
+        self.module_variables = [
+            keras.Variable(np.zeros(shape), dtype=kind, trainable=trains, name=label)
+            for label, shape, kind, trains in facts.variables
+        ]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether its variables train; setting it where they cannot raises UsageError."""
+        return bool(self._trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if value and self.facts.frozen_because:
+            raise UsageError(
+                f"{self.name} can only be used frozen: {self.facts.frozen_because}. "
+                'Leave it so: unfreeze "none".'
+            )
+        keras.layers.Layer.trainable.fset(self, value)
+
+    def attach(self, module: Module) -> None:
+        """Compute with a SavedModel. Its variables take this layer's place for the weights' values, not the
+        values themselves: those are the layer's."""
+        self._module = module
+        for own, its in zip(self.module_variables, module.variables, strict=True):
+            own._value = its  # one storage: what an optimizer writes, the module reads
+
+    def build(self, input_shape: Any) -> None:
+        self.built = True
+
+    def call(self, pixels: Any) -> Any:
+        if self._module is None:
+            raise UsageError(f"{self.name} was copied without its SavedModel. Load it again by its name.")
+        features = self._module.run(keras.ops.cast(pixels, self._module.dtype))
+        if self.trainable:
+            for loss in self._module.losses:
+                self.add_loss(loss())
+        return keras.ops.cast(keras.ops.reshape(features, (-1, *self.facts.features)), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (input_shape[0], *self.facts.features)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "facts": asdict(self.facts)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SavedModelLayer:
+        facts = dict(config["facts"])
+        facts["features"] = tuple(facts["features"])
+        facts["variables"] = tuple(
+            (name, tuple(shape), kind, trains) for name, shape, kind, trains in facts["variables"]
+        )
+        tensorflow()
+        _check_trust(facts["digest"])
+        return cls(**{**config, "facts": Facts(**facts)})
+
+    def save_assets(self, dir_path: str) -> None:
+        """What Keras calls to save: the SavedModel goes into the `.keras` file."""
+        if self._module is not None:
+            shutil.copytree(self._module.folder, Path(dir_path) / _INSIDE)
+
+    def load_assets(self, dir_path: str) -> None:
+        """What Keras calls to load, after the weights."""
+        keeper = tempfile.TemporaryDirectory(prefix="regraft-savedmodel-", ignore_cleanup_errors=True)
+        folder = Path(keeper.name) / _INSIDE
+        shutil.copytree(Path(dir_path) / _INSIDE, folder)
+        if digest_of(folder) != self.facts.digest:
+            raise ModelRefused(f"{self.name}: the SavedModel in the file is not the one that was saved.")
+        module = read_module(folder, keeper)
+        for own, its in zip(self.module_variables, module.variables, strict=True):
+            its.assign(own.value)
+        self.attach(module)
+
+
+def open_savedmodel(folder: Path, *, image_size: int | None, name: str) -> SavedModelLayer:
+    """A SavedModel of images as a layer. Its graph is run: name only what you trust.
+
+    Args:
+        folder: holds `saved_model.pb`.
+        image_size: pixels a side; None for the module's own, or 224 where it leaves that open.
+        name: of the layer.
+
+    Returns:
+        A layer from float RGB `(batch, size, size, 3)`, on the scale the module wants (as a rule 0..1), to a
+        vector `(batch, channels)`, tokens, or a map. Its `facts` say which size and whether it can train.
+
+    Raises:
+        UsageError: the module takes another image size.
+        ModelRefused: it is damaged, or does not map RGB images to one vector, tokens or map.
+        EnvironmentFault: Keras does not run on TensorFlow.
+    """
+    module = read_module(folder)
+    layer = SavedModelLayer(facts_of(module, image_size), name=name)
+    layer.attach(module)
+    trust(layer.facts.digest)
+    return layer
+
+
+def _trusted() -> Path:
+    return default_root() / "trusted-savedmodels"
+
+
+_NAMED: set[str] = set()  # where the folder cannot be written, trust lasts as long as the process
+
+
+def trust(digest: str) -> None:
+    """Let `.keras` files open that hold the SavedModel with this SHA-256; remembered on this machine.
+
+    `open_savedmodel` does this for the module that it is given, so it is needed for models that were trained
+    elsewhere. Who made the file can make its graph read and write files.
+
+    >>> trust("0" * 64)
+    """
+    _NAMED.add(digest)
+    try:
+        _trusted().mkdir(parents=True, exist_ok=True)
+        (_trusted() / digest).touch()
+    except OSError:
+        pass
+
+
+def _check_trust(digest: str) -> None:
+    if digest not in _NAMED and not (digest.isalnum() and (_trusted() / digest).exists()):
+        raise ModelRefused(
+            f"The file holds a SavedModel that was never used on this machine, sha256 {digest}. Its graph "
+            "may read and write files. If you trust who made it, say so once: "
+            f"python -c 'from regraft.backbone.savedmodel import trust; trust(\"{digest}\")'"
+        )

@@ -1,0 +1,103 @@
+"""One thing to learn from: its image files, its target; and a first look at a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from regraft.data.decode import digest
+from regraft.data.refusal import HEAD, Refusal, sniff
+from regraft.errors import DataError
+
+__all__ = ["Listing", "Photo", "Refused", "Sample", "Target", "expect_most", "look"]
+
+Target = int | tuple[int, ...] | tuple[float, ...]
+MAX_FILE_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image file: its path relative to the catalog's root, and the digest of its content."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to learn from: an image, seldom several, and its target.
+
+    Attributes:
+        path, digest: of its image, or of the first of them; see `Photo`.
+        target: a class's number; for multilabel the sorted numbers of its labels; for regression its values.
+        part: "train", "validation" or "test", or "" while nothing has been cut.
+        group: what must not be torn apart between parts; "" for none.
+        more: its further images.
+    """
+
+    path: str
+    target: Target
+    digest: str
+    part: str = ""
+    group: str = ""
+    more: tuple[Photo, ...] = ()
+
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        """All its images."""
+        return (Photo(self.path, self.digest), *self.more)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file, row or item that is not used, with a code and what a person reads."""
+
+    image: str
+    code: str
+    detail: str
+
+
+class Listing(NamedTuple):
+    """What a source holds: the fields of `Catalog`, in its order."""
+
+    root: Path
+    outputs: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    refused: tuple[Refused, ...]
+    notes: tuple[str, ...]
+    task: str
+    why: str
+
+
+def look(path: Path) -> str | Refusal:
+    """The digest of a file that may be an image, or why it is not used."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return Refusal("not_a_file", "a pipe, socket or device is never opened")
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            size = os.fstat(file.fileno()).st_size
+            if (verdict := sniff(head)) is not None:
+                return verdict
+            if size > MAX_FILE_BYTES:
+                return Refusal("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
+            return digest(head + file.read())
+    except OSError as error:
+        return Refusal("unreadable", error.strerror or str(error))
+
+
+def expect_most(refused: Sequence[Refused], total: int, where: str) -> None:
+    """Most of a source can be used, or the source was misunderstood.
+
+    Raises:
+        DataError: more than half of `total` are refused; the message names the first few.
+    """
+    if 2 * len(refused) > total:
+        listed = "\n".join(f"    {item.image}: {item.code}, {item.detail}" for item in refused[:5])
+        raise DataError(
+            f"{len(refused):,} of {total:,} {where} cannot be used, more than half. The first:\n{listed}"
+        )

@@ -1,0 +1,206 @@
+"""`regraft embed`: the frozen backbone's features of images, as a file.
+
+The same features as those `train` learns from, under the same keys of the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.console import say
+from regraft.data.catalog import Catalog, list_images
+from regraft.data.refusal import Refusal
+from regraft.data.sample import Refused, Sample, look
+from regraft.errors import DataError, EnvironmentFault, UsageError
+from regraft.features.file import FeatureTable, Writer, choose_writer
+from regraft.features.store import Store
+from regraft.prepare import TABLES, open_backbone, read_catalog, say_refused
+from regraft.recipe import Recipe
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["POOLINGS", "Embedded", "embed", "embedding_network", "vectors"]
+
+POOLINGS = ("avg", "max", "both")  # those without weights, so that nothing has to be learned
+VECTOR = "cut_0"  # as `cut` names the only tensor of a frozen backbone: `train` finds the same features
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What `embed` made: the file, its images and features a row, and what was refused."""
+
+    path: Path
+    images: int
+    features: int
+    refused: tuple[Refused, ...]
+
+
+def embed(
+    data: str | PathLike[str],
+    recipe: Recipe | None = None,
+    out: str | PathLike[str] = "features.parquet",
+    *,
+    overwrite: bool = False,
+    store: str | PathLike[str] | None = None,
+) -> Embedded:
+    """Write the features of images to a file. What `regraft embed` calls.
+
+    Args:
+        data: a folder, of class folders or of anything else; or a table with the columns that the recipe
+            names, the target being optional.
+        recipe: backbone, weights, pixels, image size, `head.pooling`, and a table's columns; the rest of it
+            does not matter here.
+        out: the file to make; its extension says which kind.
+        overwrite: replace `out` if it is there.
+        store: folder of computed features; None for the user's cache.
+
+    Raises:
+        UsageError: an unknown extension, `out` is there already, or a pooling that has to be learned.
+        DataError, EnvironmentFault, ModelRefused: see `train`; then `out` is as it was.
+
+    Example:
+        found = embed("photos", Recipe(backbone="resnet50"), "features.parquet")
+        pandas.read_parquet(found.path).filter(regex="^f[0-9]")
+    """
+    recipe, out = recipe or Recipe(), Path(out)
+    write = _writer(out, overwrite=overwrite)
+    catalog = _listed(Path(data), recipe)
+    features, catalog = vectors(embedding_network(recipe), catalog, Store(store))
+    say_refused(catalog)
+    table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.writing-", dir=out.parent) as beside:
+            write(Path(beside) / out.name, table)
+            (Path(beside) / out.name).replace(out)
+    except OSError as error:
+        if isinstance(error, EnvironmentFault):
+            raise
+        raise EnvironmentFault(f"{out} cannot be written: {error.strerror or error}.") from error
+    return Embedded(out, len(catalog), features.shape[1], catalog.refused)
+
+
+def vectors(network: keras.Model, catalog: Catalog, store: Store) -> tuple[NDArray[np.float32], Catalog]:
+    """The features of a catalog's samples, (n, d), computed where the store has none; and the catalog less
+    what cannot be decoded."""
+    from regraft.features.extract import extract_features
+
+    features = extract_features(network, catalog, store=store)
+    catalog = catalog.without(features.refused)
+    return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32), catalog
+
+
+def embedding_network(recipe: Recipe) -> keras.Model:
+    """The backbone of a recipe, from float RGB pixels (b, size, size, 3) in 0..255 to {"cut_0": (b, d)}.
+
+    The last two are kept in memory: every fold of a cross-validation asks for the same one. It is never
+    trained. A file that changed is another network.
+
+    Raises:
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone`; or a pooling that has to be learned.
+
+    Example:
+        >>> network = embedding_network(Recipe(backbone="vgg16", weights="random", image_size=32))
+        >>> network.outputs[0].shape
+        (None, 512)
+    """
+    if recipe.head.pooling not in POOLINGS:
+        raise UsageError(
+            f"pooling: expected {', '.join(POOLINGS)}, as nothing is learned here. "
+            f"Received: {recipe.head.pooling}."
+        )
+    alike = Recipe(
+        backbone=recipe.backbone,
+        weights=recipe.weights,
+        pixels=recipe.pixels,
+        image_size=recipe.image_size,
+        seed=recipe.seed if recipe.weights == "random" else 0,
+        head=replace(Recipe().head, pooling=recipe.head.pooling),
+    )
+    return _opened(alike, _contents(recipe.backbone) + _contents(recipe.weights))
+
+
+@lru_cache(maxsize=2)
+def _opened(recipe: Recipe, contents: str) -> keras.Model:
+    import keras
+
+    from regraft.backbone.head import pooled
+
+    backbone = open_backbone(recipe)
+    return keras.Model(backbone.model.inputs[0], {VECTOR: pooled(backbone, recipe.head)})
+
+
+def _contents(name: str) -> str:
+    """A digest of the file or folder of this name; empty where there is none."""
+    path, mix = Path(name), hashlib.blake2b(digest_size=16)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files if name else []:
+        mix.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return mix.hexdigest() if files else ""
+
+
+# --- which images
+
+
+def _listed(path: Path, recipe: Recipe) -> Catalog:
+    """Class folders and tables as for `train`; any other folder as images without a class."""
+    if path.suffix.lower() in TABLES and not path.is_dir():
+        # Without a target every image is a class of its own; `_columns` leaves that out.
+        named = recipe.target or recipe.image
+        task = recipe.task if recipe.target else "multiclass"
+        return read_catalog(path, replace(recipe, target=named, task=task))
+    try:
+        return read_catalog(path, replace(recipe, task="auto"))
+    except DataError:
+        return _unlabelled(path)
+
+
+def _unlabelled(root: Path) -> Catalog:
+    samples, refused = [], []
+    for file in list_images(root):
+        name, verdict = file.relative_to(root).as_posix(), look(file)
+        if isinstance(verdict, Refusal):
+            refused.append(Refused(name, verdict.code, verdict.detail))
+        else:
+            samples.append(Sample(name, 0, verdict))
+    if not samples:
+        raise DataError(f"No images in {root} that can be used; {len(refused)} files were refused.")
+    say(f"No class folders in {root}: {len(samples):,} images without a class.")
+    return Catalog(root, ("",), tuple(samples), tuple(refused))
+
+
+def _columns(catalog: Catalog) -> dict[str, list[str]]:
+    """What is known of each sample besides its features."""
+    columns = {
+        "path": [", ".join(photo.path for photo in sample.photos) for sample in catalog.samples],
+        "class": [catalog.words(sample) for sample in catalog.samples],
+        "part": [sample.part for sample in catalog.samples],
+    }
+    if columns["class"] == columns["path"]:
+        del columns["class"]
+    return {
+        name: [value.encode("utf-8", "backslashreplace").decode() for value in values]
+        for name, values in columns.items()
+        if any(values)
+    }
+
+
+def _writer(out: Path, *, overwrite: bool) -> Writer:
+    """How to write this file, once nothing speaks against it."""
+    writer = choose_writer(out)
+    if out.is_dir():
+        raise UsageError(f"Expected a file to make. Received: {out}, a folder.")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists already. Choose another file, or replace it with --overwrite.")
+    if not out.parent.is_dir():
+        raise EnvironmentFault(f"There is no folder {out.parent} to write {out.name} to.")
+    return writer

@@ -1,0 +1,63 @@
+"""Augmented views through the frozen network: each once, stored like any feature.
+
+A head on frozen features cannot have every epoch augmented anew without running the backbone every epoch. It
+can have a few views of each image, computed once; what they cost is said beforehand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from regraft.console import duration, say
+from regraft.data.catalog import Catalog
+from regraft.data.view import View
+from regraft.features.extract import Features, extract_features
+from regraft.features.store import Store
+
+__all__ = ["extract_views"]
+
+
+def extract_views(
+    network: keras.Model, catalog: Catalog, *, first: Features, store: Store, views: Sequence[View]
+) -> tuple[Features, ...]:
+    """The features of further views of some images.
+
+    Args:
+        network: as in `extract_features`.
+        catalog: the images to be seen in more than one view: those trained on.
+        first: of the same network, for the images as they are.
+        store: where pixels are read from, if they were kept, and results are kept.
+        views: numbers 1 and on.
+
+    Returns:
+        `first` and the features of each view, in order.
+
+    Raises:
+        EnvironmentFault: the store cannot be written, or no decoding process can be started.
+    """
+    contents = list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
+    keys = [first.key.removesuffix(View().key) + view.key for view in views]
+    missing = sum(len(store.entries(key).missing(contents)) for key in keys)
+    if missing:
+        size = network.inputs[0].shape[1]
+        seconds = first.seconds_per_image + _seconds_to_make(views[0], size)
+        say(
+            f"{len(views) + 1} views: about {duration(missing * seconds)} once, against "
+            f"{duration(len(contents) * seconds)} an epoch if every epoch were augmented anew."
+        )
+    more = [extract_features(network, catalog, store=store, keep_pixels=True, view=view) for view in views]
+    return (first, *more)
+
+
+def _seconds_to_make(view: View, size: int) -> float:
+    """How long one view of one image takes, the first call left out: it loads what the others find loaded."""
+    black = np.zeros((size, size, 3), np.uint8)
+    view.of(black, "")
+    begun = time.monotonic()
+    for number in range(3):
+        view.of(black, str(number))
+    return (time.monotonic() - begun) / 3

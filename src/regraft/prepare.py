@@ -1,0 +1,170 @@
+"""What a run starts from: the catalog that its recipe names, and its backbone, decoding meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.console import say
+from regraft.data.catalog import Catalog
+from regraft.data.workers import DecodeAhead, jobs_for
+from regraft.errors import UsageError
+from regraft.features.store import Store, pixel_key
+from regraft.recipe import Phase, Recipe
+
+if TYPE_CHECKING:
+    from regraft.backbone.load import Backbone
+    from regraft.features.extract import Features
+
+__all__ = [
+    "begin_decoding",
+    "checked_phases",
+    "enlarged",
+    "hint",
+    "open_backbone",
+    "read_catalog",
+    "recorded",
+    "say_refused",
+]
+
+HANDED = "python:"  # before the name of a backbone that no recipe can hold
+TABLES = (".csv", ".tsv", ".txt", ".parquet")
+
+
+def read_catalog(data: str | os.PathLike[str], recipe: Recipe) -> Catalog:
+    """The catalog of a folder, or of a table with the columns that the recipe names.
+
+    Raises:
+        UsageError, DataError, EnvironmentFault: see `Catalog.from_folder` and `Catalog.from_table`.
+    """
+    path = Path(data)
+    columns = {"image": recipe.image, "target": recipe.target}
+    if path.suffix.lower() in TABLES and not path.is_dir():
+        missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
+        if missing:
+            raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
+        return Catalog.from_table(
+            path,
+            image=recipe.image,
+            target=recipe.target,
+            group=recipe.group,
+            split=recipe.split,
+            separator=recipe.separator,
+            task=recipe.task,
+        )
+    named = [f"--{name}" for name, value in columns.items() if value]
+    if named:
+        raise UsageError(f"{', '.join(named)} name columns of a table. Received: {path}, which is no table.")
+    return Catalog.from_folder(path).as_task(recipe.task)
+
+
+def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhead | None:
+    """Decode what is probably needed while the backend is still being imported.
+
+    Which images that is depends on the network, which is not there yet; the store's hint tells which key the
+    same recipe had before. A wrong guess costs time, never correctness.
+    """
+    from regraft.backbone.weights import find_weights
+    from regraft.backbone.zoo import find
+
+    if Path(recipe.backbone).exists() or any(mark in recipe.backbone for mark in "/:."):
+        return None  # not a name of the table: its size is known when it is loaded
+    entry = find(recipe.backbone)
+    size = entry.size_at(recipe.image_size)
+    find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
+    contents = list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
+    key = store.recall(hint(recipe))
+    wanted = set(contents if key is None else store.entries(key).missing(contents))
+    if recipe.view_count > 1 or recipe.trains_backbone:
+        wanted |= set(store.entries(pixel_key(size)).missing(contents))
+    return DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
+
+
+def hint(recipe: Recipe) -> str:
+    """The question to the store: under which key did such a recipe's features lie?"""
+    network = (recipe.backbone, recipe.weights, recipe.image_size, recipe.head.pooling, recipe.seed)
+    return f"key of {network}"
+
+
+def open_backbone(recipe: Recipe) -> Backbone:
+    """The backbone of a recipe; plans that it cannot have are refused before any work.
+
+    Raises:
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `planned`.
+    """
+    if recipe.backbone.startswith(HANDED):
+        raise UsageError(
+            f"backbone: {recipe.backbone.removeprefix(HANDED)} was handed over in Python when this recipe "
+            "was written. Hand it over again: train(data, recipe, out, backbone=...)."
+        )
+    from regraft.backbone.load import load_backbone
+
+    return load_backbone(
+        recipe.backbone,
+        weights=recipe.weights,
+        pixels=recipe.pixels or None,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+    )
+
+
+def say_refused(catalog: Catalog) -> None:
+    """Name what is not used, the first dozen, and count it by reason."""
+    refused = catalog.refused
+    for item in refused[:12]:
+        say(f"Refused {item.image}: {item.code}, {item.detail}", style="yellow")
+    if refused:
+        reasons = Counter(item.code for item in refused)
+        counted = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
+        total = len(refused) + len(catalog)
+        say(f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl.")
+
+
+def recorded(recipe: Recipe, backbone: Backbone) -> Recipe:
+    """The recipe with a backbone that was handed over in Python: its name, which alone does not load it."""
+    size = backbone.image_size
+    return replace(recipe, backbone=HANDED + backbone.name, weights="imagenet", pixels="", image_size=size)
+
+
+def enlarged(catalog: Catalog, features: Features, size: int) -> str:
+    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
+    sides = sorted(max(facts.width, facts.height) for facts in map(features.facts, catalog.samples))
+    middle = sides[len(sides) // 2]
+    if middle * 2 > size:
+        return ""
+    return (
+        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
+        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
+    )
+
+
+def checked_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The phases, their plans in words; a plan that the backbone cannot have is refused before any work.
+
+    Raises:
+        UsageError: see `backbone.freeze.planned`.
+    """
+    from regraft.backbone.freeze import planned
+
+    found = []
+    for phase in phases:
+        if phase.unfreeze in ("auto", "none"):
+            found.append(phase)
+            continue
+        if backbone.frozen_because:
+            raise UsageError(
+                f"unfreeze: expected auto or none, for {backbone.name} cannot be trained: "
+                f"{backbone.frozen_because}. Received: {phase.unfreeze}."
+            )
+        trains = planned(backbone, phase.unfreeze)
+        if callable(phase.unfreeze):
+            names = [
+                re.escape(layer.name) for layer, does in zip(backbone.layers, trains, strict=True) if does
+            ]
+            phase = replace(phase, unfreeze=f"match:^({'|'.join(names)})$")  # noqa: PLW2901
+        found.append(phase)
+    return tuple(found)

@@ -1,0 +1,135 @@
+"""What head and phases learn from: the parts of a catalog as batches of stored features, or of pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.backbone.load import Backbone
+from regraft.data.augment import augment_batch, resolve_augment
+from regraft.data.batches import Batches
+from regraft.data.catalog import Catalog, Sample
+from regraft.features.extract import Features
+from regraft.features.store import Store, pixel_key
+from regraft.recipe import Phase, Recipe
+from regraft.tasks import TASKS, Task
+from regraft.training.fit import Lesson
+
+__all__ = ["Material"]
+
+IN_MEMORY = 256 * 2**20  # bytes of features that are read once and kept
+
+Inputs = tuple[NDArray[Any], ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """A catalog with its parts cut, and what was computed of its images.
+
+    Attributes:
+        recipe, catalog, backbone, store: of the run.
+        views: the features of each view of the images; the first is the images as they are.
+        names: the tensors in them that the head takes, in order.
+    """
+
+    recipe: Recipe
+    catalog: Catalog
+    backbone: Backbone
+    store: Store
+    views: tuple[Features, ...]
+    names: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        """What counts as loss and as score."""
+        return TASKS[self.catalog.task]
+
+    def encoded(self, part: str) -> NDArray[np.float32]:
+        """The targets of a part in the shape of answers, (n, units)."""
+        return self.task.encode(self.catalog.targets(self.catalog.part(part)), len(self.catalog.outputs))
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32] | None:
+        """How much each training sample, or each answer of it, counts, (n, 1) or (n, units); None: alike."""
+        if self.recipe.class_weight == "none":
+            return None
+        return self.task.balanced_weights(self.encoded("train"))
+
+    @cached_property
+    def spread(self) -> NDArray[np.float32] | float:
+        """Standard deviation of each target of regression in training; 1 for constants, and other tasks."""
+        if self.task.name != "regression":
+            return 1.0
+        found = self.encoded("train").std(0)
+        return np.where(found > 0, found, 1).astype(np.float32)
+
+    def inputs(self, samples: list[Sample] | tuple[Sample, ...], view: int = 0) -> Inputs:
+        """The tensors of samples that a head takes, each (n, ...)."""
+        return tuple(self.views[view].matrix(samples, name) for name in self.names)
+
+    def feature_lesson(self, phase: Phase) -> Lesson:
+        """Batches of stored features, every view of every training sample."""
+        count = len(self.views)
+        pairs = [(sample, view) for view in range(count) for sample in self.catalog.part("train")]
+        weights = None if self.weights is None else np.tile(self.weights, (count, 1))
+        train = Batches(
+            pairs,
+            np.tile(self.encoded("train"), (count, 1)),
+            self._reader(pairs),
+            weights=weights,
+            batch_size=phase.batch_size,
+            seed=self.recipe.seed,
+        )
+        held = [(sample, 0) for sample in self.catalog.part("validation")]
+        validation = Batches(
+            held, self.encoded("validation"), self._reader(held), batch_size=phase.batch_size
+        )
+        return Lesson(self.task, train, validation, self.spread)
+
+    def pixel_lesson(self, phase: Phase) -> Lesson:
+        """Batches of decoded pixels, training ones augmented."""
+        pixels = self.store.entries(pixel_key(self.backbone.image_size))
+
+        def read(samples: list[Sample]) -> Inputs:
+            return (pixels.read([sample.digest for sample in samples], "pixels"),)
+
+        names = resolve_augment(self.recipe.augment, self.task.name)
+        train, validation = (
+            Batches(
+                self.catalog.part(part),
+                self.encoded(part),
+                read,
+                weights=self.weights if part == "train" else None,
+                batch_size=phase.batch_size,
+                augment=lambda batch, key: augment_batch(batch, names, key),
+                seed=self.recipe.seed,
+            )
+            for part in ("train", "validation")
+        )
+        return Lesson(self.task, train, validation, self.spread)
+
+    def _reader(self, pairs: list[tuple[Sample, int]]) -> Any:
+        """Reads pairs of sample and view; from memory where all of them fit."""
+
+        def from_store(wanted: list[tuple[Sample, int]]) -> Inputs:
+            rows = [self.inputs([sample], view) for sample, view in wanted]
+            return tuple(np.concatenate(arrays) for arrays in zip(*rows, strict=True))
+
+        size = sum(array.nbytes for array in self.inputs([pairs[0][0]])) if pairs else 0
+        if size * len(pairs) > IN_MEMORY:
+            return from_store
+        views = sorted({view for _, view in pairs})
+        found = [self.inputs([sample for sample, at in pairs if at == view], view) for view in views]
+        whole = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
+        order = [pair for view in views for pair in pairs if pair[1] == view]
+        row = {(sample.path, view): number for number, (sample, view) in enumerate(order)}
+
+        def from_memory(wanted: list[tuple[Sample, int]]) -> Inputs:
+            rows = [row[sample.path, view] for sample, view in wanted]
+            return tuple(array[rows] for array in whole)
+
+        return from_memory

@@ -1,0 +1,103 @@
+"""Learning rates: over the steps of a phase, and by the depth of a layer.
+
+Over the steps: a linear warm-up, then half a cosine down to zero. By depth: the head has the phase's rate,
+the pre-trained layers a share of it, smaller with every stage further from the head.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from regraft.backbone.load import Backbone
+from regraft.recipe import Phase
+
+__all__ = ["Clock", "Rates", "compile_network", "shares"]
+
+TIMED_STEPS = range(2, 6)  # steps whose time tells how many epochs the budget holds; the first one compiles
+
+
+@dataclass
+class Rates:
+    """The optimizers' learning rates at the current step: shares of the head's."""
+
+    optimizers: list[tuple[Any, float]]
+    head: float = 0.0
+
+    def set(self, rate: float) -> None:
+        self.head = rate
+        for optimizer, share in self.optimizers:
+            optimizer.learning_rate = rate * share
+
+
+class Clock:
+    """How many epochs there will be, and where in the schedule a step stands."""
+
+    def __init__(self, budget: float, steps: int, phase: Phase, most: int) -> None:
+        self._end = time.monotonic() + budget
+        self._steps = steps
+        self._fixed = phase.epochs is not None
+        self._warmup = phase.warmup
+        self._timed: list[float] = []
+        self._most = most
+        self.epochs = phase.epochs or most
+        self.step = 0
+
+    def ticked(self, seconds: float) -> None:
+        """A step took so long; once a few are known, choose the number of epochs the budget holds."""
+        if self.step in TIMED_STEPS and not self._fixed:
+            self._timed.append(seconds)
+            left = self._end - time.monotonic()
+            epoch = float(np.median(self._timed)) * self._steps * 1.15  # validation takes its share
+            self.epochs = max(1, min(self._most, int(left / epoch)))
+        self.step += 1
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self._end
+
+    def rate(self, peak: float) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        total = self.epochs * self._steps
+        rise = max(1.0, self._warmup * total)
+        if self.step < rise:
+            return peak * (self.step + 1) / rise
+        return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (self.step - rise) / max(1.0, total - rise))))
+
+
+def compile_network(
+    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any] | str
+) -> Rates:
+    """An AdamW for each rate: the head's, and the pre-trained layers' by their depth."""
+    share = shares(backbone, phase)
+    optimizers = {}
+    for value in sorted({1.0, *share.values()}):
+        made = keras.optimizers.AdamW(
+            phase.learning_rate, weight_decay=phase.weight_decay, name=f"at_{value:g}"
+        )
+        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizers[value] = made
+
+    def choose(variable: keras.Variable) -> keras.optimizers.Optimizer:
+        return optimizers[share.get(id(variable), 1.0)]
+
+    network.compile(optimizer=keras.optimizers.MultiOptimizer(choose), loss=loss)
+    return Rates([(optimizer, value) for value, optimizer in optimizers.items()])
+
+
+def shares(backbone: Backbone, phase: Phase) -> dict[int, float]:
+    """id of a backbone's trainable variable -> its rate as a share of the head's, smaller by stage."""
+    starts = sorted(backbone.stages.values())
+    new = set(backbone.new_layers)
+    found: dict[int, float] = {}
+    for number, layer in enumerate(backbone.layers):
+        above = sum(start > number for start in starts)
+        share = 1.0 if layer.name in new else phase.backbone_rate * phase.depth_decay**above
+        found |= {id(variable): share for variable in layer.trainable_variables}
+    return found

@@ -1,0 +1,171 @@
+"""`regraft embed`: features of images as a file, in four formats that hold the same."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regraft import DataError, EnvironmentFault, ImageEmbedder, Recipe, UsageError, embed, train
+
+
+@pytest.fixture(autouse=True)
+def quick_decoding(in_this_process: None) -> None:
+    """No child processes: they have tests of their own, and take a while to start."""
+
+
+@pytest.fixture
+def recipe(network_file: Path) -> Recipe:
+    return Recipe(backbone=str(network_file))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_an_image_with_its_class(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    found = embed(photos, recipe, tmp_path / "f.npz")
+    assert (found.path, found.images, found.features, found.refused) == (tmp_path / "f.npz", 30, 16, ())
+    with np.load(found.path, allow_pickle=False) as file:
+        assert sorted(file.files) == ["class", "features", "names", "path"]
+        assert file["class"].tolist() == [path.split("/")[0] for path in file["path"].tolist()]
+        assert file["names"].tolist() == [f"f{number:04}" for number in range(16)]
+        expected = ImageEmbedder(recipe.backbone).transform([photos / path for path in file["path"]])
+        np.testing.assert_array_equal(file["features"], expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz", "photos"]
+
+
+def test_every_format_holds_the_same(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for ending in (".parquet", ".csv", ".npz", ".npy"):
+        embed(photos, recipe, tmp_path / f"f{ending}")
+    array = np.load(tmp_path / "f.npy", allow_pickle=False)
+    table = parquet.read_table(tmp_path / "f.parquet")
+    read = rows(tmp_path / "f.csv")
+    names = [f"f{number:04}" for number in range(16)]
+    assert table.column_names == list(read[0]) == ["path", "class", *names]
+    assert {str(table.schema.field(name).type) for name in names} == {"float"}
+    np.testing.assert_array_equal(np.stack([table[name].to_numpy() for name in names], 1), array["features"])
+    texts = np.array([[np.float32(row[name]) for name in names] for row in read])
+    np.testing.assert_array_equal(texts, array["features"])
+    assert table["path"].to_pylist() == [row["path"] for row in read] == array["path"].tolist()
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["features"], array["features"])
+        assert file["class"].tolist() == array["class"].tolist() == table["class"].to_pylist()
+    assert recipe.backbone in table.schema.metadata[b"regraft"].decode()
+
+
+def test_parts_are_kept_where_the_folder_has_them(make_photos, recipe: Recipe, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        make_photos(f"cut/{part}", each=2)
+    embed(tmp_path / "cut", recipe, tmp_path / "f.csv")
+    assert {(row["path"].split("/")[0], row["part"]) for row in rows(tmp_path / "f.csv")} == {
+        ("train", "train"),
+        ("test", "test"),
+    }
+
+
+def test_a_folder_without_class_folders_will_do(
+    photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "red" / "text.jpg").write_text("no image")
+    found = embed(photos / "red", recipe, tmp_path / "f.csv")
+    assert (found.images, [item.code for item in found.refused]) == (10, ["not_an_image"])
+    read = rows(tmp_path / "f.csv")
+    assert list(read[0])[:2] == ["path", "f0000"]
+    assert read[0]["path"] == "000.png"
+    said = capsys.readouterr().err
+    assert "10 images without a class" in said
+    assert "Refused text.jpg: not_an_image" in said
+
+
+def test_a_table_needs_no_target(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    lines = ["file,colour", "red/000.png,warm", "blue/000.png,cold", "nowhere.png,cold", "red/001.png,warm"]
+    (photos / "table.csv").write_text("\n".join(lines))
+    plain = Recipe(backbone=recipe.backbone, image=("file",))
+    assert [item.code for item in embed(photos / "table.csv", plain, tmp_path / "a.csv").refused] == [
+        "missing_file"
+    ]
+    read = rows(tmp_path / "a.csv")
+    assert [row["path"] for row in read] == ["red/000.png", "blue/000.png", "red/001.png"]
+    assert "class" not in read[0]
+    named = Recipe(backbone=recipe.backbone, image=("file",), target=("colour",))
+    embed(photos / "table.csv", named, tmp_path / "b.csv")
+    assert [row["class"] for row in rows(tmp_path / "b.csv")] == ["warm", "cold", "warm"]
+
+
+def test_nothing_is_replaced_unasked_nor_left_half_written(
+    photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "f.npy"
+    out.write_text("precious")
+    with pytest.raises(UsageError, match="--overwrite"):
+        embed(photos, recipe, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", lambda *given, **options: (_ for _ in ()).throw(OSError(28, "disk full")))
+        with pytest.raises(EnvironmentFault, match="disk full"):
+            embed(photos, recipe, out, overwrite=True)
+    assert out.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "photos"]
+    embed(photos, recipe, out, overwrite=True)
+    assert len(np.load(out)) == 30
+
+
+def test_what_cannot_be_is_said_before_any_work(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.parquet, \.csv, \.npz, \.npy"):
+        embed(photos, recipe, tmp_path / "f.xlsx")
+    (tmp_path / "f.csv").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="a folder"):
+        embed(photos, recipe, tmp_path / "f.csv", overwrite=True)
+    with pytest.raises(EnvironmentFault, match="no folder"):
+        embed(photos, recipe, tmp_path / "nowhere" / "f.csv")
+    with pytest.raises(DataError, match="No images"):
+        embed(tmp_path / "empty", recipe, tmp_path / "g.csv")
+
+
+def test_parquet_without_its_package_names_the_install(
+    photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EnvironmentFault, match=r'pip install "regraft\[parquet\]"'):
+        embed(photos, recipe, tmp_path / "f.parquet")
+
+
+def test_a_second_time_nothing_is_computed(
+    photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed(photos, recipe, tmp_path / "a.npz", store=tmp_path / "store")
+    capsys.readouterr()
+    shutil.copytree(photos, tmp_path / "elsewhere")
+    embed(tmp_path / "elsewhere", recipe, tmp_path / "b.npz", store=tmp_path / "store")
+    assert "nothing to compute" in capsys.readouterr().err
+
+
+def test_what_training_computed_is_not_computed_again(
+    photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(photos, replace(recipe, phases=()), tmp_path / "run", store=tmp_path / "store")
+    capsys.readouterr()
+    embed(photos, recipe, tmp_path / "f.npz", store=tmp_path / "store")
+    assert "all 30 images are in the store" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_line(photos: Path, network_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "regraft", "embed", str(photos), "-o", "f.csv", "--pooling", "both"]
+    options = ["--backbone", str(network_file)]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "f.csv: 30 images, 32 features each\n"
+    assert len(rows(tmp_path / "f.csv")) == 30
+    again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "--overwrite" in again.stderr

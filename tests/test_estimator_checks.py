@@ -1,0 +1,118 @@
+"""scikit-learn's own checks of estimators, on rows of numbers laid out as images.
+
+The checks feed tables (n, features). Our estimators say by their tags that they take none, so scikit-learn
+would skip all but one check. Here a subclass lays each row out as an image of one line, its values squeezed
+into 0..255, and leaves everything else to the estimator; what is no table of numbers goes through as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.exceptions import SkipTestWarning
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+
+from regraft import ImageClassifier, ImageEmbedder, ImageRegressor
+
+SIZE = 8
+
+# Checks of scikit-learn that cannot hold of images, and why.
+NOT_FOR_IMAGES = {
+    "check_dtype_object": "a column of objects holds file names or pictures, no numbers",
+}
+NOT_FOR_CLASSIFIER = {
+    **NOT_FOR_IMAGES,
+    "check_class_weight_classifiers": "class_weight is None or balanced; no weight for each class by hand",
+}
+
+
+def as_images(rows: Any) -> Any:
+    """(n, d) numbers -> (n, 1, d) pixels; NaN and infinity stay what they are."""
+    if sparse.issparse(rows):
+        return rows
+    table = np.asarray(rows)
+    if table.ndim != 2 or not table.size or table.dtype.kind not in "iuf":
+        return rows
+    values = table.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squeezed = 255 / (1 + np.exp(-values / 4))
+    return np.where(np.isfinite(values), squeezed, values)[:, None, :, None]
+
+
+class Tabular:
+    """The estimator that it is mixed into, on tables; it counts columns, which images do not have."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.two_d_array = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        vars(self).pop("n_features_in_", None)
+        super().fit(X, y)  # type: ignore[misc]
+        self.n_features_in_ = np.asarray(X).shape[1]
+        return self
+
+    def _catalog(self, images: Any) -> Any:
+        columns, expected = np.asarray(images).shape[1:], vars(self).get("n_features_in_")
+        if expected and columns and columns[0] != expected:
+            name = type(self).__name__
+            raise ValueError(
+                f"X has {columns[0]} features, but {name} is expecting {expected} features as input"
+            )
+        return super()._catalog(as_images(images))  # type: ignore[misc]
+
+
+class TabularEmbedder(Tabular, ImageEmbedder):
+    pass
+
+
+class TabularClassifier(Tabular, ImageClassifier):
+    pass
+
+
+class TabularRegressor(Tabular, ImageRegressor):
+    pass
+
+
+@pytest.fixture(scope="module")
+def pixels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone that gives the pixels themselves."""
+    import keras
+
+    path = tmp_path_factory.mktemp("network") / "pixels.keras"
+    image = keras.Input((SIZE, SIZE, 3))
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
+    keras.Model(image, flat, name="pixels_as_they_are").save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [ImageEmbedder, ImageClassifier, ImageRegressor])
+def test_tags_say_that_tables_are_not_taken(kind: type) -> None:
+    with pytest.warns(SkipTestWarning, match="Can't test estimator"):
+        checks = list(estimator_checks_generator(kind()))
+    assert [check.func.__name__ for _, check in checks] == ["check_estimator_cloneable"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "skipped"),
+    [
+        pytest.param(TabularEmbedder, NOT_FOR_IMAGES),
+        pytest.param(TabularClassifier, NOT_FOR_CLASSIFIER, marks=pytest.mark.slow),
+        pytest.param(TabularRegressor, NOT_FOR_IMAGES, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_checks_of_scikit_learn(
+    kind: type, skipped: dict[str, str], pixels_as_they_are: Path, tmp_path: Path, in_this_process: None
+) -> None:
+    estimator = kind(str(pixels_as_they_are), store=tmp_path)
+    results = check_estimator(estimator, expected_failed_checks=skipped, on_skip=None, on_fail=None)
+    failed = {each["check_name"]: each["exception"] for each in results if each["status"] == "failed"}
+    assert not failed
+    assert {each["check_name"] for each in results if each["status"] == "xfail"} == set(skipped)
+    assert sum(each["status"] == "passed" for each in results) >= 40

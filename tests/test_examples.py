@@ -1,0 +1,390 @@
+"""The programs in `examples`, run on small made data, each with its promise checked.
+
+Networks are whole (a ResNet152 has its 514 layers) but their weights are drawn and the images are small.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import keras
+import numpy as np
+import pytest
+from conftest import write_photos
+from networks import answer, assert_close
+from savedmodels import Net, reusable
+from sklearn.preprocessing import StandardScaler
+
+import regraft
+from regraft.backbone.cut import cut
+from regraft.backbone.freeze import freeze
+from regraft.backbone.head import is_head
+from regraft.backbone.pixels import contract_of
+from regraft.data.decode import decode
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SMALL = {"weights": "random", "image_size": 32}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One store for the module: what is frozen is computed once, here too."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("REGRAFT_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(autouse=True)
+def own_store(shared_store: Path) -> None:
+    """Instead of the store of `conftest`."""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", each=16)
+
+
+def example(name: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location(name, next(EXAMPLES.glob(f"{name}_*.py")))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def pixels_of(folder: Path, size: int) -> np.ndarray:
+    files = sorted(folder.rglob("*.png"))
+    return np.stack([decode(file.read_bytes(), size).pixels for file in files]).astype("float32")
+
+
+def weights_file(network: type, folder: Path) -> str:
+    """Drawn weights whose features do not explode over a hundred residual blocks: a head learns from them for
+    many epochs, and its loss on validation never is zero, so that fine-tuning has something to gain."""
+    base = network(include_top=False, weights=None, input_shape=(32, 32, 3))
+    for layer in base.layers:
+        share = 0.01 if layer.name == "conv1_conv" else 0.2 if layer.name.endswith("_3_bn") else 1.0
+        if share < 1:
+            kernel_or_gamma, *others = layer.get_weights()
+            layer.set_weights([share * kernel_or_gamma, *others])
+    file = folder / "notop.weights.h5"
+    base.save_weights(file)
+    return str(file)
+
+
+def in_model(run: regraft.Run, backbone: regraft.Backbone) -> list[keras.layers.Layer]:
+    """The layers of a run's model that are the backbone's, in its order."""
+    layers = [
+        layer
+        for layer in run.model.layers
+        if not (isinstance(layer, keras.layers.InputLayer) or contract_of(layer) or is_head(layer))
+    ]
+    assert [type(layer) for layer in layers] == [type(layer) for layer in backbone.layers]
+    return layers
+
+
+def moved(run: regraft.Run, backbone: regraft.Backbone) -> set[int]:
+    """Places of layers with a weight or statistic that is not, bit by bit, the untouched backbone's."""
+    return {
+        place
+        for place, (now, before) in enumerate(zip(in_model(run, backbone), backbone.layers, strict=True))
+        if any((a != b).any() for a, b in zip(now.get_weights(), before.get_weights(), strict=True))
+    }
+
+
+def trainable_places(backbone: regraft.Backbone) -> set[int]:
+    """Places of the layers with weights, batch normalisation left out."""
+    return {
+        place
+        for place, layer in enumerate(backbone.layers)
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)
+    }
+
+
+def last(backbone: regraft.Backbone, count: int) -> set[int]:
+    """Which of the last layers training moves."""
+    return {place for place in trainable_places(backbone) if place >= len(backbone.layers) - count}
+
+
+def history(run: regraft.Run, phase: str) -> list[dict[str, float]]:
+    rows = [row for row in csv.DictReader((run.path / "history.csv").open()) if row.pop("phase") == phase]
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def head_of(run: regraft.Run) -> list[tuple[int | None, str]]:
+    """Units and activation of the dense layers on top."""
+    dense = [layer for layer in run.model.layers if is_head(layer) and isinstance(layer, keras.layers.Dense)]
+    return [(layer.units, layer.activation.__name__) for layer in dense]
+
+
+# --- ResNet152
+
+
+@pytest.fixture(scope="module")
+def weights152(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    file = weights_file(keras.applications.ResNet152, tmp_path_factory.mktemp("weights"))
+    return {"weights": file, "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def resnet152(weights152: dict[str, object]) -> regraft.Backbone:
+    """Untouched."""
+    return regraft.load_backbone("resnet152", **weights152)
+
+
+def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
+    photos: Path, resnet152: regraft.Backbone, tmp_path: Path, weights152: dict[str, object]
+) -> None:
+    run = example("r01").main(photos, tmp_path / "run", **weights152)
+    assert head_of(run) == [(1024, "relu"), (3, "softmax")]
+    assert moved(run, resnet152) == set()
+    reference = keras.applications.ResNet152(
+        include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3)
+    )
+    for layer in resnet152.layers:
+        reference.get_layer(layer.name).set_weights(layer.get_weights())
+    expected = reference.predict(keras.applications.resnet.preprocess_input(pixels_of(photos, 32)), verbose=0)
+    embedder = regraft.ImageEmbedder("resnet152", **weights152)  # reads what the run has stored
+    stored = embedder.transform(sorted(map(str, photos.rglob("*.png"))))
+    assert_close(stored, expected, 1e-3)
+    by_hand = reference.predict(pixels_of(photos, 32) / 255, verbose=0)
+    assert np.abs(by_hand - expected).max() > 0.1 * np.abs(expected).max()  # the mistake is no small one
+
+
+def test_r02_exactly_the_last_50_layers_move(
+    photos: Path, resnet152: regraft.Backbone, tmp_path: Path, weights152: dict[str, object]
+) -> None:
+    run = example("r02").main(photos, tmp_path / "run", **weights152, epochs=1)
+    assert moved(run, resnet152) == last(resnet152, 50)
+    assert len(last(resnet152, 50)) == 15
+    (phase,) = run.metrics["decision"]["phases"][1:]
+    assert (phase["unfreeze"], phase["layers"]) == ("last:50", 15)
+
+
+def test_r03_a_number_is_scored_as_a_number(
+    photos: Path, tmp_path: Path, weights152: dict[str, object]
+) -> None:
+    table = tmp_path / "houses.csv"
+    rng = np.random.default_rng(0)
+    mean = {"blue": 100_000.0, "green": 200_000.0, "red": 300_000.0}
+    rows = [
+        f"{file},{mean[file.parent.name] + rng.normal(0, 9000):.2f}" for file in sorted(photos.rglob("*.png"))
+    ]
+    table.write_text("\n".join(["image,price", *rows]))
+    run = example("r03").main(relative(table, photos), tmp_path / "run", **weights152)
+    assert head_of(run) == [(128, "relu"), (1, "linear")]
+    scores = run.metrics["validation"]
+    assert 0 < scores["mae"]["value"] < 82_000  # saying the mean is off by more
+    assert not {"top1", "accuracy", "log_loss"} & set(scores)
+    assert "top-1" not in (run.path / "report.html").read_text()
+    recipe = regraft.Recipe(image=("image",), target=("price",), task="binary")
+    with pytest.raises(regraft.UsageError, match="it needs 2 classes, and there are 48"):
+        regraft.train(table, recipe, tmp_path / "classes")
+
+
+def relative(table: Path, root: Path) -> Path:
+    """The table beside the images it names, since paths may not leave its folder."""
+    moved_to = root.parent / table.name
+    moved_to.write_text(table.read_text().replace(f"{root.parent}/", ""))
+    return moved_to
+
+
+# --- ResNet50
+
+
+@pytest.fixture(scope="module")
+def weights50(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    file = weights_file(keras.applications.ResNet50, tmp_path_factory.mktemp("weights"))
+    return {"weights": file, "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def resnet50(weights50: dict[str, object]) -> regraft.Backbone:
+    """Untouched."""
+    return regraft.load_backbone("resnet50", **weights50)
+
+
+def test_r04_small_images_are_enlarged_and_that_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 10
+    arrays = (rng.integers(0, 56, (40, 32, 32, 3)) + 20 * labels[:, None, None, None]).astype(np.uint8)
+    run = example("r04").main(arrays, labels, tmp_path / "run", weights="random", image_size=64)
+    assert head_of(run) == [(128, "relu"), (10, "softmax")]
+    assert run.model.input_shape == (None, 64, 64, 3)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Most images are small: 32 pixels on the longer side are enlarged to 64." in said
+
+
+def test_r05_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
+    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+) -> None:
+    run = example("r05").main(photos, tmp_path / "run", **weights50, epochs=2)
+    assert head_of(run) == [(512, "relu"), (3, "softmax")]
+    assert moved(run, resnet50) == last(resnet50, 20)
+    phases = tomllib.loads((run.path / "recipe.toml").read_text())["phases"]
+    assert [(p["unfreeze"], p["learning_rate"]) for p in phases] == [("none", 1e-3), ("last:20", 1e-4)]
+    for phase in phases:
+        rates = [row["learning_rate"] for row in history(run, phase["unfreeze"])]
+        assert 0.4 < max(rates) / phase["learning_rate"] <= 1  # half-way down, at the end of the first epoch
+
+
+def test_r06_one_unit_no_augmentation_in_the_model_and_no_pixels_in_0_to_1(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=2, each=8)
+    run = example("r06").main(folder, tmp_path / "run", **SMALL)
+    assert head_of(run) == [(256, "relu"), (1, "sigmoid")]
+    assert run.model.output_shape == (None, 1)
+    assert tomllib.loads((run.path / "recipe.toml").read_text())["augment"] == ["flip", "rotation"]
+    model = keras.models.load_model(run.path / "model.keras")
+    assert not [layer for layer in model.layers if "image_preprocessing" in type(layer).__module__]
+    assert "image_preprocessing" in keras.layers.RandomFlip.__module__  # where Keras keeps all of them
+    x = pixels_of(folder, 32)
+    once, again = model.predict(x, verbose=0), model.predict(x, verbose=0)
+    assert (once == again).all()
+    with pytest.raises(regraft.DataError, match=r"Expected pixels in 0\.\.255.*pass scale=255"):
+        regraft.Catalog.from_arrays(x / 255, [0, 1] * 8)
+
+
+def test_r07_no_image_runs_through_the_frozen_network_twice(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = example("r07").main(photos, tmp_path / "a", **SMALL)
+    assert first.metrics["features"] == {"computed": 48, "reused": 0}
+    assert len(history(first, "none")) > 2  # epochs, none of which computed a feature
+
+    def never(*_: object) -> None:
+        raise AssertionError("the frozen network runs again")
+
+    monkeypatch.setattr("regraft.features.speed.make_engine", never)
+    second = example("r07").main(photos, tmp_path / "b", hidden=64, **SMALL)
+    assert second.metrics["features"] == {"computed": 0, "reused": 48}
+    assert head_of(second) == [(64, "relu"), (3, "softmax")]
+
+
+def test_r08_only_the_last_convolution_moves(
+    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+) -> None:
+    run = example("r08").main(photos, tmp_path / "run", **weights50, epochs=1)
+    assert head_of(run) == [(3, "softmax")]
+    assert {resnet50.layers[place].name for place in moved(run, resnet50)} == {"conv5_block3_3_conv"}
+    assert moved(run, resnet50) == last(resnet50, 5)
+    assert run.metrics["decision"]["head"].startswith("logistic regression")
+
+
+def test_r09_frozen_and_trained_part_one_after_the_other_give_the_whole(photos: Path, tmp_path: Path) -> None:
+    untouched = regraft.load_backbone("inception_v3", weights="random", image_size=75)
+    run = example("r09").main(photos, tmp_path / "run", weights="random", image_size=75, epochs=1)
+    assert [layer.filters for layer in run.model.layers if layer.name.startswith("head_conv")] == [64]
+    assert moved(run, untouched) == last(untouched, 10)
+    freeze(regraft.load_backbone(run.model), "none")
+    ten = {id(layer) for layer in in_model(run, untouched)[-10:]}
+    parts = cut(run.model, lambda layer: is_head(layer) or id(layer) in ten)
+    assert len(parts.names) > 1  # parallel branches: several tensors cross
+    x = pixels_of(photos, 75)
+    crossing = parts.prefix(x, training=False)
+    given = [crossing[name] for name in parts.names]
+    assert_close(answer(parts.suffix, given), answer(run.model, x), 1e-5)
+
+
+def test_r10_statistics_are_those_of_imagenet_also_when_fit_goes_on(
+    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+) -> None:
+    run = example("r10").main(photos, tmp_path / "run", **weights50)
+    assert head_of(run) == [(1024, "relu"), (3, "softmax")]
+    assert moved(run, resnet50) == set()
+    model = keras.models.load_model(run.path / "model.keras")
+    before = statistics(model)
+    assert len(before) == 2 * 53
+    model.compile(keras.optimizers.SGD(1e-6), "sparse_categorical_crossentropy")
+    model.fit(pixels_of(photos, 32), np.repeat([0, 1, 2], 16), epochs=1, verbose=0)
+    assert all((a == b).all() for a, b in zip(before, statistics(model), strict=True))
+
+
+def statistics(model: keras.Model) -> list[np.ndarray]:
+    """The moving means and variances of batch normalisation."""
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return [np.array(weight) for layer in layers for weight in layer.get_weights()[2:]]
+
+
+def test_r12_the_old_classifier_is_gone_and_keras_layers_from_140_train(photos: Path, tmp_path: Path) -> None:
+    published = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
+    run = example("r12").main(photos, tmp_path / "run", weights=None, image_size=32, epochs=1)
+    assert "predictions" not in [layer.name for layer in run.model.layers]
+    assert not [weight for weight in run.model.weights if 1000 in weight.shape]
+    pool = run.model.get_layer("head_pool")
+    assert pool.input._keras_history.operation.name == "conv5_block3_out"
+    trained = {layer.name for layer in run.model.layers if layer.trainable_weights and not is_head(layer)}
+    normalisation = keras.layers.BatchNormalization
+    expected = {
+        layer.name
+        for layer in published.layers[140:]
+        if layer.weights and not isinstance(layer, normalisation) and layer.name != "predictions"
+    }
+    assert trained == expected
+
+
+def test_r13_features_are_pooled_and_the_scaler_sees_the_training_part_only(photos: Path) -> None:
+    pipeline, score = example("r13").main(photos, **SMALL)
+    embedder, scaler, machine = (step for _, step in pipeline.steps)
+    assert isinstance(scaler, StandardScaler)
+    assert scaler.n_features_in_ == machine.n_features_in_ == 2048
+    assert scaler.n_samples_seen_ == 36  # three quarters of 48
+    everything = StandardScaler().fit(embedder.transform(sorted(map(str, photos.rglob("*.png")))))
+    assert not np.allclose(scaler.mean_, everything.mean_)
+    assert score > 0.5
+
+
+def test_r14_the_whole_network_trains_from_a_converged_head(
+    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+) -> None:
+    run = example("r14").main(photos, tmp_path / "run", **weights50, epochs=1)
+    head, whole = history(run, "none"), history(run, "all")
+    best = min(row["val_loss"] for row in head)
+    assert best < 0.5 * head[0]["val_loss"]  # the random head
+    assert whole[0]["val_loss"] == pytest.approx(best, rel=1e-2, abs=1e-4)
+    places = moved(run, resnet50)
+    assert places in (set(), trainable_places(resnet50))  # kept, or not, as a whole
+    assert bool(places) == (run.metrics["decision"]["kept"] == "fine-tuned")
+
+
+# --- SavedModels
+
+
+def test_r11_a_savedmodel_trains_in_the_second_phase_only(photos: Path, tmp_path: Path) -> None:
+    folder = reusable(tmp_path / "module", side=None)
+    run = example("r11").main(photos, tmp_path / "run", backbone=str(folder), image_size=32, epochs=8)
+    assert head_of(run) == [(1024, "relu"), (3, "softmax")]
+    phases = run.metrics["decision"]["phases"]
+    assert [(p["unfreeze"], p["layers"]) for p in phases] == [("none", 0), ("all", 1)]
+    before = Net()
+    (module,) = [layer for layer in run.model.layers if layer.weights and not is_head(layer)]
+    now = {weight.name: np.array(weight) for weight in module.weights}
+    assert (now["conv_kernel"] != before.kernel.numpy()).any()
+    assert (now["bn_moving_mean"] == before.mean.numpy()).all()
+    x = pixels_of(photos, 32)
+    again = regraft.load(run.path).model
+    assert_close(again.predict(x, verbose=0), run.model.predict(x, verbose=0), 1e-5)
+
+
+def test_r15_a_handle_names_its_version_is_kept_and_gets_pixels_in_0_to_1(
+    photos: Path, shared_store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(regraft.UsageError, match="names no version"):
+        example("r15").main(photos, "https://tfhub.dev/google/tiny/feature_vector", tmp_path / "run")
+    reusable(shared_store / "savedmodels" / "tfhub" / "google" / "tiny" / "feature_vector" / "3", side=None)
+    handle = "https://tfhub.dev/google/tiny/feature_vector/3"
+    run = example("r15").main(photos, handle, tmp_path / "run", image_size=32)
+    assert head_of(run) == [(1024, "relu"), (3, "softmax")]
+    x = pixels_of(photos, 32)
+    pool = next(layer for layer in run.model.layers if is_head(layer))
+    features = keras.Model(run.model.inputs, pool.input).predict(x, verbose=0)
+    assert_close(features, Net()(keras.ops.convert_to_tensor(x / 255)).numpy(), 1e-5)

@@ -1,0 +1,59 @@
+"""Views as features: each computed once, from kept pixels, and what they cost is said before."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_network, write_photos
+
+from regraft.data.catalog import Catalog
+from regraft.data.view import View
+from regraft.features.extract import extract_features
+from regraft.features.store import Store
+from regraft.features.views import extract_views
+
+SIZE = 32
+VIEWS = [View(number, ("flip", "crop")) for number in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def network():
+    whole = small_network(SIZE)
+    return keras.Model(whole.inputs, {"pooled": keras.layers.GlobalAveragePooling2D()(whole.output)})
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    return Catalog.from_folder(write_photos(tmp_path / "photos", each=3))
+
+
+def computed(features):
+    return [each.computed for each in features]
+
+
+def test_views_are_computed_once_and_their_cost_is_said(network, catalog, tmp_path, capsys):
+    store = Store(tmp_path / "store")
+    first = extract_features(network, catalog, store=store)
+    capsys.readouterr()
+    found = extract_views(network, catalog, first=first, store=store, views=VIEWS)
+    said = capsys.readouterr().err
+    assert said.startswith("3 views: about ")
+    assert "an epoch if every epoch were augmented anew." in said
+    assert "Plan of view 2: 9 of 9 images" in said
+    assert found[0] is first
+    assert computed(found) == [9, 9, 9]
+    rows = [features.matrix(catalog.samples, "pooled") for features in found]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(rows))
+    again = extract_views(network, catalog, first=first, store=store, views=VIEWS)
+    assert computed(again[1:]) == [0, 0]
+    assert "augmented anew" not in capsys.readouterr().err
+    for before, after in zip(rows, again, strict=True):
+        np.testing.assert_array_equal(after.matrix(catalog.samples, "pooled"), before)
+
+
+def test_a_further_view_costs_only_itself(network, catalog, tmp_path):
+    store = Store(tmp_path / "store")
+    first = extract_features(network, catalog, store=store)
+    extract_views(network, catalog, first=first, store=store, views=VIEWS[:1])
+    assert computed(extract_views(network, catalog, first=first, store=store, views=VIEWS)[1:]) == [0, 9]
