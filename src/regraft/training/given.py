@@ -59,7 +59,7 @@ BOOSTING = Family(
     scaled=False,
     calibrated=True,
     count=3,
-    most=1_500,
+    most=1_000,
 )
 
 

@@ -142,7 +142,8 @@ class Neighbours:
 
         data = scaler.graph(features)
         if self.metric == "cosine":
-            data = data / ops.maximum(ops.norm(data, axis=-1, keepdims=True), 1e-12)
+            squares = ops.sum(ops.square(data), axis=-1, keepdims=True)  # a saved ops.norm fails on JAX
+            data = data * ops.rsqrt(ops.maximum(squares, 1e-24))
         lengths, own = (self.stored**2).sum(1), ops.sum(ops.square(data), axis=-1, keepdims=True)
         closeness = _dense(data, 2 * self.stored.T, -lengths, name="head_stored", trainable=False)
         nearest, places = ops.top_k(closeness, self.k)
