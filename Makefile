@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test lint check bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,10 +18,12 @@ demo: .venv/ready  ## the main job in a minute, without network
 test: .venv/ready  ## every test
 	$(BIN)/python -m pytest -n 2
 
-check: .venv/ready  ## format, lint, types and the fast tests: before every commit
+lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint  ## the same and the fast tests: before every commit
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 .venv-user/ready: pyproject.toml

@@ -5,6 +5,8 @@ import pytest
 
 from regraft.training.affine import Link, Scaler
 
+pytestmark = pytest.mark.slow
+
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)

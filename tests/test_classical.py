@@ -10,6 +10,8 @@ from regraft.errors import DataError, UsageError
 from regraft.tasks import TASKS
 from regraft.training.classical import SOLVERS, solve
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("multiclass", "binary")
 
 

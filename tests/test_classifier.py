@@ -12,6 +12,8 @@ from regraft.backbone.zoo import ZOO, recognise
 from regraft.errors import UsageError
 from regraft.recipe import HeadSpec
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = [
     "mobilenet",
     "mobilenet_v2",

@@ -18,6 +18,8 @@ from sklearn.svm import SVC
 from regraft import DataError, ImageEmbedder, UsageError
 from regraft.data.decode import decode
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from regraft import DataError, EnvironmentFault, ImageEmbedder, Recipe, UsageError, embed, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

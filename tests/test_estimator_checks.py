@@ -18,6 +18,8 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 
 from regraft import ImageClassifier, ImageEmbedder, ImageRegressor
 
+pytestmark = pytest.mark.slow
+
 SIZE = 8
 
 # Checks of scikit-learn that cannot hold of images, and why.

@@ -16,7 +16,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 
 from regraft import DataError, HeadSpec, ImageClassifier, ImageEmbedder, ImageRegressor, Phase, UsageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

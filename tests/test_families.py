@@ -13,6 +13,8 @@ from solved_heads import GRAPHS, PAIRS, blobs, reference, reference_decisions, t
 from regraft.training.classical import solve
 from regraft.training.solved import SolvedHead
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("multiclass", "binary")
 
 

@@ -24,6 +24,8 @@ from regraft.training.kept import Kept, read_estimator, write_estimator
 
 pytest.importorskip("skops")
 
+pytestmark = pytest.mark.slow
+
 
 def round_trip(kept: Kept, path: Path) -> Kept:
     assert write_estimator(kept, path / "head.skops") == ()

@@ -15,6 +15,8 @@ from regraft.data.pictures import list_pictures
 from regraft.data.spool import Spool
 from regraft.deploy.held import ROWS, HeldRun
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from networks import answer, pixels
 
+pytestmark = pytest.mark.slow
+
 hub = pytest.importorskip("keras_hub", reason='KerasHub is not installed: pip install "regraft[hub]"')
 
 from regraft.backbone.freeze import freeze  # noqa: E402

@@ -19,6 +19,8 @@ from regraft.training.kept import Kept, read_estimator, write_estimator
 
 pytest.importorskip("skops")
 
+pytestmark = pytest.mark.slow
+
 
 class Stranger(ClassifierMixin, BaseEstimator):
     """A classifier of somebody's own."""

@@ -12,6 +12,8 @@ from regraft.backbone.pixels import apply_contract
 from regraft.backbone.zoo import ZOO
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
+pytestmark = pytest.mark.slow
+
 # One of each family at its smallest size: side of the feature map, first stages, last stages.
 FAMILIES = {
     "mobilenet": (1, ["stem", "block_1"], ["block_12", "block_13"]),

@@ -17,6 +17,8 @@ import regraft
 from regraft.backbone.load import load_backbone
 from regraft.recipe import HeadSpec, Phase, Recipe
 
+pytestmark = pytest.mark.slow
+
 
 def write_table(root: Path, *, count: int = 48, size: int = 32) -> Path:
     """Grey images with a bright square and, in half of them, a red stripe; side and stripe are targets."""

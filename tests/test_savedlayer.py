@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from networks import answer, pixels
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="SavedModels need TensorFlow")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="SavedModels need TensorFlow"),
+]
 tf = pytest.importorskip("tensorflow")
 
 from savedmodels import Net, hub1, images, reusable, signature_only  # noqa: E402

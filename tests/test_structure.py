@@ -24,6 +24,7 @@ MODULES = sorted(
 )
 BACKENDS = {"tensorflow", "jax", "torch"}
 MAY_NAME_A_BACKEND = {"backbone/savedmodel.py", "features/engine.py"}
+SLOW_EXAMPLES = {"embedder.py", "estimators.py"}  # they train
 
 
 def imported(path: Path) -> set[str]:
@@ -86,7 +87,10 @@ def test_help_answers_without_loading_a_backend() -> None:
     assert time.monotonic() - begun < 5  # a backend alone takes longer than the half second this should
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(module, marks=[pytest.mark.slow] if module in SLOW_EXAMPLES else []) for module in MODULES],
+)
 def test_docstring_examples_run(module: str) -> None:
     import doctest
     import importlib
