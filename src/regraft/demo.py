@@ -84,7 +84,8 @@ def _from_scratch(model: keras.Model, catalog: Catalog) -> float:
     say(f"Training the same network from scratch, {SCRATCH_PASSES} passes.")
     keras.utils.set_random_seed(0)
     fresh = keras.models.clone_model(model)
-    fresh.trainable = True
+    for layer in fresh.layers:  # one by one: the model's own flag is up already and would not reach them
+        layer.trainable = True
     fresh.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     fresh.fit(*pixels_and_labels("train"), epochs=SCRATCH_PASSES, batch_size=10, verbose=0)
     return float(fresh.evaluate(*pixels_and_labels("test"), verbose=0)[1])
