@@ -6,8 +6,10 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from regraft.training.classical import solve
 from regraft.training.crossval import Part
-from regraft.training.solvers import PENALTIES, discriminant, logistic, probabilities, ridge, solve_logistic
+from regraft.training.solved import SolvedHead
+from regraft.training.solvers import PENALTIES, discriminant, logistic, ridge
 
 
 def blobs(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
@@ -19,59 +21,52 @@ def blobs(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
     return features.astype(np.float32), labels
 
 
+def probe(features: np.ndarray, labels: np.ndarray) -> SolvedHead:
+    return solve("logistic", features, labels, task="multiclass", seed=1)
+
+
 @pytest.mark.parametrize(("n", "d"), [(120, 20), (60, 200)])
 @pytest.mark.parametrize("penalty", [1.0, 0.01])
-def test_probabilities_equal_scikit_learns(n: int, d: int, penalty: float) -> None:
+def test_several_classes_equal_scikit_learns(n: int, d: int, penalty: float) -> None:
     features, labels = blobs(n, d, 4)
-    probe = solve_logistic(features, labels, classes=4, penalties=[penalty])
-    scaler = StandardScaler().fit(features.astype(np.float64))
-    reference = LogisticRegression(C=1 / (n * penalty), tol=1e-8, max_iter=10_000)
-    reference.fit(scaler.transform(features.astype(np.float64)), labels)
-    expected = reference.predict_proba(scaler.transform(features.astype(np.float64)))
-    np.testing.assert_allclose(probabilities(features, probe), expected, atol=1e-3)
+    data = StandardScaler().fit_transform(features.astype(np.float64))
+    rule = logistic(Part(data, np.eye(4)[labels], np.ones(n), "multiclass"))({"penalty": penalty})
+    expected = LogisticRegression(C=1 / (n * penalty), tol=1e-9, max_iter=10_000).fit(data, labels)
+    np.testing.assert_allclose(rule.decide(data), expected.decision_function(data), atol=1e-4)
 
 
-def test_penalty_is_the_best_of_the_path_by_cross_validation() -> None:
-    features, labels = blobs(150, 40, 3, noise=2.5)
-    probe = solve_logistic(features, labels, classes=3)
-    assert probe.penalty == min(probe.path, key=lambda penalty: probe.path[penalty])
-    assert len(probe.path) >= 3
-    assert min(PENALTIES) < probe.penalty < max(PENALTIES)
+def test_penalty_is_the_best_of_a_path_that_has_its_valley_inside() -> None:
+    head = probe(*blobs(150, 40, 3, noise=2.5))
+    best = min(head.losses, key=lambda text: head.losses[text])
+    assert best == f"penalty {head.settings['penalty']:.3g}"
+    assert len(head.losses) >= 3
+    assert min(PENALTIES) < head.settings["penalty"] < max(PENALTIES)
 
 
 def test_noisier_features_get_a_stronger_penalty() -> None:
-    clean = solve_logistic(*blobs(150, 40, 3, noise=0.5), classes=3)
-    noisy = solve_logistic(*blobs(150, 40, 3, noise=6.0), classes=3)
-    assert noisy.penalty > clean.penalty
-
-
-def test_choice_sees_only_what_it_is_given_and_is_the_same_every_time() -> None:
-    features, labels = blobs(90, 30, 3, noise=2)
-    first, second = (solve_logistic(features, labels, classes=3, seed=1) for _ in range(2))
-    np.testing.assert_array_equal(first.kernel, second.kernel)
-    assert first.path == second.path
+    clean, noisy = (probe(*blobs(150, 40, 3, noise=noise)) for noise in (0.5, 6.0))
+    assert noisy.settings["penalty"] > clean.settings["penalty"]
 
 
 def test_a_constant_feature_gets_no_weight() -> None:
     features, labels = blobs(60, 10, 3)
     features[:, 4] = 7.0
-    probe = solve_logistic(features, labels, classes=3, penalties=[0.1])
-    assert np.abs(probe.kernel[4]).max() < 1e-6
-    assert np.isfinite(probe.kernel).all()
+    head = probe(features, labels)
+    assert np.abs(head.weights[4]).max() < 1e-6
+    assert np.isfinite(head.weights).all()
 
 
 def test_a_class_with_one_image_is_solved() -> None:
-    features, labels = blobs(41, 8, 4)
-    labels = np.where(labels == 3, 0, labels)
-    labels[0] = 3
-    probe = solve_logistic(features, labels, classes=4)
-    assert probabilities(features, probe).argmax(1)[0] == 3
+    features, labels = blobs(60, 8, 4, noise=0.5)
+    alone = np.flatnonzero(labels == 3)
+    used = np.delete(np.arange(60), alone[1:])
+    answers = probe(features[used], labels[used]).predict(features[alone[:1]])
+    assert answers[0, 3] > 0.5
 
 
 def test_pixel_like_features_of_huge_scale_do_not_break_the_solver() -> None:
     features, labels = blobs(60, 12, 3)
-    probe = solve_logistic(features * 1e4, labels, classes=3)
-    assert (probabilities(features * 1e4, probe).argmax(1) == labels).mean() > 0.9
+    assert (probe(features * 1e4, labels).predict(features * 1e4).argmax(1) == labels).mean() > 0.9
 
 
 @pytest.mark.parametrize(("n", "d"), [(90, 15), (40, 100)])

@@ -20,28 +20,16 @@ never more of those than images, and along them the problem is nearly separable,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.tasks import TASKS
-from regraft.training.affine import Link, Scaler
-from regraft.training.crossval import EXACT, Family, Fit, Part, Settings, cross_validate
+from regraft.training.crossval import EXACT, Family, Fit, Part, Settings
 from regraft.training.rules import Linear
 
-__all__ = [
-    "LOGISTIC",
-    "PENALTIES",
-    "Probe",
-    "discriminant",
-    "logistic",
-    "probabilities",
-    "ridge",
-    "solve_logistic",
-]
+__all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge"]
 
 Matrix = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -128,65 +116,6 @@ LOGISTIC = Family(
     per_unit=True,
     calibrated=True,
 )
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A solved linear head on raw features: probabilities are softmax(features @ kernel + bias).
-
-    Attributes:
-        kernel: float32 of shape (features, classes).
-        bias: float32 of shape (classes,).
-        penalty: the one that was chosen.
-        path: cross-validated log loss of each penalty tried.
-    """
-
-    kernel: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    penalty: float
-    path: dict[float, float]
-
-
-def solve_logistic(
-    features: NDArray[np.float32],
-    labels: Labels,
-    *,
-    classes: int,
-    penalties: Sequence[float] = PENALTIES,
-    seed: int = 0,
-) -> Probe:
-    """The linear probe: penalty by cross-validated log loss, then solved on everything given.
-
-    Args:
-        features: shape (n, d), as the backbone gives them.
-        labels: shape (n,), in 0..classes - 1; every class occurs.
-        classes: how many there are.
-        penalties: values to choose from, per image (scikit-learn's C is 1 / (n * penalty)).
-        seed: of the folds.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> labels = np.arange(60) % 3
-        >>> features = np.eye(3)[labels] + rng.normal(0, 0.1, (60, 3))
-        >>> probe = solve_logistic(features.astype("float32"), labels, classes=3)
-        >>> bool((probabilities(features, probe).argmax(1) == labels).all())
-        True
-    """
-    targets = TASKS["multiclass"].encode(labels, classes).astype(np.float64)
-    part = Part(features.astype(np.float64), targets, np.ones(len(labels)), "multiclass", seed)
-    grid: list[Settings] = [{"penalty": penalty} for penalty in sorted(penalties, reverse=True)]
-    trials = cross_validate(replace(LOGISTIC, grid=lambda part: grid), part)[0] if len(grid) > 1 else []
-    path = {float(trial.settings["penalty"]): float(trial.losses.mean()) for trial in trials}
-    best = min(path, key=lambda penalty: path[penalty]) if path else float(grid[0]["penalty"])
-    scaler = Scaler.of(part.data)
-    rule = logistic(replace(part, data=scaler(part.data)))({"penalty": best})
-    whole = rule.folded(scaler, Link.none(classes))
-    return Probe(whole.weights.astype(np.float32), whole.bias.astype(np.float32), best, path)
-
-
-def probabilities(features: NDArray[np.floating[Any]], probe: Probe) -> Matrix:
-    """Class probabilities, shape (n, classes), of features of shape (n, d)."""
-    return _softmax(features.astype(np.float64) @ probe.kernel + probe.bias)
 
 
 def _axes(data: Matrix) -> tuple[Matrix, Matrix]:
