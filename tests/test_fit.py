@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 
 import keras
@@ -149,15 +148,32 @@ def test_budget_ends_it_within_a_step() -> None:
     assert time.monotonic() - begun < 30
 
 
-@pytest.mark.slow
+class InterruptedIn:
+    """Batches that press Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, batches: Batches, epoch: int) -> None:
+        self._batches, self._epoch = batches, epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._batches, name)
+
+    def shuffled(self, epoch: int):
+        for number, batch in enumerate(self._batches.shuffled(epoch)):
+            if (epoch, number) == (self._epoch, 2):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+
 def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
     task = Task()
     handler = signal.getsignal(signal.SIGINT)
-    timer = threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    fitted = task.tune(epochs=2000, patience=2000, budget=120)
-    timer.cancel()
+    task.train = InterruptedIn(task.train, epoch=2)
+    fitted = task.tune(epochs=5, patience=5)
     assert fitted.stopped == "interrupted"
+    assert len(fitted.history) == 3
     assert signal.getsignal(signal.SIGINT) is handler
     assert all(np.isfinite(value).all() for value in task.weights().values())
 

@@ -79,7 +79,7 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
     contents = list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
     key = store.recall(hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
-    if recipe.view_count > 1 or recipe.trains_backbone:
+    if recipe.keeps_pixels:
         wanted |= set(store.entries(pixel_key(size)).missing(contents))
     return DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
 

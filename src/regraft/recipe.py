@@ -204,6 +204,11 @@ class Recipe:
         named = self.augment not in ((), ("auto",))
         return self.views or (VIEWS if named and not self.trains_backbone else 1)
 
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether decoded images are read again after the frozen network has seen them."""
+        return self.view_count > 1 or self.trains_backbone
+
     def to_toml(self) -> str:
         """The recipe as TOML text; values that are None (chosen by the program) are left out."""
         import tomli_w

@@ -125,9 +125,9 @@ def train(
     clock, kept = _Clock(), Store(store)
     with claim_folder(Path(out), overwrite=overwrite) as folder, ExitStack() as stack:
         with clock("list"):
-            catalog = data if isinstance(data, Catalog) else read_catalog(data, recipe)
-            recipe = replace(recipe, data=fspath(catalog.root if isinstance(data, Catalog) else data))
-            catalog = catalog.as_task(recipe.task).learnable()
+            catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+            recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
+            catalog = catalog.learnable()
             say(_task(catalog, recipe))
             ahead = None if backbone else begin_decoding(catalog, recipe, kept)
             if ahead is not None:
@@ -151,7 +151,8 @@ def train(
             say(_parts(catalog))
             views = _views(whole, catalog, recipe, kept, features)
         with clock("head"):
-            material, found = _find_head(model, whole, (backbone, catalog, recipe, kept, views), head)
+            material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)
+            found = _find_head(model, whole, material, head)
             reference = _from_features(found, material)
         with clock("fine-tune"):
             decision = _fine_tune(found, material)
@@ -213,8 +214,9 @@ def _extract(
 ) -> Features:
     from regraft.features.extract import extract_features
 
-    keep = recipe.view_count > 1 or recipe.trains_backbone
-    features = extract_features(whole.prefix, catalog, store=store, keep_pixels=keep, ahead=ahead)
+    features = extract_features(
+        whole.prefix, catalog, store=store, keep_pixels=recipe.keeps_pixels, ahead=ahead
+    )
     store.remember(hint(recipe), features.key)
     return features
 
@@ -249,21 +251,27 @@ def _parts(catalog: Catalog) -> str:
     return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
 
 
-def _find_head(
-    model: keras.Model,
-    whole: Cut,
-    ground: tuple[Backbone, Catalog, Recipe, Store, tuple[Features, ...]],
-    head: Any,
-) -> tuple[Material, FoundHead]:
-    from regraft.training.heads import find_head, solver_of
+def _material(
+    backbone: Backbone,
+    catalog: Catalog,
+    recipe: Recipe,
+    *,
+    store: Store,
+    views: tuple[Features, ...],
+    names: tuple[str, ...],
+) -> Material:
     from regraft.training.material import Material
+
+    return Material(recipe, catalog, backbone, store, views, names)
+
+
+def _find_head(model: keras.Model, whole: Cut, material: Material, head: Any) -> FoundHead:
+    from regraft.training.heads import find_head, solver_of
     from regraft.training.phases import head_phase
 
-    backbone, catalog, recipe, store, views = ground
-    material = Material(recipe, catalog, backbone, store, views, whole.names)
+    recipe = material.recipe
     solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
-    found = find_head(model, whole, material, solver=solver, phase=head_phase(recipe), budget=recipe.budget)
-    return material, found
+    return find_head(model, whole, material, solver=solver, phase=head_phase(recipe), budget=recipe.budget)
 
 
 def _fine_tune(found: FoundHead, material: Material) -> Decision:

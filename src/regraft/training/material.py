@@ -113,7 +113,7 @@ class Material:
         return Lesson(self.task, train, validation, self.spread)
 
     def _reader(self, pairs: list[tuple[Sample, int]]) -> Any:
-        """Reads pairs of sample and view; from memory where all of them fit."""
+        """Reads pairs of sample and view, given view by view; from memory where all of them fit."""
 
         def from_store(wanted: list[tuple[Sample, int]]) -> Inputs:
             rows = [self.inputs([sample], view) for sample, view in wanted]
@@ -125,8 +125,7 @@ class Material:
         views = sorted({view for _, view in pairs})
         found = [self.inputs([sample for sample, at in pairs if at == view], view) for view in views]
         whole = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
-        order = [pair for view in views for pair in pairs if pair[1] == view]
-        row = {(sample.path, view): number for number, (sample, view) in enumerate(order)}
+        row = {(sample.path, view): number for number, (sample, view) in enumerate(pairs)}
 
         def from_memory(wanted: list[tuple[Sample, int]]) -> Inputs:
             rows = [row[sample.path, view] for sample, view in wanted]
