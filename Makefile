@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check bench format clean
+.PHONY: demo test soak lint check bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,8 +15,11 @@ BIN := .venv/bin
 demo: .venv/ready  ## the main job in a minute, without network
 	$(BIN)/regraft demo --overwrite
 
-test: .venv/ready  ## every test
+test: .venv/ready  ## the tests, one or a few of many alike
 	$(BIN)/python -m pytest -n 2
+
+soak: .venv/ready  ## the rest: every family of backbones, the long sweeps
+	$(BIN)/python -m pytest -n 2 -m soak
 
 lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -24,7 +27,7 @@ lint: .venv/ready  ## format, lint and types
 	$(BIN)/mypy
 
 check: lint  ## the same and the fast tests: before every commit
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak"
 
 .venv-user/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-user

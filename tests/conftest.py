@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,9 +17,23 @@ COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
 
 
 @pytest.fixture(autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_store(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No test reads or writes the store in the user's cache."""
-    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path_factory.getbasetemp() / "store"))
+    if "shared_store" not in request.fixturenames:
+        monkeypatch.setenv("REGRAFT_HOME", str(tmp_path_factory.getbasetemp() / "store"))
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One store for a module: what is frozen is computed once, here too."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("REGRAFT_HOME", str(home))
+        yield home
 
 
 def write_photos(root: Path, *, classes: int = 3, each: int = 10, size: int = 40, seed: int = 0) -> Path:

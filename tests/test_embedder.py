@@ -81,7 +81,6 @@ def test_the_backbone_sees_each_image_once_over_all_folds_and_points_of_a_grid(
     assert sum(seen) == len(files)
 
 
-@pytest.mark.slow
 def test_processes_side_by_side_give_the_same(embedder: ImageEmbedder, files: list[str]) -> None:
     labels = [Path(path).parent.name for path in files]
     model = make_pipeline(embedder, SVC())

@@ -161,7 +161,6 @@ def test_what_training_computed_is_not_computed_again(
     assert "all 30 images are in the store" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_command_line(photos: Path, network_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "regraft", "embed", str(photos), "-o", "f.csv", "--pooling", "both"]
     options = ["--backbone", str(network_file)]

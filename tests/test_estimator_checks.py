@@ -103,9 +103,9 @@ def test_tags_say_that_tables_are_not_taken(kind: type) -> None:
 @pytest.mark.parametrize(
     ("kind", "skipped"),
     [
-        pytest.param(TabularEmbedder, NOT_FOR_IMAGES),
-        pytest.param(TabularClassifier, NOT_FOR_CLASSIFIER, marks=pytest.mark.slow),
-        pytest.param(TabularRegressor, NOT_FOR_IMAGES, marks=pytest.mark.slow),
+        (TabularEmbedder, NOT_FOR_IMAGES),
+        (TabularClassifier, NOT_FOR_CLASSIFIER),
+        (TabularRegressor, NOT_FOR_IMAGES),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,24 +26,10 @@ from regraft.backbone.head import is_head
 from regraft.backbone.pixels import contract_of
 from regraft.data.decode import decode
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = {"weights": "random", "image_size": 32}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One store for the module: what is frozen is computed once, here too."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("REGRAFT_HOME", str(home))
-        yield home
-
-
-@pytest.fixture(autouse=True)
-def own_store(shared_store: Path) -> None:
-    """Instead of the store of `conftest`."""
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def photographs(clothing: Path, mobilenet_weights: Path, tmp_path_factory: pytes
     return [(features.matrix(part, "pooled"), catalog.targets(part)) for part in parts]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("solver", list(GRAPHS))
 def test_all_clothing_test_images_are_decided_as_by_scikit_learn(
     solver: str, photographs, tmp_path: Path

@@ -1,6 +1,6 @@
 """Eight families under six plans: one epoch moves every planned weight and not a bit of anything else.
 
-The same tests run twice: on the backend at hand, and once more in a process of their own on JAX. What should
+The same tests run on the backend at hand, and once more in a process of their own on JAX. What should
 move is worked out here from layer names, not by asking the freeze plan. Weight decay acts on every weight
 that trains and none of them is zero, so a planned weight moves even where no gradient comes (dead ReLUs).
 """
@@ -48,6 +48,7 @@ FAMILIES = [
     Family("efficientnet_b0", "block7", "block6d_add", "block[25]._se_"),
     Family("convnext_tiny", "stage_3", "convnext_tiny_stage_2_block_8_identity", "downsampling_conv_1|stem$"),
 ]
+SHORT = {"resnet50", "mobilenet_v2", "mobilenet_v3_small"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,22 +65,37 @@ def cheap_weights(monkeypatch):
         monkeypatch.setattr(getattr(keras.initializers, name), "__call__", draw)
 
 
-@pytest.mark.timeout(1800)  # minutes of compiling in one test, more on a busy machine
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
 def test_on_jax():
-    """The longest, so the first: other processes take the tests below meanwhile."""
+    run_on_jax("mobilenet_v3_small", count=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)  # minutes of compiling, more on a busy machine
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
+def test_all_on_jax():
+    run_on_jax("exactly_the_plan", count=len(FAMILIES))
+
+
+def run_on_jax(which: str, *, count: int) -> None:
     pytest.importorskip("jax")
     fast_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exactly_the_plan", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", which, __file__],
         env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": fast_to_compile},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert f"{len(FAMILIES)} passed" in done.stdout
+    assert f"{count} passed" in done.stdout
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(each, id=each.name, marks=() if each.name in SHORT else pytest.mark.soak)
+        for each in FAMILIES
+    ],
+)
 def test_one_epoch_moves_exactly_the_plan(family):
     backbone = load_backbone(family.name, weights="random", image_size=family.size)
     model = graft(backbone, HeadSpec(), outputs=2)

@@ -33,7 +33,7 @@ FAMILIES = {
     "efficientnet_v2_s": (1, ["stem", "block1"], ["block6", "top"]),
     "convnext_tiny": (1, ["stem", "stage_0"], ["stage_2", "stage_3"]),
 }
-FAST = {"vgg16"}
+SHORT = {"mobilenet_v2", "resnet50", "vgg16", "inception_v3", "efficientnet_b0", "convnext_tiny"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def vgg():
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.soak) for name in FAMILIES]
 )
 def test_family(name):
     """Pixels in, Keras' own answer out; width and stages as the table says."""

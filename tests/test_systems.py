@@ -23,22 +23,9 @@ from test_examples import example, head_of, history, moved, trainable_places
 import regraft
 from regraft.data.augment import augment_batch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
 STAGED = {"backbone": "vgg16", "weights": "random", "image_size": 32}  # small, and divided into stages
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("REGRAFT_HOME", str(home))
-        yield home
-
-
-@pytest.fixture(autouse=True)
-def own_store(shared_store: Path) -> None:
-    """Instead of the store of `conftest`."""
 
 
 @pytest.fixture(scope="module")
