@@ -69,9 +69,9 @@ class Features:
         """How long the engine takes to run the network over one image on this machine."""
         return self._speed.seconds_per_image
 
-    def facts(self, sample: Sample) -> Facts:
-        """What the decoder learnt of a sample's first image."""
-        return self._entries.facts(sample.digest)
+    def facts(self, samples: Sequence[Sample]) -> list[Facts]:
+        """What the decoder learnt of each sample's first image."""
+        return self._entries.facts([sample.digest for sample in samples])
 
 
 def extract_features(
@@ -205,7 +205,7 @@ class _Work:
 
     def _images(self, decoding: DecodeAhead) -> Iterator[_Image]:
         for digest in self.stored:
-            yield _Image(digest, self._kept.read([digest], "pixels")[0], self._kept.facts(digest))
+            yield _Image(digest, self._kept.read([digest], "pixels")[0], self._kept.facts([digest])[0])
         todo = frozenset(self.to_decode)
         if not todo:
             return
