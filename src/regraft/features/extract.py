@@ -156,7 +156,8 @@ class _Work:
         self.to_keep = without_pixels if keep_pixels else frozenset()
         wanted = self.to_keep | (self.missing & without_pixels)
         self.to_decode = [digest for digest in self.contents if digest in wanted]
-        self.stored = [digest for digest in self.contents if digest in self.missing - without_pixels]
+        with_pixels = self.missing - without_pixels
+        self.stored = [digest for digest in self.contents if digest in with_pixels]
 
     @property
     def computed(self) -> int:
