@@ -31,7 +31,8 @@ AS_IT_IS = View()
 
 
 class Features:
-    """The tensors of a catalog's images, read from the store.
+    """The tensors of a catalog's images, read from the store: what was computed now as well, so that it has the
+    same eleven significant bits whenever it was computed.
 
     Attributes:
         computed, reused: how many distinct images were computed now, and found.
