@@ -31,8 +31,9 @@ AS_IT_IS = View()
 
 
 class Features:
-    """The tensors of a catalog's images, read from the store: what was computed now as well, so that it has the
-    same eleven significant bits whenever it was computed.
+    """The tensors of a catalog's images, read from the store.
+
+    What was computed just now is read from there too: it has the same eleven significant bits as ever after.
 
     Attributes:
         computed, reused: how many distinct images were computed now, and found.
