@@ -154,7 +154,7 @@ class _Work:
         self._refusals: dict[str, Refusal] = {}
         self.contents = list(dict.fromkeys(photo.digest for photo in _photos(catalog)))
         self.missing = frozenset(entries.missing(self.contents))
-        without_pixels = frozenset(kept.missing(self.contents))
+        without_pixels = frozenset(kept.missing(self.contents if keep_pixels else self.missing))
         self.to_keep = without_pixels if keep_pixels else frozenset()
         wanted = self.to_keep | (self.missing & without_pixels)
         self.to_decode = [digest for digest in self.contents if digest in wanted]
