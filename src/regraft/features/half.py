@@ -31,9 +31,9 @@ def pack(rows: Floats) -> tuple[Halves | Floats, Exponents]:
         rows: (n, ...).
 
     Example:
-        >>> half, exponents = pack(np.array([[1e-6, 3e5]], np.float32))
+        >>> half, exponents = pack(np.array([[0.1, 300_000]], np.float32))
         >>> half.dtype, unpack(half, exponents).tolist()
-        (dtype('float16'), [[9.998679161071777e-07, 300032.0]])
+        (dtype('float16'), [[0.0999755859375, 300032.0]])
     """
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
     peak = np.maximum(flat.max(1, initial=0), -flat.min(1, initial=0))
