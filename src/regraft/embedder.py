@@ -110,7 +110,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """The features of images, float32 (n, d), row by row.
+        """The features of images, float32 (n, d) with eleven significant bits, row by row.
 
         Raises:
             DataError: X is no images, or some of them cannot be used.

@@ -55,6 +55,8 @@ def embed(
 ) -> Embedded:
     """Write the features of images to a file. What `regraft embed` calls.
 
+    They are float32 with eleven significant bits, as the store has them.
+
     Args:
         data: a folder, of class folders or of anything else; or a table with the columns that the recipe
             names, the target being optional.

@@ -216,8 +216,9 @@ def _decoder_notes(outcome: Outcome) -> list[str]:
         "tiny_image": "are smaller than 32 pixels on a side",
     }
     named: dict[str, list[str]] = {}
-    for sample in outcome.catalog.samples:
-        for note in outcome.features.facts(sample).notes:
+    samples = outcome.catalog.samples
+    for sample, facts in zip(samples, outcome.features.facts(samples), strict=True):
+        for note in facts.notes:
             named.setdefault(note, []).append(sample.path)
     return [
         f"{len(names)} images {meaning.get(note, note)}: {', '.join(names[:3])}"

@@ -132,7 +132,7 @@ def recorded(recipe: Recipe, backbone: Backbone) -> Recipe:
 
 def enlarged(catalog: Catalog, features: Features, size: int) -> str:
     """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
-    sides = sorted(max(facts.width, facts.height) for facts in map(features.facts, catalog.samples))
+    sides = sorted(max(facts.width, facts.height) for facts in features.facts(catalog.samples))
     middle = sides[len(sides) // 2]
     if middle * 2 > size:
         return ""

@@ -36,6 +36,7 @@ PART_NAMES = {
     "validation": "validation", "val": "validation", "valid": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+TOGETHER = 64  # files that a thread looks at before it is given more
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -97,11 +98,12 @@ def list_folder(root: Path) -> Listing:
     notes += [f"The class folder {name} is empty and was left out." for name in empty]
     index = {name: label for label, name in enumerate(classes)}
     jobs = [(folder, file) for folder in found for file in folder.files]
+    some = [[file for _, file in jobs[at : at + TOGETHER]] for at in range(0, len(jobs), TOGETHER)]
     with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(look, (file for _, file in jobs)))
+        verdicts = [verdict for part in pool.map(_look_at, some) for verdict in part]
     samples, refused, ignored = [], [], Counter[str]()
     for (folder, file), verdict in zip(jobs, verdicts, strict=True):
-        name = file.relative_to(root).as_posix()
+        name = "/".join(file.parts[len(root.parts) :])  # `relative_to` takes ten times as long
         if isinstance(verdict, str):
             samples.append(Sample(name, index[folder.name], verdict, folder.part))
         elif _is_bystander(file, verdict):
@@ -112,6 +114,10 @@ def list_folder(root: Path) -> Listing:
     samples.sort(key=lambda sample: sample.path)
     refused.sort(key=lambda item: item.image)
     return Listing(root, classes, tuple(samples), tuple(refused), tuple(notes), "multiclass", "")
+
+
+def _look_at(files: list[Path]) -> list[str | Refusal]:
+    return [look(file) for file in files]
 
 
 def _is_bystander(file: Path, verdict: Refusal) -> bool:

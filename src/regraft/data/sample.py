@@ -19,7 +19,7 @@ Target = int | tuple[int, ...] | tuple[float, ...]
 MAX_FILE_BYTES = 100 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One image file: its path relative to the catalog's root, and the digest of its content."""
 
@@ -27,7 +27,7 @@ class Photo:
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One thing to learn from: an image, seldom several, and its target.
 
@@ -52,7 +52,7 @@ class Sample:
         return (Photo(self.path, self.digest), *self.more)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A file, row or item that is not used, with a code and what a person reads."""
 

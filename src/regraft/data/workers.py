@@ -28,8 +28,8 @@ class Job(NamedTuple):
 
 def jobs_for(catalog: Catalog, digests: Sequence[str]) -> list[Job]:
     """The files to decode for some contents, one for each."""
-    where = {photo.digest: catalog.root / photo.path for sample in catalog.samples for photo in sample.photos}
-    return [Job(where[digest], digest) for digest in digests]
+    where = {photo.digest: photo.path for sample in catalog.samples for photo in sample.photos}
+    return [Job(catalog.root / where[digest], digest) for digest in digests]
 
 
 class DecodeAhead:

@@ -33,6 +33,8 @@ AS_IT_IS = View()
 class Features:
     """The tensors of a catalog's images, read from the store.
 
+    What was computed just now is read from there too: it has the same eleven significant bits as ever after.
+
     Attributes:
         computed, reused: how many distinct images were computed now, and found.
         refused: files that turned out not to be usable, one entry a file.
@@ -69,9 +71,9 @@ class Features:
         """How long the engine takes to run the network over one image on this machine."""
         return self._speed.seconds_per_image
 
-    def facts(self, sample: Sample) -> Facts:
-        """What the decoder learnt of a sample's first image."""
-        return self._entries.facts(sample.digest)
+    def facts(self, samples: Sequence[Sample]) -> list[Facts]:
+        """What the decoder learnt of each sample's first image."""
+        return self._entries.facts([sample.digest for sample in samples])
 
 
 def extract_features(
@@ -152,11 +154,12 @@ class _Work:
         self._refusals: dict[str, Refusal] = {}
         self.contents = list(dict.fromkeys(photo.digest for photo in _photos(catalog)))
         self.missing = frozenset(entries.missing(self.contents))
-        without_pixels = frozenset(kept.missing(self.contents))
+        without_pixels = frozenset(kept.missing(self.contents if keep_pixels else self.missing))
         self.to_keep = without_pixels if keep_pixels else frozenset()
         wanted = self.to_keep | (self.missing & without_pixels)
         self.to_decode = [digest for digest in self.contents if digest in wanted]
-        self.stored = [digest for digest in self.contents if digest in self.missing - without_pixels]
+        with_pixels = self.missing - without_pixels
+        self.stored = [digest for digest in self.contents if digest in with_pixels]
 
     @property
     def computed(self) -> int:
@@ -205,7 +208,7 @@ class _Work:
 
     def _images(self, decoding: DecodeAhead) -> Iterator[_Image]:
         for digest in self.stored:
-            yield _Image(digest, self._kept.read([digest], "pixels")[0], self._kept.facts(digest))
+            yield _Image(digest, self._kept.read([digest], "pixels")[0], self._kept.facts([digest])[0])
         todo = frozenset(self.to_decode)
         if not todo:
             return

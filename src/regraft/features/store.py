@@ -1,39 +1,41 @@
 """The content-addressed store: what was computed once, found by what it was computed from.
 
-    <root>/<digest of the key>/key.txt                     the key in words
-    <root>/<digest of the key>/<shard>/index.json          image digests, facts, a checksum a row
-    <root>/<digest of the key>/<shard>/<tensor>.npy        one array a named tensor, a row an image
+    <root>/features-2/<digest of the key>/key.txt          the key in words
+    <root>/features-2/<digest of the key>/<name>.shard     some images: see `features.shard`
 
 A key says everything that determines a value besides the image itself (prefix, pixel contract, size,
-engine, precision, view), so there is no invalidation: another version is another key. A shard is written
-beside and moved into place whole, and never changes: readers need no lock, and two processes that compute
-the same images merely store them twice. Arrays are plain .npy without pickle.
+engine, precision, view), so there is no invalidation: another version is another key. The form of the files
+is part of the folder's name: a folder of another version is neither read nor touched, and may be deleted. A
+shard is written beside and moved into place whole, and never changes: readers need no lock, and two processes
+that compute the same images merely store them twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 import tempfile
+import threading
 import uuid
-import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.decode import DECODER, Facts
 from regraft.errors import EnvironmentFault
+from regraft.features.shard import Shard, as_bytes, write_shard
 
 __all__ = ["Entries", "Store", "default_root", "pixel_key"]
 
+FORM = "features-2"  # of the files; another form is another folder
+
 Array = NDArray[Any]
+Places = NDArray[np.int64]
+
+_NONE = np.array([b"\xff" * 16])  # sorts behind every digest
 
 
 def default_root() -> Path:
@@ -57,11 +59,18 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.root = Path(root) if root is not None else default_root()
+        self._entries: dict[str, Entries] = {}
 
     def entries(self, key: str) -> Entries:
-        """Everything stored under a key, with each image's row checked when it is first read."""
-        folder = self.root / "features" / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        return Entries(folder, key)
+        """Everything stored under a key, with what other processes have stored by now.
+
+        The same object each time: a row is checked once.
+        """
+        if key not in self._entries:
+            folder = self.root / FORM / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+            self._entries[key] = Entries(folder, key)
+        self._entries[key].refresh()
+        return self._entries[key]
 
     def folder(self, kind: str, name: str) -> Path:
         """A folder of the store for something that is not a tensor, such as a compiled network."""
@@ -89,45 +98,83 @@ class Store:
         return self.root / "hints" / hashlib.blake2b(question.encode(), digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Row:
-    shard: Path
-    number: int
-    facts: Facts
-    checksums: dict[str, int]
+class _Table(NamedTuple):
+    """Shard and row of each image, sorted by digest; the last entry is none."""
+
+    digests: NDArray[np.bytes_]
+    shards: Places
+    rows: Places
+
+    def places(self, wanted: NDArray[np.bytes_]) -> Places:
+        """Where each digest stands, the first of several; -1 for those that are not here."""
+        at = np.searchsorted(self.digests, wanted)
+        return np.where(self.digests[at] == wanted, at, -1)
 
 
 class Entries:
-    """The rows of one key: named tensors and facts, by image digest."""
+    """The rows of one key: named tensors and facts, by image digest.
+
+    float32 tensors come back with eleven significant bits (see `features.half`), all others as they were put.
+    """
 
     def __init__(self, folder: Path, key: str) -> None:
         self.key = key
         self._folder = folder
-        self._rows: dict[str, list[_Row]] = defaultdict(list)  # more than one where two processes computed it
-        self._arrays: dict[tuple[Path, str], Array] = {}
-        self._sound: dict[str, _Row] = {}
-        for index in sorted(folder.glob("[!.]*/index.json")):  # a shard under way has a dot before its name
-            self._add(_read_index(index))
+        self._names: set[str] = set()  # of the files that were looked at
+        self._shards: list[Shard] = []
+        self._table: _Table | None = None  # made when it is needed
+        self._lock = threading.Lock()
 
-    def __contains__(self, digest: str) -> bool:
-        return self._sound_row(digest) is not None
+    def refresh(self) -> None:
+        """Find what was stored since, by this process or another."""
+        names = sorted(path.name for path in self._folder.glob("*.shard"))
+        with self._lock:
+            for name in names:
+                if name not in self._names:
+                    self._add(name)
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of the images that have no sound row here, each once, in the order given.
 
         Every row asked for is checked against its checksum; a damaged one counts as missing.
         """
-        return [digest for digest in dict.fromkeys(digests) if digest not in self]
+        wanted = list(dict.fromkeys(digests))
+        shards, _ = self._find(wanted)
+        return [wanted[at] for at in np.flatnonzero(shards < 0)]
 
-    def facts(self, digest: str) -> Facts:
-        """What the decoder learnt of an image when the row was computed."""
-        return self._row(digest).facts
+    def facts(self, digests: Sequence[str]) -> list[Facts]:
+        """What the decoder learnt of images when their rows were computed.
+
+        Raises:
+            KeyError: one of them has no sound row.
+        """
+        shards, rows = self._found(digests)
+        facts: dict[int, Facts] = {}
+        for shard, places in _by_shard(shards, rows):
+            facts.update(zip(places.tolist(), self._shards[shard].facts(rows[places]), strict=True))
+        return [facts[place] for place in range(len(digests))]
 
     def read(self, digests: Sequence[str], name: str) -> Array:
-        """One named tensor of many images: array of shape (len(digests), ...), in the order given."""
-        rows = [self._value(self._row(digest), name) for digest in digests]
-        self._arrays.clear()  # mapped files count as memory: not longer than they are read
-        return np.stack(rows) if rows else np.empty((0,))
+        """One named tensor of many images: array of shape (len(digests), ...), in the order given.
+
+        Raises:
+            KeyError: one of them has no sound row, or there is no such tensor.
+            EnvironmentFault: the store cannot be read any more.
+        """
+        shards, rows = self._found(digests)
+        values = np.empty((0,))
+        for shard, places in _by_shard(shards, rows):
+            try:
+                found = self._shards[shard].read(name, rows[places])
+            except OSError as error:
+                raise EnvironmentFault(
+                    f"The feature store {self._folder} cannot be read any more: {error.strerror or error}. "
+                    "Run again: what is missing is computed again."
+                ) from error
+            if not len(values):
+                values = np.empty((len(digests), *found.shape[1:]), found.dtype)
+            values[places] = found
+        return values
 
     def put(self, digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]) -> None:
         """Store one shard: `tensors[name]` has a row for each digest.
@@ -135,95 +182,73 @@ class Entries:
         Raises:
             EnvironmentFault: the disk is full or may not be written; nothing is left half-written.
         """
-        shard = self._folder / uuid.uuid4().hex
-        size = sum(array.nbytes for array in tensors.values())
+        number = uuid.uuid4().hex
+        name, beside = f"{number}.shard", self._folder / f".writing-{number}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "key.txt").write_text(self.key + "\n", "utf-8")
-            beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._folder))
             try:
-                _write_shard(beside, digests, tensors, facts)
-                beside.rename(shard)
+                with beside.open("wb") as file:
+                    write_shard(file, digests, tensors, facts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.rename(self._folder / name)
             except BaseException:
-                shutil.rmtree(beside, ignore_errors=True)
+                beside.unlink(missing_ok=True)
                 raise
         except OSError as error:
+            size = sum(array.nbytes for array in tensors.values())
             raise EnvironmentFault(
                 f"The feature store {self._folder} cannot take {size:,} bytes: {error.strerror or error}. "
                 "Free some space, or choose another place with --store or REGRAFT_HOME."
             ) from error
-        self._add(_read_index(shard / "index.json"))
+        with self._lock:
+            self._add(name)
 
-    def _array(self, shard: Path, name: str) -> Array:
-        if (shard, name) not in self._arrays:
-            self._arrays[shard, name] = np.load(shard / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        return self._arrays[shard, name]
-
-    def _value(self, row: _Row, name: str) -> Array:
-        return np.asarray(self._array(row.shard, name)[row.number])
-
-    def _add(self, rows: Mapping[str, _Row]) -> None:
-        for digest, row in rows.items():
-            self._rows[digest].append(row)
-
-    def _row(self, digest: str) -> _Row:
-        if (row := self._sound_row(digest)) is None:
-            raise KeyError(digest)
-        return row
-
-    def _sound_row(self, digest: str) -> _Row | None:
-        """The first row of an image that is what was written; damaged ones are passed over."""
-        while digest not in self._sound and self._rows.get(digest):
-            row = self._rows[digest].pop(0)
-            if self._is_sound(digest, row):
-                self._sound[digest] = row
-        return self._sound.get(digest)
-
-    def _is_sound(self, digest: str, row: _Row) -> bool:
+    def _add(self, name: str) -> None:
+        self._names.add(name)
         try:
-            return all(
-                _checksum(digest, row.facts, name, self._value(row, name)) == expected
-                for name, expected in row.checksums.items()
-            )
-        except Exception:  # a damaged array's header makes numpy raise whatever it likes
-            return False
+            self._shards.append(Shard(self._folder / name))
+        except Exception:  # a damaged file may hold anything; its images are computed again
+            return
+        self._table = None
+
+    def _found(self, digests: Sequence[str]) -> tuple[Places, Places]:
+        shards, rows = self._find(digests)
+        if (shards < 0).any():
+            raise KeyError(digests[int(shards.argmin())])
+        return shards, rows
+
+    def _find(self, digests: Sequence[str]) -> tuple[Places, Places]:
+        """The shard and the row of each image, -1 for those without a sound row."""
+        wanted = as_bytes(digests)
+        with self._lock:
+            while True:
+                if self._table is None:
+                    self._table = _tabled(self._shards)
+                table = self._table
+                at = table.places(wanted)
+                found = np.unique(at[at >= 0])
+                shards, rows = table.shards[found], table.rows[found]
+                sound = [self._shards[n].sound(rows[places]).all() for n, places in _by_shard(shards, rows)]
+                if all(sound):
+                    return table.shards[at], table.rows[at]
+                self._table = None  # what is damaged goes; another process may have stored it too
 
 
-def _checksum(digest: str, facts: Facts, name: str, row: Array) -> int:
-    """Covers all that is said of a row, not only its bytes: another byte order has the same bytes."""
-    words = json.dumps([digest, facts.as_json(), name, row.dtype.str, row.shape])
-    return zlib.crc32(np.ascontiguousarray(row).view(np.uint8).reshape(-1).data, zlib.crc32(words.encode()))
+def _tabled(shards: Sequence[Shard]) -> _Table:
+    """A table of all rows but those known to be damaged."""
+    usable = [shard.usable for shard in shards]
+    digests = np.concatenate(
+        [*(shard.digests[rows] for shard, rows in zip(shards, usable, strict=True)), _NONE]
+    )
+    owners = np.append(np.repeat(np.arange(len(shards)), [len(rows) for rows in usable]), -1)
+    order = np.argsort(digests, kind="stable")
+    return _Table(digests[order], owners[order], np.concatenate([*usable, [-1]])[order])
 
 
-def _write_shard(
-    folder: Path, digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]
-) -> None:
-    for name, array in tensors.items():
-        with (folder / f"{name}.npy").open("wb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-    rows = [
-        [
-            digest,
-            facts[digest].as_json(),
-            {name: _checksum(digest, facts[digest], name, array[i]) for name, array in tensors.items()},
-        ]
-        for i, digest in enumerate(digests)
-    ]
-    with (folder / "index.json").open("w", encoding="utf-8") as file:
-        json.dump(rows, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_index(index: Path) -> dict[str, _Row]:
-    """The rows of a shard; an index that cannot be read gives none, and its images are computed again."""
-    try:
-        rows = json.loads(index.read_text("utf-8"))
-        return {
-            digest: _Row(index.parent, number, Facts.from_json(facts), checksums)
-            for number, (digest, facts, checksums) in enumerate(rows)
-        }
-    except Exception:  # a damaged index may hold anything
-        return {}
+def _by_shard(shards: Places, rows: Places) -> Iterator[tuple[int, Places]]:
+    """Each shard, and the places in `rows` that are its, in the order of its rows."""
+    order = np.lexsort((rows, shards))
+    found, begins = np.unique(shards[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, begins[1:]), strict=False)
