@@ -16,7 +16,8 @@ from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.load import load_backbone
 from regraft.features import engine
-from regraft.features.engine import BATCH, KerasEngine, OpenVinoEngine, engine_name, fingerprint, make_engine
+from regraft.features.engine import KerasEngine, engine_name, fingerprint, make_engine
+from regraft.features.openvino import BATCH, OpenVinoEngine
 
 needs_openvino = pytest.mark.skipif(
     not engine_name().startswith("openvino"), reason="OpenVINO runs networks of TensorFlow only"

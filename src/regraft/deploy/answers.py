@@ -30,7 +30,8 @@ def run_model(
     file the sample is refused."""
     import keras
 
-    from regraft.features.engine import BATCH, fingerprint, make_engine
+    from regraft.features.engine import fingerprint, make_engine
+    from regraft.features.openvino import BATCH
 
     network = keras.Model(model.inputs[0], {OUTPUT: model.outputs[0]})
     engine = make_engine(network, Store().folder("engines", fingerprint(network)))

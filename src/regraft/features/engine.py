@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -23,13 +22,11 @@ from numpy.typing import NDArray
 
 from regraft.console import say
 from regraft.errors import brief
+from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, name_of, padded
 
-__all__ = ["Engine", "KerasEngine", "OpenVinoEngine", "engine_name", "fingerprint", "make_engine"]
+__all__ = ["Engine", "KerasEngine", "engine_name", "fingerprint", "make_engine"]
 
-BATCH = 8
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
-
-Outputs = dict[str, NDArray[np.float32]]
 
 # In a network's configuration: what refers to layers by name, and what inference does not look at.
 _REFERENCES = ("keras_history", "input_layers", "output_layers")
@@ -37,21 +34,19 @@ _UNSEEN = ("name", "trainable", "compile_config")
 
 
 class Engine(Protocol):
-    """`run` maps uint8 batches of shape (b, size, size, 3), b <= BATCH, to dictionaries of named float32
+    """`run` maps uint8 batches of shape (b, size, size, 3), b <= batch, to dictionaries of named float32
     tensors with b rows, one dictionary a batch, in order. `name` is for the keys of what it computes."""
 
     name: str
+    batch: int
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]: ...
 
 
 def engine_name() -> str:
     """The engine and precision that `make_engine` tries first, for the keys of what it computes."""
-    if keras.backend.backend() == "tensorflow":
-        try:
-            return f"openvino {importlib.metadata.version('openvino')} f32"
-        except importlib.metadata.PackageNotFoundError:
-            pass
+    if keras.backend.backend() == "tensorflow" and (name := name_of("f32")):
+        return name
     return KerasEngine.name
 
 
@@ -147,78 +142,16 @@ class KerasEngine:
     """Keras' own `predict`, on whatever device its backend uses."""
 
     name = f"keras {keras.__version__} {keras.backend.backend()} f32"
+    batch = BATCH
 
     def __init__(self, network: keras.Model) -> None:
         self._network = network
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         for batch in batches:
-            padded = _padded(batch).astype(np.float32)
-            outputs = self._network.predict_on_batch(padded)
+            full = padded(batch, self.batch).astype(np.float32)
+            outputs = self._network.predict_on_batch(full)
             yield {name: np.asarray(value, np.float32)[: len(batch)] for name, value in outputs.items()}
-
-
-class OpenVinoEngine:
-    """A network compiled by OpenVINO with static shapes; as many batches at a time as suit the processor."""
-
-    def __init__(self, graph: Path) -> None:
-        import openvino
-
-        self.name = engine_name()
-        core = openvino.Core()
-        model = core.read_model(graph)
-        prepare = openvino.preprocess.PrePostProcessor(model)
-        prepare.input().tensor().set_element_type(openvino.Type.u8)
-        model = prepare.build()
-        # Without a hint OpenVINO picks bf16 where the processor has it: the precision is part of the keys.
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = core.compile_model(model, "CPU", hints)
-        # Outputs are addressed by name: their order is OpenVINO's own, and one may have several names.
-        self._numbers = {
-            name: number
-            for number, output in enumerate(self._compiled.outputs)
-            for name in _given_names(output)
-        }
-        count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = [self._compiled.create_infer_request() for _ in range(count)]
-
-    def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        waiting: list[tuple[Any, int]] = []
-        free = list(self._requests)
-        try:
-            for batch in batches:
-                if not free:
-                    free.append(waiting[0][0])
-                    yield self._finish(*waiting.pop(0))
-                request = free.pop()
-                request.start_async({0: _padded(batch)}, share_inputs=False)
-                waiting.append((request, len(batch)))
-            while waiting:
-                yield self._finish(*waiting.pop(0))
-        finally:  # whoever stops early leaves no request under way
-            for request, _ in waiting:
-                request.wait()
-
-    def _finish(self, request: Any, rows: int) -> Outputs:
-        request.wait()
-        return {
-            name: request.get_output_tensor(number).data[:rows].copy()
-            for name, number in self._numbers.items()
-        }
-
-
-def _padded(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The batch with black images behind it up to BATCH: one static shape, compiled once."""
-    if len(batch) == BATCH:
-        return batch
-    return np.concatenate([batch, np.zeros((BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
-
-
-def _given_names(output: Any) -> Iterator[str]:
-    """The names given in `_graph`, among those that TensorFlow and OpenVINO give."""
-    for name in output.get_names():
-        if name.startswith("out_"):
-            yield str(name)[4:].removesuffix(":0")
 
 
 def _graph(network: keras.Model) -> bytes:

@@ -20,7 +20,8 @@ from regraft.data.decode import DECODER, Facts
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import BATCH, engine_name, fingerprint
+from regraft.features.engine import engine_name, fingerprint
+from regraft.features.openvino import BATCH
 from regraft.features.speed import Speed
 from regraft.features.store import Entries, Store, pixel_key
 

@@ -8,7 +8,8 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from regraft.features.engine import BATCH, Engine, engine_name, make_engine
+from regraft.features.engine import Engine, engine_name, make_engine
+from regraft.features.openvino import BATCH
 from regraft.features.store import Store
 
 __all__ = ["Speed"]
