@@ -142,7 +142,7 @@ def test_stopping_early_leaves_the_engine_usable(network, openvino):
 def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
     first = make_engine(network, tmp_path / "new")
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["network.pb"]
-    monkeypatch.setattr(engine, "_graph", None)  # calling it would fail
+    monkeypatch.setattr(engine, "frozen_graph", None)  # calling it would fail
     again = make_engine(network, tmp_path / "new")
     (batch,) = batches(2)
     one, other = next(first.run([batch])), next(again.run([batch]))
@@ -187,8 +187,8 @@ def test_a_network_that_openvino_computes_wrongly_is_neither_used_nor_kept(
     other = prefix()
     for weight in other.weights:
         weight.assign(weight * 1.1)
-    right = engine._graph
-    monkeypatch.setattr(engine, "_graph", lambda _: right(other))
+    right = engine.frozen_graph
+    monkeypatch.setattr(engine, "frozen_graph", lambda _: right(other))
     for _ in range(2):  # the second time as the first: nothing wrong is found in the folder
         assert isinstance(make_engine(network, tmp_path), KerasEngine)
     assert len(heard) == 2

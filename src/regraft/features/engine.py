@@ -24,7 +24,15 @@ from regraft.console import say
 from regraft.errors import brief
 from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, name_of, padded
 
-__all__ = ["Engine", "KerasEngine", "engine_name", "fingerprint", "make_engine"]
+__all__ = [
+    "Engine",
+    "KerasEngine",
+    "engine_name",
+    "expect_agreement",
+    "fingerprint",
+    "frozen_graph",
+    "make_engine",
+]
 
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
 
@@ -130,9 +138,11 @@ def _converted(network: keras.Model, kept: Path) -> Engine:
         prefix=".writing-", dir=_writable(kept.parent), ignore_cleanup_errors=True
     ) as folder:
         fresh = Path(folder) / kept.name
-        fresh.write_bytes(_graph(network))
+        fresh.write_bytes(frozen_graph(network))
         engine = OpenVinoEngine(fresh)
-        _check_against_keras(engine, network)
+        size = network.inputs[0].shape[1:]
+        pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
+        expect_agreement(engine, network, pixels)
         with contextlib.suppress(OSError):
             fresh.replace(kept)
     return engine
@@ -154,8 +164,12 @@ class KerasEngine:
             yield {name: np.asarray(value, np.float32)[: len(batch)] for name, value in outputs.items()}
 
 
-def _graph(network: keras.Model) -> bytes:
-    """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively."""
+def frozen_graph(network: keras.Model) -> bytes:
+    """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively.
+
+    Args:
+        network: pixels to a dictionary of named tensors. The batch stays free.
+    """
     import tensorflow as tf
 
     values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
@@ -166,7 +180,7 @@ def _graph(network: keras.Model) -> bytes:
             outputs = network(pixels, training=False)
         return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
 
-    signature = tf.TensorSpec([BATCH, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
+    signature = tf.TensorSpec([None, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
     traced = tf.function(constant, autograph=False).get_concrete_function(signature)
     if traced.captured_inputs:  # a SavedModel reads its own variables, not those of the scope
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -185,10 +199,13 @@ def _writable(folder: Path) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _check_against_keras(engine: Engine, network: keras.Model) -> None:
-    size = network.inputs[0].shape[1:]
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
-    got = next(engine.run([pixels]))
+def expect_agreement(engine: Engine, network: keras.Model, pixels: NDArray[np.uint8]) -> None:
+    """Run a network's engine and the network itself on some pixels, at most a batch.
+
+    Raises:
+        ValueError: the engine leaves out an output, or one is further off than float32 sums in another order.
+    """
+    got = next(iter(engine.run([pixels])))
     expected = network(pixels.astype(np.float32), training=False)
     for name, value in expected.items():
         if name not in got:
