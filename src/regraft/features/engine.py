@@ -142,7 +142,7 @@ def _converted(network: keras.Model, kept: Path) -> Engine:
         engine = OpenVinoEngine(fresh)
         size = network.inputs[0].shape[1:]
         pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
-        expect_agreement(engine, network, pixels)
+        expect_agreement(network, pixels, engine)
         with contextlib.suppress(OSError):
             fresh.replace(kept)
     return engine
@@ -199,18 +199,25 @@ def _writable(folder: Path) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def expect_agreement(engine: Engine, network: keras.Model, pixels: NDArray[np.uint8]) -> None:
-    """Run a network's engine and the network itself on some pixels, at most a batch.
+def expect_agreement(network: keras.Model, pixels: NDArray[np.uint8], *engines: Engine) -> None:
+    """Run a network and engines of it on the same pixels.
+
+    Args:
+        network: pixels to a dictionary of named tensors.
+        pixels: uint8 of shape (n, size, size, 3); Keras takes all of them at once.
+        engines: made from the network.
 
     Raises:
-        ValueError: the engine leaves out an output, or one is further off than float32 sums in another order.
+        ValueError: one leaves out an output, or is further off than float32 sums in another order.
     """
-    got = next(iter(engine.run([pixels])))
     expected = network(pixels.astype(np.float32), training=False)
-    for name, value in expected.items():
-        if name not in got:
-            raise ValueError(f"it leaves out {name}")
-        reference = keras.ops.convert_to_numpy(value)
-        error = float(np.abs(got[name] - reference).max())
-        if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):
-            raise ValueError(f"its {name} is {error:.1g} from Keras'")
+    for engine in engines:
+        batches = (pixels[at : at + engine.batch] for at in range(0, len(pixels), engine.batch))
+        outputs = list(engine.run(batches))
+        for name, value in expected.items():
+            if name not in outputs[0]:
+                raise ValueError(f"it leaves out {name}")
+            reference = keras.ops.convert_to_numpy(value)
+            error = float(np.abs(np.concatenate([output[name] for output in outputs]) - reference).max())
+            if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):
+                raise ValueError(f"its {name} is {error:.1g} from Keras'")
