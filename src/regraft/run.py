@@ -29,6 +29,7 @@ from regraft.deploy.bundle import Bundle, load
 from regraft.errors import DataError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
+from regraft.imports import begin_keras
 from regraft.outcome import Decision, Outcome
 from regraft.prepare import (
     begin_decoding,
@@ -141,7 +142,7 @@ def learn(
     """What `train` does before anything is written; arguments and errors are the same."""
     clock, kept = _Clock(), Store(store)
     with ExitStack() as stack:
-        with clock("list"):
+        with clock("list"), begin_keras():
             catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
             recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
             catalog = catalog.learnable()

@@ -19,6 +19,7 @@ from regraft.data.workers import DecodeAhead
 from regraft.deploy.answers import answering, grouped
 from regraft.errors import brief
 from regraft.features.openvino import BATCH, OpenVinoEngine
+from regraft.imports import import_openvino
 
 if TYPE_CHECKING:
     import keras
@@ -64,8 +65,7 @@ def write_graph(
 
 def _convert(graph: bytes, folder: Path) -> None:
     """TensorFlow's graph as OpenVINO's own files, which are read in a tenth of the time."""
-    import openvino
-
+    openvino = import_openvino()
     given = folder / "network.pb"
     given.write_bytes(graph)
     openvino.save_model(openvino.Core().read_model(given), folder / GRAPH[0], compress_to_fp16=False)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.imports import import_openvino
+
 __all__ = ["BATCH", "OpenVinoEngine", "Outputs", "Precision", "name_of", "padded"]
 
 BATCH = 8
@@ -51,8 +53,7 @@ class OpenVinoEngine:
     def __init__(
         self, graph: Path, *, precision: Precision = "f32", cache: Path | None = None, batch: int = BATCH
     ) -> None:
-        import openvino
-
+        openvino = import_openvino()
         self.name = str(name_of(precision))
         self.batch = batch
         core = openvino.Core()
