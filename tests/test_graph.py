@@ -21,7 +21,7 @@ from regraft.deploy.graph import GRAPH
 
 NOT_USED = (
     "tensorflow", "keras", "jax", "torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "h5py",
-    "jinja2", "openvino_telemetry",
+    "jinja2", "openvino_telemetry", "openvino.tools.ovc",
 )  # fmt: skip
 
 

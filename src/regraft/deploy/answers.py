@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -45,8 +46,10 @@ def run_engine(
 ) -> Iterator[NDArray[np.float32] | Refusal]:
     """What an engine gives for files that are being decoded, so many of them a sample; with a refused file
     the sample is refused."""
-    size = engine.batch
-    with track("Predicting", len(decoding) // photos) as advance:
+    size, total = engine.batch, len(decoding) // photos
+    # What shows progress takes longer to import than a few images to predict.
+    shown = track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
+    with shown as advance:
         decoded = iter(decoding)
         while samples := list(islice(grouped(decoded, photos), 8 * size)):
             pixels = [sample for sample in samples if not isinstance(sample, Refusal)]
