@@ -181,12 +181,12 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
 
     recipe = regraft.Recipe(backbone=str(network_file), phases=())
     monkeypatch.setattr(engine, "frozen_graph", wrong)
-    monkeypatch.setattr(engine, "engine_name", lambda: "openvino")
+    monkeypatch.setattr(engine, "engine_name", lambda *given, **how: "openvino")
     monkeypatch.setattr(
-        "regraft.features.engine.make_engine", lambda network, cache: engine.KerasEngine(network)
+        "regraft.features.engine.make_engine", lambda network, *rest, **how: engine.KerasEngine(network)
     )
     monkeypatch.setattr(
-        "regraft.features.speed.make_engine", lambda network, cache: engine.KerasEngine(network)
+        "regraft.features.speed.make_engine", lambda network, *rest, **how: engine.KerasEngine(network)
     )
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     assert not [file for file in run.path.iterdir() if "openvino" in file.name or file.suffix == ".pb"]

@@ -163,6 +163,7 @@ def learn(
             model, whole = _grafted(backbone, catalog, recipe, head)
         with clock("features"):
             features = _extract(whole, catalog, recipe, kept, ahead)
+            recipe = replace(recipe, precision=features.precision)
             catalog = catalog.without(features.refused)
             say_refused(catalog)
             catalog = split(catalog.learnable(), fraction=recipe.validation, seed=recipe.seed)
@@ -240,7 +241,12 @@ def _extract(
     from regraft.features.extract import extract_features
 
     features = extract_features(
-        whole.prefix, catalog, store=store, keep_pixels=recipe.keeps_pixels, ahead=ahead
+        whole.prefix,
+        catalog,
+        store=store,
+        keep_pixels=recipe.keeps_pixels,
+        ahead=ahead,
+        precision=recipe.precision,
     )
     store.remember(hint(recipe), features.key)
     return features

@@ -18,8 +18,7 @@ from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.answers import answering, grouped
 from regraft.errors import brief
-from regraft.features.openvino import BATCH, OpenVinoEngine
-from regraft.imports import import_openvino
+from regraft.features.openvino import BATCH, OpenVinoEngine, rewrite
 
 if TYPE_CHECKING:
     import keras
@@ -64,11 +63,9 @@ def write_graph(
 
 
 def _convert(graph: bytes, folder: Path) -> None:
-    """TensorFlow's graph as OpenVINO's own files, which are read in a tenth of the time."""
-    openvino = import_openvino()
     given = folder / "network.pb"
     given.write_bytes(graph)
-    openvino.save_model(openvino.Core().read_model(given), folder / GRAPH[0], compress_to_fp16=False)
+    rewrite(given, folder / GRAPH[0])
     given.unlink()
 
 

@@ -89,7 +89,8 @@ class HeldRun:
     def _from_features(self, catalog: Catalog, store: Store) -> Answers:
         from regraft.features.extract import extract_features
 
-        features = extract_features(self._parts.prefix, catalog, store=store)
+        precision = Recipe.from_toml(self.path / "recipe.toml").precision
+        features = extract_features(self._parts.prefix, catalog, store=store, precision=precision)
         expect_all(features.refused)
         inputs = [features.matrix(catalog.samples, name) for name in self._parts.names]
         return _row_by_row(self._parts.suffix, inputs)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from regraft.console import say
 from regraft.errors import brief
-from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, name_of, padded
+from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, name_of, padded, rewrite
 
 __all__ = [
     "Engine",
@@ -51,9 +51,9 @@ class Engine(Protocol):
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]: ...
 
 
-def engine_name() -> str:
+def engine_name(precision: Precision = "f32") -> str:
     """The engine and precision that `make_engine` tries first, for the keys of what it computes."""
-    if keras.backend.backend() == "tensorflow" and (name := name_of("f32")):
+    if keras.backend.backend() == "tensorflow" and (name := name_of(precision)):
         return name
     return KerasEngine.name
 
@@ -111,40 +111,49 @@ def _replaced(reference: Any, place: dict[str, str]) -> Any:
     return place.get(reference, reference) if isinstance(reference, str) else reference
 
 
-def make_engine(network: keras.Model, cache: Path) -> Engine:
+def make_engine(
+    network: keras.Model, cache: Path, *, precision: Precision = "f32", batch: int = BATCH
+) -> Engine:
     """The fastest engine that can run a network here.
 
     Args:
         network: RGB pixels (b, size, size, 3) in 0..255 to a dictionary of named tensors.
         cache: folder for the converted network; used again when it is there already. Where it cannot be
             written, the next call converts again.
+        precision: what OpenVINO computes in; Keras computes as the network was built.
+        batch: images that OpenVINO computes at a time.
 
-    An OpenVINO network whose outputs differ from Keras' on a first batch is neither used nor kept, and that
-    is said.
+    An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, and
+    that is said.
     """
     if not engine_name().startswith("openvino"):
         return KerasEngine(network)
-    kept = cache / "network.pb"
+    kept = cache / "network" / "graph.xml"
     try:
-        return OpenVinoEngine(kept) if kept.exists() else _converted(network, kept)
+        if not kept.exists():
+            return _converted(network, kept, precision, batch)
+        return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
         say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
         return KerasEngine(network)
 
 
-def _converted(network: keras.Model, kept: Path) -> Engine:
-    """The network in OpenVINO; its file is kept only once it agrees with Keras."""
+def _converted(network: keras.Model, kept: Path, precision: Precision, batch: int) -> Engine:
+    """The network in OpenVINO; its files are kept, both or neither, only once it agrees with Keras."""
     with tempfile.TemporaryDirectory(
-        prefix=".writing-", dir=_writable(kept.parent), ignore_cleanup_errors=True
+        prefix=".writing-", dir=_writable(kept.parents[1]), ignore_cleanup_errors=True
     ) as folder:
-        fresh = Path(folder) / kept.name
-        fresh.write_bytes(frozen_graph(network))
+        traced, fresh = Path(folder) / "traced.pb", Path(folder) / "network" / kept.name
+        traced.write_bytes(frozen_graph(network))
+        rewrite(traced, fresh)
         engine = OpenVinoEngine(fresh)
         size = network.inputs[0].shape[1:]
         pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
         expect_agreement(network, pixels, engine)
+        if (precision, batch) != ("f32", BATCH):
+            engine = OpenVinoEngine(fresh, precision=precision, batch=batch)
         with contextlib.suppress(OSError):
-            fresh.replace(kept)
+            fresh.parent.rename(kept.parent)
     return engine
 
 
