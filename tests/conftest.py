@@ -134,7 +134,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    from regraft.features import engine, extract, speed
+    from regraft.features import engine, extract, precision, speed
 
     counts: list[int] = []
 
@@ -144,7 +144,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
                 yield from super().run([batch])
 
-    monkeypatch.setattr(speed, "make_engine", lambda network, cache: Counting(network))
-    for module in (extract, speed):
-        monkeypatch.setattr(module, "engine_name", lambda: Counting.name)
+    monkeypatch.setattr(speed, "make_engine", lambda network, cache, **_: Counting(network))
+    for module in (extract, precision, speed):
+        monkeypatch.setattr(module, "engine_name", lambda precision="f32": Counting.name)
     return counts

@@ -426,6 +426,29 @@ def test_resizing_averages_over_the_whole_picture():
     assert np.abs(small.astype(int) - 127).max() <= 8
 
 
+def smooth(side):
+    """A picture with no detail finer than a tenth of its side."""
+    y, x = np.mgrid[:side, :side] / side
+    waves = [np.sin(9 * x + phase) * np.cos(7 * y - phase) for phase in (0, 1, 2)]
+    return Image.fromarray(np.uint8(127 + 100 * np.stack(waves, -1)))
+
+
+@pytest.mark.parametrize("side", [255, 256, 520, 1024])
+def test_a_large_jpeg_read_smaller_is_the_same_picture(side):
+    data = encoded(smooth(side), "JPEG")
+    whole = Image.open(io.BytesIO(data)).resize((128, 128), Image.Resampling.BILINEAR)
+    received = decode(data, 128)
+    assert (received.facts.width, received.facts.height) == (side, side)
+    assert np.abs(received.pixels.astype(int) - np.asarray(whole).astype(int)).mean() < 1
+
+
+def test_a_jpeg_below_twice_the_size_is_read_whole():
+    data = encoded(Image.fromarray(noise()), "JPEG")
+    side = Image.open(io.BytesIO(data)).width // 2 + 1
+    whole = Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decode(data, side).pixels, np.asarray(whole))
+
+
 # --- one decoder, no surprises ------------------------------------------------------------------------------
 
 

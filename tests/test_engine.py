@@ -16,7 +16,8 @@ from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.load import load_backbone
 from regraft.features import engine
-from regraft.features.engine import BATCH, KerasEngine, OpenVinoEngine, engine_name, fingerprint, make_engine
+from regraft.features.engine import KerasEngine, engine_name, fingerprint, make_engine
+from regraft.features.openvino import BATCH, OpenVinoEngine
 
 needs_openvino = pytest.mark.skipif(
     not engine_name().startswith("openvino"), reason="OpenVINO runs networks of TensorFlow only"
@@ -120,6 +121,27 @@ def test_one_image_gives_what_it_gives_among_others(kind, network, openvino):
         np.testing.assert_array_equal(value, among[name][:1])
 
 
+@needs_openvino
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_the_size_of_a_batch_changes_no_bit(network, tmp_path, precision):
+    (whole,) = batches(BATCH)
+    together, alone = (make_engine(network, tmp_path, precision=precision, batch=size) for size in (BATCH, 1))
+    expected = next(together.run([whole]))
+    received = list(alone.run([whole[number : number + 1] for number in range(BATCH)]))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(np.concatenate([each[name] for each in received]), value)
+
+
+@needs_openvino
+def test_bf16_is_near_f32_and_not_the_same(network, tmp_path, openvino):
+    rough = make_engine(network, tmp_path, precision="bf16")
+    (batch,) = batches(BATCH)
+    exact, received = next(openvino.run([batch])), next(rough.run([batch]))
+    assert rough.name == engine_name("bf16") != openvino.name
+    for name, value in exact.items():
+        assert 0 < np.abs(received[name] - value).max() < 0.05 * np.abs(value).max()
+
+
 def test_no_batches(openvino):
     assert list(openvino.run([])) == []
 
@@ -140,8 +162,8 @@ def test_stopping_early_leaves_the_engine_usable(network, openvino):
 @needs_openvino
 def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
     first = make_engine(network, tmp_path / "new")
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network.pb"]
-    monkeypatch.setattr(engine, "_graph", None)  # calling it would fail
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network"]
+    monkeypatch.setattr(engine, "frozen_graph", None)  # calling it would fail
     again = make_engine(network, tmp_path / "new")
     (batch,) = batches(2)
     one, other = next(first.run([batch])), next(again.run([batch]))
@@ -168,7 +190,7 @@ def test_folder_that_cannot_be_written(network, tmp_path, monkeypatch, heard):
 
 
 def test_without_openvino_keras_runs_it(network, tmp_path, monkeypatch, heard):
-    monkeypatch.setattr(engine, "engine_name", lambda: "openvino 2026.4 f32")
+    monkeypatch.setattr(engine, "engine_name", lambda *_: "openvino 2026.4 f32")
     monkeypatch.setitem(sys.modules, "openvino", None)
     running = make_engine(network, tmp_path)
     assert isinstance(running, KerasEngine)
@@ -186,8 +208,8 @@ def test_a_network_that_openvino_computes_wrongly_is_neither_used_nor_kept(
     other = prefix()
     for weight in other.weights:
         weight.assign(weight * 1.1)
-    right = engine._graph
-    monkeypatch.setattr(engine, "_graph", lambda _: right(other))
+    right = engine.frozen_graph
+    monkeypatch.setattr(engine, "frozen_graph", lambda _: right(other))
     for _ in range(2):  # the second time as the first: nothing wrong is found in the folder
         assert isinstance(make_engine(network, tmp_path), KerasEngine)
     assert len(heard) == 2

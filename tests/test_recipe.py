@@ -23,6 +23,7 @@ EVERYTHING = Recipe(
     augment=("flip", "mixup"),
     views=3,
     class_weight="balanced",
+    precision="bf16",
     budget=60.0,
     seed=7,
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient"),

@@ -21,8 +21,8 @@ from regraft.data.decode import decode
 from regraft.recipe import Phase, Recipe
 
 FILES = {
-    "history.csv", "manifest.json", "metrics.json", "model.keras", "recipe.toml", "refused.jsonl",
-    "report.html", "split.csv",
+    "history.csv", "manifest.json", "metrics.json", "model.keras", "openvino.bin", "openvino.xml",
+    "recipe.toml", "refused.jsonl", "report.html", "split.csv",
 }  # fmt: skip
 
 

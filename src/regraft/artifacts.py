@@ -6,7 +6,6 @@ Whoever looks sees the old run or the new one, never half of one.
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
-from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, write_model
+from regraft.data.workers import DecodeAhead
+from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, sha256, write_model
+from regraft.deploy.graph import GRAPH, write_graph
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.intervals import Interval
@@ -83,8 +84,18 @@ def _take_place(beside: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
-    """Fill a run folder that will end as `out`; returns the metrics."""
+def write_run(
+    outcome: Outcome, folder: Path, out: Path, photographs: DecodeAhead | None = None
+) -> dict[str, Any]:
+    """Fill a run folder that will end as `out`; returns the metrics.
+
+    Args:
+        outcome: what the run found.
+        folder: where to write.
+        out: the name that the folder will have.
+        photographs: a few of the run's, on which a graph for OpenVINO has to answer as the model does; None
+            for a run without a graph.
+    """
     catalog = outcome.catalog
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
@@ -111,7 +122,10 @@ def write_run(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     files = {"model.keras": write_model(outcome.model, folder / "model.keras")}
     if outcome.kept is not None:
         write_estimator(outcome.kept, folder / ESTIMATOR)
-        files[ESTIMATOR] = hashlib.sha256((folder / ESTIMATOR).read_bytes()).hexdigest()
+        files[ESTIMATOR] = sha256(folder / ESTIMATOR)
+    if photographs is not None:
+        graph = write_graph(outcome.model, folder, photographs, len(outcome.catalog.samples[0].photos))
+        files |= {name: sha256(folder / name) for name in graph}
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
 
@@ -206,6 +220,7 @@ def _manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
         "trained": [f"{phase.unfreeze}: {phase.trained}" for phase in outcome.decision.phases if phase.best],
         "data": {"root": catalog.root.name, "digest": catalog.digest, "images": len(catalog)},
         "files": files,
+        "graph_of": files["model.keras"] if GRAPH[0] in files else None,
         "parameters": outcome.model.count_params(),
         "versions": _versions(),
     }

@@ -16,6 +16,7 @@ import typer
 
 from regraft.console import say
 from regraft.errors import RegraftError, UsageError
+from regraft.imports import left_out_of_keras
 from regraft.recipe import AUGMENTATIONS, Phase
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ StoreOption = Annotated[
 def main() -> None:
     """Run the command line. The only place that catches: one message to standard error, one exit code."""
     _silence_native_code()
+    left_out_of_keras()
     try:
         code = app(standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer's word for Ctrl-C
@@ -122,6 +124,9 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     budget: Annotated[
         str | None, typer.Option(help="Time that training may take, such as 90s, 10min, 1h. [15min]")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the frozen network: f32, bf16 or auto, which compares them. [auto]")
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(help=f"Any of {','.join(AUGMENTATIONS)}, or none. [flip,crop for labels]")
     ] = None,
@@ -169,6 +174,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "image_size": image_size,
         "phases": _phases(start.phases, unfreeze, learning_rate, epochs),
         "budget": None if budget is None else parse_duration(budget),
+        "precision": precision,
         "augment": _names(augment),
         "views": views,
         "class_weight": class_weight,

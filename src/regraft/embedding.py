@@ -24,7 +24,7 @@ from regraft.errors import DataError, EnvironmentFault, UsageError
 from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.features.store import Store
 from regraft.prepare import TABLES, open_backbone, read_catalog, say_refused
-from regraft.recipe import Recipe
+from regraft.recipe import PrecisionChoice, Recipe
 
 if TYPE_CHECKING:
     import keras
@@ -77,7 +77,7 @@ def embed(
     recipe, out = recipe or Recipe(), Path(out)
     write = _writer(out, overwrite=overwrite)
     catalog = _listed(Path(data), recipe)
-    features, catalog = vectors(embedding_network(recipe), catalog, Store(store))
+    features, catalog = vectors(embedding_network(recipe), catalog, Store(store), recipe.precision)
     say_refused(catalog)
     table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
     try:
@@ -91,12 +91,14 @@ def embed(
     return Embedded(out, len(catalog), features.shape[1], catalog.refused)
 
 
-def vectors(network: keras.Model, catalog: Catalog, store: Store) -> tuple[NDArray[np.float32], Catalog]:
+def vectors(
+    network: keras.Model, catalog: Catalog, store: Store, precision: PrecisionChoice = "auto"
+) -> tuple[NDArray[np.float32], Catalog]:
     """The features of a catalog's samples, (n, d), computed where the store has none; and the catalog less
     what cannot be decoded."""
     from regraft.features.extract import extract_features
 
-    features = extract_features(network, catalog, store=store)
+    features = extract_features(network, catalog, store=store, precision=precision)
     catalog = catalog.without(features.refused)
     return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32), catalog
 

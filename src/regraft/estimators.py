@@ -23,7 +23,7 @@ from regraft.embedder import ImageEstimator
 from regraft.errors import UsageError
 from regraft.features.store import Store
 from regraft.recipe import ClassWeight, HeadSpec, Phase, Recipe, TaskChoice
-from regraft.run import train
+from regraft.run import learn
 
 if TYPE_CHECKING:
     import keras
@@ -62,7 +62,7 @@ class _HeadEstimator(ImageEstimator):
             samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
             names = tuple(str(name) for name in outputs)
             catalog = replace(listed, outputs=names, samples=samples, task=task)
-            train(catalog, recipe, run.path, head=own, store=self.store)
+            run.write(learn(catalog, recipe, head=own, store=self.store))
         self.run_ = run
 
     def _recipe(self) -> Recipe:

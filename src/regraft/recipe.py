@@ -23,6 +23,7 @@ Pooling = Literal["avg", "max", "both", "gem", "attention"]
 Attention = Literal["none", "se", "cbam"]
 Normalization = Literal["none", "batch", "layer"]
 Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda", "neighbours", "boosting"]
+PrecisionChoice = Literal["auto", "f32", "bf16"]
 ClassWeight = Literal["none", "balanced"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
@@ -146,6 +147,8 @@ class Recipe:
             for labels and nothing for regression, whose targets a changed image may no longer have.
         views: how many versions of a training image a frozen backbone sees, the image itself included; None
             for 4 where the backbone stays frozen and `augment` names something, and 1 otherwise.
+        precision: what OpenVINO computes a frozen network in; "auto" is bf16 where the processor has it and
+            the user's own images show next to no difference. A run records what it was.
         budget: seconds that all phases together may take.
         class_weight: "balanced" weighs samples so that every class, or yes and no of every label, count
             alike.
@@ -172,6 +175,7 @@ class Recipe:
     weights: str = "imagenet"
     pixels: str = ""
     image_size: int | None = None
+    precision: PrecisionChoice = "auto"
     budget: float = 900.0
     class_weight: ClassWeight = "none"
     augment: tuple[str, ...] = ("auto",)

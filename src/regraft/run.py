@@ -24,11 +24,12 @@ from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.refusal import Refusal
 from regraft.data.split import split
-from regraft.data.workers import DecodeAhead, jobs_for
+from regraft.data.workers import DecodeAhead, Job, jobs_for
 from regraft.deploy.bundle import Bundle, load
 from regraft.errors import DataError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
+from regraft.imports import begin_keras
 from regraft.outcome import Decision, Outcome
 from regraft.prepare import (
     begin_decoding,
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
     from regraft.training.heads import FoundHead
     from regraft.training.material import Material
 
-__all__ = ["Run", "train"]
+__all__ = ["Run", "learn", "train"]
+
+SOME = 4  # samples on which a graph for another engine is compared with the model
 
 Answers = dict[str, NDArray[Any]]
 
@@ -121,10 +124,25 @@ def train(
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
         run.model.predict(pixels)
     """
-    recipe = recipe or Recipe()
+    with claim_folder(Path(out), overwrite=overwrite) as folder:
+        outcome = learn(data, recipe or Recipe(), backbone=backbone, head=head, store=store)
+        with _some(outcome) as photographs:
+            metrics = write_run(outcome, folder, Path(out), photographs)
+    return Run(Path(out), outcome.model, metrics, interrupted=outcome.decision.interrupted)
+
+
+def learn(
+    data: Catalog | str | PathLike[str],
+    recipe: Recipe,
+    *,
+    backbone: Backbone | None = None,
+    head: Any = None,
+    store: str | PathLike[str] | None = None,
+) -> Outcome:
+    """What `train` does before anything is written; arguments and errors are the same."""
     clock, kept = _Clock(), Store(store)
-    with claim_folder(Path(out), overwrite=overwrite) as folder, ExitStack() as stack:
-        with clock("list"):
+    with ExitStack() as stack:
+        with clock("list"), begin_keras():
             catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
             recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
             catalog = catalog.learnable()
@@ -145,6 +163,7 @@ def train(
             model, whole = _grafted(backbone, catalog, recipe, head)
         with clock("features"):
             features = _extract(whole, catalog, recipe, kept, ahead)
+            recipe = replace(recipe, precision=features.precision)
             catalog = catalog.without(features.refused)
             say_refused(catalog)
             catalog = split(catalog.learnable(), fraction=recipe.validation, seed=recipe.seed)
@@ -174,10 +193,17 @@ def train(
         )
         small = enlarged(catalog, features, backbone.image_size)
         outcome = replace(outcome, warnings=(*filter(None, [small]), *warnings_of(outcome)))
-        for warning in outcome.warnings:
-            say(warning, style="yellow")
-        metrics = write_run(outcome, folder, Path(out))
-    return Run(Path(out), outcome.model, metrics, interrupted=decision.interrupted)
+    for warning in outcome.warnings:
+        say(warning, style="yellow")
+    return outcome
+
+
+def _some(outcome: Outcome) -> DecodeAhead:
+    """A few of a run's images, being decoded once more."""
+    catalog = outcome.catalog
+    samples = (catalog.part("validation") or catalog.samples)[:SOME]
+    jobs = [Job(catalog.root / photo.path, photo.digest) for s in samples for photo in s.photos]
+    return DecodeAhead(jobs, outcome.backbone.image_size, workers=1)
 
 
 def _grafted(backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any) -> tuple[keras.Model, Cut]:
@@ -215,7 +241,12 @@ def _extract(
     from regraft.features.extract import extract_features
 
     features = extract_features(
-        whole.prefix, catalog, store=store, keep_pixels=recipe.keeps_pixels, ahead=ahead
+        whole.prefix,
+        catalog,
+        store=store,
+        keep_pixels=recipe.keeps_pixels,
+        ahead=ahead,
+        precision=recipe.precision,
     )
     store.remember(hint(recipe), features.key)
     return features
@@ -294,13 +325,13 @@ def _from_features(found: FoundHead, material: Material) -> Answers:
 
 def _from_pixels(model: keras.Model, material: Material) -> Answers:
     """The answers of a model to files, decoded as `predict` does it, for each scored part, (n, units)."""
-    from regraft.deploy.answers import run_model
+    from regraft.deploy.answers import engine_of, run_engine
 
     catalog = material.catalog
     samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
     contents = list(dict.fromkeys(sample.digest for sample in samples))
     with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
-        found = dict(zip(contents, run_model(model, decoding), strict=True))
+        found = dict(zip(contents, run_engine(engine_of(model), decoding), strict=True))
     changed = [content for content, answer in found.items() if isinstance(answer, Refusal)]
     if changed:
         names = [sample.path for sample in samples if sample.digest in changed]

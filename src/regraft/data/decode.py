@@ -1,8 +1,9 @@
 """Bytes of a file -> RGB pixels at a size. The only decoder and the only resizer in the package.
 
 Training, evaluation, prediction and every later tool call `decode`, so the same file always becomes the
-same pixels. A file that cannot be trusted raises `Refusal` with one of the codes of `data.refusal`; nothing
-is ever replaced. Colour profiles are ignored: the numbers in the file are taken as sRGB.
+same pixels: a squash, bilinear over all that falls on a pixel, before which a JPEG at least twice as large
+averages over 2, 4 or 8 of its own. A file that cannot be trusted raises `Refusal` with one of the codes of
+`data.refusal`; nothing is ever replaced. Colour profiles are ignored: the numbers in the file are sRGB.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import PIL
 from PIL import (  # each plugin is imported by name: only these formats ever see a file's bytes
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     ImageOps,
@@ -69,7 +71,7 @@ _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 # Whatever can change a pixel is part of this name, and this name is part of every key of the store.
-DECODER = f"decode 2, squash bilinear, Pillow {PIL.__version__}"
+DECODER = f"decode 3, squash bilinear, Pillow {PIL.__version__}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     image = _open(data)
     width, height, kind = image.width, image.height, image.format or ""
     notes = _notes(image, name)
+    if size is not None:  # a JPEG of twice the size or more: its own blocks are read smaller, never below it
+        image.draft(None, (size, size))
     rgb = as_rgb(_load(image, data, notes))
     pixels = np.asarray(rgb if size is None else resize(rgb, size))
     return Decoded(pixels, Facts(width, height, kind, tuple(notes)))
@@ -221,6 +225,8 @@ def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # Pillow would copy it
         return ImageOps.exif_transpose(image)
     except Exception:  # corrupt metadata never costs the picture
         return image
@@ -234,7 +240,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, (*BACKGROUND, 255)), over).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_grey16(image: Image.Image) -> Image.Image:

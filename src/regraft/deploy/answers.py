@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -18,33 +19,47 @@ from regraft.features.store import Store
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["run_model"]
+    from regraft.features.engine import Engine
+
+__all__ = ["OUTPUT", "answering", "engine_of", "grouped", "run_engine"]
 
 OUTPUT = "answers"
 
 
-def run_model(
-    model: keras.Model, decoding: DecodeAhead, photos: int = 1
-) -> Iterator[NDArray[np.float32] | Refusal]:
-    """What a model in memory gives for files that are being decoded, so many of them a sample; with a refused
-    file the sample is refused."""
+def answering(model: keras.Model) -> keras.Model:
+    """The same network with its one output named OUTPUT, as engines give it."""
     import keras
 
-    from regraft.features.engine import BATCH, fingerprint, make_engine
+    return keras.Model(model.inputs[0], {OUTPUT: model.outputs[0]})
 
-    network = keras.Model(model.inputs[0], {OUTPUT: model.outputs[0]})
-    engine = make_engine(network, Store().folder("engines", fingerprint(network)))
-    with track("Predicting", len(decoding) // photos) as advance:
+
+def engine_of(model: keras.Model) -> Engine:
+    """What runs a model in memory fastest."""
+    from regraft.features.engine import fingerprint, make_engine
+
+    network = answering(model)
+    return make_engine(network, Store().folder("engines", fingerprint(network)))
+
+
+def run_engine(
+    engine: Engine, decoding: DecodeAhead, photos: int = 1
+) -> Iterator[NDArray[np.float32] | Refusal]:
+    """What an engine gives for files that are being decoded, so many of them a sample; with a refused file
+    the sample is refused."""
+    size, total = engine.batch, len(decoding) // photos
+    # What shows progress takes longer to import than a few images to predict.
+    shown = track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
+    with shown as advance:
         decoded = iter(decoding)
-        while samples := list(islice(_grouped(decoded, photos), 8 * BATCH)):
+        while samples := list(islice(grouped(decoded, photos), 8 * size)):
             pixels = [sample for sample in samples if not isinstance(sample, Refusal)]
-            batches = (np.stack(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH))
+            batches = (np.stack(pixels[at : at + size]) for at in range(0, len(pixels), size))
             rows = chain.from_iterable(output[OUTPUT] for output in engine.run(batches))
             yield from (item if isinstance(item, Refusal) else next(rows) for item in samples)
             advance(len(samples))
 
 
-def _grouped(decoded: Iterator[Decoded | Refusal], photos: int) -> Iterator[NDArray[np.uint8] | Refusal]:
+def grouped(decoded: Iterator[Decoded | Refusal], photos: int) -> Iterator[NDArray[np.uint8] | Refusal]:
     """Pixels (size, size, 3) of one-image samples, (photos, size, size, 3) of others."""
     while sample := list(islice(decoded, photos)):
         bad = [item for item in sample if isinstance(item, Refusal)]

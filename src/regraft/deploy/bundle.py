@@ -19,19 +19,31 @@ from regraft.data.catalog import Catalog, Refused, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.answers import run_model
+from regraft.deploy.answers import engine_of, run_engine
+from regraft.deploy.graph import GRAPH, read_graph
 from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
+from regraft.features.openvino import BATCH
 from regraft.prepare import read_catalog
 from regraft.recipe import Recipe, TaskChoice
 
 if TYPE_CHECKING:
     import keras
 
+    from regraft.features.engine import Engine
     from regraft.training.kept import Kept
 
-__all__ = ["ESTIMATOR", "MANIFEST_FORMAT", "Bundle", "Evaluation", "Prediction", "load", "write_model"]
+__all__ = [
+    "ESTIMATOR",
+    "MANIFEST_FORMAT",
+    "Bundle",
+    "Evaluation",
+    "Prediction",
+    "load",
+    "sha256",
+    "write_model",
+]
 
 MANIFEST_FORMAT = 2
 ESTIMATOR = "head.skops"
@@ -96,6 +108,7 @@ class Bundle:
         self.thresholds: dict[str, float] = dict(manifest["thresholds"])
         self.image_size: int = int(manifest["pixels"]["size"])
         self.photos: int = int(manifest["photos"])
+        self._engines: dict[int, Engine] = {}
 
     @cached_property
     def model(self) -> keras.Model:
@@ -114,6 +127,34 @@ class Bundle:
 
         self._check(ESTIMATOR)
         return read_estimator(self.path / ESTIMATOR, trusted=self._trusted)
+
+    def engine(self, samples: int) -> Engine:
+        """What runs the network over so many samples.
+
+        That is the graph beside `model.keras`, where there is one and OpenVINO is here: no backend is
+        imported. A model that was taken out of `model` may have been changed: then that very one is run.
+
+        Raises:
+            ModelRefused: a file is not the one that the manifest describes.
+        """
+        if "model" in self.__dict__ or not self._has_graph:
+            return engine_of(self.model)
+        batch = 1 if samples < BATCH else BATCH
+        if batch not in self._engines:
+            self._engines[batch] = read_graph(self.path, batch) or engine_of(self.model)
+        return self._engines[batch]
+
+    @cached_property
+    def _has_graph(self) -> bool:
+        """Whether there is a graph, which then is the one that was made from this very `model.keras`."""
+        made_from = self.manifest.get("graph_of")
+        if made_from is None or not all((self.path / name).is_file() for name in GRAPH):
+            return False
+        if made_from != self.manifest["files"]["model.keras"]:
+            raise ModelRefused(f"{self.path / GRAPH[0]} was made from another model.keras than this one.")
+        for name in ("model.keras", *GRAPH):
+            self._check(name)
+        return True
 
     def predict(
         self, images: Sequence[str | os.PathLike[str] | Sequence[str | os.PathLike[str]]]
@@ -187,7 +228,8 @@ class Bundle:
         if not jobs:
             return
         with DecodeAhead(jobs, self.image_size) as decoding:
-            for found in run_model(self.model, decoding, self.photos):
+            engine = self.engine(len(jobs) // self.photos)
+            for found in run_engine(engine, decoding, self.photos):
                 if self.kept is None or isinstance(found, Refusal):
                     yield found
                 else:
@@ -243,7 +285,7 @@ class Bundle:
         return Prediction(image, self.task, (max(values, key=lambda name: values[name]),), values)
 
     def _check(self, name: str) -> None:
-        if hashlib.sha256(_read(self.path / name)).hexdigest() != self.manifest["files"].get(name):
+        if sha256(self.path / name) != self.manifest["files"].get(name):
             raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
@@ -285,9 +327,22 @@ def write_model(model: keras.Model, path: Path) -> str:
     """Save a model as one `.keras` file, beside and moved into place; returns its SHA-256."""
     beside = path.with_name(f".writing-{path.name}")
     model.save(beside)
-    found = hashlib.sha256(beside.read_bytes()).hexdigest()
+    found = sha256(beside)
     beside.replace(path)
     return found
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, as the manifest names it.
+
+    Raises:
+        EnvironmentFault: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _existing(path: Path) -> Iterator[Path]:
@@ -300,4 +355,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise EnvironmentFault(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> EnvironmentFault:
+    return EnvironmentFault(f"{path} cannot be read: {error.strerror or error}.")

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.artifacts import claim_folder, write_run
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused
 from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.answers import run_model
+from regraft.deploy.answers import run_engine
 from regraft.deploy.bundle import ESTIMATOR, Bundle, load
 from regraft.features.store import Store
+from regraft.outcome import Outcome
 from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class HeldRun:
     """A run folder that vanishes with this object.
 
     Args:
-        files: name -> content of a run folder's files; None where `train` is still to write them.
+        files: name -> content of a run folder's files; None where `write` or `train` is still to write them.
 
     Attributes:
         path: the folder, with report.html, metrics.json and whatever else `train` writes.
@@ -56,6 +58,11 @@ class HeldRun:
 
     def __setstate__(self, files: dict[str, bytes]) -> None:
         self.__init__(files)  # type: ignore[misc] # the same object, from the same files
+
+    def write(self, outcome: Outcome) -> None:
+        """Fill the folder. There is no graph for OpenVINO in it: the store has what frozen networks give."""
+        with claim_folder(self.path, overwrite=False) as folder:
+            write_run(outcome, folder, self.path)
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -82,7 +89,8 @@ class HeldRun:
     def _from_features(self, catalog: Catalog, store: Store) -> Answers:
         from regraft.features.extract import extract_features
 
-        features = extract_features(self._parts.prefix, catalog, store=store)
+        precision = Recipe.from_toml(self.path / "recipe.toml").precision
+        features = extract_features(self._parts.prefix, catalog, store=store, precision=precision)
         expect_all(features.refused)
         inputs = [features.matrix(catalog.samples, name) for name in self._parts.names]
         return _row_by_row(self._parts.suffix, inputs)
@@ -91,7 +99,7 @@ class HeldRun:
         where = {sample.digest: sample.path for sample in catalog.samples}
         jobs = [Job(catalog.root / path, digest) for digest, path in where.items()]
         with DecodeAhead(jobs, self.bundle.image_size) as decoding:
-            found = dict(zip(where, run_model(self.bundle.model, decoding), strict=True))
+            found = dict(zip(where, run_engine(self.bundle.engine(len(jobs)), decoding), strict=True))
         bad = ((where[digest], verdict) for digest, verdict in found.items() if isinstance(verdict, Refusal))
         expect_all(Refused(path, verdict.code, verdict.detail) for path, verdict in bad)
         return np.array([found[sample.digest] for sample in catalog.samples], np.float32)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -23,13 +22,19 @@ from numpy.typing import NDArray
 
 from regraft.console import say
 from regraft.errors import brief
+from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, name_of, padded, rewrite
 
-__all__ = ["Engine", "KerasEngine", "OpenVinoEngine", "engine_name", "fingerprint", "make_engine"]
+__all__ = [
+    "Engine",
+    "KerasEngine",
+    "engine_name",
+    "expect_agreement",
+    "fingerprint",
+    "frozen_graph",
+    "make_engine",
+]
 
-BATCH = 8
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
-
-Outputs = dict[str, NDArray[np.float32]]
 
 # In a network's configuration: what refers to layers by name, and what inference does not look at.
 _REFERENCES = ("keras_history", "input_layers", "output_layers")
@@ -37,21 +42,19 @@ _UNSEEN = ("name", "trainable", "compile_config")
 
 
 class Engine(Protocol):
-    """`run` maps uint8 batches of shape (b, size, size, 3), b <= BATCH, to dictionaries of named float32
+    """`run` maps uint8 batches of shape (b, size, size, 3), b <= batch, to dictionaries of named float32
     tensors with b rows, one dictionary a batch, in order. `name` is for the keys of what it computes."""
 
     name: str
+    batch: int
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]: ...
 
 
-def engine_name() -> str:
+def engine_name(precision: Precision = "f32") -> str:
     """The engine and precision that `make_engine` tries first, for the keys of what it computes."""
-    if keras.backend.backend() == "tensorflow":
-        try:
-            return f"openvino {importlib.metadata.version('openvino')} f32"
-        except importlib.metadata.PackageNotFoundError:
-            pass
+    if keras.backend.backend() == "tensorflow" and (name := name_of(precision)):
+        return name
     return KerasEngine.name
 
 
@@ -108,38 +111,49 @@ def _replaced(reference: Any, place: dict[str, str]) -> Any:
     return place.get(reference, reference) if isinstance(reference, str) else reference
 
 
-def make_engine(network: keras.Model, cache: Path) -> Engine:
+def make_engine(
+    network: keras.Model, cache: Path, *, precision: Precision = "f32", batch: int = BATCH
+) -> Engine:
     """The fastest engine that can run a network here.
 
     Args:
         network: RGB pixels (b, size, size, 3) in 0..255 to a dictionary of named tensors.
         cache: folder for the converted network; used again when it is there already. Where it cannot be
             written, the next call converts again.
+        precision: what OpenVINO computes in; Keras computes as the network was built.
+        batch: images that OpenVINO computes at a time.
 
-    An OpenVINO network whose outputs differ from Keras' on a first batch is neither used nor kept, and that
-    is said.
+    An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, and
+    that is said.
     """
     if not engine_name().startswith("openvino"):
         return KerasEngine(network)
-    kept = cache / "network.pb"
+    kept = cache / "network" / "graph.xml"
     try:
-        return OpenVinoEngine(kept) if kept.exists() else _converted(network, kept)
+        if not kept.exists():
+            return _converted(network, kept, precision, batch)
+        return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
         say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
         return KerasEngine(network)
 
 
-def _converted(network: keras.Model, kept: Path) -> Engine:
-    """The network in OpenVINO; its file is kept only once it agrees with Keras."""
+def _converted(network: keras.Model, kept: Path, precision: Precision, batch: int) -> Engine:
+    """The network in OpenVINO; its files are kept, both or neither, only once it agrees with Keras."""
     with tempfile.TemporaryDirectory(
-        prefix=".writing-", dir=_writable(kept.parent), ignore_cleanup_errors=True
+        prefix=".writing-", dir=_writable(kept.parents[1]), ignore_cleanup_errors=True
     ) as folder:
-        fresh = Path(folder) / kept.name
-        fresh.write_bytes(_graph(network))
+        traced, fresh = Path(folder) / "traced.pb", Path(folder) / "network" / kept.name
+        traced.write_bytes(frozen_graph(network))
+        rewrite(traced, fresh)
         engine = OpenVinoEngine(fresh)
-        _check_against_keras(engine, network)
+        size = network.inputs[0].shape[1:]
+        pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
+        expect_agreement(network, pixels, engine)
+        if (precision, batch) != ("f32", BATCH):
+            engine = OpenVinoEngine(fresh, precision=precision, batch=batch)
         with contextlib.suppress(OSError):
-            fresh.replace(kept)
+            fresh.parent.rename(kept.parent)
     return engine
 
 
@@ -147,82 +161,24 @@ class KerasEngine:
     """Keras' own `predict`, on whatever device its backend uses."""
 
     name = f"keras {keras.__version__} {keras.backend.backend()} f32"
+    batch = BATCH
 
     def __init__(self, network: keras.Model) -> None:
         self._network = network
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         for batch in batches:
-            padded = _padded(batch).astype(np.float32)
-            outputs = self._network.predict_on_batch(padded)
+            full = padded(batch, self.batch).astype(np.float32)
+            outputs = self._network.predict_on_batch(full)
             yield {name: np.asarray(value, np.float32)[: len(batch)] for name, value in outputs.items()}
 
 
-class OpenVinoEngine:
-    """A network compiled by OpenVINO with static shapes; as many batches at a time as suit the processor."""
+def frozen_graph(network: keras.Model) -> bytes:
+    """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively.
 
-    def __init__(self, graph: Path) -> None:
-        import openvino
-
-        self.name = engine_name()
-        core = openvino.Core()
-        model = core.read_model(graph)
-        prepare = openvino.preprocess.PrePostProcessor(model)
-        prepare.input().tensor().set_element_type(openvino.Type.u8)
-        model = prepare.build()
-        # Without a hint OpenVINO picks bf16 where the processor has it: the precision is part of the keys.
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = core.compile_model(model, "CPU", hints)
-        # Outputs are addressed by name: their order is OpenVINO's own, and one may have several names.
-        self._numbers = {
-            name: number
-            for number, output in enumerate(self._compiled.outputs)
-            for name in _given_names(output)
-        }
-        count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = [self._compiled.create_infer_request() for _ in range(count)]
-
-    def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        waiting: list[tuple[Any, int]] = []
-        free = list(self._requests)
-        try:
-            for batch in batches:
-                if not free:
-                    free.append(waiting[0][0])
-                    yield self._finish(*waiting.pop(0))
-                request = free.pop()
-                request.start_async({0: _padded(batch)}, share_inputs=False)
-                waiting.append((request, len(batch)))
-            while waiting:
-                yield self._finish(*waiting.pop(0))
-        finally:  # whoever stops early leaves no request under way
-            for request, _ in waiting:
-                request.wait()
-
-    def _finish(self, request: Any, rows: int) -> Outputs:
-        request.wait()
-        return {
-            name: request.get_output_tensor(number).data[:rows].copy()
-            for name, number in self._numbers.items()
-        }
-
-
-def _padded(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The batch with black images behind it up to BATCH: one static shape, compiled once."""
-    if len(batch) == BATCH:
-        return batch
-    return np.concatenate([batch, np.zeros((BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
-
-
-def _given_names(output: Any) -> Iterator[str]:
-    """The names given in `_graph`, among those that TensorFlow and OpenVINO give."""
-    for name in output.get_names():
-        if name.startswith("out_"):
-            yield str(name)[4:].removesuffix(":0")
-
-
-def _graph(network: keras.Model) -> bytes:
-    """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively."""
+    Args:
+        network: pixels to a dictionary of named tensors. The batch stays free.
+    """
     import tensorflow as tf
 
     values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
@@ -233,7 +189,7 @@ def _graph(network: keras.Model) -> bytes:
             outputs = network(pixels, training=False)
         return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
 
-    signature = tf.TensorSpec([BATCH, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
+    signature = tf.TensorSpec([None, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
     traced = tf.function(constant, autograph=False).get_concrete_function(signature)
     if traced.captured_inputs:  # a SavedModel reads its own variables, not those of the scope
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -252,15 +208,25 @@ def _writable(folder: Path) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _check_against_keras(engine: Engine, network: keras.Model) -> None:
-    size = network.inputs[0].shape[1:]
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
-    got = next(engine.run([pixels]))
+def expect_agreement(network: keras.Model, pixels: NDArray[np.uint8], *engines: Engine) -> None:
+    """Run a network and engines of it on the same pixels.
+
+    Args:
+        network: pixels to a dictionary of named tensors.
+        pixels: uint8 of shape (n, size, size, 3); Keras takes all of them at once.
+        engines: made from the network.
+
+    Raises:
+        ValueError: one leaves out an output, or is further off than float32 sums in another order.
+    """
     expected = network(pixels.astype(np.float32), training=False)
-    for name, value in expected.items():
-        if name not in got:
-            raise ValueError(f"it leaves out {name}")
-        reference = keras.ops.convert_to_numpy(value)
-        error = float(np.abs(got[name] - reference).max())
-        if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):
-            raise ValueError(f"its {name} is {error:.1g} from Keras'")
+    for engine in engines:
+        batches = (pixels[at : at + engine.batch] for at in range(0, len(pixels), engine.batch))
+        outputs = list(engine.run(batches))
+        for name, value in expected.items():
+            if name not in outputs[0]:
+                raise ValueError(f"it leaves out {name}")
+            reference = keras.ops.convert_to_numpy(value)
+            error = float(np.abs(np.concatenate([output[name] for output in outputs]) - reference).max())
+            if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):
+                raise ValueError(f"its {name} is {error:.1g} from Keras'")

@@ -1,13 +1,15 @@
 """catalog + network + engine + store -> `Features`: every image through the frozen part, once.
 
-Images are decoded by child processes while the network runs over those that are ready. What the store
+One steady stream: child processes decode ahead, the engine has as many batches under way as suit the
+processor, and a thread writes what is done; none of them waits for another to finish a round. What the store
 already has is not computed again, and not decoded either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import keras
@@ -20,9 +22,12 @@ from regraft.data.decode import DECODER, Facts
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import BATCH, engine_name, fingerprint
+from regraft.features.engine import engine_name, fingerprint
+from regraft.features.openvino import Outputs, Precision
+from regraft.features.precision import choose_precision
 from regraft.features.speed import Speed
 from regraft.features.store import Entries, Store, pixel_key
+from regraft.recipe import PrecisionChoice
 
 __all__ = ["Features", "extract_features"]
 
@@ -67,6 +72,11 @@ class Features:
         return self._entries.key
 
     @property
+    def precision(self) -> Precision:
+        """What OpenVINO computed in, or was to."""
+        return self._speed.precision
+
+    @property
     def seconds_per_image(self) -> float:
         """How long the engine takes to run the network over one image on this machine."""
         return self._speed.seconds_per_image
@@ -84,6 +94,7 @@ def extract_features(
     keep_pixels: bool = False,
     ahead: DecodeAhead | None = None,
     view: View = AS_IT_IS,
+    precision: PrecisionChoice = "auto",
 ) -> Features:
     """Run a frozen network over the images the store does not have yet.
 
@@ -94,17 +105,18 @@ def extract_features(
         keep_pixels: also keep decoded pixels, for phases that train on them.
         ahead: decoding that was begun earlier; used if it covers what is needed.
         view: which version of the images the network sees. Kept pixels are those of the image as it is.
+        precision: what OpenVINO computes in; "auto" for bf16 where `choose_precision` allows it.
 
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
     size = network.inputs[0].shape[1]
     name = fingerprint(network)
-    speed = Speed(network, store, name)
+    speed = choose_precision(Speed(network, store, name), catalog, store, precision, size)
     kept = store.entries(pixel_key(size))
-    entries = store.entries(_feature_key(name, size, engine_name(), view))
+    entries = store.entries(_feature_key(name, size, engine_name(speed.precision), view))
     work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
-    if work.missing and speed.engine.name != engine_name():  # OpenVINO cannot run this network
+    if work.missing and speed.engine.name != engine_name(speed.precision):  # OpenVINO cannot run this network
         entries = store.entries(_feature_key(name, size, speed.engine.name, view))
         work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
@@ -187,12 +199,18 @@ class _Work:
             say(f"Frozen features{self._of_view}: {found}.")
             return
         self._say_plan(speed)
-        with track(f"Frozen features{self._of_view}", len(self.to_decode) + len(self.stored)) as advance:
-            images = self._images(decoding)
-            while chunk := list(islice(images, SHARD)):
-                self._keep([image for image in chunk if image.digest in self.to_keep])
-                self._compute([image for image in chunk if image.digest in self.missing], speed)
-                advance(len(chunk))
+        label = f"Frozen features{self._of_view}"
+        with track(label, len(self.to_decode) + len(self.stored)) as advance, ThreadPoolExecutor(1) as writer:
+            pixels, features = _Shard(self._kept, writer), _Shard(self._entries, writer)
+            under_way: deque[list[_Image]] = deque()
+            batches = self._batches(decoding, speed, pixels, under_way, advance)
+            if self.missing:
+                speed.tune(len(self.missing))
+                for outputs in speed.engine.run(batches):
+                    features.add(under_way.popleft(), outputs)
+            deque(batches, maxlen=0)  # where only pixels are wanted, there are none
+            pixels.close()
+            features.close()
             advance(len(self._refusals))
 
     def _say_plan(self, speed: Speed) -> None:
@@ -220,21 +238,65 @@ class _Work:
             else:
                 yield _Image(job.digest, result.pixels, result.facts)
 
-    def _keep(self, images: list[_Image]) -> None:
-        if images:
-            pixels = np.stack([image.pixels for image in images])
-            _put(self._kept, images, {"pixels": pixels})
+    def _batches(
+        self,
+        decoding: DecodeAhead,
+        speed: Speed,
+        pixels: _Shard,
+        under_way: deque[list[_Image]],
+        advance: Callable[[int], None],
+    ) -> Iterator[NDArray[np.uint8]]:
+        """What the network has to see, a batch at a time; the images of each are put into `under_way`."""
+        batch: list[_Image] = []
+        size = speed.engine.batch if self.missing else 1
+        for image in self._images(decoding):
+            advance(1)
+            if image.digest in self.to_keep:
+                pixels.add([image], {"pixels": image.pixels[None]})
+            if image.digest in self.missing:
+                batch.append(image)
+            if len(batch) == size:
+                under_way.append(batch)
+                yield self._seen(batch)
+                batch = []
+        if batch:
+            under_way.append(batch)
+            yield self._seen(batch)
 
-    def _compute(self, images: list[_Image], speed: Speed) -> None:
-        if images:
-            chunks = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
-            seen = self._view.of
-            batches = (np.stack([seen(image.pixels, image.digest) for image in chunk]) for chunk in chunks)
-            outputs = list(speed.engine.run(batches))
-            tensors = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
-            _put(self._entries, images, tensors)
+    def _seen(self, images: list[_Image]) -> NDArray[np.uint8]:
+        return np.stack([self._view.of(image.pixels, image.digest) for image in images])
 
 
-def _put(entries: Entries, images: list[_Image], tensors: dict[str, NDArray[Any]]) -> None:
+class _Shard:
+    """Rows on their way into the store, written in shards beside the work that makes the next."""
+
+    def __init__(self, entries: Entries, writer: ThreadPoolExecutor) -> None:
+        self._entries, self._writer = entries, writer
+        self._images: list[_Image] = []
+        self._parts: list[Mapping[str, NDArray[Any]]] = []
+        self._written: Future[None] | None = None
+
+    def add(self, images: list[_Image], tensors: Outputs | dict[str, NDArray[np.uint8]]) -> None:
+        self._images += images
+        self._parts.append(tensors)
+        if len(self._images) >= SHARD:
+            self._hand_over()
+
+    def close(self) -> None:
+        """Everything is in the store now."""
+        if self._images:
+            self._hand_over()
+        if self._written is not None:
+            self._written.result()
+
+    def _hand_over(self) -> None:
+        if self._written is not None:
+            self._written.result()  # one at a time: a slow disk does not fill the memory
+        self._written = self._writer.submit(_put, self._entries, self._images, self._parts)
+        self._images, self._parts = [], []
+
+
+def _put(entries: Entries, images: list[_Image], parts: list[Mapping[str, NDArray[Any]]]) -> None:
     facts = {image.digest: image.facts for image in images}
+    tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     entries.put([image.digest for image in images], tensors, facts)

@@ -8,10 +8,14 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from regraft.features.engine import BATCH, Engine, engine_name, make_engine
+from regraft.features.engine import Engine, engine_name, make_engine
+from regraft.features.openvino import BATCH, Precision
 from regraft.features.store import Store
 
 __all__ = ["Speed"]
+
+WORTH = 10.0  # seconds of work from which trying another batch pays for compiling once more
+IMAGES = 32  # black ones that a measurement takes
 
 
 class Speed:
@@ -21,17 +25,25 @@ class Speed:
         network: what the engine runs.
         store: where compiled networks and measured times are kept.
         name: the network's fingerprint.
+        precision: what it computes in.
     """
 
-    def __init__(self, network: keras.Model, store: Store, name: str) -> None:
+    def __init__(self, network: keras.Model, store: Store, name: str, precision: Precision = "f32") -> None:
         self._network = network
         self._store = store
-        self._name = name
+        self.name = name
+        self.precision = precision
+
+    def at(self, precision: Precision) -> Speed:
+        """The same network in another precision."""
+        same = precision == self.precision
+        return self if same else Speed(self._network, self._store, self.name, precision)
 
     @cached_property
     def engine(self) -> Engine:
-        """Compiled at the first use."""
-        return make_engine(self._network, self._store.folder("engines", self._name))
+        """Compiled at the first use, for the batch that was the fastest when that was measured."""
+        known = self._store.recall(self._question("images at a time"))
+        return self._made(int(known) if known and known.isdecimal() else BATCH)
 
     def release(self) -> None:
         """Let go of the engine: a compiled network holds hundreds of megabytes."""
@@ -40,15 +52,41 @@ class Speed:
     @cached_property
     def seconds_per_image(self) -> float:
         """Measured once on this machine and remembered; a few batches of black images."""
-        question = f"seconds an image takes {engine_name()} through {self._name}"
+        question = self._question("seconds an image")
         try:
             return float(self._store.recall(question) or "")
         except ValueError:
             pass
-        black = [np.zeros((BATCH, *self._network.inputs[0].shape[1:]), np.uint8)] * 4
-        list(self.engine.run(black[:1]))
-        begun = time.monotonic()
-        list(self.engine.run(black))
-        measured = (time.monotonic() - begun) / (BATCH * len(black))
+        measured = self._seconds(self.engine)
         self._store.remember(question, repr(measured))
         return measured
+
+    def tune(self, images: int) -> None:
+        """Before much work: one image at a time, or several? Measured once on this machine and remembered.
+
+        Small batches stay in the processor's cache, large ones read the weights less often. The results are
+        the same bits.
+        """
+        question = self._question("images at a time")
+        if images * self.seconds_per_image < WORTH or self._store.recall(question):
+            return
+        engines = [self.engine, self._made(1)]
+        # In turn, and the best of each: other work on the machine must not choose.
+        seconds = [min(times) for times in zip(*[map(self._seconds, engines) for _ in range(3)], strict=True)]
+        self.engine = engines[int(np.argmin(seconds))]
+        self._store.remember(question, str(self.engine.batch))
+
+    def _made(self, batch: int) -> Engine:
+        folder = self._store.folder("engines", self.name)
+        return make_engine(self._network, folder, precision=self.precision, batch=batch)
+
+    def _question(self, what: str) -> str:
+        return f"{what}: {engine_name(self.precision)} through {self.name}"
+
+    def _seconds(self, engine: Engine) -> float:
+        size = self._network.inputs[0].shape[1:]
+        black = [np.zeros((engine.batch, *size), np.uint8)] * (IMAGES // engine.batch)
+        list(engine.run(black[:1]))
+        begun = time.monotonic()
+        list(engine.run(black))
+        return (time.monotonic() - begun) / IMAGES

@@ -49,7 +49,12 @@ def extract_views(
             f"{len(views) + 1} views: about {duration(missing * seconds)} once, against "
             f"{duration(len(contents) * seconds)} an epoch if every epoch were augmented anew."
         )
-    more = [extract_features(network, catalog, store=store, keep_pixels=True, view=view) for view in views]
+    more = [
+        extract_features(
+            network, catalog, store=store, keep_pixels=True, view=view, precision=first.precision
+        )
+        for view in views
+    ]
     return (first, *more)
 
 

@@ -1,0 +1,152 @@
+"""Extraction from files, decoding included, against the bare engine: alternating, ratios within one sitting.
+
+The bare engine is what OpenVINO's benchmark_app measures: the same network at the same precision, inputs in
+place, requests always under way; the best of several batches and streams. Extraction is what a first run
+does: files decoded by child processes, features into an empty store; the network is converted already. With
+both come the processor's seconds an image, which say what bounds the ratio: on a processor that both share,
+extraction cannot pass inference / (inference + decoding) of the bare rate.
+
+usage: extraction.py [--rounds N] [--data FOLDER] [--weights FILE] [--precision f32|bf16] [--images N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+from regraft import Recipe
+from regraft.console import quiet
+from regraft.data.catalog import Catalog
+from regraft.data.decode import decode
+from regraft.embedding import embedding_network
+from regraft.features.engine import fingerprint, make_engine
+from regraft.features.extract import extract_features
+from regraft.features.store import Store
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SETTINGS = [(batch, streams) for batch in (1, 8, 32) for streams in (1, os.cpu_count() or 1)]
+SECONDS = 3.0  # of the bare engine, for each setting in each round
+
+
+def compiled(graph: Path, batch: int, streams: int, precision: str):
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(graph)
+    model.reshape([batch, *list(model.input().partial_shape)[1:]])
+    prepare = openvino.preprocess.PrePostProcessor(model)
+    prepare.input().tensor().set_element_type(openvino.Type.u8)
+    hints = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(streams)}
+    return core.compile_model(prepare.build(), "CPU", hints)
+
+
+def bare(network, batch: int) -> tuple[float, float]:
+    """Images a second, and the processor's seconds an image, over SECONDS."""
+    import openvino
+
+    queue = openvino.AsyncInferQueue(network, network.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    rng = np.random.default_rng(0)
+    for request in queue:
+        pixels = rng.integers(0, 256, list(network.input().shape)).astype(np.uint8)
+        request.set_input_tensor(0, openvino.Tensor(pixels))
+    for _ in range(len(queue)):
+        queue.start_async()
+    queue.wait_all()
+    begun, used, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - begun < SECONDS:
+        queue.start_async()
+        count += batch
+    queue.wait_all()
+    return count / (time.perf_counter() - begun), (time.process_time() - used) / count
+
+
+def extraction(network, catalog: Catalog, home: Path, precision: str) -> tuple[float, float]:
+    """Images a second from files into an empty store, and the seconds of the processor for an image."""
+    shutil.rmtree(home / "features", ignore_errors=True)
+    before, begun = os.times(), time.perf_counter()
+    with quiet():
+        extract_features(network, catalog, store=Store(home), precision=precision)
+    seconds, after = time.perf_counter() - begun, os.times()
+    return len(catalog) / seconds, (sum(after[:4]) - sum(before[:4])) / len(catalog)
+
+
+def decoding(catalog: Catalog, size: int) -> float:
+    """The processor's seconds to decode an image, in this process."""
+    files = [(catalog.root / sample.path).read_bytes() for sample in catalog.samples[::10]]
+    begun = time.process_time()
+    for data in files:
+        decode(data, size)
+    return (time.process_time() - begun) / len(files)
+
+
+def measure(name: str, recipe: Recipe, catalog: Catalog, rounds: int, precision: str) -> str:
+    network = embedding_network(recipe)
+    size = network.inputs[0].shape[1]
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        engines = Store(home).folder("engines", fingerprint(network))
+        make_engine(network, engines, precision=precision)
+        graph = engines / "network" / "graph.xml"
+        # Decides nothing of the results: one round of extraction, so that both sides find all things warm.
+        extraction(network, replace(catalog, samples=catalog.samples[:64]), home, precision)
+        networks = {each: compiled(graph, *each, precision) for each in SETTINGS}
+        rates: dict[tuple[int, int], list[tuple[float, float]]] = {each: [] for each in SETTINGS}
+        whole = []
+        for _ in range(rounds):
+            for each, ready in networks.items():
+                rates[each].append(bare(ready, each[0]))
+            whole.append(extraction(network, catalog, home, precision))
+    best = max(rates, key=lambda each: statistics.median(rate for rate, _ in rates[each]))
+    ratios = [done / max(rates[each][i][0] for each in rates) for i, (done, _) in enumerate(whole)]
+    inference = statistics.median(used for _, used in rates[best])
+    decode_seconds = decoding(catalog, size)
+    cells = [
+        name,
+        precision,
+        f"{statistics.median(rate for rate, _ in rates[best]):.0f} (batch {best[0]}, {best[1]} streams)",
+        f"{statistics.median(rate for rate, _ in whole):.0f}",
+        f"{statistics.median(ratios):.0%} ({min(ratios):.0%} to {max(ratios):.0%})",
+        f"{1000 * inference:.1f}",
+        f"{1000 * decode_seconds:.1f}",
+        f"{1000 * statistics.median(used for _, used in whole):.1f}",
+        f"{inference / (inference + decode_seconds):.0%}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
+    weights = SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
+    parser.add_argument("--weights", type=Path, default=weights)
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--images", type=int, default=None, help="the first so many only")
+    given = parser.parse_args()
+    catalog = Catalog.from_folder(given.data)
+    catalog = replace(catalog, samples=catalog.samples[: given.images])
+    print(
+        f"{len(catalog):,} images, {given.rounds} rounds, {os.cpu_count()} processors, load {os.getloadavg()}"
+    )
+    print("\n| network | precision | bare images/s | extraction images/s | ratio (spread) "
+          "| CPU ms an image: inference | decoding | extraction, all | bound on the ratio |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, recipe in {
+        "MobileNetV2": Recipe(backbone="mobilenet_v2", weights=str(given.weights)),
+        "ResNet50, random": Recipe(backbone="resnet50", weights="random"),
+    }.items():
+        print(measure(name, recipe, catalog, given.rounds, given.precision), flush=True)
+
+
+if __name__ == "__main__":
+    main()

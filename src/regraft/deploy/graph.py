@@ -1,0 +1,84 @@
+"""The trained network as OpenVINO reads it, beside `model.keras`: with it a process predicts in a second, for
+it imports neither Keras nor a backend.
+
+`model.keras` is what the run is. A graph is written only once it has answered real photographs as that model
+does; it belongs to that one file, whose digest is recorded with it, and is never needed: without it Keras
+runs the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.console import say
+from regraft.data.refusal import Refusal
+from regraft.data.workers import DecodeAhead
+from regraft.deploy.answers import answering, grouped
+from regraft.errors import brief
+from regraft.features.openvino import BATCH, OpenVinoEngine, rewrite
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["GRAPH", "read_graph", "write_graph"]
+
+GRAPH = ("openvino.xml", "openvino.bin")  # what is computed, and the weights
+
+
+def write_graph(
+    model: keras.Model, folder: Path, photographs: DecodeAhead, photos: int = 1
+) -> tuple[str, ...]:
+    """Write a model's graph to a folder, if OpenVINO is here and gives the model's answers.
+
+    Args:
+        model: RGB pixels 0..255 to answers.
+        folder: where to write.
+        photographs: a few real ones, being decoded.
+        photos: how many make a sample.
+
+    Returns:
+        The names of the files written: those of GRAPH, or none, and then it is said why.
+    """
+    from regraft.features.engine import engine_name, expect_agreement, frozen_graph
+
+    if not engine_name().startswith("openvino"):
+        return ()
+    network = answering(model)
+    try:
+        pixels = [found for found in grouped(iter(photographs), photos) if not isinstance(found, Refusal)]
+        if not pixels:
+            raise ValueError("none of its images can be read again to compare answers")
+        _convert(frozen_graph(network), folder)
+        engines = [OpenVinoEngine(folder / GRAPH[0], batch=batch) for batch in (1, BATCH)]
+        expect_agreement(network, np.stack(pixels), *engines)
+    except Exception as error:
+        for name in GRAPH:
+            (folder / name).unlink(missing_ok=True)
+        say(f"The run has no graph for OpenVINO ({brief(error, most=160)}): it will be predicted with Keras.")
+        return ()
+    return GRAPH
+
+
+def _convert(graph: bytes, folder: Path) -> None:
+    given = folder / "network.pb"
+    given.write_bytes(graph)
+    rewrite(given, folder / GRAPH[0])
+    given.unlink()
+
+
+def read_graph(folder: Path, batch: int) -> OpenVinoEngine | None:
+    """The graph in a folder, compiled for so many samples at a time; None where OpenVINO is not installed or
+    cannot run it, which is said.
+
+    Whoever calls this has compared its files with the digests in the manifest.
+    """
+    try:
+        return OpenVinoEngine(folder / GRAPH[0], batch=batch)
+    except ImportError:
+        return None
+    except RuntimeError as error:
+        say(f"OpenVINO cannot run {folder / GRAPH[0]} ({brief(error, most=160)}): Keras runs the model.")
+        return None

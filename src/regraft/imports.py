@@ -1,0 +1,102 @@
+"""Imports that a package makes only because another one happens to be installed, left out.
+
+Keras and TensorFlow try to import pandas, scikit-learn and JAX, to take their arrays or to wrap
+their models; that takes a third of the time until they are there. OpenVINO imports its converter, which
+tells its maker over the network that it was imported. All of them go on without what they do not find.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["LeftOut", "begin_keras", "import_openvino", "left_out_of_keras"]
+
+SOON = 0.1  # seconds: mistakes that are found at once end a program before it has begun to import a backend
+
+
+class LeftOut(MetaPathFinder):
+    """Where it stands in `sys.meta_path`, some packages do not find some modules; all others do.
+
+    Args:
+        modules: name of a module -> the packages that are told that it is not installed.
+
+    Example:
+        >>> sys.meta_path.insert(0, LeftOut({"colorsys": ["regraft"]}))
+        >>> import colorsys  # this example's importer is regraft.imports
+        Traceback (most recent call last):
+        ModuleNotFoundError: colorsys is left out of regraft.imports
+        >>> del sys.meta_path[0]
+    """
+
+    def __init__(self, modules: Mapping[str, Sequence[str]]) -> None:
+        self._modules = dict(modules)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Refuse, or leave the search to others."""
+        if packages := self._modules.get(name):
+            importer = _importer()
+            if any(f"{importer}.".startswith(f"{package}.") for package in packages):
+                raise ModuleNotFoundError(f"{name} is left out of {importer}", name=name)
+        return None
+
+
+def _importer() -> str:
+    """The module whose import statement is being carried out."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "importlib" in frame.f_globals.get("__name__", ""):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def left_out_of_keras() -> None:
+    """From now on, Keras and TensorFlow are imported without what only their users may want.
+
+    For a process that is a program of ours: elsewhere, Keras would no longer take a data frame.
+    """
+    callbacks = "keras.src.callbacks"
+    needless = {"pandas": ["keras"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
+    sys.meta_path.insert(0, LeftOut(needless))
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its converter.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    finder = LeftOut({"openvino.tools.ovc": ["openvino"]})
+    sys.meta_path.insert(0, finder)
+    try:
+        import openvino
+    finally:
+        sys.meta_path.remove(finder)
+    return openvino
+
+
+@contextmanager
+def begin_keras() -> Iterator[None]:
+    """Meanwhile, and after it if need be, Keras and its backend are imported in a thread of their own.
+
+    Whoever imports them himself waits for that. A program does not end before it, so it begins only after a
+    moment, and not at all where the block ends or fails before.
+    """
+    begin = threading.Timer(SOON, _import_keras)
+    begin.start()
+    try:
+        yield
+    finally:
+        begin.cancel()
+
+
+def _import_keras() -> None:
+    with suppress(Exception):  # whoever needs it meets the same, and says so
+        import keras  # noqa: F401

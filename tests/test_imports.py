@@ -1,0 +1,61 @@
+"""What is not imported, by whom, and when importing begins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from regraft import imports
+
+
+def printed(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]  # fmt: skip
+
+
+def test_openvino_comes_without_what_reports_its_use() -> None:
+    """And whoever wants its converter later still finds it."""
+    code = (
+        "import sys, os\nos.environ['CI'] = '1'\n"
+        "from regraft.imports import import_openvino\n"
+        "openvino = import_openvino()\n"
+        "loaded = [name for name in ('openvino_telemetry', 'openvino.tools.ovc') if name in sys.modules]\n"
+        "import importlib.util\n"
+        "print(loaded, openvino.Core().available_devices[0],"
+        " importlib.util.find_spec('openvino.tools.ovc') is not None)"
+    )
+    assert printed(code) == "[] CPU True"
+
+
+@pytest.mark.slow
+def test_a_program_imports_keras_without_what_only_others_use() -> None:
+    code = (
+        "import sys\nfrom regraft.imports import left_out_of_keras\n"
+        "left_out_of_keras()\nimport keras\n"
+        "print([name for name in ('pandas', 'sklearn', 'jax', 'pyarrow') if name in sys.modules])\n"
+        "import sklearn.base, pandas\n"
+        "print([name for name in ('pandas', 'sklearn') if name not in sys.modules], keras.backend.backend())"
+    )
+    assert printed(code) == "[] tensorflow"
+
+
+def test_importing_begins_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+    monkeypatch.setattr(imports, "_import_keras", began.set)
+    with imports.begin_keras():
+        assert began.wait(10)
+
+
+def test_a_mistake_found_at_once_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+    monkeypatch.setattr(imports, "_import_keras", began.set)
+    monkeypatch.setattr(imports, "SOON", 0.5)
+    with pytest.raises(ValueError, match="mistake"), imports.begin_keras():
+        raise ValueError("mistake")
+    time.sleep(0.7)
+    assert not began.is_set()
