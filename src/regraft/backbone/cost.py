@@ -8,31 +8,26 @@ from typing import Any
 
 import keras
 
-__all__ = ["multiplications", "work"]
+__all__ = ["multiplications", "nodes_of"]
 
 
-def multiplications(layer: keras.layers.Layer) -> int:
-    """Multiplications of a layer for one image: its kernels once for every place of its output.
+def nodes_of(model: keras.Model) -> list[Any]:
+    """The nodes of a Functional model, which are calls of its layers, in topological order."""
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in model._nodes_by_depth[depth]]
+
+
+def multiplications(nodes: Iterable[Any]) -> int:
+    """Multiplications of some nodes for one image: their layers' kernels once for every place of the output.
 
     Example:
-        >>> dense = keras.layers.Dense(5)
-        >>> _ = dense(keras.Input((7,)))
-        >>> multiplications(dense)
+        >>> vector = keras.Input((7,))
+        >>> multiplications(nodes_of(keras.Model(vector, keras.layers.Dense(5)(vector))))
         35
     """
-    output = layer.output
-    return _product(layer, output if hasattr(output, "shape") else output[0])
+    return sum(_of(node) for node in nodes if isinstance(node.operation, keras.layers.Layer))
 
 
-def work(nodes: Iterable[Any]) -> int:
-    """The same of nodes of a graph, which are calls: a layer that is called twice counts twice."""
-    return sum(
-        _product(node.operation, node.outputs[0])
-        for node in nodes
-        if isinstance(node.operation, keras.layers.Layer)
-    )
-
-
-def _product(layer: keras.layers.Layer, output: Any) -> int:
-    kernels = sum(math.prod(v.shape) for v in layer.weights if len(v.shape) >= 2)
-    return int(kernels * math.prod(size or 1 for size in output.shape[1:-1]))
+def _of(node: Any) -> int:
+    kernels = sum(math.prod(v.shape) for v in node.operation.weights if len(v.shape) >= 2)
+    return int(kernels * math.prod(size or 1 for size in node.outputs[0].shape[1:-1]))

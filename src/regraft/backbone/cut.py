@@ -16,11 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 
-__all__ = ["Boundary", "Cut", "Frozen", "boundaries", "cut"]
+from regraft.backbone.cost import nodes_of
+
+__all__ = ["Boundary", "Cut", "Frozen", "Sides", "cut", "sides"]
 
 Predicate = Callable[[keras.layers.Layer], bool]
 
@@ -31,15 +34,11 @@ class Boundary:
 
     Attributes:
         tensors: those that cross, symbolic, in the order in which the graph makes them.
-        before: the nodes of the prefix, in topological order.
-        again: the cold nodes behind it, which run in the suffix, frozen.
-        hot: the nodes behind those, through which training goes.
+        before: how many of the cold nodes lie in front of it.
     """
 
     tensors: tuple[Any, ...]
-    before: tuple[Any, ...]
-    again: tuple[Any, ...]
-    hot: tuple[Any, ...]
+    before: int
 
     @property
     def name(self) -> str:
@@ -51,6 +50,31 @@ class Boundary:
     def numbers(self) -> int:
         """How many numbers cross for one image."""
         return sum(math.prod(size or 1 for size in tensor.shape[1:]) for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The nodes of a model under a plan, each side in topological order, and the boundaries ahead of `hot`.
+
+    `boundaries` go from the pixels to where what is frozen ends.
+    """
+
+    cold: tuple[Any, ...]
+    hot: tuple[Any, ...]
+
+    @cached_property
+    def boundaries(self) -> tuple[Boundary, ...]:
+        order = [*self.cold, *self.hot]
+        last_call = {id(node.operation): at for at, node in enumerate(order)}
+        last_use = {id(tensor): at for at, node in enumerate(order) for tensor in node.input_tensors}
+        found, called_until = [], 0
+        live: list[Any] = []
+        for at, node in enumerate(self.cold):
+            live = [tensor for tensor in [*live, *node.outputs] if last_use.get(id(tensor), -1) > at]
+            called_until = max(called_until, last_call[id(node.operation)])
+            if called_until <= at:  # Keras cannot cut between two calls of one layer
+                found.append(Boundary(tuple(live), at + 1))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -120,7 +144,7 @@ def cut(model: keras.Model, trains: Predicate, at: Boundary | None = None) -> Cu
         model: a Functional model with one input and one output.
         trains: says of a layer whether its weights train. Dropout and other random layers are taken to be
             frozen where their own `trainable` flag is off, as `freeze` sets it.
-        at: one of `boundaries`; None for the last of them.
+        at: one of the boundaries of its `sides`; None for the last of them.
 
     Raises:
         ValueError: nothing trains, so there is nothing to cut off.
@@ -132,15 +156,15 @@ def cut(model: keras.Model, trains: Predicate, at: Boundary | None = None) -> Cu
         >>> cut(model, lambda layer: layer.name == "parts").suffix.input_shape
         (None, 6, 6, 4)
     """
-    crossing = list((at or boundaries(model, trains)[-1]).tensors)
+    crossing = list((at or sides(model, trains).boundaries[-1]).tensors)
     names = tuple(f"cut_{number}" for number in range(len(crossing)))
     prefix = keras.Model(model.inputs[0], dict(zip(names, crossing, strict=True)))
     suffix = keras.Model(crossing if len(crossing) > 1 else crossing[0], model.outputs[0])
     return Cut(prefix, suffix, names)
 
 
-def boundaries(model: keras.Model, trains: Predicate) -> tuple[Boundary, ...]:
-    """Every place where a model may be cut for a plan: from its pixels to where what is frozen ends.
+def sides(model: keras.Model, trains: Predicate) -> Sides:
+    """What is frozen and what is not, for a plan.
 
     Args:
         model, trains: as in `cut`.
@@ -148,24 +172,12 @@ def boundaries(model: keras.Model, trains: Predicate) -> tuple[Boundary, ...]:
     Raises:
         ValueError: nothing trains, so there is nothing to cut off.
     """
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    nodes = [node for depth in depths for node in model._nodes_by_depth[depth]]
+    nodes = nodes_of(model)
     hot = _hot(nodes, trains)
     if not hot:
         raise ValueError("Expected a model with something that trains. Received: all of it frozen.")
     behind = {id(node) for node in hot}
-    cold = [node for node in nodes if id(node) not in behind]
-    order = [*cold, *hot]
-    last_call = {id(node.operation): at for at, node in enumerate(order)}
-    last_use = {id(tensor): at for at, node in enumerate(order) for tensor in node.input_tensors}
-    found, open_calls = [], 0
-    live: list[Any] = []
-    for at, node in enumerate(cold):
-        live = [tensor for tensor in [*live, *node.outputs] if last_use.get(id(tensor), -1) > at]
-        open_calls = max(open_calls, last_call[id(node.operation)])
-        if open_calls <= at:  # Keras cannot cut between two calls of one layer
-            found.append(Boundary(tuple(live), tuple(cold[: at + 1]), tuple(cold[at + 1 :]), tuple(hot)))
-    return tuple(found)
+    return Sides(tuple(node for node in nodes if id(node) not in behind), tuple(hot))
 
 
 def _hot(nodes: list[Any], trains: Predicate) -> list[Any]:
