@@ -127,11 +127,15 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     precision: Annotated[
         str | None, typer.Option(help="Of the frozen network: f32, bf16 or auto, which compares them. [auto]")
     ] = None,
+    store_limit: Annotated[
+        str | None,
+        typer.Option(help="What phases may store of their frozen part, such as 500MB or 10GB. [20GB]"),
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(help=f"Any of {','.join(AUGMENTATIONS)}, or none. [flip,crop for labels]")
     ] = None,
     views: Annotated[
-        int | None, typer.Option(help="Versions of an image a frozen backbone sees. [4 with --augment, or 1]")
+        int | None, typer.Option(help="Versions of an image that what is frozen sees. [up to 4, or 1]")
     ] = None,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced: rare classes or labels count as much. [none]")
@@ -151,7 +155,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     store: StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
-    from regraft.recipe import Recipe, parse_duration
+    from regraft.recipe import Recipe, parse_duration, parse_size
     from regraft.run import train as run_recipe
 
     start = Recipe.from_toml(recipe) if recipe else Recipe()
@@ -175,6 +179,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "phases": _phases(start.phases, unfreeze, learning_rate, epochs),
         "budget": None if budget is None else parse_duration(budget),
         "precision": precision,
+        "store_limit": None if store_limit is None else parse_size(store_limit),
         "augment": _names(augment),
         "views": views,
         "class_weight": class_weight,

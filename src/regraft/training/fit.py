@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.cut import Cut, cut
-from regraft.backbone.freeze import Guard, Trained, freeze, may_move
+from regraft.backbone.freeze import Guard, Trained, freeze, may_move, trains
 from regraft.backbone.load import Backbone
 from regraft.console import duration, say, track
 from regraft.data.batches import Batches
@@ -120,7 +120,14 @@ def fit_head(
 
 
 def fine_tune(
-    model: keras.Model, backbone: Backbone, *, phase: Phase, lesson: Lesson, budget: float, seed: int = 0
+    model: keras.Model,
+    backbone: Backbone,
+    *,
+    phase: Phase,
+    lesson: Lesson,
+    budget: float,
+    stored: Cut | None = None,
+    seed: int = 0,
 ) -> Fitted:
     """Train what the phase's plan names, and the head; the model ends with the weights of the best epoch.
 
@@ -128,16 +135,18 @@ def fine_tune(
         model: from `graft`, its head found. Its weights and flags are changed.
         backbone: the one in `model`.
         phase: freeze plan, rates, epochs, patience.
-        lesson: batches of pixels.
+        lesson: batches of pixels, or of the tensors that cross where `stored` was cut.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
+        stored: `model`, cut at one of the boundaries of the phase's plan; None to train on pixels.
         seed: of dropout; order and augmentation have the seed of the batches.
 
     An epoch counts only if it beats the model as it was on validation: a lower loss and no lower score. Of
     those that do, the one with the lowest loss is best: of a few hundred images it says more than accuracy.
     """
     fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-    joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
-    session = _Session(model, backbone, joined, phase, lesson)
+    halves = stored or cut(model, trains)
+    network = halves.joined() if stored is None else halves.trained()
+    session = _Session(model, backbone, network, phase, lesson)
     return session.run(fitted, Clock(budget, len(lesson.train), phase, EPOCHS), seed)
 
 
