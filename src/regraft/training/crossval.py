@@ -1,7 +1,8 @@
 """Choosing a head's settings by cross-validation, and the temperature of its probabilities with them.
 
-Every fold standardises, solves and answers on its own; what is chosen has the lowest loss on the answers to
-images that were held out. The same answers set the temperature (Guo et al., On Calibration of Modern Neural
+Every fold solves and answers on its own; what is chosen has the lowest loss on the answers to images that were
+held out. A fold standardises by its own rows too, except where a family lets its folds share work (`views`):
+then they have the scale of all rows, which no target has told, and a centre of their own by the intercept. The same answers set the temperature (Guo et al., On Calibration of Modern Neural
 Networks, 2017): one number by which decision values are divided, which changes no order among them. As in
 Platt's scaling (1999), the targets it is fitted to are drawn a little towards the middle, so that decisions
 without an error do not end in certainty.
@@ -13,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,20 @@ from regraft.training.affine import Link, Scaler
 from regraft.training.folds import folds, strata
 from regraft.training.rules import Rule
 
-__all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solved", "warmth"]
+__all__ = [
+    "EXACT",
+    "ROUGH",
+    "Family",
+    "Fit",
+    "Held",
+    "Mask",
+    "Part",
+    "Settings",
+    "Trial",
+    "cross_validate",
+    "solved",
+    "warmth",
+]
 
 Matrix = NDArray[np.float64]
 Settings = dict[str, float | str]
@@ -71,6 +86,8 @@ class Part:
 
 
 Fit = Callable[[Settings], Rule]
+Mask = NDArray[np.bool_]
+Held = Callable[[Settings], Matrix]
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,9 @@ class Family:
         scaled: features are standardised first.
         calibrated: its decision values are on the scale of probabilities already.
         count: how many folds.
+        views: makes a standardised part ready for folds that share work, and gives back the function from a
+            mask of held-out rows to what answers for them: decision values (m, units), of settings. None:
+            every fold prepares by itself.
         most: rows that cross-validation looks at; more are left out of it, a share of each class.
     """
 
@@ -99,6 +119,7 @@ class Family:
     scaled: bool = True
     calibrated: bool = False
     count: int = 5
+    views: Callable[[Part], Callable[[Mask], Held]] | None = None
     most: int = 1_000_000
 
 
@@ -143,13 +164,12 @@ def cross_validate(
     trials: list[Trial] = []
     # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
+        hold = _holder(family, part) if parts else None
+        ready = list(pool.map(hold, parts)) if hold else []
         for settings in grid if parts else []:
             decisions = np.zeros_like(part.targets)
-            for fold, answer in zip(
-                ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True
-            ):
-                decisions[fold.held] = answer
+            for held, answer in zip(parts, pool.map(partial(_answer, settings), ready), strict=True):
+                decisions[held] = answer
             trials.append(_trial(settings, decisions[seen], part.rows(seen), family))
             if family.ordered and _risen(trials):
                 break
@@ -168,18 +188,24 @@ def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler
         return fit(settings), scaler
 
 
-class _Fold:
-    """One fold: what was solved on the other rows answers for the held ones."""
+def _holder(family: Family, part: Part) -> Callable[[Mask], Held]:
+    """From a mask of held-out rows to what answers for them, solved on the others."""
+    if family.views is not None:
+        return family.views(replace(part, data=Scaler.of(part.data)(part.data)))
 
-    def __init__(self, family: Family, part: Part, held: NDArray[np.bool_]) -> None:
+    def hold(held: Mask) -> Held:
         train = part.rows(~held)
         scaler = Scaler.of(train.data) if family.scaled else Scaler.none(part.data.shape[1])
-        self.held, self._data = held, scaler(part.data[held])
-        self._fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
+        data = scaler(part.data[held])
+        fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
+        return lambda settings: fit(settings).decide(data)
 
-    def decide(self, settings: Settings) -> Matrix:
-        with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
-            return self._fit(settings).decide(self._data)
+    return hold
+
+
+def _answer(settings: Settings, fold: Held) -> Matrix:
+    with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
+        return fold(settings)
 
 
 def _plain(part: Part) -> Matrix | NDArray[np.int64]:
