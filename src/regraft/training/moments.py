@@ -21,7 +21,7 @@ from regraft.training.crossval import Part
 
 __all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal"]
 
-Matrix = NDArray[np.floating[Any]]
+Matrix = NDArray[Any]
 Turn = Callable[[Matrix], Matrix]
 Inverse = Callable[[float, Matrix, Matrix], Matrix]
 
@@ -70,7 +70,8 @@ class Moments:
     @property
     def mean(self) -> Matrix:
         """Of x, (d,)."""
-        return self.first / self.first.dtype.type(self.weight)
+        mean: Matrix = self.first / self.first.dtype.type(self.weight)
+        return mean
 
     @property
     def level(self) -> Matrix:
@@ -80,22 +81,25 @@ class Moments:
     @property
     def covariance(self) -> Matrix:
         """Of x with x, (d, d)."""
-        return self.second / self.first.dtype.type(self.weight) - np.outer(self.mean, self.mean)
+        found: Matrix = self.second / self.first.dtype.type(self.weight) - np.outer(self.mean, self.mean)
+        return found
 
     @property
     def relation(self) -> Matrix:
         """Covariance of x with y, (d, units)."""
         kind = self.first.dtype
-        return self.cross / kind.type(self.weight) - np.outer(self.mean, self.level.astype(kind))
+        found: Matrix = self.cross / kind.type(self.weight) - np.outer(self.mean, self.level.astype(kind))
+        return found
 
 
 def by_eigenvectors(matrix: Matrix) -> Inverse:
-    """(a matrix + shift)^-1 right for many a and shifts, (units,), of the right side's columns, (d, units)."""
+    """(a matrix + shift)^-1 right, (d, units), for many a and shifts, one or one a column of the right."""
     squares, axes = _eigen(matrix)
 
     def solve(share: float, shift: Matrix, right: Matrix) -> Matrix:
         spread = share * np.maximum(squares, 0)[:, None] + shift
-        return axes @ ((axes.T @ right) / spread).astype(axes.dtype)
+        found: Matrix = axes @ ((axes.T @ right) / spread).astype(axes.dtype)
+        return found
 
     return solve
 

@@ -5,16 +5,16 @@ Y (n, k), it minimises over W (d, k) and b (k)
 
     f(W, b) = - (1/n) sum_i log softmax(X W + b)_{i, y_i}  +  (penalty / 2) |W|^2
 
-whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex. L-BFGS goes
-down roughly, in float32; Newton's method, each step by conjugate gradients, goes the rest of the way where the
-exact solution is wanted. For two classes and for labels, P = sigmoid(X W + b), and the loss is the sum over
-units: as many problems as there are labels, solved side by side. Each solve starts from the one before it, of
-a stronger penalty, which is close.
+whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex. L-BFGS
+goes down roughly, in float32; Newton's method, each step by conjugate gradients, goes the rest of the way
+where the exact solution is wanted. For two classes and for labels, P = sigmoid(X W + b), and the loss is the
+sum over units: as many problems as there are labels, solved side by side. Each solve of a path starts from
+the one before it, of a stronger penalty, which is close.
 
-Ridge regression has W = (S + penalty)^-1 C for the covariance S of X and C of X with Y; the targets of classes
-are -1 and 1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for the
-classes' means M and the covariance S within classes, shrunk towards a multiple of the identity (Ledoit and
-Wolf, 2004). Both need sums over the rows and nothing else, see `moments`.
+Ridge regression has W = (S + penalty)^-1 C for the covariance S of X and C of X with Y; the targets of
+classes are -1 and 1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for
+the classes' means M and the covariance S within classes, shrunk towards a multiple of the identity (Ledoit
+and Wolf, 2004). Both need sums over the rows and nothing else, see `moments`.
 
 |W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
 never more of those than images, and along them the problem is nearly separable, which L-BFGS likes. The folds
@@ -31,14 +31,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.training.crossval import ROUGH, Family, Fit, Held, Mask, Part, Settings
+from regraft.training.crossval import ROUGH, Family, Held, Mask, Part, Settings
 from regraft.training.moments import Inverse, Moments, by_cholesky, by_eigenvectors, principal
 from regraft.training.rules import Linear
 
 __all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_of"]
 
-Matrix = NDArray[np.floating[Any]]
-Closed = Callable[[Moments, int, str, Callable[[Matrix], Inverse]], Fit]
+Matrix = NDArray[Any]
+Solve = Callable[[Settings], Linear]
+Closed = Callable[[Moments, int, str, Callable[[Matrix], Inverse]], Solve]
 
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
 ITERATIONS, STEPS = 500, 30
@@ -50,19 +51,19 @@ FAINT = 0.05  # an axis is left out of the rough path where the penalty lets thr
 # --- closed forms
 
 
-def ridge(part: Part) -> Fit:
+def ridge(part: Part) -> Solve:
     """Ridge regression; settings: `penalty`, per image (scikit-learn's alpha is n * penalty)."""
     return _exactly(_ridge, part)
 
 
-def discriminant(part: Part) -> Fit:
+def discriminant(part: Part) -> Solve:
     """Linear discriminant analysis; settings: `shrinkage` in (0, 1]. Labels are solved one by one."""
     return _exactly(_discriminant, part)
 
 
-def views_of(closed: Callable[[Part], Fit]) -> Callable[[Part], Callable[[Mask], Held]]:
+def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask], Held]]:
     """How the folds of `ridge` or `discriminant` are held out, see `Family.views`."""
-    form = {ridge: _ridge, discriminant: _discriminant}[closed]
+    form = _ridge if closed is ridge else _discriminant
 
     def share(part: Part) -> Callable[[Mask], Held]:
         narrow, _ = _narrow(replace(part, data=part.data.astype(np.float32)))
@@ -78,7 +79,7 @@ def views_of(closed: Callable[[Part], Fit]) -> Callable[[Part], Callable[[Mask],
     return share
 
 
-def _exactly(form: Closed, part: Part) -> Fit:
+def _exactly(form: Closed, part: Part) -> Solve:
     narrow, back = _narrow(part)
     fit = form(Moments.of(narrow), part.data.shape[1], part.task, by_cholesky)
 
@@ -97,7 +98,7 @@ def _narrow(part: Part) -> tuple[Part, Callable[[Matrix], Matrix]]:
     return replace(part, data=turned), back
 
 
-def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], Inverse]) -> Fit:
+def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], Inverse]) -> Solve:
     solve, right = inverse(moments.covariance), moments.relation
     factor, offset = (1, 0) if task == "regression" else (2, -1)  # from 0 and 1 to -1 and 1
 
@@ -108,7 +109,7 @@ def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], 
     return fit
 
 
-def _discriminant(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], Inverse]) -> Fit:
+def _discriminant(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], Inverse]) -> Solve:
     """Each class against all others; one of two where the targets are labels."""
     prior = moments.level
     share = np.where(prior * moments.weight > ALMOST_NONE, prior, np.inf)  # of no rows: no way from the mean
@@ -128,7 +129,7 @@ def _discriminant(moments: Moments, width: int, task: str, inverse: Callable[[Ma
     return _labels(moments, width, inverse)
 
 
-def _labels(moments: Moments, width: int, inverse: Callable[[Matrix], Inverse]) -> Fit:
+def _labels(moments: Moments, width: int, inverse: Callable[[Matrix], Inverse]) -> Solve:
     """Discriminant analysis of each label against the rest.
 
     Its two classes have the difference D of their means between them, so the covariance within them is
@@ -158,7 +159,7 @@ def _labels(moments: Moments, width: int, inverse: Callable[[Matrix], Inverse]) 
 # --- logistic regression
 
 
-def logistic(part: Part) -> Fit:
+def logistic(part: Part) -> Solve:
     """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty))."""
     turned, back = principal(part.data)
     start = _start(part, turned.shape[1])
@@ -248,10 +249,11 @@ class _Problem:
         options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 10}
         first = (start * self._steep).ravel()
         result = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
-        return np.asarray(result.x).reshape(start.shape) / self._steep
+        found: Matrix = np.asarray(result.x).reshape(start.shape) / self._steep
+        return found
 
     def polish(self, start: Matrix, *, tolerance: float) -> Matrix:
-        """Newton's steps, each by conjugate gradients in float32; the gradient is exact, so the end is too."""
+        """Newton's steps, each by conjugate gradients in float32. The gradient is exact, so the end is."""
         from scipy.sparse.linalg import LinearOperator, cg
 
         point = start * self._steep
@@ -271,7 +273,8 @@ class _Problem:
             else:
                 break
             point, (loss, gradient, answer) = point + step, further
-        return point / self._steep
+        point /= self._steep
+        return point
 
     def _at(self, weights: Matrix) -> tuple[float, Matrix, Matrix]:
         """Loss, gradient (d + 1, units) and answers (n, units)."""
@@ -290,7 +293,8 @@ class _Problem:
         else:
             change = answer * (1 - answer) * along
         weighted = change * self._weights.astype(data.dtype)
-        return (self._back(data, weighted) + self._lighter * direction).ravel()
+        found: Matrix = (self._back(data, weighted) + self._lighter * direction).ravel()
+        return found
 
     @staticmethod
     def _back(data: Matrix, slopes: Matrix) -> Matrix:
