@@ -1,8 +1,8 @@
 """Where else than at its end a backbone's activations are worth pooling: taps, found in any graph.
 
 A tap is a feature map, or tokens, that a layer with a kernel reads: what one block hands to the next, and
-what stands between the convolutions within it, after activation. Early ones say little of what an image shows;
-the last ones say things that the output has given up for the classes it was trained on (Evci et al.,
+what stands between the convolutions within it, after activation. Early ones say little of what an image
+shows; the last ones say things that the output has given up for the classes it was trained on (Evci et al.,
 Head2Toe, 2022, arXiv:2201.03529).
 """
 

@@ -112,8 +112,8 @@ def _trained(model: keras.Model, whole: Cut, material: Material, phase: Phase, b
 
 
 class _Rows(NamedTuple):
-    """Every view of every training sample: blocks of features (n, d), targets, weights (n, 1 or units), and the
-    sample of each row, whose views stay on one side of a fold."""
+    """Every view of every training sample: blocks of features (n, d), targets, weights (n, 1 or units), and
+    the sample of each row, whose views stay on one side of a fold."""
 
     blocks: list[Answers]
     targets: NDArray[Any]

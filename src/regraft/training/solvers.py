@@ -262,7 +262,7 @@ class _Problem:
         for _ in range(STEPS):
             if np.abs(gradient).max() <= tolerance:
                 break
-            curve = partial(self._curve, small, answer.astype(np.float32))
+            curve = partial(self._curve, small, answer.astype(np.float32), tolerance)
             operator = LinearOperator((point.size, point.size), curve, dtype=np.float64)
             step = cg(operator, -gradient.ravel(), rtol=1e-2, maxiter=ITERATIONS)[0].reshape(point.shape)
             while np.abs(step).max() > 1e-15:
@@ -273,8 +273,8 @@ class _Problem:
             else:
                 break
             point, (loss, gradient, answer) = point + step, further
-        point /= self._steep
-        return point
+        found: Matrix = point / self._steep
+        return found
 
     def _at(self, weights: Matrix) -> tuple[float, Matrix, Matrix]:
         """Loss, gradient (d + 1, units) and answers (n, units)."""
@@ -284,8 +284,8 @@ class _Problem:
         slope = self._back(self._data, (answer - self._targets) * self._weights) + self._lighter * weights
         return loss + float((self._lighter * weights**2).sum()) / 2, slope, answer
 
-    def _curve(self, data: Matrix, answer: Matrix, flat: Matrix) -> Matrix:
-        """The Hessian times a direction."""
+    def _curve(self, data: Matrix, answer: Matrix, damping: float, flat: Matrix) -> Matrix:
+        """The Hessian times a direction, damped: the bias of a label that never occurs has no best value."""
         direction = flat.reshape(-1, answer.shape[1])
         along = data @ direction[:-1].astype(data.dtype) + direction[-1].astype(data.dtype)
         if self._one_of_many:
@@ -293,12 +293,13 @@ class _Problem:
         else:
             change = answer * (1 - answer) * along
         weighted = change * self._weights.astype(data.dtype)
-        found: Matrix = (self._back(data, weighted) + self._lighter * direction).ravel()
+        found: Matrix = (self._back(data, weighted) + (self._lighter + damping) * direction).ravel()
         return found
 
     @staticmethod
     def _back(data: Matrix, slopes: Matrix) -> Matrix:
-        return np.vstack([data.T @ slopes, slopes.sum(0)]).astype(np.float64)
+        found: Matrix = np.vstack([data.T @ slopes, slopes.sum(0)]).astype(np.float64)
+        return found
 
 
 def _softmax(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:

@@ -2,8 +2,8 @@
 
 From the backbone's output on, the block is added that lowers the held-out loss of ridge regression most,
 until none does by a share worth its width. The Gram matrix of blocks side by side is the sum of theirs, each
-scaled to the same variance: K = sum_b X_b X_b^T / d_b. So each block is multiplied once, and a candidate costs
-an addition and a Cholesky factor a fold, however wide it is.
+scaled to the same variance: K = sum_b X_b X_b^T / d_b. So each block is multiplied once, and a candidate
+costs an addition and a Cholesky factor a fold, however wide it is.
 """
 
 from __future__ import annotations
