@@ -82,8 +82,9 @@ def _read(model: keras.Model) -> list[keras.KerasTensor]:
     nodes = [
         node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]
     ]
+    first = next((number for number, node in enumerate(nodes) if _has_kernel(node.operation)), len(nodes))
     read = {id(tensor) for node in nodes if _has_kernel(node.operation) for tensor in node.input_tensors}
-    made = [tensor for node in nodes if not node.is_input for tensor in node.outputs]
+    made = [tensor for node in nodes[first:] for tensor in node.outputs]  # before it there are pixels only
     return [tensor for tensor in made if id(tensor) in read and _has_places(tensor)]
 
 

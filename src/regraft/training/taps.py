@@ -30,7 +30,7 @@ Matrix = NDArray[Any]
 
 ROWS = 1_500  # that are looked at
 PENALTIES = tuple(float(value) for value in np.logspace(-0.5, -3.5, 7))  # for a variance of one in sum
-WORTH = 0.005  # share of the loss that a block has to save
+WORTH = 0.01  # share of the loss that a block has to save
 MOST = 6
 
 
@@ -74,8 +74,7 @@ def choose_taps(
             loss = partial(_loss, penalty=penalty, part=seen, held=held)
             tried = list(pool.map(loss, (together + grams[number] for number in rest)))
             number = rest[int(np.argmin(tried))]
-            near = [value for value in PENALTIES if abs(np.log10(value / penalty)) < 0.8]
-            further = min((_loss(together + grams[number], value, seen, held), value) for value in near)
+            further = min((_loss(together + grams[number], value, seen, held), value) for value in PENALTIES)
             if further[0] > best * (1 - WORTH):
                 break
             best, penalty = further
