@@ -23,7 +23,7 @@ __all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal"]
 
 Matrix = NDArray[Any]
 Turn = Callable[[Matrix], Matrix]
-Inverse = Callable[[float, Matrix, Matrix], Matrix]
+Inverse = Callable[[float, Matrix], Matrix]
 
 
 @dataclass(frozen=True)
@@ -92,23 +92,24 @@ class Moments:
         return found
 
 
-def by_eigenvectors(matrix: Matrix) -> Inverse:
+def by_eigenvectors(matrix: Matrix, right: Matrix) -> Inverse:
     """(a matrix + shift)^-1 right, (d, units), for many a and shifts, one or one a column of the right."""
     squares, axes = _eigen(matrix)
+    along = axes.T @ right
 
-    def solve(share: float, shift: Matrix, right: Matrix) -> Matrix:
+    def solve(share: float, shift: Matrix) -> Matrix:
         spread = share * np.maximum(squares, 0)[:, None] + shift
-        found: Matrix = axes @ ((axes.T @ right) / spread).astype(axes.dtype)
+        found: Matrix = axes @ (along / spread).astype(axes.dtype)
         return found
 
     return solve
 
 
-def by_cholesky(matrix: Matrix) -> Inverse:
+def by_cholesky(matrix: Matrix, right: Matrix) -> Inverse:
     """The same for a few."""
     from scipy.linalg import cho_factor, cho_solve
 
-    def solve(share: float, shift: Matrix, right: Matrix) -> Matrix:
+    def solve(share: float, shift: Matrix) -> Matrix:
         found = np.empty_like(right)
         shifts = np.broadcast_to(shift, right.shape[1])
         for each in np.unique(shifts):

@@ -39,7 +39,7 @@ __all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_
 
 Matrix = NDArray[Any]
 Solve = Callable[[Settings], Linear]
-Closed = Callable[[Moments, int, str, Callable[[Matrix], Inverse]], Solve]
+Closed = Callable[[Moments, int, str, Callable[[Matrix, Matrix], Inverse]], Solve]
 
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
 ITERATIONS, STEPS = 500, 30
@@ -98,18 +98,20 @@ def _narrow(part: Part) -> tuple[Part, Callable[[Matrix], Matrix]]:
     return replace(part, data=turned), back
 
 
-def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], Inverse]) -> Solve:
-    solve, right = inverse(moments.covariance), moments.relation
+def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix, Matrix], Inverse]) -> Solve:
+    solve = inverse(moments.covariance, moments.relation)
     factor, offset = (1, 0) if task == "regression" else (2, -1)  # from 0 and 1 to -1 and 1
 
     def fit(settings: Settings) -> Linear:
-        kernel = factor * solve(1.0, np.array(settings["penalty"]), right)
+        kernel = factor * solve(1.0, np.array(settings["penalty"]))
         return Linear(kernel, factor * moments.level + offset - moments.mean @ kernel)
 
     return fit
 
 
-def _discriminant(moments: Moments, width: int, task: str, inverse: Callable[[Matrix], Inverse]) -> Solve:
+def _discriminant(
+    moments: Moments, width: int, task: str, inverse: Callable[[Matrix, Matrix], Inverse]
+) -> Solve:
     """Each class against all others; one of two where the targets are labels."""
     prior = moments.level
     share = np.where(prior * moments.weight > ALMOST_NONE, prior, np.inf)  # of no rows: no way from the mean
@@ -118,18 +120,18 @@ def _discriminant(moments: Moments, width: int, task: str, inverse: Callable[[Ma
         means = away + moments.mean[:, None]
         within = moments.covariance - (away * prior).astype(away.dtype) @ away.T
         spread = np.trace(within) / width or 1.0  # 1: every class is one point
-        solve, odds = inverse(within), np.log(np.maximum(prior, 0.5 / moments.weight))
+        solve, odds = inverse(within, means), np.log(np.maximum(prior, 0.5 / moments.weight))
 
         def fit(settings: Settings) -> Linear:
             shrinkage = float(settings["shrinkage"])
-            kernel = solve(1 - shrinkage, np.array(shrinkage * spread), means)
+            kernel = solve(1 - shrinkage, np.array(shrinkage * spread))
             return Linear(kernel, odds - (means * kernel).sum(0) / 2)
 
         return fit
     return _labels(moments, width, inverse)
 
 
-def _labels(moments: Moments, width: int, inverse: Callable[[Matrix], Inverse]) -> Solve:
+def _labels(moments: Moments, width: int, inverse: Callable[[Matrix, Matrix], Inverse]) -> Solve:
     """Discriminant analysis of each label against the rest.
 
     Its two classes have the difference D of their means between them, so the covariance within them is
@@ -145,11 +147,11 @@ def _labels(moments: Moments, width: int, inverse: Callable[[Matrix], Inverse]) 
     middle = moments.mean[:, None] + (0.5 - prior).astype(whole.dtype) * apart  # of the two means
     least = 0.5 / moments.weight
     odds = np.log(np.maximum(prior, least) / np.maximum(1 - prior, least))
-    solve = inverse(whole)
+    solve = inverse(whole, apart)
 
     def fit(settings: Settings) -> Linear:
         shrinkage = float(settings["shrinkage"])
-        kernel = solve(1 - shrinkage, shrinkage * spread, apart)
+        kernel = solve(1 - shrinkage, shrinkage * spread)
         kernel = kernel / np.maximum(1 - (1 - shrinkage) * between * (apart * kernel).sum(0), ALMOST_NONE)
         return Linear(kernel, odds - (middle * kernel).sum(0))
 
