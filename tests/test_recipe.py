@@ -30,6 +30,7 @@ EVERYTHING = Recipe(
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
 )
+TAPPED = Recipe(head=HeadSpec(solver="lda", taps="auto"))  # not with a head that has layers of its own
 
 
 def written(tmp_path, text):
@@ -38,7 +39,7 @@ def written(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, replace(EVERYTHING, phases=(), augment=())])
+@pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, replace(EVERYTHING, phases=(), augment=()), TAPPED])
 def test_a_recipe_is_the_same_after_toml(tmp_path, recipe):
     assert Recipe.from_toml(written(tmp_path, recipe.to_toml())) == recipe
 
@@ -47,7 +48,8 @@ def test_the_example_differs_from_every_default():
     for kind, made in ((Recipe, EVERYTHING), (HeadSpec, EVERYTHING.head), (Phase, EVERYTHING.phases[0])):
         default = kind()
         same = [f.name for f in fields(kind) if getattr(made, f.name) == getattr(default, f.name)]
-        assert not same
+        assert same == (["taps"] if kind is HeadSpec else [])
+    assert TAPPED.head.taps != HeadSpec().taps
 
 
 def test_an_empty_recipe_is_the_default(tmp_path):

@@ -150,6 +150,12 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         str | None, typer.Option(help="Units of hidden layers of the head, such as 512 or 512,128. [none]")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="avg, max, both, gem or attention. [avg]")] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers whose features the head sees: last, late or auto (chosen from the last). [last]"
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     store: StoreOption = None,
@@ -164,7 +170,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         raise UsageError(
             "Expected a folder or table of images, or a recipe that names one. Received: neither."
         )
-    head = {"solver": solver, "hidden": _whole_numbers(hidden), "pooling": pooling}
+    head = {"solver": solver, "hidden": _whole_numbers(hidden), "pooling": pooling, "taps": taps}
     chosen = {
         "image": _names(image),
         "target": _names(target),

@@ -86,14 +86,8 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
 
 def hint(recipe: Recipe) -> str:
     """The question to the store: under which key did such a recipe's features lie?"""
-    network = (
-        recipe.backbone,
-        recipe.weights,
-        recipe.image_size,
-        recipe.head.pooling,
-        recipe.seed,
-        recipe.precision,
-    )
+    head = (recipe.head.pooling, recipe.head.taps)
+    network = (recipe.backbone, recipe.weights, recipe.image_size, *head, recipe.seed, recipe.precision)
     return f"key of {network}"
 
 

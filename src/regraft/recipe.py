@@ -17,18 +17,29 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["AUGMENTATIONS", "HEAD_PHASE", "HeadSpec", "Phase", "Recipe", "parse_duration", "parse_size"]
+__all__ = [
+    "AUGMENTATIONS",
+    "HEAD_PHASE",
+    "HeadSpec",
+    "Phase",
+    "Recipe",
+    "Taps",
+    "parse_duration",
+    "parse_size",
+]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
 Attention = Literal["none", "se", "cbam"]
 Normalization = Literal["none", "batch", "layer"]
 Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda", "neighbours", "boosting"]
 PrecisionChoice = Literal["auto", "f32", "bf16"]
+Taps = Literal["last", "late", "auto"]
 ClassWeight = Literal["none", "balanced"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
 
 VIEWS = 4
+TAPPED = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # solvers whose head is one Dense layer
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
@@ -53,6 +64,9 @@ class HeadSpec:
         dropout: before the output, in training only.
         solver: how the head is found: "gradient", or one of the classical methods, which solve a head without
             weights before its output; "auto" solves where it can be solved.
+        taps: where a linear head's features are pooled: at the backbone's output ("last"), at all layers of
+            its resolution near the end too ("late"), or at those of the last layers that cross-validation
+            chooses ("auto").
     """
 
     pooling: Pooling = "avg"
@@ -62,6 +76,7 @@ class HeadSpec:
     normalization: Normalization = "none"
     dropout: float = 0.2
     solver: Solver = "auto"
+    taps: Taps = "last"
 
     def __post_init__(self) -> None:
         _lists_to_tuples(self)
@@ -73,6 +88,9 @@ class HeadSpec:
         fits = self.linear or self.solver in ("auto", "gradient")
         words = "auto or gradient for a head that has more to learn than its output layer"
         _expect(fits, "head.solver", words, self.solver)
+        dense = self.linear and self.solver in TAPPED
+        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAPPED)}"
+        _expect(self.taps == "last" or dense, "head.taps", words, self.taps)
 
     @property
     def linear(self) -> bool:

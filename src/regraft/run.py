@@ -26,7 +26,7 @@ from regraft.data.refusal import Refusal
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, Job, jobs_for
 from regraft.deploy.bundle import Bundle, load
-from regraft.errors import DataError
+from regraft.errors import DataError, UsageError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
 from regraft.imports import begin_keras
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from regraft.backbone.cut import Cut
     from regraft.backbone.load import Backbone
+    from regraft.backbone.taps import Tap
     from regraft.features.extract import Features
     from regraft.training.heads import FoundHead
     from regraft.training.material import Material
@@ -160,7 +161,8 @@ def learn(
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             for note in backbone.notes:
                 say(note)
-            model, whole = _grafted(backbone, catalog, recipe, head)
+            taps = _taps(backbone, recipe, head)
+            model, whole = _grafted(backbone, catalog, recipe, head, taps)
         with clock("features"):
             features = _extract(whole, catalog, recipe, kept, ahead)
             recipe = replace(recipe, precision=features.precision)
@@ -171,6 +173,10 @@ def learn(
             views = _views(whole, catalog, recipe, kept, features)
         with clock("head"):
             material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)
+            if len(taps) > 1:
+                taps = _chosen(taps, material)
+                model, whole = _grafted(backbone, catalog, recipe, head, taps)
+                material = replace(material, names=whole.names)
             found = _find_head(model, whole, material, head)
             reference = _from_features(found, material)
         with clock("fine-tune"):
@@ -206,11 +212,36 @@ def _some(outcome: Outcome) -> DecodeAhead:
     return DecodeAhead(jobs, outcome.backbone.image_size, workers=1)
 
 
-def _grafted(backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any) -> tuple[keras.Model, Cut]:
+def _taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
+    """Where the features that the head may see are pooled; nothing where that is the output, as mostly."""
+    if recipe.head.taps == "last":
+        return ()
+    from regraft.backbone.taps import find_taps
+
+    if head is not None or backbone.new_layers:
+        what = "a head of your own" if head is not None else "layers that surgery put in"
+        raise UsageError(f"head.taps: expected last for {what}. Received: {recipe.head.taps}.")
+    return find_taps(backbone, recipe.head.taps)
+
+
+def _chosen(taps: tuple[Tap, ...], material: Material) -> tuple[Tap, ...]:
+    """The taps that the head will see: all of "late", of "auto" those that cross-validation chooses."""
+    from regraft.training.heads import tap_numbers
+
+    if material.recipe.head.taps == "auto":
+        taps = tuple(taps[number] for number in tap_numbers(material))
+    say(f"Taps: {', '.join(tap.layer for tap in taps)}.")
+    return taps
+
+
+def _grafted(
+    backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any, taps: tuple[Tap, ...]
+) -> tuple[keras.Model, Cut]:
     """The model with a fresh head, and the same cut where what is not the untouched backbone begins."""
     from regraft.backbone.cut import cut
     from regraft.backbone.freeze import freeze
     from regraft.backbone.head import graft, is_head
+    from regraft.backbone.taps import cut_at_taps
 
     freeze(backbone, "none")  # else its dropout would count as something that acts
     own = hasattr(head, "compute_output_shape")  # a Keras layer or model; not a scikit-learn estimator
@@ -220,8 +251,11 @@ def _grafted(backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any) ->
         task=catalog.task,
         outputs=len(catalog.outputs),
         units=_units(catalog),
+        taps=[tap.tensor for tap in taps],
         seed=recipe.seed,
     )
+    if taps:
+        return model, cut_at_taps(model, taps)
     new = set(backbone.new_layers)
     return model, cut(model, lambda layer: is_head(layer) or layer.name in new)
 

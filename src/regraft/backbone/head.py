@@ -68,6 +68,7 @@ def graft(
     outputs: int,
     task: str = "multiclass",
     units: tuple[Sequence[float], Sequence[float]] | None = None,
+    taps: Sequence[keras.KerasTensor] = (),
     seed: int = 0,
 ) -> keras.Model:
     """A new head on a backbone.
@@ -81,6 +82,8 @@ def graft(
             or sigmoid, numbers as they are.
         units: for regression, (scale, offset) a target: the output layer, or the head given, then works in
             these units, as `(target - offset) / scale`, and the model answers in the target's own.
+        taps: tensors of the backbone that a linear `HeadSpec` pools, one by one, and puts side by side; none
+            for its output.
         seed: of dropout and of every first weight of a `HeadSpec`.
 
     Returns:
@@ -109,7 +112,8 @@ def graft(
         )
     features = backbone.model.outputs[0]
     if isinstance(head, HeadSpec):
-        answer = _from_spec(features, head, TASKS[task], outputs=outputs, seed=seed)
+        tapped = _side_by_side(taps, head) if len(taps) > 1 else features
+        answer = _from_spec(tapped, head, TASKS[task], outputs=outputs, seed=seed)
     else:
         answer = _from_layer(features, head, TASKS[task], outputs=outputs)
     if units is not None:
@@ -140,6 +144,12 @@ def _from_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int
         name=OUTPUT,
         dtype="float32",
     )(x)
+
+
+def _side_by_side(taps: Sequence[keras.KerasTensor], head: HeadSpec) -> keras.KerasTensor:
+    """One vector of several feature maps."""
+    pooled = [pool(tensor, head.pooling, f"head_pool_{number}") for number, tensor in enumerate(taps, 1)]
+    return keras.layers.Concatenate(name="head_pool")(pooled)
 
 
 def _on_map(x: keras.KerasTensor, head: HeadSpec, seeds: random.Random) -> keras.KerasTensor:

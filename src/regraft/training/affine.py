@@ -5,6 +5,7 @@ A `Scaler` standardises features; a `Link` makes answers: a gain, a shift, then 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,19 @@ class Scaler:
     scale: Matrix
 
     @classmethod
-    def of(cls, features: Matrix) -> Scaler:
-        """Mean and standard deviation of each column; 1 for one that is constant, which says nothing."""
+    def of(cls, features: Matrix, blocks: Sequence[int] = ()) -> Scaler:
+        """Mean and standard deviation of each column; 1 for one that is constant, which says nothing.
+
+        Args:
+            features: shape (n, d).
+            blocks: columns of each block of features, where there are several: all get the same variance in
+                sum, so that a wide one does not outweigh the others. That of all together stays d.
+        """
         mean, scale = features.mean(0), features.std(0)
-        scale[scale < 1e-6 * max(float(scale.max()), 1e-12)] = 1.0
+        widths = np.array(blocks or [features.shape[1]])
+        for block in np.split(scale, np.cumsum(widths)[:-1]):  # views of it
+            block[block < 1e-6 * max(float(block.max()), 1e-12)] = 1.0
+            block[:] *= np.sqrt(len(block) * len(widths) / widths.sum())
         return cls(mean, scale)
 
     @classmethod

@@ -35,7 +35,7 @@ from regraft.training.given import given
 from regraft.training.rules import Linear, Rule
 from regraft.training.solved import SolvedHead
 
-__all__ = ["SOLVERS", "solve"]
+__all__ = ["SOLVERS", "part_of", "solve"]
 
 Matrix = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ SOLVERS = tuple(FAMILIES)
 
 def solve(
     solver: str | Any,
-    features: NDArray[np.floating[Any]],
+    features: NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]],
     targets: NDArray[Any],
     *,
     task: str,
@@ -56,7 +56,8 @@ def solve(
 
     Args:
         solver: one of `SOLVERS`, or an estimator of scikit-learn's kind, which is cloned, not changed.
-        features: shape (n, d), as the backbone gives them.
+        features: shape (n, d), as the backbone gives them; or several such blocks, which count alike however
+            wide they are.
         targets: class numbers (n,) for "multiclass" and "binary", 0/1 (n, labels) for "multilabel", numbers
             (n, targets) for "regression".
         task: one of `tasks.TASKS`.
@@ -79,7 +80,10 @@ def solve(
         (3, 3)
     """
     family, name = _family(solver, task)
-    part, link = _part(np.asarray(features), np.asarray(targets), task=task, seed=seed, weights=sample_weight)
+    blocks = () if isinstance(features, np.ndarray) else tuple(block.shape[1] for block in features)
+    data = np.concatenate(features, 1) if blocks else np.asarray(features)
+    part, link = part_of(data, np.asarray(targets), task=task, seed=seed, weights=sample_weight)
+    part = replace(part, blocks=blocks)
     places = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     with _told(family, part):
         trials, held = cross_validate(family, part, groups=places)
@@ -132,7 +136,7 @@ def _family(solver: str | Any, task: str) -> tuple[Family, str]:
     return family, solver
 
 
-def _part(
+def part_of(
     features: NDArray[Any], targets: NDArray[Any], *, task: str, seed: int, weights: NDArray[Any] | None
 ) -> tuple[Part, Link]:
     """Checked rows, a regression's targets standardised; and the link that gives their units back."""

@@ -1,10 +1,13 @@
 """Choosing a head's settings by cross-validation, and the temperature of its probabilities with them.
 
-Every fold standardises, solves and answers on its own; what is chosen has the lowest loss on the answers to
-images that were held out. The same answers set the temperature (Guo et al., On Calibration of Modern Neural
-Networks, 2017): one number by which decision values are divided, which changes no order among them. As in
-Platt's scaling (1999), the targets it is fitted to are drawn a little towards the middle, so that decisions
-without an error do not end in certainty.
+Every fold solves and answers on its own; what is chosen has the lowest loss on the answers to images that
+were held out. A fold standardises by its own rows too, except where a family lets its folds share work
+(`views`): then they share the scale of all rows, which no target has told.
+
+The same answers set the temperature (Guo et al., On Calibration of Modern Neural Networks, 2017): one number
+by which decision values are divided, which changes no order among them. As in Platt's scaling (1999), the
+targets it is fitted to are drawn a little towards the middle: decisions without an error do not end in
+certainty.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +27,26 @@ from regraft.training.affine import Link, Scaler
 from regraft.training.folds import folds, strata
 from regraft.training.rules import Rule
 
-__all__ = ["Family", "Fit", "Part", "Settings", "Trial", "cross_validate", "solved", "warmth"]
+__all__ = [
+    "EXACT",
+    "ROUGH",
+    "Family",
+    "Fit",
+    "Held",
+    "Mask",
+    "Part",
+    "Settings",
+    "Trial",
+    "cross_validate",
+    "solved",
+    "warmth",
+]
 
 Matrix = NDArray[np.float64]
 Settings = dict[str, float | str]
 
 ROUGH, EXACT = 1e-3, 1e-8  # gradient tolerances
+GAINS = (-6.0, 9.0)  # logarithms of the least and the greatest gain
 SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
 
 
@@ -42,6 +60,7 @@ class Part:
         weights: one a row, of mean 1.
         task: one of `tasks.TASKS`.
         seed: for solvers that draw numbers.
+        blocks: columns of each block of features, see `Scaler.of`; empty for one.
         tolerance: of the gradient, where the solver iterates.
     """
 
@@ -50,6 +69,7 @@ class Part:
     weights: Matrix
     task: str
     seed: int = 0
+    blocks: tuple[int, ...] = ()
     tolerance: float = EXACT
 
     def rows(self, chosen: NDArray[np.bool_]) -> Part:
@@ -71,6 +91,8 @@ class Part:
 
 
 Fit = Callable[[Settings], Rule]
+Mask = NDArray[np.bool_]
+Held = Callable[[Settings], Matrix]
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,9 @@ class Family:
         scaled: features are standardised first.
         calibrated: its decision values are on the scale of probabilities already.
         count: how many folds.
+        views: makes a standardised part ready for folds that share work, and gives back the function from a
+            mask of held-out rows to what answers for them: decision values (m, units), of settings. None:
+            every fold prepares by itself.
         most: rows that cross-validation looks at; more are left out of it, a share of each class.
     """
 
@@ -99,6 +124,7 @@ class Family:
     scaled: bool = True
     calibrated: bool = False
     count: int = 5
+    views: Callable[[Part], Callable[[Mask], Held]] | None = None
     most: int = 1_000_000
 
 
@@ -134,23 +160,22 @@ def cross_validate(
         held out. No trial where nothing can be held out.
     """
     grid = list(family.grid(part))
-    plain = _plain(part)
-    sample = _sample(strata(plain, part.task), family.most, part.seed)
+    answers = plain(part)
+    sample = sample_of(strata(answers, part.task), family.most, part.seed)
     part = part.rows(sample)
     groups = None if groups is None else groups[sample]
-    parts = folds(plain[sample], task=part.task, count=family.count, seed=part.seed, groups=groups)
+    parts = folds(answers[sample], task=part.task, count=family.count, seed=part.seed, groups=groups)
     seen = np.any(parts, axis=0) if parts else np.zeros(len(part.data), bool)
     trials: list[Trial] = []
     # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        ready = list(pool.map(lambda held: _Fold(family, part, held), parts))
+        hold = _holder(family, part) if parts else None
+        ready = list(pool.map(hold, parts)) if hold else []
         for settings in grid if parts else []:
             decisions = np.zeros_like(part.targets)
-            for fold, answer in zip(
-                ready, pool.map(_Fold.decide, ready, [settings] * len(ready)), strict=True
-            ):
-                decisions[fold.held] = answer
-            trials.append(_trial(settings, decisions[seen], part.rows(seen), family))
+            for held, answer in zip(parts, pool.map(partial(_answer, settings), ready), strict=True):
+                decisions[held] = answer
+            trials.append(judged(settings, decisions[seen], part.rows(seen), family))
             if family.ordered and _risen(trials):
                 break
     answered = np.zeros(len(sample), bool)
@@ -160,7 +185,7 @@ def cross_validate(
 
 def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler]:
     """The family's rule for all rows of a part, whose features are as they are."""
-    scaler = Scaler.of(part.data) if family.scaled else Scaler.none(part.data.shape[1])
+    scaler = Scaler.of(part.data, part.blocks) if family.scaled else Scaler.none(part.data.shape[1])
     threads = 1 if part.data.size < SMALL else None
     with threadpool_limits(threads):
         fit = family.prepare(replace(part, data=scaler(part.data)))
@@ -168,25 +193,32 @@ def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler
         return fit(settings), scaler
 
 
-class _Fold:
-    """One fold: what was solved on the other rows answers for the held ones."""
+def _holder(family: Family, part: Part) -> Callable[[Mask], Held]:
+    """From a mask of held-out rows to what answers for them, solved on the others."""
+    if family.views is not None:
+        return family.views(replace(part, data=Scaler.of(part.data, part.blocks)(part.data)))
 
-    def __init__(self, family: Family, part: Part, held: NDArray[np.bool_]) -> None:
+    def hold(held: Mask) -> Held:
         train = part.rows(~held)
-        scaler = Scaler.of(train.data) if family.scaled else Scaler.none(part.data.shape[1])
-        self.held, self._data = held, scaler(part.data[held])
-        self._fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
+        scaler = Scaler.of(train.data, part.blocks) if family.scaled else Scaler.none(part.data.shape[1])
+        data = scaler(part.data[held])
+        fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
+        return lambda settings: fit(settings).decide(data)
 
-    def decide(self, settings: Settings) -> Matrix:
-        with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
-            return self._fit(settings).decide(self._data)
+    return hold
 
 
-def _plain(part: Part) -> Matrix | NDArray[np.int64]:
+def _answer(settings: Settings, fold: Held) -> Matrix:
+    with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
+        return fold(settings)
+
+
+def plain(part: Part) -> Matrix | NDArray[np.int64]:
+    """Targets as `folds` takes them."""
     return part.labels if part.task in ("multiclass", "binary") else part.targets
 
 
-def _sample(kinds: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
+def sample_of(kinds: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
     """A mask of about `most` rows, the same share of each stratum, two at least."""
     chosen = np.zeros(len(kinds), bool)
     rng = np.random.default_rng(seed)
@@ -196,7 +228,8 @@ def _sample(kinds: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]
     return chosen
 
 
-def _trial(settings: Settings, decisions: Matrix, part: Part, family: Family) -> Trial:
+def judged(settings: Settings, decisions: Matrix, part: Part, family: Family) -> Trial:
+    """Decision values of the rows of a part, (n, units), with the temperature and the losses they have."""
     gain = np.ones(part.targets.shape[1])
     if not family.calibrated and part.task != "regression":
         gain = warmth(decisions, part)
@@ -219,26 +252,31 @@ def warmth(decisions: Matrix, part: Part) -> Matrix:
         decisions: shape (n, units).
         part: the targets and weights of the same rows.
     """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
     units = decisions.shape[1]
     share = 1 / (len(decisions) + 2)
     if part.task == "multiclass":
         soft = part.targets * (1 - share) + share / units
+        return np.full(units, _gain(decisions, soft, part.weights))
+    soft = part.targets * (1 - share) + share / 2
+    pairs = [
+        (np.stack([np.zeros_like(values), values], 1), np.stack([1 - truth, truth], 1))
+        for values, truth in zip(decisions.T, soft.T, strict=True)
+    ]
+    return np.array([_gain(values, truth, part.weights) for values, truth in pairs])
 
-        def loss(log_gain: float) -> float:
-            return -float(part.weights @ (soft * log_softmax(decisions * np.exp(log_gain), axis=1)).sum(1))
 
-        return np.full(units, np.exp(minimize_scalar(loss, bounds=(-6, 9), method="bounded").x))
+def _gain(decisions: Matrix, soft: Matrix, weights: Matrix) -> float:
+    """The g of least cross-entropy of softmax(g decisions): convex in g, so where its slope is zero."""
+    from scipy.optimize import brentq
 
-    def one(values: Matrix, truth: Matrix) -> float:
-        soft = truth * (1 - share) + share / 2
+    below = (decisions - decisions.max(1, keepdims=True)).astype(np.float32)
+    wanted = float(weights @ (soft * below).sum(1))
 
-        def loss(log_gain: float) -> float:
-            scaled = values * np.exp(log_gain)
-            return float(part.weights @ (np.logaddexp(0, scaled) - soft * scaled))
+    def slope(log_gain: float) -> float:
+        answer = np.exp(np.float32(np.exp(log_gain)) * below)
+        return float(weights @ ((answer * below).sum(1) / answer.sum(1))) - wanted
 
-        return float(np.exp(minimize_scalar(loss, bounds=(-6, 9), method="bounded").x))
-
-    return np.array([one(decisions[:, at], part.targets[:, at]) for at in range(units)])
+    low, high = GAINS
+    if slope(low) >= 0:
+        return float(np.exp(low))
+    return float(np.exp(high if slope(high) <= 0 else brentq(slope, low, high, xtol=1e-3)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regraft.training.crossval import EXACT, Family, Fit, Part, Settings
 from regraft.training.given import BOOSTING
 from regraft.training.rules import Kernel, Linear, Neighbours, Rule
-from regraft.training.solvers import LOGISTIC, discriminant, ridge
+from regraft.training.solvers import LOGISTIC, discriminant, ridge, views_of
 
 __all__ = ["FAMILIES"]
 
@@ -158,12 +158,20 @@ def _values(name: str, values: NDArray[np.float64]) -> Callable[[Part], list[Set
 
 FAMILIES: dict[str, Family] = {
     "logistic": LOGISTIC,
-    "ridge": Family("ridge", ridge, _values("penalty", np.logspace(2, -3, 16)), ordered=True, per_unit=True),
+    "ridge": Family(
+        "ridge",
+        ridge,
+        _values("penalty", np.logspace(2, -3, 16)),
+        ordered=True,
+        per_unit=True,
+        views=views_of(ridge),
+    ),
     "lda": Family(
         "linear discriminant analysis",
         discriminant,
         _values("shrinkage", np.array([0.99, 0.97, 0.9, 0.8, 0.65, 0.5, 0.3, 0.1, 0.03])),
         tasks=CLASSES,
+        views=views_of(discriminant),
     ),
     "svm": Family("linear support vectors", linear_svm, _penalties, ordered=True, most=1_000),
     "svm-rbf": Family("support vectors with a radial kernel", radial_svm, _radial, most=3_000),

@@ -6,7 +6,7 @@ In both cases nothing of the backbone runs: that is what its features were compu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,13 +18,14 @@ from regraft.console import say
 from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
-from regraft.training.classical import solve
+from regraft.training.classical import part_of, solve
 from regraft.training.fit import Fitted, fit_head
 from regraft.training.kept import Kept
 from regraft.training.material import Material
 from regraft.training.solved import SolvedHead
+from regraft.training.taps import choose_taps
 
-__all__ = ["FoundHead", "find_head", "solver_of"]
+__all__ = ["FoundHead", "find_head", "solver_of", "tap_numbers"]
 
 CHUNK = 256  # samples answered at a time
 
@@ -110,13 +111,44 @@ def _trained(model: keras.Model, whole: Cut, material: Material, phase: Phase, b
     return FoundHead(model, whole.suffix, words, fitted=fitted)
 
 
+class _Rows(NamedTuple):
+    """Every view of every training sample: blocks of features (n, d), targets, weights (n, 1 or units), and
+    the sample of each row, whose views stay on one side of a fold."""
+
+    blocks: list[Answers]
+    targets: NDArray[Any]
+    weights: NDArray[np.float32] | None
+    groups: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, material: Material) -> _Rows:
+        catalog, count = material.catalog, len(material.views)
+        samples = catalog.part("train")
+        inputs = [material.inputs(samples, view) for view in range(count)]
+        return cls(
+            [np.concatenate(views) for views in zip(*inputs, strict=True)],
+            np.concatenate([catalog.targets(samples)] * count),
+            None if material.weights is None else np.concatenate([material.weights] * count),
+            np.tile(np.arange(len(samples)), count),
+        )
+
+
+def tap_numbers(material: Material) -> tuple[int, ...]:
+    """Which of the tensors in a material are worth it as features of a linear head, see `choose_taps`."""
+    blocks, targets, weights, groups = _Rows.of(material)
+    part, _ = part_of(
+        blocks[-1],
+        targets,
+        task=material.catalog.task,
+        seed=material.recipe.seed,
+        weights=None if weights is None else weights.mean(1),
+    )
+    return choose_taps(blocks, part, groups=groups)
+
+
 def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> FoundHead:
-    catalog, count = material.catalog, len(material.views)
-    samples = catalog.part("train")
-    features = np.concatenate([material.inputs(samples, view)[0] for view in range(count)])
-    targets = np.concatenate([catalog.targets(samples)] * count)
-    weights = None if material.weights is None else np.concatenate([material.weights] * count)
-    groups = np.tile(np.arange(len(samples)), count)  # views of one image stay on one side of a fold
+    blocks, targets, weights, groups = _Rows.of(material)
+    features = blocks if len(blocks) > 1 else blocks[0]
     seed = material.recipe.seed
     if weights is not None and weights.shape[1] > 1:
         each = [
@@ -128,12 +160,13 @@ def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> 
         solver,
         features,
         targets,
-        task=catalog.task,
+        task=material.catalog.task,
         groups=groups,
         sample_weight=None if weights is None else weights[:, 0],
         seed=seed,
     )
-    say(f"Head solved on {features.shape[1]:,} features of {len(features):,} images: {solved.phrase}.")
+    width = sum(block.shape[1] for block in blocks)
+    say(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
     if solved.weights is not None:
         return _filled(model, whole, [_linear(solved, solver)], solved.phrase)
     pixels, vector = whole.prefix.inputs[0], whole.prefix.outputs[0]

@@ -5,106 +5,199 @@ Y (n, k), it minimises over W (d, k) and b (k)
 
     f(W, b) = - (1/n) sum_i log softmax(X W + b)_{i, y_i}  +  (penalty / 2) |W|^2
 
-whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex; L-BFGS
-solves it. For two classes and for labels, P = sigmoid(X W + b), and the loss is the sum over units: as many
-problems as there are labels, solved side by side. Each solve starts from the one before it, of a stronger
-penalty, which is close.
+whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex. L-BFGS
+goes down roughly, in float32; Newton's method, each step by conjugate gradients, goes the rest of the way
+where the exact solution is wanted. For two classes and for labels, P = sigmoid(X W + b), and the loss is the
+sum over units: as many problems as there are labels, solved side by side. Each solve of a path starts from
+the one before it, of a stronger penalty, which is close.
 
-Ridge regression has W = (X^T X + penalty n)^-1 X^T Y of centred X and Y; the targets of classes are -1 and
-1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for the classes' means
-M and the covariance S within classes, shrunk towards a multiple of the identity (Ledoit and Wolf, 2004).
+Ridge regression has W = (S + penalty)^-1 C for the covariance S of X and C of X with Y; the targets of
+classes are -1 and 1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for
+the classes' means M and the covariance S within classes, shrunk towards a multiple of the identity (Ledoit
+and Wolf, 2004). Both need sums over the rows and nothing else, see `moments`.
 
 |W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
-never more of those than images, and along them the problem is nearly separable, which L-BFGS likes.
+never more of those than images, and along them the problem is nearly separable, which L-BFGS likes. The folds
+of a cross-validation share that turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.training.crossval import EXACT, Family, Fit, Part, Settings
+from regraft.training.crossval import ROUGH, Family, Held, Mask, Part, Settings
+from regraft.training.moments import Inverse, Moments, by_cholesky, by_eigenvectors, principal
 from regraft.training.rules import Linear
 
-__all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge"]
+__all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_of"]
 
-Matrix = NDArray[np.float64]
-Labels = NDArray[np.int64]
+Matrix = NDArray[Any]
+Solve = Callable[[Settings], Linear]
+Closed = Callable[[Moments, int, str, Callable[[Matrix, Matrix], Inverse]], Solve]
 
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
-ITERATIONS = 500
+ITERATIONS, STEPS = 500, 30
 CURVATURE = 0.1  # about the mean of p (1 - p)
+ALMOST_NONE = 1e-6  # rows, by weight
+FAINT = 0.05  # an axis is left out of the rough path where the penalty lets through less than this share
 
 
-def logistic(part: Part) -> Callable[[Settings], Linear]:
-    """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty))."""
-    back, _ = _axes(part.data)
-    rotated = part.data @ back
-    small = rotated.astype(np.float32)
-    latest = _start(part, rotated.shape[1])
-
-    def fit(settings: Settings) -> Linear:
-        nonlocal latest
-        penalty = float(settings["penalty"])
-        latest = _minimise(small, part, penalty, latest, tolerance=max(part.tolerance, 1e-4))
-        if part.tolerance <= EXACT:
-            latest = _minimise(rotated, part, penalty, latest, tolerance=part.tolerance)
-        return Linear(back @ latest[:-1], latest[-1])
-
-    return fit
+# --- closed forms
 
 
-def ridge(part: Part) -> Fit:
+def ridge(part: Part) -> Solve:
     """Ridge regression; settings: `penalty`, per image (scikit-learn's alpha is n * penalty)."""
-    weights = part.weights / part.weights.sum()
-    targets = part.signs
-    mean, level = weights @ part.data, weights @ targets
-    root = np.sqrt(weights)[:, None]
-    axes, squares = _axes(root * (part.data - mean))
-    along = axes.T @ ((root * (part.data - mean)).T @ (root * (targets - level)))
-
-    def fit(settings: Settings) -> Linear:
-        kernel = axes @ (along / (squares + float(settings["penalty"]))[:, None])
-        return Linear(kernel, level - mean @ kernel)
-
-    return fit
+    return _exactly(_ridge, part)
 
 
-def discriminant(part: Part) -> Fit:
+def discriminant(part: Part) -> Solve:
     """Linear discriminant analysis; settings: `shrinkage` in (0, 1]. Labels are solved one by one."""
-    if part.task == "multiclass":
-        return _discriminant(part.data, part.targets, part.weights)
-    each = [
-        _discriminant(part.data, np.stack([1 - truth, truth], 1), part.weights) for truth in part.targets.T
-    ]
+    return _exactly(_discriminant, part)
+
+
+def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask], Held]]:
+    """How the folds of `ridge` or `discriminant` are held out, see `Family.views`."""
+    form = _ridge if closed is ridge else _discriminant
+
+    def share(part: Part) -> Callable[[Mask], Held]:
+        narrow, _ = _narrow(replace(part, data=part.data.astype(np.float32)))
+        whole = Moments.of(narrow)
+
+        def hold(held: Mask) -> Held:
+            rest = whole - Moments.of(narrow.rows(held))
+            fit = form(rest, part.data.shape[1], part.task, by_eigenvectors)
+            return lambda settings: fit(settings).decide(narrow.data[held])
+
+        return hold
+
+    return share
+
+
+def _exactly(form: Closed, part: Part) -> Solve:
+    narrow, back = _narrow(part)
+    fit = form(Moments.of(narrow), part.data.shape[1], part.task, by_cholesky)
+
+    def found(settings: Settings) -> Linear:
+        rule = fit(settings)
+        return Linear(back(rule.weights), rule.bias)
+
+    return found
+
+
+def _narrow(part: Part) -> tuple[Part, Callable[[Matrix], Matrix]]:
+    """The part with no more columns than rows, and the way of its weights back."""
+    if len(part.data) >= part.data.shape[1]:
+        return part, lambda weights: weights
+    turned, back = principal(part.data)
+    return replace(part, data=turned), back
+
+
+def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix, Matrix], Inverse]) -> Solve:
+    solve = inverse(moments.covariance, moments.relation)
+    factor, offset = (1, 0) if task == "regression" else (2, -1)  # from 0 and 1 to -1 and 1
 
     def fit(settings: Settings) -> Linear:
-        found = [one(settings) for one in each]
-        weights = np.stack([rule.weights[:, 1] - rule.weights[:, 0] for rule in found], 1)
-        return Linear(weights, np.array([rule.bias[1] - rule.bias[0] for rule in found]))
+        kernel = factor * solve(1.0, np.array(settings["penalty"]))
+        return Linear(kernel, factor * moments.level + offset - moments.mean @ kernel)
 
     return fit
 
 
-def _discriminant(data: Matrix, one_hot: Matrix, row_weights: Matrix) -> Callable[[Settings], Linear]:
-    shares = row_weights / row_weights.sum()
-    prior = shares @ one_hot
-    means = (one_hot * shares[:, None]).T @ data / np.maximum(prior, 1e-300)[:, None]
-    axes, squares = _axes(np.sqrt(shares)[:, None] * (data - one_hot @ means))
-    level = squares.sum() / data.shape[1] or 1.0  # 1: every class is one point
-    along = means @ axes
-    outside = means - along @ axes.T  # no class varies there: all of the spread is shrinkage
+def _discriminant(
+    moments: Moments, width: int, task: str, inverse: Callable[[Matrix, Matrix], Inverse]
+) -> Solve:
+    """Each class against all others; one of two where the targets are labels."""
+    prior = moments.level
+    share = np.where(prior * moments.weight > ALMOST_NONE, prior, np.inf)  # of no rows: no way from the mean
+    if task == "multiclass":
+        away = (moments.relation / share).astype(moments.first.dtype)
+        means = away + moments.mean[:, None]
+        within = moments.covariance - (away * prior).astype(away.dtype) @ away.T
+        spread = np.trace(within) / width or 1.0  # 1: every class is one point
+        solve, odds = inverse(within, means), np.log(np.maximum(prior, 0.5 / moments.weight))
+
+        def fit(settings: Settings) -> Linear:
+            shrinkage = float(settings["shrinkage"])
+            kernel = solve(1 - shrinkage, np.array(shrinkage * spread))
+            return Linear(kernel, odds - (means * kernel).sum(0) / 2)
+
+        return fit
+    return _labels(moments, width, inverse)
+
+
+def _labels(moments: Moments, width: int, inverse: Callable[[Matrix, Matrix], Inverse]) -> Solve:
+    """Discriminant analysis of each label against the rest.
+
+    Its two classes have the difference D of their means between them, so the covariance within them is
+    S = T - p (1 - p) D D^T for that of all rows, T, which all labels share. By the formula of Sherman and
+    Morrison, (a S + c)^-1 D = N D / (1 - a p (1 - p) D^T N D) with N = (a T + c)^-1.
+    """
+    prior, whole = np.clip(moments.level, 0, 1), moments.covariance
+    between = prior * (1 - prior)
+    apart = moments.relation / np.where(between * moments.weight > ALMOST_NONE, between, np.inf)
+    apart = apart.astype(whole.dtype)
+    spread = (np.trace(whole) - between * (apart**2).sum(0)) / width
+    spread = np.where(spread > 0, spread, 1.0)
+    middle = moments.mean[:, None] + (0.5 - prior).astype(whole.dtype) * apart  # of the two means
+    least = 0.5 / moments.weight
+    odds = np.log(np.maximum(prior, least) / np.maximum(1 - prior, least))
+    solve = inverse(whole, apart)
 
     def fit(settings: Settings) -> Linear:
         shrinkage = float(settings["shrinkage"])
-        spread = (1 - shrinkage) * squares + shrinkage * level
-        kernel = axes @ (along / spread).T + outside.T / (shrinkage * level)
-        return Linear(kernel, np.log(np.maximum(prior, 0.5 / len(data))) - (means.T * kernel).sum(0) / 2)
+        kernel = solve(1 - shrinkage, shrinkage * spread)
+        kernel = kernel / np.maximum(1 - (1 - shrinkage) * between * (apart * kernel).sum(0), ALMOST_NONE)
+        return Linear(kernel, odds - (middle * kernel).sum(0))
 
     return fit
+
+
+# --- logistic regression
+
+
+def logistic(part: Part) -> Solve:
+    """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty))."""
+    turned, back = principal(part.data)
+    start = _start(part, turned.shape[1])
+    rough = turned.astype(np.float32)
+
+    def fit(settings: Settings) -> Linear:
+        penalty = float(settings["penalty"])
+        found = _Problem(rough, part, penalty).descend(start, tolerance=1e-4)
+        found = _Problem(turned, part, penalty).polish(found, tolerance=part.tolerance)
+        return Linear(back(found[:-1]), found[-1])
+
+    return fit
+
+
+def logistic_views(part: Part) -> Callable[[Mask], Held]:
+    """How the folds of `logistic` are held out, see `Family.views`."""
+    turned, _ = principal(part.data.astype(np.float32))
+    squares = (turned**2).mean(0)
+
+    def hold(held: Mask) -> Held:
+        train = replace(part, data=turned).rows(~held)
+        path = [_start(part.rows(~held), turned.shape[1])]
+
+        def decide(settings: Settings) -> Matrix:
+            penalty = float(settings["penalty"])
+            told = max(1, int((CURVATURE * squares > FAINT * penalty).sum()))  # they are sorted
+            latest = np.zeros_like(path[-1])
+            rows = [*range(told), -1]
+            problem = _Problem(train.data[:, :told], train, penalty)
+            latest[rows] = problem.descend(path[-1][rows], tolerance=ROUGH)
+            path.append(latest)
+            return Linear(latest[:-1].astype(np.float32), latest[-1]).decide(turned[held])
+
+        return decide
+
+    return hold
 
 
 LOGISTIC = Family(
@@ -115,16 +208,8 @@ LOGISTIC = Family(
     ordered=True,
     per_unit=True,
     calibrated=True,
+    views=logistic_views,
 )
-
-
-def _axes(data: Matrix) -> tuple[Matrix, Matrix]:
-    """Principal axes, shape (d, r), and the squared length of the data along each, (r,)."""
-    n, d = data.shape
-    squares, axes = np.linalg.eigh(data @ data.T if n < d else data.T @ data)
-    kept = squares > max(float(squares[-1]), 1e-12) * 1e-10
-    squares, axes = squares[kept], axes[:, kept]
-    return (data.T @ axes / np.sqrt(squares) if n < d else axes), squares
 
 
 def _start(part: Part, width: int) -> Matrix:
@@ -139,52 +224,95 @@ def _start(part: Part, width: int) -> Matrix:
     return weights
 
 
-def _minimise(
-    data: NDArray[np.floating[Any]], part: Part, penalty: float, start: Matrix, *, tolerance: float
-) -> Matrix:
-    from scipy.optimize import minimize
+class _Problem:
+    """Logistic regression under one penalty, over [W; b] of shape (d + 1, units).
 
-    cross_entropy = _softmax_loss if part.task == "multiclass" else _sigmoid_loss
-    row_weights = (part.weights / len(data)).astype(data.dtype)[:, None]
-    targets = part.targets.astype(data.dtype)
-    # Along principal axes the Hessian is nearly diagonal: p (1 - p) times the axis' spread, plus the penalty.
-    # Solving for W times its root instead of W makes all directions about equally steep.
-    steep = np.sqrt(CURVATURE * (data**2).mean(0) + penalty, dtype=np.float64)[:, None]
-    even = (data / steep.T).astype(data.dtype)
-    lighter = penalty / steep**2
+    Along principal axes the Hessian is nearly diagonal: p (1 - p) times the axis' spread, plus the penalty.
+    Solving for W times its root instead of W makes all directions about equally steep.
+    """
 
-    def loss_and_gradient(flat: Matrix) -> tuple[float, Matrix]:
-        weights = flat.reshape(start.shape)
-        logits = even @ weights[:-1].astype(even.dtype) + weights[-1].astype(even.dtype)
-        loss, residuals = cross_entropy(logits, targets, row_weights)
-        slope = even.T @ residuals + lighter * weights[:-1]
-        gradient = np.vstack([slope, residuals.sum(0)]).astype(np.float64)
-        return loss + float((lighter * weights[:-1] ** 2).sum()) / 2, gradient.ravel()
+    def __init__(self, data: Matrix, part: Part, penalty: float) -> None:
+        steep = np.sqrt(CURVATURE * (data**2).mean(0) + penalty, dtype=np.float64)
+        self._steep = np.append(steep, 1.0)[:, None]
+        self._lighter = np.append(penalty / steep**2, 0.0)[:, None]
+        self._data = (data / steep).astype(data.dtype)
+        self._targets = part.targets.astype(data.dtype)
+        self._weights = (part.weights / len(data)).astype(data.dtype)[:, None]
+        self._one_of_many = part.task == "multiclass"
 
-    options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 10}
-    first = np.vstack([start[:-1] * steep, start[-1:]]).ravel()
-    result = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
-    solution = np.asarray(result.x).reshape(start.shape)
-    solution[:-1] /= steep
-    return solution
+    def descend(self, start: Matrix, *, tolerance: float) -> Matrix:
+        """L-BFGS until no entry of the gradient is above the tolerance, (d + 1, units)."""
+        from scipy.optimize import minimize
+
+        def loss_and_gradient(flat: Matrix) -> tuple[float, Matrix]:
+            loss, gradient, _ = self._at(flat.reshape(start.shape))
+            return loss, gradient.ravel()
+
+        options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 10}
+        first = (start * self._steep).ravel()
+        result = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
+        found: Matrix = np.asarray(result.x).reshape(start.shape) / self._steep
+        return found
+
+    def polish(self, start: Matrix, *, tolerance: float) -> Matrix:
+        """Newton's steps, each by conjugate gradients in float32. The gradient is exact, so the end is."""
+        from scipy.sparse.linalg import LinearOperator, cg
+
+        point = start * self._steep
+        small = self._data.astype(np.float32)
+        loss, gradient, answer = self._at(point)
+        for _ in range(STEPS):
+            if np.abs(gradient).max() <= tolerance:
+                break
+            curve = partial(self._curve, small, answer.astype(np.float32), tolerance)
+            operator = LinearOperator((point.size, point.size), curve, dtype=np.float64)
+            step = cg(operator, -gradient.ravel(), rtol=1e-2, maxiter=ITERATIONS)[0].reshape(point.shape)
+            while np.abs(step).max() > 1e-15:
+                further = self._at(point + step)
+                if further[0] <= loss + 1e-14 * abs(loss):
+                    break
+                step /= 2
+            else:
+                break
+            point, (loss, gradient, answer) = point + step, further
+        found: Matrix = point / self._steep
+        return found
+
+    def _at(self, weights: Matrix) -> tuple[float, Matrix, Matrix]:
+        """Loss, gradient (d + 1, units) and answers (n, units)."""
+        kind = self._data.dtype
+        logits = self._data @ weights[:-1].astype(kind) + weights[-1].astype(kind)
+        loss, answer = (_softmax if self._one_of_many else _sigmoid)(logits, self._targets, self._weights)
+        slope = self._back(self._data, (answer - self._targets) * self._weights) + self._lighter * weights
+        return loss + float((self._lighter * weights**2).sum()) / 2, slope, answer
+
+    def _curve(self, data: Matrix, answer: Matrix, damping: float, flat: Matrix) -> Matrix:
+        """The Hessian times a direction, damped: the bias of a label that never occurs has no best value."""
+        direction = flat.reshape(-1, answer.shape[1])
+        along = data @ direction[:-1].astype(data.dtype) + direction[-1].astype(data.dtype)
+        if self._one_of_many:
+            change = answer * (along - (answer * along).sum(1, keepdims=True))
+        else:
+            change = answer * (1 - answer) * along
+        weighted = change * self._weights.astype(data.dtype)
+        found: Matrix = (self._back(data, weighted) + (self._lighter + damping) * direction).ravel()
+        return found
+
+    @staticmethod
+    def _back(data: Matrix, slopes: Matrix) -> Matrix:
+        found: Matrix = np.vstack([data.T @ slopes, slopes.sum(0)]).astype(np.float64)
+        return found
 
 
-def _softmax_loss(logits: Matrix, targets: Matrix, row_weights: Matrix) -> tuple[float, Matrix]:
-    """Cross-entropy and its slope by the logits, (n, classes)."""
-    answer = _softmax(logits)
-    loss = -(row_weights[:, 0] @ np.log(np.maximum((answer * targets).sum(1), 1e-30)))
-    return float(loss), (answer - targets) * row_weights
+def _softmax(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:
+    """Cross-entropy, and the answers, (n, classes)."""
+    answer = np.exp(logits - logits.max(1, keepdims=True))
+    answer /= answer.sum(1, keepdims=True)
+    return -float(weights[:, 0] @ np.log(np.maximum((answer * targets).sum(1), 1e-30))), answer
 
 
-def _sigmoid_loss(logits: Matrix, targets: Matrix, row_weights: Matrix) -> tuple[float, Matrix]:
-    """The sum over units of the binary cross-entropy, and its slope by the logits, (n, units)."""
+def _sigmoid(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:
+    """The sum over units of the binary cross-entropy, and the answers, (n, units)."""
     from scipy.special import expit
 
-    loss = (row_weights * (np.logaddexp(0, logits) - targets * logits)).sum()
-    return float(loss), (expit(logits) - targets) * row_weights
-
-
-def _softmax(logits: Matrix) -> Matrix:
-    shifted: Matrix = np.exp(logits - logits.max(1, keepdims=True))
-    shifted /= shifted.sum(1, keepdims=True)
-    return shifted
+    return float((weights * (np.logaddexp(0, logits) - targets * logits)).sum()), expit(logits)

@@ -1,0 +1,151 @@
+"""What closed forms need of the rows: weighted sums, which add and subtract; and inverses along a path.
+
+The rows a fold trains on are all rows without those it holds out, and so are their sums. The products of all
+rows are made once; a fold costs those of the rows it holds out.
+
+Ridge and discriminant analysis solve (a S + shift I) X = B for one S and many a and shift. With S = Q L Q^T,
+X = Q (a L + shift)^-1 Q^T B: one decomposition, then each setting is two products. For a single setting
+Cholesky's factors are 20 times cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.training.crossval import Part
+
+__all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal"]
+
+Matrix = NDArray[Any]
+Turn = Callable[[Matrix], Matrix]
+Inverse = Callable[[float, Matrix], Matrix]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted sums over rows x with targets y.
+
+    Attributes:
+        weight: of all rows.
+        first: of x, shape (d,).
+        second: of x x^T, (d, d).
+        targets: of y, (units,).
+        cross: of x y^T, (d, units).
+    """
+
+    weight: float
+    first: Matrix
+    second: Matrix
+    targets: Matrix
+    cross: Matrix
+
+    @classmethod
+    def of(cls, part: Part) -> Moments:
+        """The sums over a part, in its precision."""
+        data, root = part.data, np.sqrt(part.weights).astype(part.data.dtype)[:, None]
+        weighted, targets = root * data, root * part.targets.astype(data.dtype)
+        return cls(
+            float(part.weights.sum()),
+            (root.T @ weighted)[0],
+            weighted.T @ weighted,
+            part.weights @ part.targets,
+            weighted.T @ targets,
+        )
+
+    def __sub__(self, other: Moments) -> Moments:
+        """The sums over the rows that are in this one and not in the other."""
+        return Moments(
+            self.weight - other.weight,
+            self.first - other.first,
+            self.second - other.second,
+            self.targets - other.targets,
+            self.cross - other.cross,
+        )
+
+    @property
+    def mean(self) -> Matrix:
+        """Of x, (d,)."""
+        mean: Matrix = self.first / self.first.dtype.type(self.weight)
+        return mean
+
+    @property
+    def level(self) -> Matrix:
+        """Mean of y, (units,)."""
+        return self.targets / self.weight
+
+    @property
+    def covariance(self) -> Matrix:
+        """Of x with x, (d, d)."""
+        found: Matrix = self.second / self.first.dtype.type(self.weight) - np.outer(self.mean, self.mean)
+        return found
+
+    @property
+    def relation(self) -> Matrix:
+        """Covariance of x with y, (d, units)."""
+        kind = self.first.dtype
+        found: Matrix = self.cross / kind.type(self.weight) - np.outer(self.mean, self.level.astype(kind))
+        return found
+
+
+def by_eigenvectors(matrix: Matrix, right: Matrix) -> Inverse:
+    """(a matrix + shift)^-1 right, (d, units), for many a and shifts, one or one a column of the right."""
+    squares, axes = _eigen(matrix)
+    along = axes.T @ right
+
+    def solve(share: float, shift: Matrix) -> Matrix:
+        spread = share * np.maximum(squares, 0)[:, None] + shift
+        found: Matrix = axes @ (along / spread).astype(axes.dtype)
+        return found
+
+    return solve
+
+
+def by_cholesky(matrix: Matrix, right: Matrix) -> Inverse:
+    """The same for a few."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    def solve(share: float, shift: Matrix) -> Matrix:
+        found = np.empty_like(right)
+        shifts = np.broadcast_to(shift, right.shape[1])
+        for each in np.unique(shifts):
+            shifted = share * matrix
+            shifted.flat[:: len(matrix) + 1] += each
+            factors = cho_factor(shifted, overwrite_a=True, check_finite=False)
+            found[:, shifts == each] = cho_solve(factors, right[:, shifts == each], check_finite=False)
+        return found
+
+    return solve
+
+
+def principal(data: Matrix) -> tuple[Matrix, Turn]:
+    """Rows turned to their principal axes, those of much variance first, and the way back.
+
+    Args:
+        data: shape (n, d).
+
+    Returns:
+        The rows along r <= min(n, d) axes, (n, r); and a function from weights along the axes, (r, units),
+        to weights of the features, (d, units).
+    """
+    n, d = data.shape
+    floor = 1e-10 if data.dtype == np.float64 else 1e-6
+    squares, axes = _eigen(data @ data.T if n < d else data.T @ data)
+    squares, axes = squares[::-1], axes[:, ::-1]
+    kept = squares > max(float(squares[0]), 1e-12) * floor
+    squares, axes = squares[kept], np.ascontiguousarray(axes[:, kept])
+    if n < d:
+        root = np.sqrt(squares)
+        return axes * root, lambda weights: data.T @ ((axes / root) @ weights)
+    return data @ axes, lambda weights: axes @ weights
+
+
+def _eigen(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    from scipy.linalg import eigh
+
+    squares, axes = eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
+    return squares, axes
