@@ -33,8 +33,13 @@ class Scaler:
             blocks: columns of each block of features, where there are several: all get the same variance in
                 sum, so that a wide one does not outweigh the others. That of all together stays d.
         """
-        mean, scale = features.mean(0), features.std(0)
-        widths = np.array(blocks or [features.shape[1]])
+        return cls.from_spread(features.mean(0), features.std(0), blocks)
+
+    @classmethod
+    def from_spread(cls, mean: Matrix, deviation: Matrix, blocks: Sequence[int] = ()) -> Scaler:
+        """The same from the mean and standard deviation of each column, (d,)."""
+        scale = deviation.copy()
+        widths = np.array(blocks or [len(scale)])
         for block in np.split(scale, np.cumsum(widths)[:-1]):  # views of it
             block[block < 1e-6 * max(float(block.max()), 1e-12)] = 1.0
             block[:] *= np.sqrt(len(block) * len(widths) / widths.sum())

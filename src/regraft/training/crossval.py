@@ -1,8 +1,7 @@
 """Choosing a head's settings by cross-validation, and the temperature of its probabilities with them.
 
-Every fold solves and answers on its own; what is chosen has the lowest loss on the answers to images that
-were held out. A fold standardises by its own rows too, except where a family lets its folds share work
-(`views`): then they share the scale of all rows, which no target has told.
+Every fold standardises, solves and answers on its own; what is chosen has the lowest loss on the answers to
+images that were held out. Folds may share sums over rows (`views`), never what is found from them.
 
 The same answers set the temperature (Guo et al., On Calibration of Modern Neural Networks, 2017): one number
 by which decision values are divided, which changes no order among them. As in Platt's scaling (1999), the
@@ -109,9 +108,9 @@ class Family:
         scaled: features are standardised first.
         calibrated: its decision values are on the scale of probabilities already.
         count: how many folds.
-        views: makes a standardised part ready for folds that share work, and gives back the function from a
-            mask of held-out rows to what answers for them: decision values (m, units), of settings. None:
-            every fold prepares by itself.
+        views: makes a part ready for folds that share work, and gives back the function from a mask of
+            held-out rows to what answers for them: decision values (m, units), of settings. Used where there
+            are more rows than features; None: every fold prepares by itself.
         most: rows that cross-validation looks at; more are left out of it, a share of each class.
     """
 
@@ -195,8 +194,8 @@ def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler
 
 def _holder(family: Family, part: Part) -> Callable[[Mask], Held]:
     """From a mask of held-out rows to what answers for them, solved on the others."""
-    if family.views is not None:
-        return family.views(replace(part, data=Scaler.of(part.data, part.blocks)(part.data)))
+    if family.views is not None and len(part.data) > part.data.shape[1]:
+        return family.views(part)
 
     def hold(held: Mask) -> Held:
         train = part.rows(~held)

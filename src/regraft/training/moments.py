@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.training.affine import Scaler
 from regraft.training.crossval import Part
 
 __all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal"]
@@ -65,6 +66,18 @@ class Moments:
             self.second - other.second,
             self.targets - other.targets,
             self.cross - other.cross,
+        )
+
+    def standardised(self, scaler: Scaler) -> Moments:
+        """The sums over (x - mean) / scale, where the scaler's mean is that of these rows."""
+        kind = self.first.dtype
+        scale = scaler.scale.astype(kind)
+        return Moments(
+            self.weight,
+            np.zeros_like(self.first),
+            self.covariance * kind.type(self.weight) / np.outer(scale, scale),
+            self.targets,
+            self.relation * kind.type(self.weight) / scale[:, None],
         )
 
     @property

@@ -17,8 +17,7 @@ the classes' means M and the covariance S within classes, shrunk towards a multi
 and Wolf, 2004). Both need sums over the rows and nothing else, see `moments`.
 
 |W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
-never more of those than images, and along them the problem is nearly separable, which L-BFGS likes. The folds
-of a cross-validation share that turn.
+never more of those than images, and along them the problem is nearly separable, which L-BFGS likes.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.training.affine import Scaler
 from regraft.training.crossval import ROUGH, Family, Held, Mask, Part, Settings
 from regraft.training.moments import Inverse, Moments, by_cholesky, by_eigenvectors, principal
 from regraft.training.rules import Linear
@@ -66,13 +66,18 @@ def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask
     form = _ridge if closed is ridge else _discriminant
 
     def share(part: Part) -> Callable[[Mask], Held]:
-        narrow, _ = _narrow(replace(part, data=part.data.astype(np.float32)))
-        whole = Moments.of(narrow)
+        part = replace(
+            part, data=Scaler.of(part.data)(part.data).astype(np.float32)
+        )  # float32 sums well then
+        whole = Moments.of(part)
 
         def hold(held: Mask) -> Held:
-            rest = whole - Moments.of(narrow.rows(held))
-            fit = form(rest, part.data.shape[1], part.task, by_eigenvectors)
-            return lambda settings: fit(settings).decide(narrow.data[held])
+            rest = whole - Moments.of(part.rows(held))
+            deviation = np.sqrt(np.maximum(np.diag(rest.covariance), 0))
+            scaler = Scaler.from_spread(rest.mean, deviation, part.blocks)
+            fit = form(rest.standardised(scaler), part.data.shape[1], part.task, by_eigenvectors)
+            data: Matrix = scaler(part.data[held]).astype(np.float32)
+            return lambda settings: fit(settings).decide(data)
 
         return hold
 
@@ -162,7 +167,12 @@ def _labels(moments: Moments, width: int, inverse: Callable[[Matrix, Matrix], In
 
 
 def logistic(part: Part) -> Solve:
-    """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty))."""
+    """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty)).
+
+    Where a rough solution will do, as in folds, each penalty of a path starts from the one before it.
+    """
+    if part.tolerance >= ROUGH:
+        return _rough_path(part)
     turned, back = principal(part.data)
     start = _start(part, turned.shape[1])
     rough = turned.astype(np.float32)
@@ -176,28 +186,22 @@ def logistic(part: Part) -> Solve:
     return fit
 
 
-def logistic_views(part: Part) -> Callable[[Mask], Held]:
-    """How the folds of `logistic` are held out, see `Family.views`."""
-    turned, _ = principal(part.data.astype(np.float32))
+def _rough_path(part: Part) -> Solve:
+    turned, back = principal(part.data.astype(np.float32))
     squares = (turned**2).mean(0)
+    path = [_start(part, turned.shape[1])]
 
-    def hold(held: Mask) -> Held:
-        train = replace(part, data=turned).rows(~held)
-        path = [_start(part.rows(~held), turned.shape[1])]
+    def fit(settings: Settings) -> Linear:
+        penalty = float(settings["penalty"])
+        told = max(1, int((CURVATURE * squares > FAINT * penalty).sum()))  # they are sorted
+        latest = np.zeros_like(path[-1])
+        rows = [*range(told), -1]
+        problem = _Problem(turned[:, :told], part, penalty)
+        latest[rows] = problem.descend(path[-1][rows], tolerance=part.tolerance)
+        path.append(latest)
+        return Linear(back(latest[:-1].astype(np.float32)), latest[-1])
 
-        def decide(settings: Settings) -> Matrix:
-            penalty = float(settings["penalty"])
-            told = max(1, int((CURVATURE * squares > FAINT * penalty).sum()))  # they are sorted
-            latest = np.zeros_like(path[-1])
-            rows = [*range(told), -1]
-            problem = _Problem(train.data[:, :told], train, penalty)
-            latest[rows] = problem.descend(path[-1][rows], tolerance=ROUGH)
-            path.append(latest)
-            return Linear(latest[:-1].astype(np.float32), latest[-1]).decide(turned[held])
-
-        return decide
-
-    return hold
+    return fit
 
 
 LOGISTIC = Family(
@@ -208,7 +212,6 @@ LOGISTIC = Family(
     ordered=True,
     per_unit=True,
     calibrated=True,
-    views=logistic_views,
 )
 
 
