@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
     from regraft.recipe import HeadSpec, Phase, Recipe
+    from regraft.recommendation import Recommendation, recommend
     from regraft.run import Run, train
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ModelRefused",
     "Phase",
     "Recipe",
+    "Recommendation",
     "RegraftError",
     "Run",
     "Store",
@@ -52,6 +54,7 @@ __all__ = [
     "graft",
     "load",
     "load_backbone",
+    "recommend",
     "train",
 ]
 
@@ -70,6 +73,7 @@ _HOMES = {
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
     "regraft.recipe": ["HeadSpec", "Phase", "Recipe"],
+    "regraft.recommendation": ["Recommendation", "recommend"],
     "regraft.run": ["Run", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
