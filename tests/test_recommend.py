@@ -10,11 +10,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from stripes import DIRECTIONS, SIDE, network, stripes, write_stripes
 from typer.testing import CliRunner
 
 import regraft
@@ -23,36 +23,12 @@ from regraft.cli import app
 
 pytestmark = pytest.mark.slow
 
-SIDE, EACH = 24, 30
-DIRECTIONS = ("diagonal", "level", "upright")
-
-
-def stripes(direction: str, rng: np.random.Generator) -> np.ndarray:
-    """Stripes in two random colours under noise: the colours say nothing of the class."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    place = {"diagonal": x + y, "level": y, "upright": x}[direction] + rng.integers(8)
-    colours = rng.uniform(60, 200, (2, 3))
-    return np.clip(colours[place // 4 % 2] + rng.normal(0, 40, (SIDE, SIDE, 3)), 0, 255)
-
-
-def network(seed: int) -> keras.Model:
-    keras.utils.set_random_seed(seed)
-    pixels = keras.Input((SIDE, SIDE, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
-    x = keras.layers.Conv2D(6, 5, activation="relu", name="first")(x)
-    x = keras.layers.Conv2D(6, 5, activation="relu", name="second")(x)
-    return keras.Model(pixels, x, name=f"net{seed}")
+EACH = 30
 
 
 @pytest.fixture(scope="module")
 def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("data") / "striped", np.random.default_rng(0)
-    for direction in DIRECTIONS:
-        (root / direction).mkdir(parents=True)
-        for number in range(EACH):
-            pixels = stripes(direction, rng).astype(np.uint8)
-            Image.fromarray(pixels).save(root / direction / f"{number:02}.png")
-    return root
+    return write_stripes(tmp_path_factory.mktemp("data") / "striped", each=EACH)
 
 
 @pytest.fixture(scope="module")

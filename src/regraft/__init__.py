@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from regraft.features.store import Store
     from regraft.recipe import HeadSpec, Phase, Recipe
     from regraft.recommendation import Recommendation, recommend
-    from regraft.run import Run, train
+    from regraft.run import Run, search, train
+    from regraft.space import Space
 
 __all__ = [
     "Backbone",
@@ -46,6 +47,7 @@ __all__ = [
     "Recommendation",
     "RegraftError",
     "Run",
+    "Space",
     "Store",
     "UsageError",
     "embed",
@@ -55,6 +57,7 @@ __all__ = [
     "load",
     "load_backbone",
     "recommend",
+    "search",
     "train",
 ]
 
@@ -74,7 +77,8 @@ _HOMES = {
     "regraft.features.store": ["Store"],
     "regraft.recipe": ["HeadSpec", "Phase", "Recipe"],
     "regraft.recommendation": ["Recommendation", "recommend"],
-    "regraft.run": ["Run", "train"],
+    "regraft.run": ["Run", "search", "train"],
+    "regraft.space": ["Space"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

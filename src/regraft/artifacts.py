@@ -134,6 +134,7 @@ def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "reason": decision.reason,
             "phases": [_phase(phase) for phase in decision.phases],
         },
+        "search": [asdict(attempt) for attempt in decision.attempts],
         "warnings": list(outcome.warnings),
     }
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["AUGMENTATIONS", "HEAD_PHASE", "HeadSpec", "Phase", "Recipe", "parse_duration"]
+__all__ = ["AUGMENTATIONS", "HEAD_PHASE", "HeadSpec", "Phase", "Recipe", "Solver", "parse_duration"]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
 Attention = Literal["none", "se", "cbam"]

@@ -29,7 +29,7 @@ from regraft.deploy.bundle import Bundle, load
 from regraft.errors import DataError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
-from regraft.outcome import Decision, Outcome
+from regraft.outcome import Outcome
 from regraft.prepare import (
     begin_decoding,
     checked_phases,
@@ -40,7 +40,8 @@ from regraft.prepare import (
     recorded,
     say_refused,
 )
-from regraft.recipe import Recipe
+from regraft.recipe import Phase, Recipe
+from regraft.space import Space
 
 if TYPE_CHECKING:
     import keras
@@ -50,8 +51,10 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.training.heads import FoundHead
     from regraft.training.material import Material
+    from regraft.training.phases import AsAsked
+    from regraft.training.tuning import Search
 
-__all__ = ["Run", "train"]
+__all__ = ["Run", "search", "train"]
 
 Answers = dict[str, NDArray[Any]]
 
@@ -121,9 +124,65 @@ def train(
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
         run.model.predict(pixels)
     """
-    recipe = recipe or Recipe()
-    clock, kept = _Clock(), Store(store)
-    with claim_folder(Path(out), overwrite=overwrite) as folder, ExitStack() as stack:
+    with claim_folder(Path(out), overwrite=overwrite) as folder:
+        place = _Place(folder, Path(out), Store(store))
+        return _run(data, recipe or Recipe(), place, backbone=backbone, head=head)
+
+
+def search(
+    data: Catalog | str | PathLike[str],
+    recipe: Recipe | None = None,
+    out: str | PathLike[str] = "run",
+    *,
+    space: Space | None = None,
+    backbone: Backbone | None = None,
+    overwrite: bool = False,
+    store: str | PathLike[str] | None = None,
+) -> Run:
+    """Find how many layers to train, at which rates, on which head; the run is the best of what was tried.
+
+    What `regraft search` calls. Its `recipe.toml` makes the same model again with `train`; its metrics and
+    its report name everything that was tried.
+
+    Args:
+        data, out, backbone, overwrite, store: as for `train`.
+        recipe: as for `train`, but phases, which are what is looked for. Its budget is that of the search.
+        space: what to choose from; None for the defaults.
+
+    Raises:
+        UsageError, DataError, EnvironmentFault, ModelRefused: as `train`; or no validation images.
+
+    Example:
+        run = search("photos", Recipe(budget=1800), "runs/photos", space=Space(plans=("last:10", "all")))
+        run.metrics["search"][0]["val_loss"]
+    """
+    recipe = replace(recipe or Recipe(), phases=(Phase(),))
+    with claim_folder(Path(out), overwrite=overwrite) as folder:
+        place = _Place(folder, Path(out), Store(store))
+        return _run(data, recipe, place, backbone=backbone, space=space or Space())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is written, where it will end, and where what it computes is kept."""
+
+    folder: Path
+    out: Path
+    store: Store
+
+
+def _run(
+    data: Catalog | str | PathLike[str],
+    recipe: Recipe,
+    place: _Place,
+    *,
+    backbone: Backbone | None,
+    head: Any = None,
+    space: Space | None = None,
+) -> Run:
+    """Every stage of a run: by the recipe's phases, or by the best of a space."""
+    clock, kept = _Clock(), place.store
+    with ExitStack() as stack:
         with clock("list"):
             catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
             recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
@@ -139,6 +198,8 @@ def train(
             recipe = recorded(recipe, backbone) if backbone else recipe
             backbone = backbone or open_backbone(recipe)
             recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
+            if space is not None:
+                checked_phases(backbone, tuple(Phase(plan) for plan in space.plans))
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             for note in backbone.notes:
                 say(note)
@@ -152,15 +213,17 @@ def train(
             views = _views(whole, catalog, recipe, kept, features)
         with clock("head"):
             material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)
-            found = _find_head(model, whole, material, head)
+            learning = _learning(space, head)
+            found, material = learning.find_head(model, whole, material)
             reference = _from_features(found, material)
         with clock("fine-tune"):
-            decision = _fine_tune(found, material)
+            decision = learning.fine_tune(found, material)
+            say(decision.reason)
         with clock("evaluate"):
             final = _from_pixels(found.model, material) if decision.fine_tuned else reference
         answers = {part: (final[part], reference[part]) for part in final}
         outcome = Outcome(
-            recipe,
+            material.recipe,
             catalog,
             backbone,
             _of_samples(found, whole, catalog),
@@ -176,8 +239,8 @@ def train(
         outcome = replace(outcome, warnings=(*filter(None, [small]), *warnings_of(outcome)))
         for warning in outcome.warnings:
             say(warning, style="yellow")
-        metrics = write_run(outcome, folder, Path(out))
-    return Run(Path(out), outcome.model, metrics, interrupted=decision.interrupted)
+        metrics = write_run(outcome, place.folder, place.out)
+    return Run(place.out, outcome.model, metrics, interrupted=decision.interrupted)
 
 
 def _grafted(backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any) -> tuple[keras.Model, Cut]:
@@ -265,21 +328,12 @@ def _material(
     return Material(recipe, catalog, backbone, store, views, names)
 
 
-def _find_head(model: keras.Model, whole: Cut, material: Material, head: Any) -> FoundHead:
-    from regraft.training.heads import find_head, solver_of
-    from regraft.training.phases import head_phase
+def _learning(space: Space | None, head: Any) -> AsAsked | Search:
+    """What finds the head and trains: as the recipe asks, or the best of a space."""
+    from regraft.training.phases import AsAsked
+    from regraft.training.tuning import Search
 
-    recipe = material.recipe
-    solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
-    return find_head(model, whole, material, solver=solver, phase=head_phase(recipe), budget=recipe.budget)
-
-
-def _fine_tune(found: FoundHead, material: Material) -> Decision:
-    from regraft.training.phases import run_phases
-
-    decision = run_phases(found, material)
-    say(decision.reason)
-    return decision
+    return AsAsked(head) if space is None else Search(space)
 
 
 def _scored(catalog: Catalog) -> list[str]:

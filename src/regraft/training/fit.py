@@ -29,7 +29,8 @@ from regraft.console import duration, say, track
 from regraft.data.batches import Batches
 from regraft.recipe import Phase
 from regraft.tasks import Task
-from regraft.training.rates import Clock, compile_network
+from regraft.training.compiled import Compiled
+from regraft.training.rates import Clock, Rates, compile_network
 
 __all__ = ["EpochRecord", "Fitted", "Lesson", "fine_tune", "fit_head"]
 
@@ -115,12 +116,20 @@ def fit_head(
         seed: of dropout.
     """
     fitted = Fitted(phase, freeze(backbone, "none"))
-    session = _Session(model, backbone, head.suffix, phase, lesson)
+    rates = compile_network(head.suffix, backbone, phase, _loss(lesson))
+    session = _Session(model, head.suffix, rates, phase, lesson)
     return session.run(fitted, Clock(budget, len(lesson.train), phase, HEAD_EPOCHS), seed)
 
 
 def fine_tune(
-    model: keras.Model, backbone: Backbone, *, phase: Phase, lesson: Lesson, budget: float, seed: int = 0
+    model: keras.Model,
+    backbone: Backbone,
+    *,
+    phase: Phase,
+    lesson: Lesson,
+    budget: float,
+    compiled: Compiled | None = None,
+    seed: int = 0,
 ) -> Fitted:
     """Train what the phase's plan names, and the head; the model ends with the weights of the best epoch.
 
@@ -130,14 +139,21 @@ def fine_tune(
         phase: freeze plan, rates, epochs, patience.
         lesson: batches of pixels.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
+        compiled: networks of this model from phases before, to be used again; None to compile anew.
         seed: of dropout; order and augmentation have the seed of the batches.
 
     An epoch counts only if it beats the model as it was on validation: a lower loss and no lower score. Of
     those that do, the one with the lowest loss is best: of a few hundred images it says more than accuracy.
     """
     fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-    joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
-    session = _Session(model, backbone, joined, phase, lesson)
+    network, rates = (compiled or Compiled()).get(
+        phase.unfreeze,
+        lambda: cut(model, lambda layer: bool(layer.trainable_variables)).joined(),
+        backbone,
+        phase,
+        _loss(lesson),
+    )
+    session = _Session(model, network, rates, phase, lesson)
     return session.run(fitted, Clock(budget, len(lesson.train), phase, EPOCHS), seed)
 
 
@@ -145,11 +161,10 @@ class _Session:
     """What every epoch of a phase needs. `network` is the part of `model` that runs: suffix, or all of it."""
 
     def __init__(
-        self, model: keras.Model, backbone: Backbone, network: keras.Model, phase: Phase, lesson: Lesson
+        self, model: keras.Model, network: keras.Model, rates: Rates, phase: Phase, lesson: Lesson
     ) -> None:
-        self._network, self._phase, self._lesson = network, phase, lesson
+        self._network, self._rates, self._phase, self._lesson = network, rates, phase, lesson
         self._moving, self._guard = may_move(model), Guard(model)
-        self._rates = compile_network(network, backbone, phase, _loss(lesson))
         self._interrupted = threading.Event()
 
     def run(self, fitted: Fitted, clock: Clock, seed: int) -> Fitted:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
+import keras
+
+from regraft.backbone.cut import Cut
 from regraft.backbone.load import Backbone
 from regraft.console import duration, say
 from regraft.errors import UsageError
 from regraft.outcome import Decision
 from regraft.recipe import Phase, Recipe
+from regraft.training.compiled import Compiled
 from regraft.training.fit import Fitted, fine_tune
-from regraft.training.heads import FoundHead
+from regraft.training.heads import FoundHead, find_head, solver_of
 from regraft.training.material import Material
 from regraft.training.search import choose_depth
 
-__all__ = ["head_phase", "run_phases", "tuning_phases"]
+__all__ = ["AsAsked", "head_phase", "impossible", "run_phase", "run_phases", "tuning_phases"]
 
 
 def head_phase(recipe: Recipe) -> Phase | None:
@@ -39,23 +44,15 @@ def run_phases(found: FoundHead, material: Material) -> Decision:
     done: list[Fitted] = [found.fitted] if found.fitted else []
     said: list[str] = []
     for asked in tuning_phases(material.recipe, found):
-        reason = _impossible(asked, found, material)
+        reason = impossible(asked, found, material)
         phase, why = asked, ""
         if not reason:
             phase, reason, why = _resolved(asked, material, end - time.monotonic())
         if reason:
             said.append(f"Nothing of the backbone was trained: {reason}.")
             continue
-        fitted = fine_tune(
-            found.model,
-            material.backbone,
-            phase=phase,
-            lesson=material.pixel_lesson(phase),
-            budget=max(1.0, end - time.monotonic()),
-            seed=material.recipe.seed,
-        )
+        fitted = run_phase(found, material, phase, budget=max(1.0, end - time.monotonic()))
         fitted.why = why
-        say(_statement(fitted, material.backbone))
         done.append(fitted)
         if fitted.stopped in ("interrupted", "budget"):
             break
@@ -65,7 +62,46 @@ def run_phases(found: FoundHead, material: Material) -> Decision:
     return replace(decision, reason=" ".join(filter(None, [decision.reason, *said])))
 
 
-def _impossible(phase: Phase, found: FoundHead, material: Material) -> str:
+def run_phase(
+    found: FoundHead, material: Material, phase: Phase, *, budget: float, compiled: Compiled | None = None
+) -> Fitted:
+    """One phase with its plan in words; changes the model. See `fine_tune` for `compiled`."""
+    fitted = fine_tune(
+        found.model,
+        material.backbone,
+        phase=phase,
+        lesson=material.pixel_lesson(phase),
+        budget=budget,
+        compiled=compiled,
+        seed=material.recipe.seed,
+    )
+    say(_statement(fitted, material.backbone))
+    return fitted
+
+
+class AsAsked:
+    """Learns what the recipe says: its head, then its phases.
+
+    Args:
+        head: a Keras layer or model, or a scikit-learn estimator, instead of the recipe's; or None.
+    """
+
+    def __init__(self, head: Any = None) -> None:
+        self._head = head
+
+    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> tuple[FoundHead, Material]:
+        """The head in place, see `heads.find_head`; and the material as it was."""
+        recipe, head = material.recipe, self._head
+        solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
+        phase = head_phase(recipe)
+        return find_head(model, whole, material, solver=solver, phase=phase, budget=recipe.budget), material
+
+    def fine_tune(self, found: FoundHead, material: Material) -> Decision:
+        """See `phases.run_phases`."""
+        return run_phases(found, material)
+
+
+def impossible(phase: Phase, found: FoundHead, material: Material) -> str:
     """Why this phase cannot be; empty where it can."""
     catalog = material.catalog
     reason = ""
