@@ -7,14 +7,13 @@ import json
 import shlex
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from stripes import DIRECTIONS, SIDE, network, stripes, write_stripes
+from stripes import SIDE, network, trained, write_stripes
 from typer.testing import CliRunner
 
 import regraft
@@ -34,15 +33,8 @@ def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two of random weights, and the last one trained on other stripes."""
-    folder, rng = tmp_path_factory.mktemp("networks"), np.random.default_rng(1)
-    trained = network(3)
-    pooled = keras.layers.GlobalAveragePooling2D()(trained.output)
-    whole = keras.Model(trained.input, keras.layers.Dense(3, "softmax")(pooled))
-    whole.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    labels = np.arange(240) % 3
-    pixels = np.stack([stripes(DIRECTIONS[label], rng) for label in labels])
-    whole.fit(pixels, labels, batch_size=24, epochs=12, verbose=0)
-    for each in (network(1), network(2), trained):
+    folder = tmp_path_factory.mktemp("networks")
+    for each in (network(1), network(2), trained(network(3), images=240, epochs=12)):
         each.save(folder / f"{each.name}.keras")
     return [str(folder / f"net{number}.keras") for number in (1, 2, 3)]
 

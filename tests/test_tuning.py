@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stripes import network, write_stripes
+from stripes import network, trained, write_stripes
 from typer.testing import CliRunner
 
 from regraft import HeadSpec, Recipe, Run, Space, UsageError, load, load_backbone, search, train
@@ -34,9 +34,9 @@ def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A network of random weights, which has much to learn."""
+    """A network that knows a little of stripes, and has much to learn."""
     file = tmp_path_factory.mktemp("network") / "net.keras"
-    network(1).save(file)
+    trained(network(3), images=240, epochs=2).save(file)
     return Recipe(backbone=str(file), budget=600.0, augment=("flip",))
 
 

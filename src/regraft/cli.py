@@ -122,6 +122,10 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     budget: Annotated[
         str | None, typer.Option(help="Time that training may take, such as 90s, 10min, 1h. [15min]")
     ] = None,
+    store_limit: Annotated[
+        str | None,
+        typer.Option(help="What phases may store of their frozen part, such as 500MB or 10GB. [20GB]"),
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(help=f"Any of {','.join(AUGMENTATIONS)}, or none. [flip,crop for labels]")
     ] = None,
@@ -146,7 +150,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     store: StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
-    from regraft.recipe import Recipe, parse_duration
+    from regraft.recipe import Recipe, parse_duration, parse_size
     from regraft.run import train as run_recipe
 
     start = Recipe.from_toml(recipe) if recipe else Recipe()
@@ -169,6 +173,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "image_size": image_size,
         "phases": _phases(start.phases, unfreeze, learning_rate, epochs),
         "budget": None if budget is None else parse_duration(budget),
+        "store_limit": None if store_limit is None else parse_size(store_limit),
         "augment": _names(augment),
         "views": views,
         "class_weight": class_weight,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["duration", "print_table", "quiet", "say", "track"]
+__all__ = ["amount", "duration", "print_table", "quiet", "say", "track"]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
@@ -84,6 +84,19 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def amount(size: float) -> str:
+    """Bytes as a person says them.
+
+    >>> amount(37_632), amount(4.21e7), amount(1.2e10)
+    ('38 KB', '42 MB', '12 GB')
+    """
+    unit = next((unit for unit in ("GB", "MB", "KB") if size >= 0.9995 * _BYTES[unit]), "bytes")
+    return f"{size / _BYTES[unit]:.{2 if size < 9.995 * _BYTES[unit] and unit == 'GB' else 0}f} {unit}"
+
+
+_BYTES = {"bytes": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 @contextmanager

@@ -17,7 +17,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["AUGMENTATIONS", "HEAD_PHASE", "HeadSpec", "Phase", "Recipe", "Solver", "parse_duration"]
+__all__ = [
+    "AUGMENTATIONS",
+    "HEAD_PHASE",
+    "HeadSpec",
+    "Phase",
+    "Recipe",
+    "Solver",
+    "parse_duration",
+    "parse_size",
+]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
 Attention = Literal["none", "se", "cbam"]
@@ -33,6 +42,8 @@ _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?")
 _SECONDS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kb|mb|gb|tb)?")
+_BYTES = {None: 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 T = TypeVar("T")
 
@@ -144,9 +155,11 @@ class Recipe:
         phases: training by gradient, in order, after the head was found; none keeps the backbone frozen.
         augment: what is done to training images: any of `AUGMENTATIONS`, or "auto", which is flip and crop
             for labels and nothing for regression, whose targets a changed image may no longer have.
-        views: how many versions of a training image a frozen backbone sees, the image itself included; None
-            for 4 where the backbone stays frozen and `augment` names something, and 1 otherwise.
+        views: how many versions of a training image what is frozen sees, the image itself included; None for
+            4 where the backbone stays frozen and `augment` names something, 1 for a head where it does not,
+            and what pays where a phase stores what its frozen part gives.
         budget: seconds that all phases together may take.
+        store_limit: bytes that the phases of a run may store of what their frozen part gives.
         class_weight: "balanced" weighs samples so that every class, or yes and no of every label, count
             alike.
         seed: of the split, the folds, the order of images, augmentation and dropout.
@@ -173,6 +186,7 @@ class Recipe:
     pixels: str = ""
     image_size: int | None = None
     budget: float = 900.0
+    store_limit: float = 20e9
     class_weight: ClassWeight = "none"
     augment: tuple[str, ...] = ("auto",)
     views: int | None = None
@@ -187,6 +201,7 @@ class Recipe:
         size = self.image_size
         _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
         _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
+        _expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
         _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
         for name in self.augment:
             known = name in AUGMENTATIONS or self.augment == ("auto",)
@@ -249,6 +264,18 @@ def parse_duration(text: str) -> float:
     if not match or float(match[1]) <= 0:
         raise UsageError(f"Expected a time such as 90s, 10min or 1h. Received: {text}.")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(text: str) -> float:
+    """Bytes of "500MB", "10GB" or "0".
+
+    >>> parse_size("10GB")
+    10000000000.0
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if not match:
+        raise UsageError(f"Expected a size such as 500MB or 10GB. Received: {text}.")
+    return float(match[1]) * _BYTES[match[2]]
 
 
 def _build(kind: type[T], values: Any, where: str) -> T:

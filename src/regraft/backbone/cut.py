@@ -6,17 +6,75 @@ functions of the pixels. Cold nodes followed by hot nodes is again a topological
 a prefix, and the tensors that cross are those made by a cold node and used by a hot one. In residual and
 parallel networks there are several. Layers without weights after the last frozen one (Add, ReLU, pooling)
 join the prefix for free.
+
+Every beginning of the cold nodes makes a prefix too, which ends further ahead: another boundary. What lies
+between it and the hot nodes runs in the suffix then, frozen; fewer numbers may cross there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 
-__all__ = ["Cut", "Frozen", "cut"]
+from regraft.backbone.cost import nodes_of
+
+__all__ = ["Boundary", "Cut", "Frozen", "Sides", "cut", "sides"]
+
+Predicate = Callable[[keras.layers.Layer], bool]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A place where a model may be cut in two.
+
+    Attributes:
+        tensors: those that cross, symbolic, in the order in which the graph makes them.
+        before: how many of the cold nodes lie in front of it.
+    """
+
+    tensors: tuple[Any, ...]
+    before: int
+
+    @property
+    def name(self) -> str:
+        """The layers whose outputs cross: "block_12_add", "mixed4 and 2 more"."""
+        first, *more = [tensor._keras_history.operation.name for tensor in self.tensors]
+        return first if not more else f"{first} and {len(more)} more"
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers cross for one image."""
+        return sum(math.prod(size or 1 for size in tensor.shape[1:]) for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The nodes of a model under a plan, each side in topological order, and the boundaries ahead of `hot`.
+
+    `boundaries` go from the pixels to where what is frozen ends.
+    """
+
+    cold: tuple[Any, ...]
+    hot: tuple[Any, ...]
+
+    @cached_property
+    def boundaries(self) -> tuple[Boundary, ...]:
+        order = [*self.cold, *self.hot]
+        last_call = {id(node.operation): at for at, node in enumerate(order)}
+        last_use = {id(tensor): at for at, node in enumerate(order) for tensor in node.input_tensors}
+        found, called_until = [], 0
+        live: list[Any] = []
+        for at, node in enumerate(self.cold):
+            live = [tensor for tensor in [*live, *node.outputs] if last_use.get(id(tensor), -1) > at]
+            called_until = max(called_until, last_call[id(node.operation)])
+            if called_until <= at:  # Keras cannot cut between two calls of one layer
+                found.append(Boundary(tuple(live), at + 1))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -31,12 +89,18 @@ class Cut:
     suffix: keras.Model
     names: tuple[str, ...]
 
+    def trained(self) -> keras.Model:
+        """The suffix for training: random layers whose own flag is off stay in inference mode.
+
+        A plan may train a block in the middle and nothing after it, and the cut may lie ahead of the plan. It
+        is for training; what is saved is the model that was cut, which has the same weights.
+        """
+        return keras.models.clone_model(self.suffix, clone_function=_quiet)  # the same layers, but these
+
     def joined(self) -> keras.Model:
         """Pixels -> output, with the prefix held in inference mode whatever the mode of the call.
 
-        So are random layers of the suffix whose own flag is off: a plan may train a block in the middle and
-        nothing after it. It is for training; what is saved is the model that was cut, which has the same
-        weights.
+        The suffix is as in `trained`.
 
         Raises:
             ValueError: the prefix holds weights that train. Weight decay would move even those.
@@ -51,8 +115,7 @@ class Cut:
         pixels = keras.Input(given.shape[1:], dtype=given.dtype)
         tensors = Frozen(self.prefix)(pixels)
         crossing = [tensors[name] for name in self.names]
-        suffix = keras.models.clone_model(self.suffix, clone_function=_quiet)  # the same layers, but these
-        return keras.Model(pixels, suffix(crossing if len(crossing) > 1 else crossing[0]))
+        return keras.Model(pixels, self.trained()(crossing if len(crossing) > 1 else crossing[0]))
 
 
 class Frozen(keras.layers.Layer):  # type: ignore[misc] # Keras is untyped
@@ -74,13 +137,14 @@ class Frozen(keras.layers.Layer):  # type: ignore[misc] # Keras is untyped
         return self.inner(inputs, training=False)
 
 
-def cut(model: keras.Model, trains: Callable[[keras.layers.Layer], bool]) -> Cut:
-    """Cut a model where what is frozen ends.
+def cut(model: keras.Model, trains: Predicate, at: Boundary | None = None) -> Cut:
+    """Cut a model where what is frozen ends, or at a boundary ahead of it.
 
     Args:
         model: a Functional model with one input and one output.
         trains: says of a layer whether its weights train. Dropout and other random layers are taken to be
             frozen where their own `trainable` flag is off, as `freeze` sets it.
+        at: one of the boundaries of its `sides`; None for the last of them.
 
     Raises:
         ValueError: nothing trains, so there is nothing to cut off.
@@ -92,22 +156,31 @@ def cut(model: keras.Model, trains: Callable[[keras.layers.Layer], bool]) -> Cut
         >>> cut(model, lambda layer: layer.name == "parts").suffix.input_shape
         (None, 6, 6, 4)
     """
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    nodes = [node for depth in depths for node in model._nodes_by_depth[depth]]
-    hot = _hot(nodes, trains)
-    if not hot:
-        raise ValueError("Expected a model with something that trains. Received: all of it frozen.")
-    made = {id(tensor) for node in hot for tensor in node.outputs}
-    used = {id(tensor) for node in hot for tensor in node.input_tensors} - made
-    tensors = [tensor for node in nodes for tensor in node.outputs]
-    crossing = [tensor for tensor in tensors if id(tensor) in used]
+    crossing = list((at or sides(model, trains).boundaries[-1]).tensors)
     names = tuple(f"cut_{number}" for number in range(len(crossing)))
     prefix = keras.Model(model.inputs[0], dict(zip(names, crossing, strict=True)))
     suffix = keras.Model(crossing if len(crossing) > 1 else crossing[0], model.outputs[0])
     return Cut(prefix, suffix, names)
 
 
-def _hot(nodes: list[Any], trains: Callable[[keras.layers.Layer], bool]) -> list[Any]:
+def sides(model: keras.Model, trains: Predicate) -> Sides:
+    """What is frozen and what is not, for a plan.
+
+    Args:
+        model, trains: as in `cut`.
+
+    Raises:
+        ValueError: nothing trains, so there is nothing to cut off.
+    """
+    nodes = nodes_of(model)
+    hot = _hot(nodes, trains)
+    if not hot:
+        raise ValueError("Expected a model with something that trains. Received: all of it frozen.")
+    behind = {id(node) for node in hot}
+    return Sides(tuple(node for node in nodes if id(node) not in behind), tuple(hot))
+
+
+def _hot(nodes: list[Any], trains: Predicate) -> list[Any]:
     """The hot ones of nodes in topological order; none where no weight trains."""
     layers = {id(node.operation): node.operation for node in nodes if _is_layer(node.operation)}
     hot = {key for key, layer in layers.items() if layer.weights and trains(layer)}

@@ -29,7 +29,7 @@ import keras
 from regraft.backbone.load import Backbone
 from regraft.errors import UsageError, nearest
 
-__all__ = ["Guard", "Plan", "Trained", "freeze", "may_move", "planned"]
+__all__ = ["Guard", "Plan", "Trained", "freeze", "may_move", "planned", "trains"]
 
 Predicate = Callable[[keras.layers.Layer], bool]
 Plan = str | Predicate
@@ -99,6 +99,11 @@ def freeze(backbone: Backbone, unfreeze: Plan) -> Trained:
     moving = [layer for layer in backbone.layers if layer.trainable_variables]
     variables = {id(variable): variable for layer in moving for variable in layer.trainable_variables}
     return Trained(len(moving), sum(math.prod(variable.shape) for variable in variables.values()))
+
+
+def trains(layer: keras.layers.Layer) -> bool:
+    """Whether weights of a layer train, by its flags as `freeze` set them."""
+    return bool(layer.trainable_variables)
 
 
 def may_move(model: keras.Model) -> list[keras.Variable]:

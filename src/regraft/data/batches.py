@@ -32,8 +32,9 @@ class Batches(Generic[Item]):
         read: samples -> an array for each input of the network, (b, ...).
         weights: how much each sample, or each answer of it, counts: (n, 1) or (n, units); None for alike.
         batch_size: samples a batch; the last one may be smaller.
+        draw: (samples, seed) -> what is read in their place in training, such as one of their views.
         augment: (batch, seed) -> the batch as it is trained on; see `data.augment`.
-        seed: of order and augmentation.
+        seed: of order, draw and augmentation.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Batches(Generic[Item]):
         *,
         batch_size: int,
         weights: Floats | None = None,
+        draw: Callable[[list[Item], list[int]], list[Item]] | None = None,
         augment: Callable[[Batch, list[int]], Batch] | None = None,
         seed: int = 0,
     ) -> None:
@@ -52,7 +54,7 @@ class Batches(Generic[Item]):
         self.weights = np.ones((len(targets), 1), np.float32) if weights is None else weights
         self.batch_size = batch_size
         self._read = read
-        self._augment = augment
+        self._draw, self._augment = draw, augment
         self._seed = seed
 
     def __len__(self) -> int:
@@ -80,8 +82,10 @@ class Batches(Generic[Item]):
                 yield batch
 
     def _batch(self, number: int, rows: NDArray[np.int64], epoch: int | None) -> Batch:
-        inputs = self._read([self.samples[row] for row in rows])
-        batch = Batch(inputs, self.targets[rows], self.weights[rows])
-        if epoch is None or self._augment is None:
-            return batch
-        return self._augment(batch, [self._seed, epoch, number])
+        samples = [self.samples[row] for row in rows]
+        if epoch is None:
+            return Batch(self._read(samples), self.targets[rows], self.weights[rows])
+        key = [self._seed, epoch, number]
+        drawn = self._draw(samples, key) if self._draw else samples
+        batch = Batch(self._read(drawn), self.targets[rows], self.weights[rows])
+        return self._augment(batch, key) if self._augment else batch

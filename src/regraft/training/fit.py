@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.cut import Cut, cut
-from regraft.backbone.freeze import Guard, Trained, freeze, may_move
+from regraft.backbone.freeze import Guard, Trained, freeze, may_move, trains
 from regraft.backbone.load import Backbone
 from regraft.console import duration, say, track
 from regraft.data.batches import Batches
@@ -128,6 +128,7 @@ def fine_tune(
     phase: Phase,
     lesson: Lesson,
     budget: float,
+    stored: Cut | None = None,
     compiled: Compiled | None = None,
     seed: int = 0,
 ) -> Fitted:
@@ -137,8 +138,9 @@ def fine_tune(
         model: from `graft`, its head found. Its weights and flags are changed.
         backbone: the one in `model`.
         phase: freeze plan, rates, epochs, patience.
-        lesson: batches of pixels.
+        lesson: batches of pixels, or of the tensors that cross where `stored` was cut.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
+        stored: `model`, cut at one of the boundaries of the phase's plan; None to train on pixels.
         compiled: networks of this model from phases before, to be used again; None to compile anew.
         seed: of dropout; order and augmentation have the seed of the batches.
 
@@ -146,15 +148,20 @@ def fine_tune(
     those that do, the one with the lowest loss is best: of a few hundred images it says more than accuracy.
     """
     fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-    network, rates = (compiled or Compiled()).get(
-        phase.unfreeze,
-        lambda: cut(model, lambda layer: bool(layer.trainable_variables)).joined(),
-        backbone,
-        phase,
-        _loss(lesson),
-    )
+    at = None if stored is None else tuple(_maker(tensor) for tensor in stored.prefix.outputs)
+
+    def make() -> keras.Model:
+        return cut(model, trains).joined() if stored is None else stored.trained()
+
+    compiled = compiled or Compiled()
+    network, rates = compiled.get((phase.unfreeze, at), make, backbone, phase, _loss(lesson))
     session = _Session(model, network, rates, phase, lesson)
     return session.run(fitted, Clock(budget, len(lesson.train), phase, EPOCHS), seed)
+
+
+def _maker(tensor: Any) -> str:
+    """The layer that makes a symbolic tensor."""
+    return str(tensor._keras_history.operation.name)
 
 
 class _Session:

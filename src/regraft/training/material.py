@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,11 +20,54 @@ from regraft.recipe import Phase, Recipe
 from regraft.tasks import TASKS, Task
 from regraft.training.fit import Lesson
 
-__all__ = ["Material"]
+__all__ = ["Material", "Tensors"]
 
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and kept
 
 Inputs = tuple[NDArray[Any], ...]
+Pair = tuple[Sample, int]  # a sample and the number of a view
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a frozen network gave for images, in one view or several.
+
+    Attributes:
+        views: the features of each view; the first is the images as they are.
+        names: the tensors in them, in the order in which what follows takes them.
+    """
+
+    views: tuple[Features, ...]
+    names: tuple[str, ...]
+
+    def of(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
+        """The tensors of samples, each (n, ...)."""
+        return tuple(self.views[view].matrix(samples, name) for name in self.names)
+
+    def reader(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
+        """Reads some of these pairs of sample and view; from memory where all of them fit."""
+        size = sum(array.nbytes for array in self.of([pairs[0][0]])) if pairs else 0
+        return self._from_store if size * len(pairs) > IN_MEMORY else self._from_memory(pairs)
+
+    def _from_store(self, wanted: list[Pair]) -> Inputs:
+        return self._gathered(wanted)
+
+    def _from_memory(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
+        whole = self._gathered(pairs) if pairs else ()
+        row = {(sample.path, view): number for number, (sample, view) in enumerate(pairs)}
+
+        def read(wanted: list[Pair]) -> Inputs:
+            rows = [row[sample.path, view] for sample, view in wanted]
+            return tuple(array[rows] for array in whole)
+
+        return read
+
+    def _gathered(self, pairs: list[Pair]) -> Inputs:
+        """The tensors of pairs, in their order, read view by view."""
+        places = {view: [n for n, (_, at) in enumerate(pairs) if at == view] for _, view in pairs}
+        found = [self.of([pairs[n][0] for n in here], view) for view, here in places.items()]
+        order = np.argsort(np.concatenate([np.array(here) for here in places.values()]))
+        return tuple(np.concatenate(arrays)[order] for arrays in zip(*found, strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,9 +111,14 @@ class Material:
         found = self.encoded("train").std(0)
         return np.where(found > 0, found, 1).astype(np.float32)
 
-    def inputs(self, samples: list[Sample] | tuple[Sample, ...], view: int = 0) -> Inputs:
+    @property
+    def features(self) -> Tensors:
+        """What the head takes of every view."""
+        return Tensors(self.views, self.names)
+
+    def inputs(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
         """The tensors of samples that a head takes, each (n, ...)."""
-        return tuple(self.views[view].matrix(samples, name) for name in self.names)
+        return self.features.of(samples, view)
 
     def feature_lesson(self, phase: Phase) -> Lesson:
         """Batches of stored features, every view of every training sample."""
@@ -79,16 +128,36 @@ class Material:
         train = Batches(
             pairs,
             np.tile(self.encoded("train"), (count, 1)),
-            self._reader(pairs),
+            self.features.reader(pairs),
             weights=weights,
             batch_size=phase.batch_size,
             seed=self.recipe.seed,
         )
-        held = [(sample, 0) for sample in self.catalog.part("validation")]
-        validation = Batches(
-            held, self.encoded("validation"), self._reader(held), batch_size=phase.batch_size
+        return Lesson(self.task, train, self._validation(self.features, phase), self.spread)
+
+    def boundary_lesson(self, phase: Phase, tensors: Tensors) -> Lesson:
+        """Batches of what was stored at a boundary: an epoch is every sample once, in one of its views."""
+        samples, count = self.catalog.part("train"), len(tensors.views)
+
+        def draw(pairs: list[Pair], key: list[int]) -> list[Pair]:
+            views = np.random.default_rng(key).integers(count, size=len(pairs))
+            return [(sample, int(view)) for (sample, _), view in zip(pairs, views, strict=True)]
+
+        train = Batches(
+            [(sample, 0) for sample in samples],
+            self.encoded("train"),
+            tensors.reader([(sample, view) for view in range(count) for sample in samples]),
+            weights=self.weights,
+            batch_size=phase.batch_size,
+            draw=draw,
+            seed=self.recipe.seed,
         )
-        return Lesson(self.task, train, validation, self.spread)
+        return Lesson(self.task, train, self._validation(tensors, phase), self.spread)
+
+    def _validation(self, tensors: Tensors, phase: Phase) -> Batches[Pair]:
+        """The validation samples as they are."""
+        held = [(sample, 0) for sample in self.catalog.part("validation")]
+        return Batches(held, self.encoded("validation"), tensors.reader(held), batch_size=phase.batch_size)
 
     def pixel_lesson(self, phase: Phase) -> Lesson:
         """Batches of decoded pixels, training ones augmented."""
@@ -111,24 +180,3 @@ class Material:
             for part in ("train", "validation")
         )
         return Lesson(self.task, train, validation, self.spread)
-
-    def _reader(self, pairs: list[tuple[Sample, int]]) -> Any:
-        """Reads pairs of sample and view, given view by view; from memory where all of them fit."""
-
-        def from_store(wanted: list[tuple[Sample, int]]) -> Inputs:
-            rows = [self.inputs([sample], view) for sample, view in wanted]
-            return tuple(np.concatenate(arrays) for arrays in zip(*rows, strict=True))
-
-        size = sum(array.nbytes for array in self.inputs([pairs[0][0]])) if pairs else 0
-        if size * len(pairs) > IN_MEMORY:
-            return from_store
-        views = sorted({view for _, view in pairs})
-        found = [self.inputs([sample for sample, at in pairs if at == view], view) for view in views]
-        whole = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
-        row = {(sample.path, view): number for number, (sample, view) in enumerate(pairs)}
-
-        def from_memory(wanted: list[tuple[Sample, int]]) -> Inputs:
-            rows = [row[sample.path, view] for sample, view in wanted]
-            return tuple(array[rows] for array in whole)
-
-        return from_memory

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
 
 import keras
 
-from regraft.backbone.cut import Cut
+from regraft.backbone.cut import Cut, cut
+from regraft.backbone.freeze import trains
 from regraft.backbone.load import Backbone
-from regraft.console import duration, say
+from regraft.console import amount, duration, say
+from regraft.data.augment import MIXING, resolve_augment
+from regraft.data.view import View
 from regraft.errors import UsageError
+from regraft.features.boundary import Images, room
+from regraft.features.extract import extract_features
+from regraft.features.views import extract_views
 from regraft.outcome import Decision
 from regraft.recipe import Phase, Recipe
 from regraft.training.compiled import Compiled
 from regraft.training.fit import Fitted, fine_tune
 from regraft.training.heads import FoundHead, find_head, solver_of
-from regraft.training.material import Material
-from regraft.training.search import choose_depth
+from regraft.training.material import Material, Tensors
+from regraft.training.search import Depth, Search, pays
 
 __all__ = ["AsAsked", "head_phase", "impossible", "run_phase", "run_phases", "tuning_phases"]
 
@@ -37,24 +44,23 @@ def tuning_phases(recipe: Recipe, found: FoundHead) -> tuple[Phase, ...]:
 def run_phases(found: FoundHead, material: Material) -> Decision:
     """Train by the recipe's phases within its budget; changes the model. Says what it does and why.
 
+    A phase that leaves its plan to the program first trains what costs little, on what is stored at its
+    boundary, then everything that fits, where that one took away much of the loss.
+
     Raises:
         UsageError: a phase was asked for that this head, or samples of several images, do not allow.
     """
-    end = time.monotonic() + material.recipe.budget
     done: list[Fitted] = [found.fitted] if found.fitted else []
     said: list[str] = []
+    tuner = _Tuner(found, material)
     for asked in tuning_phases(material.recipe, found):
         reason = impossible(asked, found, material)
-        phase, why = asked, ""
         if not reason:
-            phase, reason, why = _resolved(asked, material, end - time.monotonic())
+            fitted, reason = tuner.run(asked)
+            done += fitted
         if reason:
             said.append(f"Nothing of the backbone was trained: {reason}.")
-            continue
-        fitted = run_phase(found, material, phase, budget=max(1.0, end - time.monotonic()))
-        fitted.why = why
-        done.append(fitted)
-        if fitted.stopped in ("interrupted", "budget"):
+        elif done[-1].stopped in ("interrupted", "budget"):
             break
     decision = Decision.of(tuple(done), material.task.score_name)
     if not material.recipe.phases:
@@ -65,17 +71,16 @@ def run_phases(found: FoundHead, material: Material) -> Decision:
 def run_phase(
     found: FoundHead, material: Material, phase: Phase, *, budget: float, compiled: Compiled | None = None
 ) -> Fitted:
-    """One phase with its plan in words; changes the model. See `fine_tune` for `compiled`."""
-    fitted = fine_tune(
-        found.model,
-        material.backbone,
-        phase=phase,
-        lesson=material.pixel_lesson(phase),
-        budget=budget,
-        compiled=compiled,
-        seed=material.recipe.seed,
-    )
-    say(_statement(fitted, material.backbone))
+    """One phase with its plan in words, as `run_phases` would run it alone; changes the model.
+
+    Args:
+        found, material: as for `run_phases`.
+        phase: its plan is not "auto".
+        budget: seconds it may take.
+        compiled: see `fine_tune`.
+    """
+    recipe = replace(material.recipe, budget=budget)
+    (fitted,), _ = _Tuner(found, replace(material, recipe=recipe), compiled).run(phase)
     return fitted
 
 
@@ -101,6 +106,95 @@ class AsAsked:
         return run_phases(found, material)
 
 
+class _Tuner:
+    """Runs phases, each on pixels or on what is stored at its boundary, within one budget and one limit."""
+
+    def __init__(self, found: FoundHead, material: Material, compiled: Compiled | None = None) -> None:
+        recipe = material.recipe
+        self._compiled = compiled
+        self._model, self._material = found.model, material
+        self._names = resolve_augment(recipe.augment, material.task.name)
+        self._mixing = [name for name in self._names if name in MIXING]
+        self._end = time.monotonic() + recipe.budget
+        # A mixed image is no image's view: then what is frozen runs again in every epoch.
+        self._limit = 0.0 if self._mixing else room(material.store.root, recipe.store_limit)
+        train, validation = (len(material.catalog.part(part)) for part in ("train", "validation"))
+        images = Images(train, validation, recipe.views if self._names else 1)
+        pace = material.views[0].seconds_per_image
+        self._search = Search(found.model, material.backbone, images, pace)
+
+    @property
+    def _left(self) -> float:
+        return max(1.0, self._end - time.monotonic())
+
+    def run(self, asked: Phase) -> tuple[list[Fitted], str]:
+        """What a phase did, two things where it was left to the program; or why it did nothing."""
+        if asked.unfreeze != "auto":
+            return [self._fit(self._search.cost(asked, budget=self._left, limit=self._limit))], ""
+        first = self._search.choose(asked, budget=self._left, limit=self._limit)
+        if not first.epochs:
+            return [], first.why
+        done = [self._fit(first)]
+        if first.phase.unfreeze != "all" and done[0].stopped in ("done", "no progress") and pays(done[0]):
+            deeper = self._search.choose(asked, budget=self._left, limit=self._limit, beyond=first.phase)
+            if deeper.epochs:
+                done.append(self._fit(deeper))
+        return done, ""
+
+    def _fit(self, depth: Depth) -> Fitted:
+        material, phase, placed = self._material, depth.phase, depth.placed
+        self._say(depth)
+        stored = cut(self._model, trains, placed.boundary) if placed.boundary else None
+        self._limit -= placed.whole
+        fitted = fine_tune(
+            self._model,
+            material.backbone,
+            phase=phase,
+            lesson=(
+                material.boundary_lesson(phase, self._tensors(stored, placed.views))
+                if stored
+                else material.pixel_lesson(phase)
+            ),
+            budget=self._left,
+            stored=stored,
+            compiled=self._compiled,
+            seed=material.recipe.seed,
+        )
+        fitted.why = depth.why
+        say(_statement(fitted, material.backbone))
+        return fitted
+
+    def _tensors(self, halves: Cut, count: int) -> Tensors:
+        """What the prefix gives for the images of training, in so many views, and for those of validation."""
+        catalog, store = self._material.catalog, self._material.store
+        train, validation = catalog.part("train"), catalog.part("validation")
+        both = replace(catalog, samples=(*train, *validation))
+        first = extract_features(halves.prefix, both, store=store)
+        views = [View(number, self._names, self._material.recipe.seed) for number in range(1, count)]
+        if not views:
+            return Tensors((first,), halves.names)
+        seen = replace(catalog, samples=train)
+        return Tensors(
+            extract_views(halves.prefix, seen, first=first, store=store, views=views), halves.names
+        )
+
+    def _say(self, depth: Depth) -> None:
+        phase, images = depth.phase, self._search.images
+        say(
+            f"Plan: fine-tune {phase.unfreeze}, {phase.epochs or max(1, depth.epochs)} passes over "
+            f"{images.train:,} images, about {duration(depth.seconds)}, at most {duration(self._left)}."
+        )
+        if depth.placed.boundary:
+            say(f"Plan: {depth.placed}; what is frozen runs once.")
+        elif self._mixing:
+            say(f"Plan: what is frozen runs in every epoch, for {' and '.join(self._mixing)} mix images.")
+        elif (wanted := self._search.placed(phase, math.inf)).boundary:
+            say(
+                f"Plan: what is frozen runs in every epoch. To {wanted} is more than the "
+                f"{amount(self._limit)} that are left to store (--store-limit, free disk)."
+            )
+
+
 def impossible(phase: Phase, found: FoundHead, material: Material) -> str:
     """Why this phase cannot be; empty where it can."""
     catalog = material.catalog
@@ -116,26 +210,6 @@ def impossible(phase: Phase, found: FoundHead, material: Material) -> str:
     if reason and phase.unfreeze != "auto":
         raise UsageError(f"unfreeze {phase.unfreeze}: {reason}. Leave the phase out, or say none.")
     return reason
-
-
-def _resolved(phase: Phase, material: Material, budget: float) -> tuple[Phase, str, str]:
-    """The phase with its plan chosen and said; why there is none; why it is this one."""
-    images = len(material.catalog.part("train"))
-    depth = choose_depth(
-        material.backbone,
-        images=images,
-        seconds_per_image=material.views[0].seconds_per_image,
-        budget=budget,
-        unfreeze=str(phase.unfreeze),  # in words by now
-    )
-    if not depth.epochs:
-        return phase, depth.why, ""
-    epochs = phase.epochs or depth.epochs
-    say(
-        f"Plan: fine-tune {depth.unfreeze}, {epochs} passes over {images:,} images, "
-        f"about {duration(depth.seconds / depth.epochs * epochs)}, at most {duration(budget)}."
-    )
-    return replace(phase, unfreeze=depth.unfreeze), "", depth.why
 
 
 def _statement(fitted: Fitted, backbone: Backbone) -> str:

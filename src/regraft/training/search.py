@@ -1,81 +1,125 @@
-"""How many layers to fine-tune: the deepest plan that the budget holds.
+"""How many layers to fine-tune within a budget: what costs little first, more where that pays.
 
-An image costs a frozen layer one forward pass and a trained one forward, backward and update. Layers are
-weighed by their multiplications, seconds by how fast the engine ran the whole network on this machine.
+What a plan costs is known beforehand (`features.boundary`): what it trains runs in every epoch, what is
+frozen once, where its boundary is stored. Multiplications become seconds by how fast the engine ran the whole
+network on this machine.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
-import numpy as np
 
-from regraft.backbone.freeze import planned
+from regraft.backbone.cost import multiplications, nodes_of
+from regraft.backbone.freeze import freeze, planned
 from regraft.backbone.load import Backbone
 from regraft.console import duration
-from regraft.training.fit import EPOCHS
+from regraft.features.boundary import Images, Placed, place
+from regraft.recipe import Phase
+from regraft.training.fit import EPOCHS, Fitted
 
-__all__ = ["Depth", "choose_depth", "multiplications"]
+__all__ = ["Depth", "Search", "pays", "share"]
 
 FEWEST_EPOCHS = 4  # below this, fine-tuning has not had its chance
-FORWARD = 2.0  # a forward pass in Keras, in units of the engine's
-TRAINED = 6.0  # forward, backward and update in Keras, in the same units
-PASSED = 4.0  # a frozen layer behind a trained one: forward and backward, in the same units
+SMALL = 1 / 3  # share of the network's multiplications that the first plan trains, at most
+PAYS = 0.5  # share of the loss that a plan has to take away for a deeper one to be tried
 
 
 @dataclass(frozen=True)
 class Depth:
-    """A choice: the freeze plan, the epochs expected to fit, the seconds they take, and a sentence on why."""
+    """A choice.
 
-    unfreeze: str
+    Attributes:
+        phase: with its plan.
+        epochs: how many are expected to fit; 0 where too few do.
+        seconds: what they take.
+        placed: where the network is cut for it, and what is stored there.
+        why: a phrase.
+    """
+
+    phase: Phase
     epochs: int
     seconds: float
+    placed: Placed
     why: str
 
 
-def choose_depth(
-    backbone: Backbone, *, images: int, seconds_per_image: float, budget: float, unfreeze: str = "auto"
-) -> Depth:
-    """The deepest plan whose fine-tuning fits the budget, or "none" with the reason.
+@dataclass(frozen=True)
+class Search:
+    """What a choice depends on.
 
-    Args:
-        backbone: from `load_backbone`.
-        images: training images.
+    Attributes:
+        model: from `graft`; looking at a plan writes its layers' flags, as `freeze` does.
+        backbone: the one in `model`.
+        images: what an epoch looks at.
         seconds_per_image: what the engine took for one image through the whole backbone.
-        budget: seconds.
-        unfreeze: "auto" to choose among everything and each stage; a plan to cost only that one.
     """
-    plans = (
-        ["all", *(f"stage:{name}" for name in list(backbone.stages)[1:])]
-        if unfreeze == "auto"
-        else [unfreeze]
-    )
-    epoch = math.inf
-    for plan in plans:
-        epoch = images * seconds_per_image * _factor(backbone, plan)
-        epochs = min(EPOCHS, int(budget / max(epoch, 1e-9)))
-        if epochs >= FEWEST_EPOCHS or unfreeze != "auto":
-            why = f"about {duration(epoch)} an epoch on this machine"
-            return Depth(plan, max(1, epochs), epoch * max(1, epochs), why)
-    why = (
-        f"even {plans[-1]} would take about {duration(epoch)} an epoch, and the budget is {duration(budget)}"
-    )
-    return Depth("none", 0, 0.0, why)
+
+    model: keras.Model
+    backbone: Backbone
+    images: Images
+    seconds_per_image: float
+
+    def choose(self, phase: Phase, *, budget: float, limit: float, beyond: Phase | None = None) -> Depth:
+        """The plan for a phase that leaves it to the program: one that fits the budget.
+
+        The deepest of those that train a third of the network at most; beyond a plan that did so already,
+        the deepest of all.
+
+        No epochs where not even the smallest one fits.
+
+        Args:
+            phase: everything but the plan.
+            budget: seconds.
+            limit: bytes that may be stored.
+            beyond: a phase that was chosen before; only deeper plans than its own are looked at.
+        """
+        plans = ["all", *(f"stage:{name}" for name in list(self.backbone.stages)[1:])]
+        small = [plan for plan in plans if share(self.backbone, plan) <= SMALL]
+        if beyond is not None:
+            plans = plans[: plans.index(str(beyond.unfreeze))]
+        elif small:
+            plans = small
+        for plan in plans:
+            depth = self.cost(replace(phase, unfreeze=plan), budget=budget, limit=limit)
+            if depth.epochs >= FEWEST_EPOCHS:
+                return depth
+        why = (
+            f"even {plans[-1]} would take about {duration(depth.seconds)} for {FEWEST_EPOCHS} epochs, and "
+            f"the budget is {duration(budget)}"
+        )
+        return replace(depth, epochs=0, why=why)
+
+    def cost(self, phase: Phase, *, budget: float, limit: float) -> Depth:
+        """What a phase with its plan takes: where it is cut, and how many epochs fit the budget."""
+        placed, wanted = self.placed(phase, limit), phase.epochs or EPOCHS
+        pace = self.seconds_per_image / max(1, multiplications(nodes_of(self.backbone.model)))
+        epoch = max(placed.epoch * pace, 1e-9)
+        epochs = max(0, min(wanted, int((budget - placed.once * pace) / epoch)))
+        seconds = placed.cost(epochs or FEWEST_EPOCHS) * pace
+        return Depth(phase, epochs, seconds, placed, f"about {duration(epoch)} an epoch on this machine")
+
+    def placed(self, phase: Phase, limit: float) -> Placed:
+        """Where a phase would be cut if so many bytes may be stored."""
+        freeze(self.backbone, phase.unfreeze)
+        return place(self.model, self.images, epochs=phase.epochs or EPOCHS, limit=limit)
 
 
-def multiplications(layer: keras.layers.Layer) -> int:
-    """Multiplications of a layer for one image: its kernels once for every place of its output."""
-    kernels = sum(math.prod(v.shape) for v in layer.weights if len(v.shape) >= 2)
-    output = layer.output
-    shape = output.shape if hasattr(output, "shape") else output[0].shape
-    return int(kernels * math.prod(size or 1 for size in shape[1:-1]))
+def share(backbone: Backbone, plan: str) -> float:
+    """The share of a network's multiplications from the first layer that trains on."""
+    whole = nodes_of(backbone.model)
+    layers = backbone.layers[planned(backbone, plan).index(True) :]
+    behind = {id(layer) for layer in layers}
+    late = multiplications(node for node in whole if id(node.operation) in behind)
+    return late / max(1, multiplications(whole))
 
 
-def _factor(backbone: Backbone, plan: str) -> float:
-    trains = planned(backbone, plan)
-    first = trains.index(True) if any(trains) else len(trains)
-    costs = [multiplications(layer) for layer in backbone.layers]
-    factors = [FORWARD] * first + [TRAINED if each else PASSED for each in trains[first:]]
-    return float(np.dot(costs, factors)) / max(1, sum(costs))
+def pays(fitted: Fitted) -> bool:
+    """Whether a deeper plan is worth its time: this one took away much of the loss, and there may be more.
+
+    A backbone whose features fit the task leaves its last layers little to mend; one that was made for
+    something else goes on gaining with every layer.
+    """
+    first, best = fitted.history[0], fitted.history[fitted.best]
+    return best.val_loss <= (1 - PAYS) * first.val_loss

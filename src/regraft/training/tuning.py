@@ -17,7 +17,7 @@ import keras
 from numpy.typing import NDArray
 
 from regraft.backbone.cut import Cut
-from regraft.backbone.freeze import freeze, planned
+from regraft.backbone.freeze import freeze
 from regraft.backbone.load import Backbone
 from regraft.console import duration, say
 from regraft.errors import UsageError
@@ -31,7 +31,7 @@ from regraft.training.halving import halve
 from regraft.training.heads import FoundHead, find_head
 from regraft.training.material import Material
 from regraft.training.phases import head_phase, impossible, run_phase
-from regraft.training.search import multiplications
+from regraft.training.search import share
 
 __all__ = ["Search", "choose_plans"]
 
@@ -192,17 +192,15 @@ def choose_plans(backbone: Backbone) -> tuple[str, ...]:
         >>> choose_plans(load_backbone("mobilenet_v2", weights="random", image_size=32))
         ('stage:block_16', 'stage:block_14', 'stage:block_11', 'all')
     """
-    costs = [multiplications(layer) for layer in backbone.layers]
     names = [f"stage:{name}" for name in list(backbone.stages)[1:]]
+    count = len(backbone.layers)
     names = names or [
-        f"last:{len(costs) - place}"
-        for place, (layer, cost) in enumerate(zip(backbone.layers, costs, strict=True))
-        if cost and layer.weights
+        f"last:{count - place}"
+        for place, layer in enumerate(backbone.layers)
+        if any(len(weight.shape) > 1 for weight in layer.weights)
     ]
-    share = {"all": 1.0} | {
-        plan: sum(costs[planned(backbone, plan).index(True) :]) / max(1, sum(costs)) for plan in names
-    }
+    shares = {"all": 1.0} | {plan: share(backbone, plan) for plan in names}
     found = [
-        max((p for p in share if share[p] <= most), key=share.__getitem__, default="") for most in SHARES
+        max((p for p in shares if shares[p] <= most), key=shares.__getitem__, default="") for most in SHARES
     ]
     return tuple(plan for plan in dict.fromkeys(found) if plan)
