@@ -9,17 +9,13 @@ import pytest
 from conftest import small_network
 from networks import answer, assert_close, nested, pixels, values
 
-from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze
+from regraft.backbone.cut import cut, sides
+from regraft.backbone.freeze import freeze, trains
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.recipe import HeadSpec
 
 LABELS = np.array([0, 1, 2, 0])
-
-
-def trains(layer):
-    return bool(layer.trainable_variables)
 
 
 def planned(plan, *, model=None, dropout=0.2):
@@ -79,32 +75,59 @@ def names(model):
     return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
-@pytest.mark.slow
-def test_mobilenet_at_several_depths():
-    backbone = load_backbone("mobilenet_v2", weights="random", image_size=32)
-    x = pixels(32)
-    expected = answer(backbone.model, x)
-    widths = []
-    for plan in ["last:3", "last:28", "stage:block_14"]:
-        freeze(backbone, plan)
-        halves = cut(backbone.model, trains)
-        widths.append(len(halves.names))
-        assert_close(in_two_steps(halves, x), expected, 1e-6)
-    assert max(widths) == 2
+def mended(backbone):
+    """The model with batch normalisation that fits its pixels: random weights let signals die out or grow."""
+    norms = [part for layer in backbone.layers for part in layer._flatten_layers() if is_norm(part)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    backbone.model(pixels(backbone.image_size, 4), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return backbone.model
+
+
+def is_norm(layer):
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+FAMILIES = [
+    # name, side, boundaries looked at (None: every one), most tensors that cross
+    ("mobilenet_v2", 32, None, 2),
+    ("resnet50", 32, 4, 2),
+    ("inception_v3", 75, 4, 6),
+    ("densenet121", 32, 4, 2),
+    ("efficientnet_b0", 32, 4, 3),
+    ("convnext_tiny", 32, 4, 2),
+    ("vgg16", 32, 4, 1),
+    ("nasnet_mobile", 32, 4, 10),
+]
 
 
 @pytest.mark.slow
-def test_inception_where_several_tensors_cross():
-    backbone = load_backbone("inception_v3", weights="random", image_size=75)
-    x = pixels(75)
-    expected = answer(backbone.model, x)
-    widths = []
-    for plan in ["last:30", "last:60", "stage:mixed7", "stage:mixed2"]:
-        freeze(backbone, plan)
-        halves = cut(backbone.model, trains)
-        widths.append(len(halves.names))
+@pytest.mark.parametrize(("name", "size", "count", "most"), FAMILIES)
+def test_every_boundary_of_every_family_gives_the_model(name, size, count, most):
+    """Prefix and suffix of each are the whole, and the prefix says what crosses.
+
+    All the prefixes' outputs come from one model, and all the suffixes' answers from another: a model of each
+    boundary would be hundreds of them.
+    """
+    backbone = load_backbone(name, weights="random", image_size=size)
+    model, x = mended(backbone), pixels(size, 2)
+    expected = answer(model, x)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3 * np.abs(expected).max()  # not a constant
+    last = model.layers[-1]
+    while not last.weights:
+        last = last._inbound_nodes[0].parent_nodes[0].operation
+    found = sides(model, lambda layer: layer is last).boundaries
+    assert max(len(at.tensors) for at in found) == most
+    rng = np.random.default_rng(0)
+    some = found if count is None else [found[n] for n in rng.choice(len(found), count, replace=False)]
+    for at in some:
+        halves = cut(model, trains, at)
+        features = halves.prefix(x, training=False)
+        assert sum(np.prod(value.shape[1:]) for value in features.values()) == at.numbers
         assert_close(in_two_steps(halves, x), expected, 1e-6)
-    assert max(widths) >= 3
 
 
 @pytest.fixture
@@ -127,36 +150,64 @@ def without_dropout(plan):
     return keras.Model(backbone.model.inputs[0], keras.layers.Dense(3, "softmax", name="head")(vector))
 
 
-@pytest.mark.parametrize("plan", ["none", "last:1", "last:3", "from:5"])
+@pytest.mark.parametrize("plan", ["none", "last:1", "last:3", "from:5", "match:block1_conv"])
 def test_one_step_of_the_cut_equals_one_step_of_the_whole(float64, plan):
     whole, other = without_dropout(plan), without_dropout(plan)
     other.set_weights(whole.get_weights())
     x = pixels(32, 4).astype("float64")
     before = values(whole)
     for model in (whole, cut(other, trains).joined()):
-        model.compile(optimizer=keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
-        model.train_on_batch(x, LABELS)
+        step(model, x)
     after = values(whole)
     for path, value in values(other).items():
         np.testing.assert_allclose(value, after[path], rtol=1e-9, atol=1e-12)
     assert len(changed(other, before)) == len(whole.trainable_variables)
 
 
-def test_cached_features_train_like_the_whole():
+def step(model, given):
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
+    model.train_on_batch(given, LABELS)
+
+
+def test_one_step_on_the_features_of_any_boundary_equals_one_step_of_the_whole(float64):
     """The suffix alone, on what the prefix gave."""
-    one, other = without_dropout("last:3"), without_dropout("last:3")
-    other.set_weights(one.get_weights())
-    x = pixels(32, 4)
-    halves = cut(one, trains)
-    features = halves.prefix(x, training=False)
-    for model, given in ((halves.suffix, [features[name] for name in halves.names]), (other, x)):
-        model.compile(
-            optimizer=keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy", run_eagerly=True
-        )
-        model.train_on_batch(given, LABELS)
-    after = values(one)
-    for path, value in values(other).items():
-        np.testing.assert_allclose(after[path], value, rtol=1e-5, atol=1e-7)
+    model = without_dropout("last:3")
+    x, before = pixels(32, 4).astype("float64"), model.get_weights()
+    step(model, x)
+    expected = model.get_weights()
+    found = sides(model, trains).boundaries
+    assert len(found) > 8
+    for at in found:
+        model.set_weights(before)
+        halves = cut(model, trains, at)
+        features = halves.prefix(x, training=False)
+        crossing = [features[name] for name in halves.names]
+        step(halves.trained(), crossing if len(crossing) > 1 else crossing[0])
+        for value, wanted in zip(model.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_boundaries_go_from_the_pixels_to_where_what_is_frozen_ends():
+    model = planned("last:3")
+    found = sides(model, trains).boundaries
+    assert found[0].tensors[0] is model.inputs[0]
+    assert found[0].numbers == 32 * 32 * 3
+    assert [at.before for at in found] == sorted({at.before for at in found})
+    latest = cut(model, trains)
+    assert len(found[-1].tensors) == len(latest.names) == 2
+    assert found[-1].name == "block1_add and 1 more"
+    assert latest.prefix.count_params() == cut(model, trains, found[-1]).prefix.count_params()
+
+
+def test_frozen_dropout_behind_a_boundary_does_not_act():
+    """The boundary lies ahead of a frozen block whose dropout the suffix takes along."""
+    model = planned("last:1", dropout=0)
+    x = pixels(32)
+    at = next(at for at in sides(model, trains).boundaries if at.name == "stem_relu")
+    halves = cut(model, trains, at)
+    given = halves.prefix(x, training=False)["cut_0"]
+    trained = keras.ops.convert_to_numpy(halves.trained()(given, training=True))
+    assert_close(trained, answer(model, x), 1e-6)
 
 
 def test_layers_are_shared_not_copied():
@@ -176,6 +227,8 @@ def test_a_layer_that_is_called_twice_stays_whole():
     model = keras.Model(image, relu(keras.layers.Conv2D(4, 3, name="two")(x)))
     halves = cut(model, lambda layer: layer.name == "two")
     assert names(halves.prefix) == ["one"]
+    other = sides(model, lambda layer: layer.name == "two").boundaries
+    assert [at.name for at in other] == [model.inputs[0].name, "one"]
     assert_close(in_two_steps(halves, pixels(8)), answer(model, pixels(8)), 1e-6)
 
 

@@ -1,0 +1,224 @@
+"""Epochs of fine-tuning: regraft against Keras' own `fit` on the same photographs and weights, alternating.
+
+    stage   the last stage trains: regraft on what is stored at its boundary, Keras on the whole model with
+            the same layers frozen, in the same order, without augmentation; and the loss of both
+    all     everything trains: regraft's loop with flip and crop, Keras' `fit` with flip and crop as layers of
+            the model, as the guide's recipe has it
+    bf16    the same as `all` in Keras' mixed_bfloat16, both
+
+The first epoch of each compiles and is left out. The boundary's one pass is given by itself.
+
+usage: finetune.py [--backbone resnet50] [--stage conv5] [--images 256] [--rounds 2] [--only stage,all,bf16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from regraft.backbone.cut import cut
+from regraft.backbone.freeze import freeze, trains
+from regraft.backbone.head import graft
+from regraft.backbone.load import load_backbone
+from regraft.data.augment import Batch, augment_batch
+from regraft.data.batches import Batches
+from regraft.data.catalog import Catalog, Sample
+from regraft.features.extract import extract_features
+from regraft.features.store import Store, pixel_key
+from regraft.recipe import HeadSpec, Phase
+from regraft.tasks import TASKS
+from regraft.training.fit import Lesson, fine_tune
+from regraft.training.material import Tensors
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+BATCH = 16
+RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Images decoded once, and their classes."""
+
+    catalog: Catalog
+    store: Store
+    pixels: np.ndarray
+    targets: np.ndarray
+
+
+class Model:
+    """A backbone with a head, with random or real weights; the same for the same seed."""
+
+    def __init__(self, options: argparse.Namespace, outputs: int) -> None:
+        keras.utils.set_random_seed(0)
+        self.backbone = load_backbone(options.backbone, weights=options.weights)
+        self.model = graft(self.backbone, HeadSpec(dropout=0.0), outputs=outputs, seed=0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the epochs after the first; loss on all images at the end; seconds before the first."""
+
+    seconds: list[float]
+    loss: float
+    once: float = 0.0
+
+
+def phase(plan: str, epochs: int) -> Phase:
+    """One rate for all layers, so that one plain AdamW does the same."""
+    return Phase(
+        plan, epochs=epochs, batch_size=BATCH, learning_rate=RATE, backbone_rate=1.0, warmup=0.0, patience=99
+    )
+
+
+def by_regraft(made: Model, photographs: Photographs, plan: str, epochs: int, *, stage: bool) -> Measured:
+    """regraft's own loop: on what is stored at the boundary, or on augmented pixels."""
+    freeze(made.backbone, plan)
+    begun, halves = time.monotonic(), None
+    samples = list(photographs.catalog.samples)
+    if stage:
+        halves = cut(made.model, trains)
+        features = extract_features(halves.prefix, photographs.catalog, store=photographs.store)
+        pairs = [(sample, 0) for sample in samples]
+        read = Tensors((features,), halves.names).reader(pairs)
+        train = Batches(pairs, photographs.targets, read, batch_size=BATCH)
+        few = Batches(pairs[:1], photographs.targets[:1], read, batch_size=1)
+    else:
+        kept = photographs.store.entries(pixel_key(made.backbone.image_size))
+
+        def pixels(some: list[Sample]) -> tuple[np.ndarray]:
+            return (kept.read([sample.digest for sample in some], "pixels"),)
+
+        train = Batches(samples, photographs.targets, pixels, batch_size=BATCH, augment=flip_and_crop)
+        few = Batches(samples[:1], photographs.targets[:1], pixels, batch_size=1)
+    once = time.monotonic() - begun
+    fitted = fine_tune(
+        made.model,
+        made.backbone,
+        phase=phase(plan, epochs + 1),
+        lesson=Lesson(TASKS["multiclass"], train, few),
+        budget=1e6,
+        stored=halves,
+    )
+    return Measured([record.seconds for record in fitted.history[2:]], fitted.history[-1].loss, once)
+
+
+def flip_and_crop(batch: Batch, key: list[int]) -> Batch:
+    return augment_batch(batch, ("flip", "crop"), key)
+
+
+def by_keras(made: Model, photographs: Photographs, plan: str, epochs: int, *, stage: bool) -> Measured:
+    """`Model.fit` on the whole model, in the same order; everything that trains is augmented in the graph."""
+    freeze(made.backbone, plan)
+    size = made.backbone.image_size
+    image = keras.Input((size, size, 3))
+    x = image
+    if not stage:
+        x = keras.layers.RandomFlip("horizontal")(x)
+        x = keras.layers.RandomZoom((-0.2, 0.0))(x)
+        x = keras.layers.RandomTranslation(0.1, 0.1)(x)
+    model = keras.Model(image, made.model(x))
+    count = len(photographs.targets)
+    steps = (epochs + 1) * -(-count // BATCH)
+    optimizer = keras.optimizers.AdamW(Cosine(steps), weight_decay=1e-4)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    model.compile(optimizer, "categorical_crossentropy")
+    seconds = []
+    for epoch in range(1, epochs + 2):
+        order = np.random.default_rng([0, epoch]).permutation(count)
+        given = photographs.pixels[order], photographs.targets[order]
+        begun = time.monotonic()
+        history = model.fit(*given, batch_size=BATCH, shuffle=False, verbose=0)
+        seconds.append(time.monotonic() - begun)
+    return Measured(seconds[1:], history.history["loss"][0])
+
+
+class Cosine(keras.optimizers.schedules.LearningRateSchedule):
+    """The rates of a phase without warm-up."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, step: Any) -> Any:
+        share = (keras.ops.cast(step, "float32") - 1) / (self.steps - 1)
+        return RATE * 0.5 * (1 + keras.ops.cos(np.pi * keras.ops.maximum(share, 0.0)))
+
+
+def compare(title: str, options: argparse.Namespace, photographs: Photographs, plan: str) -> None:
+    """Both, alternating; prints medians, spread and ratio."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    stage = plan != "all"
+    for _ in range(options.rounds):
+        outputs = photographs.targets.shape[1]
+        one = by_regraft(Model(options, outputs), photographs, plan, options.epochs, stage=stage)
+        keras.backend.clear_session()
+        other = by_keras(Model(options, outputs), photographs, plan, options.epochs, stage=stage)
+        keras.backend.clear_session()
+        ours, theirs = ours + one.seconds, theirs + other.seconds
+        print(f"{title}: before {one.once:.1f} s, loss {one.loss:.5f} and {other.loss:.5f}", flush=True)
+    print(
+        f"{title}: regraft {spread(ours)}, Keras {spread(theirs)} an epoch of {len(photographs.targets)} "
+        f"images: {statistics.median(theirs) / statistics.median(ours):.2f} times faster",
+        flush=True,
+    )
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
+
+
+def photographs_of(options: argparse.Namespace, folder: str) -> Photographs:
+    """So many of the photographs, decoded once."""
+    catalog = Catalog.from_folder(options.data)
+    chosen = np.random.default_rng(0).choice(len(catalog), options.images, replace=False)
+    catalog = replace(catalog, samples=tuple(catalog.samples[number] for number in sorted(chosen)))
+    store, size = Store(folder), Model(options, 2).backbone.image_size
+    image = keras.Input((size, size, 3))
+    nothing = keras.Model(image, {"mean": keras.layers.GlobalAveragePooling2D()(image)})
+    extract_features(nothing, catalog, store=store, keep_pixels=True)
+    pixels = store.entries(pixel_key(size)).read([sample.digest for sample in catalog.samples], "pixels")
+    targets = TASKS["multiclass"].encode(catalog.targets(catalog.samples), len(catalog.outputs))
+    return Photographs(catalog, store, pixels.astype(np.float32), targets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--stage", default="conv5")
+    parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=2, help="timed, after one that is not")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", default="stage,all,bf16")
+    options = parser.parse_args()
+    if not options.data.exists():
+        print(f"skipped: {options.data} is not here")
+        return
+    wanted = options.only.split(",")
+    with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
+        photographs = photographs_of(options, folder)
+        if "stage" in wanted:
+            compare(f"stage {options.stage}", options, photographs, f"stage:{options.stage}")
+        if "all" in wanted:
+            compare("all", options, photographs, "all")
+        if "bf16" in wanted:
+            keras.config.set_dtype_policy("mixed_bfloat16")
+            compare("all, mixed_bfloat16", options, photographs, "all")
+
+
+if __name__ == "__main__":
+    main()
