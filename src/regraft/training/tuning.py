@@ -35,7 +35,7 @@ from regraft.training.search import share
 
 __all__ = ["Search", "choose_plans"]
 
-SHARES = (1 / 12, 1 / 6, 1 / 3, 1.0)  # of the network's multiplications that plans train, at most
+SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # of the network's multiplications that plans train, at most
 
 
 class Search:
@@ -190,7 +190,7 @@ def choose_plans(backbone: Backbone) -> tuple[str, ...]:
     Example:
         >>> from regraft.backbone.load import load_backbone
         >>> choose_plans(load_backbone("mobilenet_v2", weights="random", image_size=32))
-        ('stage:block_16', 'stage:block_14', 'stage:block_11', 'all')
+        ('stage:block_16', 'stage:block_13', 'stage:block_5', 'all')
     """
     names = [f"stage:{name}" for name in list(backbone.stages)[1:]]
     count = len(backbone.layers)
