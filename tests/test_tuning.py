@@ -105,7 +105,9 @@ def test_a_budget_too_short_for_anything_still_gives_the_probe(
     run = search(striped, replace(recipe, budget=0.01), tmp_path / "run", space=SPACE)
     assert [each["unfreeze"] for each in run.metrics["search"]] == ["none"]
     assert run.metrics["decision"]["kept"] == "head"
-    assert Recipe.from_toml(run.path / "recipe.toml").phases == ()
+    again = Recipe.from_toml(run.path / "recipe.toml")
+    assert again.phases == ()
+    assert again.view_count == 1  # as many as the head was solved on
     assert len(list(load(run.path).predict(sorted(striped.rglob("*.png"))[:3]))) == 3
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from regraft.backbone.cut import Cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.load import Backbone
-from regraft.console import duration, say
+from regraft.console import duration, quiet, say
 from regraft.errors import UsageError
 from regraft.outcome import Attempt, Decision
 from regraft.recipe import Phase, Solver
@@ -115,8 +116,14 @@ class Search:
         phase, begun = replace(candidate, epochs=epochs), time.monotonic()
         found.model.set_weights(self._start)
         left = max(1.0, self._end - begun)
-        fitted = run_phase(found, material, phase, budget=left, compiled=self._compiled)
+        known = any((each.unfreeze, each.epochs) == (phase.unfreeze, epochs) for each in self._attempts)
+        with quiet() if known else nullcontext():  # the first of its kind computes what all others read
+            fitted = run_phase(found, material, phase, budget=left, compiled=self._compiled)
         record = _record(fitted)
+        say(
+            f"Tried {_words(phase)}: validation loss {record.val_loss:.4g}, "
+            f"{material.task.score_name} {record.val_score:.3f} ({duration(time.monotonic() - begun)})."
+        )
         self._attempts.append(
             Attempt(
                 head=material.recipe.head.solver,
@@ -147,9 +154,7 @@ class Search:
         elif self._best is None:
             said.append(f"Of {tried} attempts to train the backbone none beat it.")
         else:
-            phase = self._best.phase
-            rates = f"rate {phase.learning_rate:g}, {phase.backbone_rate:g} of it below"
-            said.append(f"Of {tried} attempts to train the backbone the best: {phase.unfreeze}, {rates}.")
+            said.append(f"Of {tried} attempts to train the backbone the best: {_words(self._best.phase)}.")
         return replace(
             decision, reason=" ".join([*said, decision.reason]).strip(), attempts=tuple(self._attempts)
         )
@@ -174,6 +179,13 @@ def _judged(found: FoundHead, material: Material) -> tuple[float, float]:
     task, truth = material.task, material.encoded("validation")
     answers = found.answers(material, material.catalog.part("validation"))
     return float(task.losses(answers, truth, material.spread).mean()), task.score(answers, truth)
+
+
+def _words(phase: Phase) -> str:
+    """A phase for the eye: "stage:conv5 at rate 0.001, 0.3 of it below the head, 3 epochs"."""
+    length = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
+    rates = f"rate {phase.learning_rate:g}, {phase.backbone_rate:g} of it below the head"
+    return f"{phase.unfreeze} at {rates}, {length}"
 
 
 def _record(fitted: Fitted) -> EpochRecord:
