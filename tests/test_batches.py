@@ -22,8 +22,8 @@ def read(samples):
     return (np.stack([STORE[sample.digest] for sample in samples]),)
 
 
-def batches(seed=0, samples=SAMPLES, batch_size=4, augment=None):
-    return Batches(samples, TARGETS, read, batch_size=batch_size, seed=seed, augment=augment)
+def batches(seed=0, samples=SAMPLES, batch_size=4, **changes):
+    return Batches(samples, TARGETS, read, batch_size=batch_size, seed=seed, **changes)
 
 
 def numbers(stream):
@@ -63,6 +63,19 @@ def test_augmentation_is_given_seed_epoch_and_batch_and_only_in_training():
 
     made = batches(3, augment=augment)
     assert all(not batch.inputs[0].any() for batch in made.shuffled(2))
+    assert keys == [[3, 2, number] for number in range(len(made))]
+    assert numbers(made.in_order()) == list(range(COUNT))
+
+
+def test_what_is_drawn_is_read_in_the_place_of_its_sample_and_only_in_training():
+    keys = []
+
+    def draw(samples, key):
+        keys.append(key)
+        return [SAMPLES[(sample.target + 5) % COUNT] for sample in samples]  # of the same class
+
+    made = batches(3, draw=draw)
+    assert set(numbers(made.shuffled(2))) == {5, 6, 7, 8, 9}
     assert keys == [[3, 2, number] for number in range(len(made))]
     assert numbers(made.in_order()) == list(range(COUNT))
 

@@ -93,25 +93,21 @@ def is_norm(layer):
 
 FAMILIES = [
     # name, side, boundaries looked at (None: every one), most tensors that cross
-    ("mobilenet_v2", 32, None, 2),
+    ("mobilenet_v2", 32, 12, 2),
     ("resnet50", 32, 4, 2),
     ("inception_v3", 75, 4, 6),
     ("densenet121", 32, 4, 2),
     ("efficientnet_b0", 32, 4, 3),
     ("convnext_tiny", 32, 4, 2),
-    ("vgg16", 32, 4, 1),
-    ("nasnet_mobile", 32, 4, 10),
+    ("vgg16", 32, None, 1),
+    ("nasnet_mobile", 32, 4, 11),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "count", "most"), FAMILIES)
 def test_every_boundary_of_every_family_gives_the_model(name, size, count, most):
-    """Prefix and suffix of each are the whole, and the prefix says what crosses.
-
-    All the prefixes' outputs come from one model, and all the suffixes' answers from another: a model of each
-    boundary would be hundreds of them.
-    """
+    """Prefix and suffix of each are the whole, and as many numbers cross as it says."""
     backbone = load_backbone(name, weights="random", image_size=size)
     model, x = mended(backbone), pixels(size, 2)
     expected = answer(model, x)
@@ -228,7 +224,7 @@ def test_a_layer_that_is_called_twice_stays_whole():
     halves = cut(model, lambda layer: layer.name == "two")
     assert names(halves.prefix) == ["one"]
     other = sides(model, lambda layer: layer.name == "two").boundaries
-    assert [at.name for at in other] == [model.inputs[0].name, "one"]
+    assert [at.name for at in other] == [model.layers[0].name, "one"]
     assert_close(in_two_steps(halves, pixels(8)), answer(model, pixels(8)), 1e-6)
 
 

@@ -287,3 +287,65 @@ def test_a_function_as_plan_is_recorded_by_the_names_it_chose(table, store, netw
     again = Recipe.from_toml(run.path / "recipe.toml")
     assert again.phases[0].unfreeze == "match:^(block1_conv|block2_conv)$"
     assert run.metrics["decision"]["phases"][0]["layers"] == 2
+
+
+@pytest.fixture
+def bytes_are_free(monkeypatch) -> None:
+    """Small networks run faster than anything is read: without this nothing of theirs is worth storing."""
+    for name in ("WRITTEN", "READ"):
+        monkeypatch.setattr(f"regraft.features.boundary.{name}", 0)
+
+
+def tuned(network_file, **changes) -> Recipe:
+    recipe = Recipe(
+        image=("image",), target=("kind",), backbone=str(network_file), augment=("flip",),
+        phases=(Phase("last:1", epochs=2, batch_size=8),),
+    )  # fmt: skip
+    return replace(recipe, **changes)
+
+
+def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
+    table, store, network_file, tmp_path, capsys, bytes_are_free
+) -> None:
+    recipe = tuned(network_file)
+    first = regraft.train(table, recipe, tmp_path / "a", store=store)
+    said = capsys.readouterr().err
+    assert "Plan: store 4 KB an image in 2 views, " in said
+    assert said.index("Plan: store 4 KB") < said.index("Plan of view 1")
+    again = regraft.train(table, recipe, tmp_path / "b", store=store)
+    said = capsys.readouterr().err
+    assert said.count("nothing to compute") == 3  # pooled, and the boundary in two views
+    assert read(again, "metrics.json")["validation"] == read(first, "metrics.json")["validation"]
+    (phase,) = again.metrics["decision"]["phases"]
+    assert phase["layers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"store_limit": 1000.0}, "is more than the 1 KB that are left to store"),
+        ({"augment": ("flip", "mixup")}, "for mixup mix images"),
+    ],
+)
+def test_what_cannot_be_stored_runs_in_every_epoch_and_that_is_said(  # noqa: PLR0917
+    table, store, network_file, tmp_path, capsys, bytes_are_free, changes, words
+) -> None:
+    regraft.train(table, tuned(network_file, **changes), tmp_path / "run", store=store)
+    said = capsys.readouterr().err
+    assert "what is frozen runs in every epoch" in said
+    assert words in said
+    assert "Plan: store" not in said
+
+
+def test_a_deeper_phase_is_tried_where_the_first_one_took_half_of_the_loss(
+    table, store, network_file, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("regraft.training.search.SMALL", 0.99)
+    for worth, plans in ((True, ["stage:late", "all"]), (False, ["stage:late"])):
+        monkeypatch.setattr("regraft.training.phases.pays", lambda fitted, worth=worth: worth)
+        backbone = replace(load_backbone(network_file), stages={"early": 0, "late": 9})
+        recipe = tuned("", backbone="mobilenet_v2", phases=(Phase("auto", epochs=1),))
+        run = regraft.train(table, recipe, tmp_path / str(worth), backbone=backbone, store=store)
+        assert [phase["unfreeze"] for phase in run.metrics["decision"]["phases"]] == plans
+        again = Recipe.from_toml(run.path / "recipe.toml")
+        assert [phase.unfreeze for phase in again.phases] == plans

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from regraft.errors import UsageError
-from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration
+from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration, parse_size
 
 EVERYTHING = Recipe(
     data='photos "of" cats\\and\ndogs ü',
@@ -24,6 +24,7 @@ EVERYTHING = Recipe(
     views=3,
     class_weight="balanced",
     budget=60.0,
+    store_limit=1e9,
     seed=7,
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
@@ -170,3 +171,21 @@ def test_views_are_for_a_frozen_backbone_with_named_augmentation():
     assert replace(frozen, augment=("flip",)).view_count == 4
     assert replace(frozen, augment=("flip",), views=2).view_count == 2
     assert Recipe(augment=("flip",)).view_count == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("500MB", 5e8), ("10GB", 1e10), ("1.5 tb", 1.5e12), ("2kb", 2000), ("0", 0)]
+)
+def test_a_size_is_bytes(text, expected) -> None:
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "ten", "-1GB", "10 apples", "10GBs"])
+def test_a_size_that_is_none_is_refused(text) -> None:
+    with pytest.raises(UsageError, match="such as 500MB or 10GB"):
+        parse_size(text)
+
+
+def test_a_limit_below_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="store_limit: expected bytes, from 0"):
+        Recipe(store_limit=-1.0)

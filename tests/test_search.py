@@ -1,60 +1,98 @@
-"""The depth of fine-tuning: as deep as the budget holds."""
+"""The depth of fine-tuning: what costs little first, then as deep as the budget holds."""
 
-import keras
-import numpy as np
+from __future__ import annotations
+
+from dataclasses import replace
+
 import pytest
-from conftest import small_network
 
+from regraft.backbone.freeze import Trained
+from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
-from regraft.training.search import FEWEST_EPOCHS, choose_depth, multiplications
+from regraft.features.boundary import Images
+from regraft.recipe import HeadSpec, Phase
+from regraft.training.fit import EpochRecord, Fitted
+from regraft.training.search import FEWEST_EPOCHS, Search, pays
+
+PHASE = Phase("auto")
+PLENTY = 1e12
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    return load_backbone("mobilenet_v2", weights="random", image_size=64)
+def search():
+    backbone = load_backbone("mobilenet_v2", weights="random", image_size=64)
+    return Search(graft(backbone, HeadSpec(), outputs=3), backbone, Images(1000, 200), 0.01)
 
 
-def test_everything_is_trained_when_there_is_time(backbone) -> None:
-    depth = choose_depth(backbone, images=1000, seconds_per_image=0.01, budget=1000)
-    assert depth.unfreeze == "all"
-    assert depth.seconds == pytest.approx(1000 * 0.01 * 6 * depth.epochs)
+def test_first_comes_the_deepest_plan_that_trains_a_third_of_the_network(search) -> None:
+    depth = search.choose(PHASE, budget=1e6, limit=PLENTY)
+    assert depth.phase.unfreeze == "stage:block_13"
+    assert depth.placed.boundary.name == "block_12_add"
 
 
-def test_less_time_means_a_later_stage(backbone) -> None:
-    stages = list(backbone.stages)
+def test_beyond_it_comes_everything_when_there_is_time(search) -> None:
+    first = search.choose(PHASE, budget=1e6, limit=PLENTY)
+    depth = search.choose(PHASE, budget=1e6, limit=PLENTY, beyond=first.phase)
+    assert depth.phase.unfreeze == "all"
+    assert depth.placed.boundary is None
+    # 6 of the engine's forward passes for training, 2 for validation
+    assert depth.seconds == pytest.approx(depth.epochs * (1000 * 0.01 * 6 + 200 * 0.01 * 2), rel=0.01)
+
+
+def test_beyond_a_plan_only_deeper_ones_are_looked_at(search) -> None:
+    first = Phase("stage:block_1")
+    depth = search.choose(PHASE, budget=200, limit=PLENTY, beyond=first)
+    assert depth.epochs == 0
+    assert "even all would take" in depth.why
+
+
+def test_less_time_means_a_later_stage(search) -> None:
+    stages = list(search.backbone.stages)
     chosen = [
-        choose_depth(backbone, images=1000, seconds_per_image=0.01, budget=budget).unfreeze
-        for budget in (230, 180, 130, 100)
+        search.choose(PHASE, budget=budget, limit=PLENTY).phase.unfreeze for budget in (200, 110, 80, 60)
     ]
-    places = [0 if plan == "all" else stages.index(plan.removeprefix("stage:")) for plan in chosen]
+    places = [stages.index(plan.removeprefix("stage:")) for plan in chosen]
     assert places == sorted(places)
     assert places[-1] > places[0]
 
 
-def test_no_time_at_all_means_the_probe_and_says_why(backbone) -> None:
-    depth = choose_depth(backbone, images=1000, seconds_per_image=0.01, budget=1)
-    assert depth.unfreeze == "none"
-    assert "budget" in depth.why
+def test_no_time_at_all_means_the_probe_and_says_why(search) -> None:
+    depth = search.choose(PHASE, budget=1, limit=PLENTY)
+    assert depth.epochs == 0
+    assert "the budget is 1.0 s" in depth.why
 
 
-def test_a_given_plan_is_kept_whatever_it_costs(backbone) -> None:
-    depth = choose_depth(backbone, images=1000, seconds_per_image=1.0, budget=10, unfreeze="last:20")
-    assert depth.unfreeze == "last:20"
-    assert depth.epochs == 1
+def test_a_stored_boundary_makes_an_epoch_cheaper(search) -> None:
+    phase = Phase("stage:block_13", epochs=6)
+    stored = search.cost(phase, budget=1e6, limit=PLENTY)
+    again = search.cost(phase, budget=1e6, limit=0)
+    assert stored.placed.epoch < 0.7 * again.placed.epoch
+    assert stored.seconds < again.seconds
+    assert stored.placed.whole > 0 == again.placed.whole
 
 
-def test_chosen_plan_holds_enough_epochs(backbone) -> None:
-    for budget in (120, 200, 300):
-        depth = choose_depth(backbone, images=1000, seconds_per_image=0.01, budget=budget)
-        assert depth.unfreeze == "none" or depth.epochs >= FEWEST_EPOCHS
+def test_what_is_stored_once_counts_towards_the_budget(search) -> None:
+    phase = Phase("stage:block_13")
+    whole = search.cost(phase, budget=1e6, limit=PLENTY)
+    assert whole.epochs > search.cost(phase, budget=whole.seconds * 0.8, limit=PLENTY).epochs
+    assert search.cost(phase, budget=0.01, limit=PLENTY).epochs == 0
 
 
-def test_multiplications_are_counted_as_by_hand() -> None:
-    network = small_network(32)
-    conv = network.get_layer("stem_conv")  # 3 x 3 x 3 kernel, 8 filters, 16 x 16 places
-    assert multiplications(conv) == 16 * 16 * 3 * 3 * 3 * 8
-    assert multiplications(network.get_layer("stem_relu")) == 0
-    dense = keras.layers.Dense(5)
-    dense(keras.Input((7,)))
-    assert multiplications(dense) == 35
-    assert np.isfinite(multiplications(network.get_layer("stem_bn")))
+def test_chosen_plan_holds_enough_epochs(search) -> None:
+    for budget in (60, 100, 150):
+        depth = search.choose(PHASE, budget=budget, limit=PLENTY)
+        assert depth.epochs == 0 or depth.epochs >= FEWEST_EPOCHS
+        assert depth.seconds <= budget or depth.epochs == 0
+
+
+def test_epochs_that_were_asked_for_are_kept(search) -> None:
+    depth = search.choose(replace(PHASE, epochs=9), budget=1e6, limit=PLENTY)
+    assert depth.phase.epochs == depth.epochs == 9
+    assert search.choose(replace(PHASE, epochs=1), budget=1e6, limit=PLENTY).epochs == 1
+
+
+@pytest.mark.parametrize(("losses", "expected"), [((1.0, 0.2), True), ((0.5, 0.34), False), ((1.0,), False)])
+def test_going_deeper_pays_where_half_of_the_loss_is_gone(losses, expected) -> None:
+    history = [EpochRecord(n, loss, loss, 0.5, 1e-3, 1.0) for n, loss in enumerate(losses)]
+    fitted = Fitted(Phase("all"), Trained(1, 1), history=history, best=len(losses) - 1)
+    assert pays(fitted) is expected

@@ -81,12 +81,13 @@ class Search:
             plans = plans[: plans.index(str(beyond.unfreeze))]
         elif small:
             plans = small
+        enough = min(FEWEST_EPOCHS, phase.epochs or FEWEST_EPOCHS)
         for plan in plans:
             depth = self.cost(replace(phase, unfreeze=plan), budget=budget, limit=limit)
-            if depth.epochs >= FEWEST_EPOCHS:
+            if depth.epochs >= enough:
                 return depth
         why = (
-            f"even {plans[-1]} would take about {duration(depth.seconds)} for {FEWEST_EPOCHS} epochs, and "
+            f"even {plans[-1]} would take about {duration(depth.seconds)} for {enough} epochs, and "
             f"the budget is {duration(budget)}"
         )
         return replace(depth, epochs=0, why=why)
