@@ -104,7 +104,7 @@ def main() -> None:
         searching, one_by_one = Stopwatch(), Stopwatch()
         with searching:
             run = search(photos, recipe, here / "search", space=space, store=shared)
-        best = min(run.metrics["search"], key=lambda tried: tried["val_loss"])
+        (best,) = [tried for tried in run.metrics["search"] if tried["kept"]]
         for tried in run.metrics["search"]:
             print(f"  {words(tried)}, {tried['seconds']:.1f} s")
         print(f"search: {searching}; best: {words(best)}", flush=True)

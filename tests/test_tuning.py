@@ -77,6 +77,7 @@ def test_the_run_is_the_best_attempt(run: Run) -> None:
     assert run.metrics["validation"]["log_loss"]["value"] == pytest.approx(best["val_loss"], rel=1e-3)
     assert run.metrics["validation"]["top1"]["value"] == pytest.approx(best["val_score"])
     assert best["unfreeze"] in run.metrics["decision"]["reason"]
+    assert [each for each in tried if each["kept"]] == [best]
 
 
 def test_its_recipe_makes_the_same_model(run: Run, striped: Path, tmp_path: Path) -> None:
@@ -154,14 +155,14 @@ def test_a_head_with_layers_is_trained_once_and_recorded(
     wide = replace(recipe, head=HeadSpec(hidden=(8,)))
     run = search(striped, wide, tmp_path / "run", space=replace(SPACE, plans=("last:1",), epochs=1))
     tried = run.metrics["search"]
-    assert [(each["head"], each["unfreeze"]) for each in tried[:2]] == [
+    assert [(each["head"], each["unfreeze"]) for each in tried] == [
         ("gradient", "none"),
-        ("gradient", "last:1"),
+        *[("gradient", "last:1")] * 2,
     ]
     head, *rest = Recipe.from_toml(run.path / "recipe.toml").phases
     assert head.unfreeze == "none"
-    best = min(tried, key=lambda each: each["val_loss"])
-    assert [phase.unfreeze for phase in rest] == [best["unfreeze"]] * (best is not tried[0])
+    (kept,) = [each for each in tried if each["kept"]]
+    assert [phase.unfreeze for phase in rest] == ([] if kept is tried[0] else ["last:1"])
 
 
 def test_plans_go_from_a_little_to_all() -> None:

@@ -262,7 +262,7 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
 
 
 def _print_attempts(attempts: list[dict[str, Any]]) -> None:
-    """What a search tried, the best first."""
+    """What a search tried, the model first."""
     header = ("unfreeze", "head", "rate", "backbone rate", "epochs", "loss", "score", "seconds")
     rows = [
         (
@@ -277,7 +277,7 @@ def _print_attempts(attempts: list[dict[str, Any]]) -> None:
             f"{each['val_score']:.3f}",
             f"{each['seconds']:.0f}",
         )
-        for each in sorted(attempts, key=lambda each: float(each["val_loss"]))
+        for each in sorted(attempts, key=lambda each: (not each["kept"], each["val_loss"]))
     ]
     print_table(header, rows)
 

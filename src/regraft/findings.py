@@ -166,7 +166,7 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
 
 
 def _attempts(outcome: Outcome) -> list[AttemptRow]:
-    """What a search tried, the lowest loss on validation first."""
+    """What a search tried: the model, then the lowest loss on validation first."""
     ends = {"budget": "out of time", "interrupted": "interrupted", "diverged": "diverged"}
     return [
         AttemptRow(
@@ -178,9 +178,9 @@ def _attempts(outcome: Outcome) -> list[AttemptRow]:
             val_loss=each.val_loss,
             val_score=each.val_score,
             seconds=each.seconds,
-            note=ends.get(each.stopped, ""),
+            note="the model" if each.kept else ends.get(each.stopped, ""),
         )
-        for each in sorted(outcome.decision.attempts, key=lambda attempt: attempt.val_loss)
+        for each in sorted(outcome.decision.attempts, key=lambda each: (not each.kept, each.val_loss))
     ]
 
 

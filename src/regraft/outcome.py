@@ -39,6 +39,7 @@ class Attempt:
         val_loss, val_score: see `tasks`.
         seconds: what it took.
         stopped: see `training.fit.Fitted`; "done" for a head that was solved.
+        kept: whether the model is this one.
     """
 
     head: str
@@ -50,6 +51,7 @@ class Attempt:
     val_score: float
     seconds: float
     stopped: str = "done"
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Decision:
     Attributes:
         reason: sentences for the user.
         phases: what each phase of training by gradient did, in order.
-        attempts: what a search tried, in order; the model is the best of them.
+        attempts: what a search tried, in order.
     """
 
     reason: str

@@ -146,8 +146,10 @@ class PhaseRow:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One thing that a search tried, judged on validation. `rate` is of the head, `backbone_rate` of the
-    pre-trained layers; None, and no epochs, where the head alone was solved. `note` says what ended it early.
+    """One thing that a search tried, judged on validation.
+
+    `rate` is of the head, `backbone_rate` of the pre-trained layers; None, and no epochs, where the head alone
+    was solved. `note` says what ended it early, or that it is the model.
     """
 
     plan: str
@@ -178,7 +180,7 @@ class Report:
         history: the epochs in order; may be empty.
         score_name: what `Epoch.val_score` is called.
         phases: a row a phase, in order; may be empty.
-        attempts: what a search tried, best first; empty where nothing was searched for.
+        attempts: what a search tried, the model first; empty where nothing was searched for.
         new_layers: layers of the backbone that have no pre-trained weights.
         images_used, refused, notes: what became of the data.
         seconds: stage -> time spent.

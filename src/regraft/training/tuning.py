@@ -49,7 +49,7 @@ class Search:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._attempts: list[Attempt] = []
-        self._heads = 0
+        self._heads = self._kept = 0  # how many of the attempts are heads; the place of the best of all
         self._best: Fitted | None = None
         self._compiled = Compiled()
 
@@ -80,10 +80,10 @@ class Search:
             seconds = time.monotonic() - begun
             self._attempts.append(Attempt(solver, "none", None, None, 0, loss, score, seconds))
             states.append((found, found.model.get_weights()))
-        best = min(range(len(states)), key=lambda at: self._attempts[at].val_loss)
-        self._heads, (found, self._start) = len(states), states[best]
+        self._kept = min(range(len(states)), key=lambda at: self._attempts[at].val_loss)
+        self._heads, (found, self._start) = len(states), states[self._kept]
         found.model.set_weights(self._start)
-        solver = cast("Solver", self._attempts[best].head)
+        solver = cast("Solver", self._attempts[self._kept].head)
         return found, replace(material, recipe=replace(recipe, head=replace(recipe.head, solver=solver)))
 
     def fine_tune(self, found: FoundHead, material: Material) -> Decision:
@@ -141,6 +141,7 @@ class Search:
             return math.nan
         if fitted.best and (self._best is None or record.val_loss < _record(self._best).val_loss):
             self._best, self._weights = fitted, found.model.get_weights()
+            self._kept = len(self._attempts) - 1
         return math.inf if fitted.stopped == "diverged" and not fitted.best else record.val_loss
 
     def _decided(self, found: FoundHead, material: Material, reason: str) -> Decision:
@@ -155,9 +156,8 @@ class Search:
             said.append(f"Of {tried} attempts to train the backbone none beat it.")
         else:
             said.append(f"Of {tried} attempts to train the backbone the best: {_words(self._best.phase)}.")
-        return replace(
-            decision, reason=" ".join([*said, decision.reason]).strip(), attempts=tuple(self._attempts)
-        )
+        attempts = [replace(each, kept=place == self._kept) for place, each in enumerate(self._attempts)]
+        return replace(decision, reason=" ".join([*said, decision.reason]).strip(), attempts=tuple(attempts))
 
 
 def _solvers(material: Material, space: Space) -> list[Any]:
