@@ -148,8 +148,8 @@ class PhaseRow:
 class AttemptRow:
     """One thing that a search tried, judged on validation.
 
-    `rate` is of the head, `backbone_rate` of the pre-trained layers; None, and no epochs, where the head alone
-    was solved. `note` says what ended it early, or that it is the model.
+    `rate` is of the head, `backbone_rate` of the pre-trained layers; None, and no epochs, where the head
+    alone was solved. `note` says what ended it early, or that it is the model.
     """
 
     plan: str
