@@ -347,5 +347,6 @@ def test_a_deeper_phase_is_tried_where_the_first_one_took_half_of_the_loss(
         recipe = tuned("", backbone="mobilenet_v2", phases=(Phase("auto", epochs=1),))
         run = regraft.train(table, recipe, tmp_path / str(worth), backbone=backbone, store=store)
         assert [phase["unfreeze"] for phase in run.metrics["decision"]["phases"]] == plans
+        assert ("nothing deeper was tried" in run.metrics["decision"]["reason"]) != worth
         again = Recipe.from_toml(run.path / "recipe.toml")
         assert [phase.unfreeze for phase in again.phases] == plans

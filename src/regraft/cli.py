@@ -130,7 +130,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         str | None, typer.Option(help=f"Any of {','.join(AUGMENTATIONS)}, or none. [flip,crop for labels]")
     ] = None,
     views: Annotated[
-        int | None, typer.Option(help="Versions of an image a frozen backbone sees. [4 with --augment, or 1]")
+        int | None, typer.Option(help="Versions of an image that what is frozen sees. [up to 4, or 1]")
     ] = None,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced: rare classes or labels count as much. [none]")

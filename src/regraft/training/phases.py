@@ -134,12 +134,17 @@ class _Tuner:
         first = self._search.choose(asked, budget=self._left, limit=self._limit)
         if not first.epochs:
             return [], first.why
-        done = [self._fit(first)]
-        if first.phase.unfreeze != "all" and done[0].stopped in ("done", "no progress") and pays(done[0]):
-            deeper = self._search.choose(asked, budget=self._left, limit=self._limit, beyond=first.phase)
-            if deeper.epochs:
-                done.append(self._fit(deeper))
-        return done, ""
+        fitted = self._fit(first)
+        if first.phase.unfreeze == "all" or fitted.stopped not in ("done", "no progress"):
+            return [fitted], ""
+        if not pays(fitted):
+            fitted.why += "; it took away less than half of the loss, so nothing deeper was tried"
+            return [fitted], ""
+        deeper = self._search.choose(asked, budget=self._left, limit=self._limit, beyond=first.phase)
+        if not deeper.epochs:
+            fitted.why += f"; {deeper.why}"
+            return [fitted], ""
+        return [fitted, self._fit(deeper)], ""
 
     def _fit(self, depth: Depth) -> Fitted:
         material, phase, placed = self._material, depth.phase, depth.placed
