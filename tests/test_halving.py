@@ -58,5 +58,11 @@ def test_what_would_not_end_in_time_is_not_begun_and_a_cheaper_one_is() -> None:
     assert (1, 3) in tried
 
 
+def test_an_attempt_too_short_to_say_anything_is_not_made() -> None:
+    clock = Clock([3.0, 1.0, 2.0])
+    halve(range(3), clock.attempt, most=9, fewest=2, budget=1e6, now=lambda: clock.time)
+    assert clock.tried == [(0, 3), (1, 3), (2, 3), (1, 9)]
+
+
 def test_no_time_no_attempt() -> None:
     assert Clock([1.0, 2.0]).run(9, 0.0) == []

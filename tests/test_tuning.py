@@ -45,6 +45,7 @@ def run(striped: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     place = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGRAFT_HOME", str(place / "store"))
+        patch.setattr(tuning, "STEPS", 1)
         return search(striped, recipe, place / "run", space=SPACE)
 
 
@@ -125,6 +126,7 @@ def test_an_interrupt_keeps_the_best_so_far(
         return fitted
 
     monkeypatch.setattr(tuning, "run_phase", third_is_interrupted)
+    monkeypatch.setattr(tuning, "STEPS", 1)
     run = search(striped, recipe, tmp_path / "run", space=replace(SPACE, plans=("all",)))
     assert run.interrupted
     assert len(calls) == 3

@@ -21,14 +21,14 @@ FACTOR = 3  # times the epochs at the next rung, for one in so many candidates
 Candidate = TypeVar("Candidate")
 
 
-def rungs(most: int) -> list[int]:
-    """Epochs at each rung, the last one with the most.
+def rungs(most: int, fewest: int = 1) -> list[int]:
+    """Epochs at each rung, the last one with the most, none with less than the fewest.
 
-    >>> rungs(9), rungs(6), rungs(1)
-    ([1, 3, 9], [2, 6], [1])
+    >>> rungs(9), rungs(6), rungs(9, fewest=2), rungs(1)
+    ([1, 3, 9], [2, 6], [3, 9], [1])
     """
     found = [most]
-    while found[0] >= FACTOR:
+    while found[0] // FACTOR >= fewest:
         found.insert(0, found[0] // FACTOR)
     return found
 
@@ -38,6 +38,7 @@ def halve(
     attempt: Callable[[Candidate, int], float],
     *,
     most: int,
+    fewest: int = 1,
     budget: float,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -48,6 +49,7 @@ def halve(
         attempt: (candidate, epochs) -> the loss it ends with; infinite where it came to nothing; NaN to stop
             all of this.
         most: epochs at the last rung.
+        fewest: epochs that say something; from 1.
         budget: seconds; nothing begins that would probably not end within a rung's share of them.
         now: a clock, in seconds.
 
@@ -57,7 +59,7 @@ def halve(
         >>> tried
         [(3, 1), (1, 1), (2, 1), (1, 3)]
     """
-    begun, steps, alive = now(), rungs(most), list(candidates)
+    begun, steps, alive = now(), rungs(most, fewest), list(candidates)
     pace: dict[int, float] = {}  # seconds an epoch, by place in `candidates`
     places = list(range(len(alive)))
     for number, epochs in enumerate(steps, 1):

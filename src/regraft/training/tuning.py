@@ -37,6 +37,7 @@ from regraft.training.search import share
 __all__ = ["Search", "choose_plans"]
 
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # of the network's multiplications that plans train, at most
+STEPS = 100  # below this, a solved head has not yet got over what the rates of the first steps did to it
 
 
 class Search:
@@ -106,7 +107,9 @@ class Search:
             amount = f"{len(plans)} plans ({', '.join(plans)}) at {len(candidates) // len(plans)} rates each"
             say(f"Plan: search {amount}, up to {space.epochs} epochs, within {duration(left)}.")
             attempt = partial(self._attempt, found, material)
-            halve(candidates, attempt, most=space.epochs, budget=left)
+            steps = math.ceil(len(material.catalog.part("train")) / candidates[0].batch_size)
+            fewest = math.ceil(STEPS / max(1, steps))
+            halve(candidates, attempt, most=space.epochs, fewest=fewest, budget=left)
         found.model.set_weights(self._weights)
         freeze(material.backbone, self._best.unfreeze if self._best else "none")
         return self._decided(found, material, reason)
