@@ -1,6 +1,5 @@
 """What all systems of the gallery share (rows S1 to S10): the programs in `examples` named after them, run on
-small made data, each with its claim checked. Two rows are elsewhere: search for depth and rate in
-`test_search.py`, the single systems in `test_examples.py`.
+small made data, each with its claim checked. The single systems are in `test_examples.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import pytest
 from conftest import COLOURS, write_photos
 from networks import tiny
 from savedmodels import reusable
+from stripes import network, trained, write_stripes
 from test_examples import example, head_of, history, moved, trainable_places
 
 import regraft
@@ -117,6 +117,26 @@ def test_s03_stages_unfreeze_one_after_the_other_each_at_its_rate(photos: Path, 
     for earlier, later in pairwise(before):  # each from the best of the one before
         best = min(row["val_loss"] for row in earlier)
         assert later[0]["val_loss"] == pytest.approx(best, rel=1e-2, abs=1e-5)
+
+
+# --- S4: search
+
+
+def test_s04_the_network_that_knows_is_chosen_and_the_best_of_what_is_tried_is_the_run(
+    tmp_path: Path,
+) -> None:
+    striped = write_stripes(tmp_path / "striped", each=20)
+    network(1).save(tmp_path / "ignorant.keras")
+    trained(network(3), images=240, epochs=3).save(tmp_path / "trained.keras")
+    names = [str(tmp_path / f"{name}.keras") for name in ("ignorant", "trained")]
+    space = regraft.Space(plans=("last:1",), learning_rates=(1e-3, 1e-9), backbone_rates=(1.0,), epochs=2)
+    run = example("s04").main(striped, tmp_path / "run", backbones=names, budget=600, space=space)
+    recipe = regraft.Recipe.from_toml(run.path / "recipe.toml")
+    assert recipe.backbone == names[1]
+    best = min(run.metrics["search"], key=lambda tried: tried["val_loss"])
+    assert recipe.head.solver == best["head"]
+    plans = [(phase.unfreeze, phase.learning_rate) for phase in recipe.phases]
+    assert plans == ([] if best["unfreeze"] == "none" else [(best["unfreeze"], best["learning_rate"])])
 
 
 # --- S5: tasks

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
     from regraft.recipe import HeadSpec, Phase, Recipe
-    from regraft.run import Run, train
+    from regraft.recommendation import Recommendation, recommend
+    from regraft.run import Run, search, train
+    from regraft.space import Space
 
 __all__ = [
     "Backbone",
@@ -42,8 +44,10 @@ __all__ = [
     "ModelRefused",
     "Phase",
     "Recipe",
+    "Recommendation",
     "RegraftError",
     "Run",
+    "Space",
     "Store",
     "UsageError",
     "embed",
@@ -52,6 +56,8 @@ __all__ = [
     "graft",
     "load",
     "load_backbone",
+    "recommend",
+    "search",
     "train",
 ]
 
@@ -70,7 +76,9 @@ _HOMES = {
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
     "regraft.recipe": ["HeadSpec", "Phase", "Recipe"],
-    "regraft.run": ["Run", "train"],
+    "regraft.recommendation": ["Recommendation", "recommend"],
+    "regraft.run": ["Run", "search", "train"],
+    "regraft.space": ["Space"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

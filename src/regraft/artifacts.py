@@ -148,6 +148,7 @@ def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "reason": decision.reason,
             "phases": [_phase(phase) for phase in decision.phases],
         },
+        "search": [asdict(attempt) for attempt in decision.attempts],
         "warnings": list(outcome.warnings),
     }
 
@@ -169,14 +170,15 @@ def _interval(interval: Interval) -> dict[str, float]:
 
 def _resolved(outcome: Outcome) -> Recipe:
     """The recipe that makes this very run again: what the program chose by the clock is written out."""
-    recipe = outcome.recipe
+    recipe, phases = outcome.recipe, outcome.decision.phases
     return replace(
         recipe,
+        views=recipe.views if phases else recipe.view_count,  # without phases it would be another
         data=_anywhere(recipe.data),
         backbone=_anywhere(recipe.backbone),
         weights=_anywhere(recipe.weights),
         task=cast("TaskChoice", outcome.catalog.task),
-        phases=tuple(replace(fitted.phase, epochs=fitted.planned) for fitted in outcome.decision.phases),
+        phases=tuple(replace(fitted.phase, epochs=fitted.planned) for fitted in phases),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regraft.console import say
+from regraft.console import print_table, say
 from regraft.errors import RegraftError, UsageError
 from regraft.imports import left_out_of_keras
 from regraft.recipe import AUGMENTATIONS, Phase
@@ -200,6 +200,101 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
 
 
 @app.command()
+def search(  # noqa: PLR0917 - typer reads the options off the signature
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")] = Path("run"),
+    budget: Annotated[str, typer.Option(help="Time that the search may take, such as 30min.")] = "30min",
+    unfreeze: Annotated[
+        list[str] | None,
+        typer.Option(help="A plan to try, as for train; once for each. [four, from a little to all]"),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option(help="Peak rate of the head to try; once for each. [0.001, 0.0003, 0.003]"),
+    ] = None,
+    backbone_rate: Annotated[
+        list[float] | None,
+        typer.Option(help="Rate of pre-trained layers to try, as a share of it; once for each. [0.3, 0.1]"),
+    ] = None,
+    solver: Annotated[
+        list[str] | None, typer.Option(help="Of the head, to try; once for each. [logistic, ridge, lda]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the longest attempts. [9]")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="recipe.toml for everything else.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
+    task: Annotated[str | None, typer.Option(help="As for train. [told from the data]")] = None,
+    backbone: Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
+    pixels: Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
+    ] = None,
+    augment: Annotated[str | None, typer.Option(help="As for train. [flip,crop for labels]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Find how many layers to train, at which rates, on which head; write the best as a run folder."""
+    from regraft.recipe import Recipe, parse_duration
+    from regraft.run import search as run_search
+    from regraft.space import Space
+
+    start = Recipe.from_toml(recipe) if recipe else Recipe()
+    chosen = {
+        "image": _names(image),
+        "target": _names(target),
+        "separator": separator,
+        "task": task,
+        "backbone": backbone,
+        "weights": weights,
+        "pixels": pixels,
+        "image_size": image_size,
+        "budget": parse_duration(budget),
+        "augment": _names(augment),
+        "seed": seed,
+    }
+    lists = {
+        "plans": unfreeze,
+        "learning_rates": learning_rate,
+        "backbone_rates": backbone_rate,
+        "solvers": solver,
+    }
+    named = {name: tuple(values) for name, values in lists.items() if values}
+    space = replace(Space(), **named, **_given({"epochs": epochs}))  # type: ignore[arg-type]
+    run = run_search(
+        data, replace(start, **_given(chosen)), out, space=space, overwrite=overwrite, store=store
+    )
+    _print_attempts(run.metrics["search"])
+    _print_scores(run.metrics)
+    print(f"Report: {run.path / 'report.html'}")
+    if run.interrupted:
+        sys.exit(INTERRUPTED)
+
+
+def _print_attempts(attempts: list[dict[str, Any]]) -> None:
+    """What a search tried, the model first."""
+    header = ("unfreeze", "head", "rate", "backbone rate", "epochs", "loss", "score", "seconds")
+    rows = [
+        (
+            each["unfreeze"],
+            each["head"],
+            *(
+                "-" if each[name] is None else f"{each[name]:g}"
+                for name in ("learning_rate", "backbone_rate")
+            ),
+            str(each["epochs"] or "-"),
+            f"{each['val_loss']:.4f}",
+            f"{each['val_score']:.3f}",
+            f"{each['seconds']:.0f}",
+        )
+        for each in sorted(attempts, key=lambda each: (not each["kept"], each["val_loss"]))
+    ]
+    print_table(header, rows)
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
@@ -281,6 +376,80 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
     }
     found = embed_images(data, replace(Recipe(), **_given(chosen)), out, overwrite=overwrite, store=store)
     print(f"{_safe(str(found.path))}: {found.images:,} images, {found.features:,} features each")
+
+
+@app.command()
+def recommend(  # noqa: PLR0917 - typer reads the options off the signature
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")],
+    backbones: Annotated[
+        str | None,
+        typer.Option(help="Those to try, by commas, each as for train. [one of each kind, seven]"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, a file, or random; once, or once each, by commas. [imagenet]"),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=4, help="Images to look at, of every class its share.")] = 1000,
+    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column whose groups no fold tears apart.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
+    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
+    task: Annotated[str | None, typer.Option(help="As for train. [told from the data]")] = None,
+    pixels: Annotated[str | None, typer.Option(help="What your own backbones expect. [raw]")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels the backbones see. [each backbone's own]")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
+    as_json: Json = False,
+    store: StoreOption = None,
+) -> None:
+    """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
+    from regraft.recipe import HeadSpec, Recipe
+    from regraft.recommendation import BACKBONES
+    from regraft.recommendation import recommend as rank
+
+    chosen = {
+        "image": _names(image),
+        "target": _names(target),
+        "group": group,
+        "split": split,
+        "separator": separator,
+        "task": task,
+        "pixels": pixels,
+        "image_size": image_size,
+        "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
+    }
+    found = rank(
+        data,
+        replace(Recipe(), **_given(chosen)),
+        backbones=_names(backbones) or BACKBONES,
+        weights=_names(weights) or "imagenet",
+        sample=sample,
+        store=store,
+    )
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    rows = [
+        (
+            each.backbone,
+            f"{each.score:.3f}",
+            f"{each.logme:.3f}",
+            f"{each.h_score:.2f}",
+            f"{each.images_per_second:.0f}",
+            f"{each.parameters / 1e6:.1f}",
+            f"{each.megabytes:.0f}",
+            str(each.image_size),
+        )
+        for each in found.ranked
+    ]
+    header = ("backbone", found.score_name, "LogME", "H-score", "images/s", "params M", "MB", "px")
+    print_table(header, rows)
+    for each in found.left_out:
+        print(f"Left out: {_safe(each.backbone)}: {_safe(each.reason)}")
+    print(_safe(found.advice))
+    print(f"Next: {_safe(found.command)}")
 
 
 @app.command()

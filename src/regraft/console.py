@@ -1,12 +1,12 @@
 """What a person sees while work goes on: lines and progress bars, on standard error.
 
-Results go to standard output and are the command line's business; everything here is for the eye.
+Results go to standard output and are the command line's business, tables of them excepted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["amount", "duration", "quiet", "say", "track"]
+__all__ = ["amount", "duration", "print_table", "quiet", "say", "track"]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
@@ -45,6 +45,27 @@ def say(text: str, *, style: str = "") -> None:
         return
     safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     _console().print(safe, style=style or None, markup=False)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output: names in the first column, numbers in the others.
+
+    Where nobody watches, no cell is cut off or wrapped.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("".join(c if c.isprintable() else _escaped(c) for c in cell)) for cell in row))
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
 
 
 def _escaped(char: str) -> str:

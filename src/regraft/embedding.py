@@ -24,12 +24,23 @@ from regraft.errors import DataError, EnvironmentFault, UsageError
 from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.features.store import Store
 from regraft.prepare import TABLES, open_backbone, read_catalog, say_refused
-from regraft.recipe import PrecisionChoice, Recipe
+from regraft.recipe import HeadSpec, PrecisionChoice, Recipe
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["POOLINGS", "Embedded", "embed", "embedding_network", "vectors"]
+    from regraft.backbone.load import Backbone
+
+__all__ = [
+    "POOLINGS",
+    "VECTOR",
+    "Embedded",
+    "check_pooling",
+    "embed",
+    "embedding_network",
+    "pooled_network",
+    "vectors",
+]
 
 POOLINGS = ("avg", "max", "both")  # those without weights, so that nothing has to be learned
 VECTOR = "cut_0"  # as `cut` names the only tensor of a frozen backbone: `train` finds the same features
@@ -117,11 +128,7 @@ def embedding_network(recipe: Recipe) -> keras.Model:
         >>> network.outputs[0].shape
         (None, 512)
     """
-    if recipe.head.pooling not in POOLINGS:
-        raise UsageError(
-            f"pooling: expected {', '.join(POOLINGS)}, as nothing is learned here. "
-            f"Received: {recipe.head.pooling}."
-        )
+    check_pooling(recipe.head.pooling)
     alike = Recipe(
         backbone=recipe.backbone,
         weights=recipe.weights,
@@ -135,12 +142,24 @@ def embedding_network(recipe: Recipe) -> keras.Model:
 
 @lru_cache(maxsize=2)
 def _opened(recipe: Recipe, contents: str) -> keras.Model:
+    return pooled_network(open_backbone(recipe), recipe.head)
+
+
+def pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:
+    """A backbone up to its pooled vector: what `train` cuts off where nothing trains, so under one key."""
     import keras
 
     from regraft.backbone.head import pooled
 
-    backbone = open_backbone(recipe)
-    return keras.Model(backbone.model.inputs[0], {VECTOR: pooled(backbone, recipe.head)})
+    return keras.Model(backbone.model.inputs[0], {VECTOR: pooled(backbone, head)})
+
+
+def check_pooling(pooling: str) -> None:
+    """Raises a UsageError for a pooling that has to be learned."""
+    if pooling not in POOLINGS:
+        raise UsageError(
+            f"pooling: expected {', '.join(POOLINGS)}, as nothing is learned here. Received: {pooling}."
+        )
 
 
 def _contents(name: str) -> str:

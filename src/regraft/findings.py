@@ -15,6 +15,7 @@ from regraft.data.catalog import PARTS
 from regraft.evaluation.baseline import baseline, no_better
 from regraft.evaluation.classification import confusion_matrix, per_class
 from regraft.evaluation.content import (
+    AttemptRow,
     ClassFindings,
     Epoch,
     LabelFindings,
@@ -28,7 +29,7 @@ from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
 from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
-from regraft.outcome import Outcome
+from regraft.outcome import Attempt, Outcome
 from regraft.tasks import TASKS
 
 __all__ = ["now", "report_of", "score_parts", "thresholds", "warnings_of"]
@@ -159,8 +160,35 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
             )
             for fitted in decision.phases
         ],
+        attempts=_attempts(outcome),
         new_layers=list(outcome.backbone.new_layers),
     )
+
+
+def _attempts(outcome: Outcome) -> list[AttemptRow]:
+    """What a search tried: the model, then the lowest loss on validation first."""
+    ends = {"budget": "out of time", "interrupted": "interrupted", "diverged": "diverged"}
+    return [
+        AttemptRow(
+            plan="the head alone" if each.unfreeze == "none" else each.unfreeze,
+            head=each.head,
+            rate=each.learning_rate,
+            backbone_rate=_below(each),
+            epochs=each.epochs,
+            val_loss=each.val_loss,
+            val_score=each.val_score,
+            seconds=each.seconds,
+            note="the model" if each.kept else ends.get(each.stopped, ""),
+        )
+        for each in sorted(outcome.decision.attempts, key=lambda each: (not each.kept, each.val_loss))
+    ]
+
+
+def _below(attempt: Attempt) -> float | None:
+    """The rate of the pre-trained layers, where any trained."""
+    if attempt.learning_rate is None or attempt.backbone_rate is None:
+        return None
+    return attempt.learning_rate * attempt.backbone_rate
 
 
 def _summary(outcome: Outcome) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from regraft.training.fit import Fitted
     from regraft.training.kept import Kept
 
-__all__ = ["Decision", "Outcome"]
+__all__ = ["Attempt", "Decision", "Outcome"]
 
 _ENDS = {
     "budget": "the budget ran out",
@@ -28,16 +28,45 @@ _ENDS = {
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One thing that a search tried, judged on validation at its best epoch.
+
+    Attributes:
+        head: the solver that found its head.
+        unfreeze: the freeze plan; "none" for the head alone.
+        learning_rate, backbone_rate: of its phase; None for the head alone.
+        epochs: how many it was given; 0 for a head that was solved.
+        val_loss, val_score: see `tasks`.
+        seconds: what it took.
+        stopped: see `training.fit.Fitted`; "done" for a head that was solved.
+        kept: whether the model is this one.
+    """
+
+    head: str
+    unfreeze: str
+    learning_rate: float | None
+    backbone_rate: float | None
+    epochs: int
+    val_loss: float
+    val_score: float
+    seconds: float
+    stopped: str = "done"
+    kept: bool = False
+
+
+@dataclass(frozen=True)
 class Decision:
     """What was trained, what was kept, and why.
 
     Attributes:
         reason: sentences for the user.
         phases: what each phase of training by gradient did, in order.
+        attempts: what a search tried, in order.
     """
 
     reason: str
     phases: tuple[Fitted, ...] = field(default=())
+    attempts: tuple[Attempt, ...] = field(default=())
 
     @property
     def fine_tuned(self) -> bool:
@@ -47,7 +76,8 @@ class Decision:
     @property
     def interrupted(self) -> bool:
         """Whether the user stopped a phase."""
-        return any(phase.stopped == "interrupted" for phase in self.phases)
+        stopped = [each.stopped for each in self.phases] + [each.stopped for each in self.attempts]
+        return "interrupted" in stopped
 
     @classmethod
     def of(cls, phases: tuple[Fitted, ...], score_name: str) -> Decision:

@@ -25,6 +25,7 @@ __all__ = [
     "checked_phases",
     "enlarged",
     "hint",
+    "is_name",
     "open_backbone",
     "read_catalog",
     "recorded",
@@ -71,8 +72,8 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
     from regraft.backbone.weights import find_weights
     from regraft.backbone.zoo import find
 
-    if Path(recipe.backbone).exists() or any(mark in recipe.backbone for mark in "/:."):
-        return None  # not a name of the table: its size is known when it is loaded
+    if not is_name(recipe.backbone):
+        return None  # its size is known when it is loaded
     entry = find(recipe.backbone)
     size = entry.size_at(recipe.image_size)
     find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
@@ -82,6 +83,11 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
     if recipe.keeps_pixels:
         wanted |= set(store.entries(pixel_key(size)).missing(contents))
     return DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
+
+
+def is_name(backbone: str) -> bool:
+    """Whether this is meant as a name of the table, not as a file, folder, handle or preset."""
+    return not Path(backbone).exists() and not any(mark in backbone for mark in "/:.")
 
 
 def hint(recipe: Recipe) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "HeadSpec",
     "Phase",
     "Recipe",
+    "Solver",
     "Taps",
     "parse_duration",
     "parse_size",

@@ -30,7 +30,7 @@ from regraft.errors import DataError, UsageError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
 from regraft.imports import begin_keras
-from regraft.outcome import Decision, Outcome
+from regraft.outcome import Outcome
 from regraft.prepare import (
     begin_decoding,
     checked_phases,
@@ -41,7 +41,8 @@ from regraft.prepare import (
     recorded,
     say_refused,
 )
-from regraft.recipe import Recipe
+from regraft.recipe import Phase, Recipe
+from regraft.space import Space
 
 if TYPE_CHECKING:
     import keras
@@ -52,8 +53,10 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.training.heads import FoundHead
     from regraft.training.material import Material
+    from regraft.training.phases import AsAsked
+    from regraft.training.tuning import Search
 
-__all__ = ["Run", "learn", "train"]
+__all__ = ["Run", "learn", "search", "train"]
 
 SOME = 4  # samples on which a graph for another engine is compared with the model
 
@@ -127,9 +130,40 @@ def train(
     """
     with claim_folder(Path(out), overwrite=overwrite) as folder:
         outcome = learn(data, recipe or Recipe(), backbone=backbone, head=head, store=store)
-        with _some(outcome) as photographs:
-            metrics = write_run(outcome, folder, Path(out), photographs)
-    return Run(Path(out), outcome.model, metrics, interrupted=outcome.decision.interrupted)
+        return _written(outcome, folder, Path(out))
+
+
+def search(
+    data: Catalog | str | PathLike[str],
+    recipe: Recipe | None = None,
+    out: str | PathLike[str] = "run",
+    *,
+    space: Space | None = None,
+    backbone: Backbone | None = None,
+    overwrite: bool = False,
+    store: str | PathLike[str] | None = None,
+) -> Run:
+    """Find how many layers to train, at which rates, on which head; the run is the best of what was tried.
+
+    What `regraft search` calls. Its `recipe.toml` makes the same model again with `train`; its metrics and
+    its report name everything that was tried.
+
+    Args:
+        data, out, backbone, overwrite, store: as for `train`.
+        recipe: as for `train`, but phases, which are what is looked for. Its budget is that of the search.
+        space: what to choose from; None for the defaults.
+
+    Raises:
+        UsageError, DataError, EnvironmentFault, ModelRefused: as `train`; or no validation images.
+
+    Example:
+        run = search("photos", Recipe(budget=1800), "runs/photos", space=Space(plans=("last:10", "all")))
+        run.metrics["search"][0]["val_loss"]
+    """
+    recipe = replace(recipe or Recipe(), phases=(Phase(),))
+    with claim_folder(Path(out), overwrite=overwrite) as folder:
+        outcome = learn(data, recipe, backbone=backbone, space=space or Space(), store=store)
+        return _written(outcome, folder, Path(out))
 
 
 def learn(
@@ -138,9 +172,13 @@ def learn(
     *,
     backbone: Backbone | None = None,
     head: Any = None,
+    space: Space | None = None,
     store: str | PathLike[str] | None = None,
 ) -> Outcome:
-    """What `train` does before anything is written; arguments and errors are the same."""
+    """What `train` does before anything is written, or `search` where there is a space to choose from.
+
+    Arguments and errors are theirs.
+    """
     clock, kept = _Clock(), Store(store)
     with ExitStack() as stack:
         with clock("list"), begin_keras():
@@ -158,6 +196,8 @@ def learn(
             recipe = recorded(recipe, backbone) if backbone else recipe
             backbone = backbone or open_backbone(recipe)
             recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
+            if space is not None:
+                checked_phases(backbone, tuple(Phase(plan) for plan in space.plans))
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             for note in backbone.notes:
                 say(note)
@@ -177,15 +217,17 @@ def learn(
                 taps = _chosen(taps, material)
                 model, whole = _grafted(backbone, catalog, recipe, head, taps)
                 material = replace(material, names=whole.names)
-            found = _find_head(model, whole, material, head)
+            learning = _learning(space, head)
+            found, material = learning.find_head(model, whole, material)
             reference = _from_features(found, material)
         with clock("fine-tune"):
-            decision = _fine_tune(found, material)
+            decision = learning.fine_tune(found, material)
+            say(decision.reason)
         with clock("evaluate"):
             final = _from_pixels(found.model, material) if decision.fine_tuned else reference
         answers = {part: (final[part], reference[part]) for part in final}
         outcome = Outcome(
-            recipe,
+            material.recipe,
             catalog,
             backbone,
             _of_samples(found, whole, catalog),
@@ -202,6 +244,12 @@ def learn(
     for warning in outcome.warnings:
         say(warning, style="yellow")
     return outcome
+
+
+def _written(outcome: Outcome, folder: Path, out: Path) -> Run:
+    with _some(outcome) as photographs:
+        metrics = write_run(outcome, folder, out, photographs)
+    return Run(out, outcome.model, metrics, interrupted=outcome.decision.interrupted)
 
 
 def _some(outcome: Outcome) -> DecodeAhead:
@@ -330,21 +378,12 @@ def _material(
     return Material(recipe, catalog, backbone, store, views, names)
 
 
-def _find_head(model: keras.Model, whole: Cut, material: Material, head: Any) -> FoundHead:
-    from regraft.training.heads import find_head, solver_of
-    from regraft.training.phases import head_phase
+def _learning(space: Space | None, head: Any) -> AsAsked | Search:
+    """What finds the head and trains: as the recipe asks, or the best of a space."""
+    from regraft.training.phases import AsAsked
+    from regraft.training.tuning import Search
 
-    recipe = material.recipe
-    solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
-    return find_head(model, whole, material, solver=solver, phase=head_phase(recipe), budget=recipe.budget)
-
-
-def _fine_tune(found: FoundHead, material: Material) -> Decision:
-    from regraft.training.phases import run_phases
-
-    decision = run_phases(found, material)
-    say(decision.reason)
-    return decision
+    return AsAsked(head) if space is None else Search(space)
 
 
 def _scored(catalog: Catalog) -> list[str]:

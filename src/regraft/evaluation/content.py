@@ -16,6 +16,7 @@ from regraft.evaluation.ranking import Curves
 from regraft.evaluation.regression import TargetRow
 
 __all__ = [
+    "AttemptRow",
     "ClassFindings",
     "Epoch",
     "LabelFindings",
@@ -144,6 +145,25 @@ class PhaseRow:
 
 
 @dataclass(frozen=True)
+class AttemptRow:
+    """One thing that a search tried, judged on validation.
+
+    `rate` is of the head, `backbone_rate` of the pre-trained layers; None, and no epochs, where the head
+    alone was solved. `note` says what ended it early, or that it is the model.
+    """
+
+    plan: str
+    head: str
+    rate: float | None
+    backbone_rate: float | None
+    epochs: int
+    val_loss: float
+    val_score: float
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the page says.
 
@@ -160,6 +180,7 @@ class Report:
         history: the epochs in order; may be empty.
         score_name: what `Epoch.val_score` is called.
         phases: a row a phase, in order; may be empty.
+        attempts: what a search tried, the model first; empty where nothing was searched for.
         new_layers: layers of the backbone that have no pre-trained weights.
         images_used, refused, notes: what became of the data.
         seconds: stage -> time spent.
@@ -189,6 +210,7 @@ class Report:
     usage_shell: str
     warnings: list[str] = field(default_factory=list)
     phases: list[PhaseRow] = field(default_factory=list)
+    attempts: list[AttemptRow] = field(default_factory=list)
     new_layers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -29,7 +29,8 @@ from regraft.console import duration, say, track
 from regraft.data.batches import Batches
 from regraft.recipe import Phase
 from regraft.tasks import Task
-from regraft.training.rates import Clock, compile_network
+from regraft.training.compiled import Compiled
+from regraft.training.rates import Clock, Rates, compile_network
 
 __all__ = ["EpochRecord", "Fitted", "Lesson", "fine_tune", "fit_head"]
 
@@ -115,7 +116,8 @@ def fit_head(
         seed: of dropout.
     """
     fitted = Fitted(phase, freeze(backbone, "none"))
-    session = _Session(model, backbone, head.suffix, phase, lesson)
+    rates = compile_network(head.suffix, backbone, phase, _loss(lesson))
+    session = _Session(model, head.suffix, rates, phase, lesson)
     return session.run(fitted, Clock(budget, len(lesson.train), phase, HEAD_EPOCHS), seed)
 
 
@@ -127,6 +129,7 @@ def fine_tune(
     lesson: Lesson,
     budget: float,
     stored: Cut | None = None,
+    compiled: Compiled | None = None,
     seed: int = 0,
 ) -> Fitted:
     """Train what the phase's plan names, and the head; the model ends with the weights of the best epoch.
@@ -138,27 +141,37 @@ def fine_tune(
         lesson: batches of pixels, or of the tensors that cross where `stored` was cut.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
         stored: `model`, cut at one of the boundaries of the phase's plan; None to train on pixels.
+        compiled: networks of this model from phases before, to be used again; None to compile anew.
         seed: of dropout; order and augmentation have the seed of the batches.
 
     An epoch counts only if it beats the model as it was on validation: a lower loss and no lower score. Of
     those that do, the one with the lowest loss is best: of a few hundred images it says more than accuracy.
     """
     fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-    halves = stored or cut(model, trains)
-    network = halves.joined() if stored is None else halves.trained()
-    session = _Session(model, backbone, network, phase, lesson)
+    at = None if stored is None else tuple(_maker(tensor) for tensor in stored.prefix.outputs)
+
+    def make() -> keras.Model:
+        return cut(model, trains).joined() if stored is None else stored.trained()
+
+    compiled = compiled or Compiled()
+    network, rates = compiled.get((phase.unfreeze, at), make, backbone, phase, _loss(lesson))
+    session = _Session(model, network, rates, phase, lesson)
     return session.run(fitted, Clock(budget, len(lesson.train), phase, EPOCHS), seed)
+
+
+def _maker(tensor: Any) -> str:
+    """The layer that makes a symbolic tensor."""
+    return str(tensor._keras_history.operation.name)
 
 
 class _Session:
     """What every epoch of a phase needs. `network` is the part of `model` that runs: suffix, or all of it."""
 
     def __init__(
-        self, model: keras.Model, backbone: Backbone, network: keras.Model, phase: Phase, lesson: Lesson
+        self, model: keras.Model, network: keras.Model, rates: Rates, phase: Phase, lesson: Lesson
     ) -> None:
-        self._network, self._phase, self._lesson = network, phase, lesson
+        self._network, self._rates, self._phase, self._lesson = network, rates, phase, lesson
         self._moving, self._guard = may_move(model), Guard(model)
-        self._rates = compile_network(network, backbone, phase, _loss(lesson))
         self._interrupted = threading.Event()
 
     def run(self, fitted: Fitted, clock: Clock, seed: int) -> Fitted:

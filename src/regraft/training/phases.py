@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import Any
+
+import keras
 
 from regraft.backbone.cut import Cut, cut
 from regraft.backbone.freeze import trains
@@ -18,12 +21,13 @@ from regraft.features.extract import extract_features
 from regraft.features.views import extract_views
 from regraft.outcome import Decision
 from regraft.recipe import Phase, Recipe
+from regraft.training.compiled import Compiled
 from regraft.training.fit import Fitted, fine_tune
-from regraft.training.heads import FoundHead
+from regraft.training.heads import FoundHead, find_head, solver_of
 from regraft.training.material import Material, Tensors
 from regraft.training.search import Depth, Search, pays
 
-__all__ = ["head_phase", "run_phases", "tuning_phases"]
+__all__ = ["AsAsked", "head_phase", "impossible", "run_phase", "run_phases", "tuning_phases"]
 
 
 def head_phase(recipe: Recipe) -> Phase | None:
@@ -50,7 +54,7 @@ def run_phases(found: FoundHead, material: Material) -> Decision:
     said: list[str] = []
     tuner = _Tuner(found, material)
     for asked in tuning_phases(material.recipe, found):
-        reason = _impossible(asked, found, material)
+        reason = impossible(asked, found, material)
         if not reason:
             fitted, reason = tuner.run(asked)
             done += fitted
@@ -64,11 +68,50 @@ def run_phases(found: FoundHead, material: Material) -> Decision:
     return replace(decision, reason=" ".join(filter(None, [decision.reason, *said])))
 
 
+def run_phase(
+    found: FoundHead, material: Material, phase: Phase, *, budget: float, compiled: Compiled | None = None
+) -> Fitted:
+    """One phase with its plan in words, as `run_phases` would run it alone; changes the model.
+
+    Args:
+        found, material: as for `run_phases`.
+        phase: its plan is not "auto".
+        budget: seconds it may take.
+        compiled: see `fine_tune`.
+    """
+    recipe = replace(material.recipe, budget=budget)
+    (fitted,), _ = _Tuner(found, replace(material, recipe=recipe), compiled).run(phase)
+    return fitted
+
+
+class AsAsked:
+    """Learns what the recipe says: its head, then its phases.
+
+    Args:
+        head: a Keras layer or model, or a scikit-learn estimator, instead of the recipe's; or None.
+    """
+
+    def __init__(self, head: Any = None) -> None:
+        self._head = head
+
+    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> tuple[FoundHead, Material]:
+        """The head in place, see `heads.find_head`; and the material as it was."""
+        recipe, head = material.recipe, self._head
+        solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
+        phase = head_phase(recipe)
+        return find_head(model, whole, material, solver=solver, phase=phase, budget=recipe.budget), material
+
+    def fine_tune(self, found: FoundHead, material: Material) -> Decision:
+        """See `phases.run_phases`."""
+        return run_phases(found, material)
+
+
 class _Tuner:
     """Runs phases, each on pixels or on what is stored at its boundary, within one budget and one limit."""
 
-    def __init__(self, found: FoundHead, material: Material) -> None:
+    def __init__(self, found: FoundHead, material: Material, compiled: Compiled | None = None) -> None:
         recipe = material.recipe
+        self._compiled = compiled
         self._model, self._material = found.model, material
         self._names = resolve_augment(recipe.augment, material.task.name)
         self._mixing = [name for name in self._names if name in MIXING]
@@ -119,6 +162,7 @@ class _Tuner:
             ),
             budget=self._left,
             stored=stored,
+            compiled=self._compiled,
             seed=material.recipe.seed,
         )
         fitted.why = depth.why
@@ -156,7 +200,7 @@ class _Tuner:
             )
 
 
-def _impossible(phase: Phase, found: FoundHead, material: Material) -> str:
+def impossible(phase: Phase, found: FoundHead, material: Material) -> str:
     """Why this phase cannot be; empty where it can."""
     catalog = material.catalog
     reason = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,20 @@ TIMED_STEPS = range(2, 6)  # steps whose time tells how many epochs the budget h
 
 @dataclass
 class Rates:
-    """The optimizers' learning rates at the current step: shares of the head's."""
+    """The optimizers' learning rates at the current step: shares of the head's, in ascending order."""
 
     optimizers: list[tuple[Any, float]]
     head: float = 0.0
+
+    def renew(self, shares: Sequence[float]) -> None:
+        """Give the optimizers other shares, and nothing to remember."""
+        self.optimizers = [
+            (optimizer, share) for (optimizer, _), share in zip(self.optimizers, shares, strict=True)
+        ]
+        for optimizer, _ in self.optimizers:
+            for variable in optimizer.variables:
+                if variable is not optimizer._learning_rate:
+                    variable.assign(keras.ops.zeros_like(variable))
 
     def set(self, rate: float) -> None:
         self.head = rate

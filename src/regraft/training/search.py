@@ -19,7 +19,7 @@ from regraft.features.boundary import Images, Placed, place
 from regraft.recipe import Phase
 from regraft.training.fit import EPOCHS, Fitted
 
-__all__ = ["Depth", "Search", "pays"]
+__all__ = ["Depth", "Search", "pays", "share"]
 
 FEWEST_EPOCHS = 4  # below this, fine-tuning has not had its chance
 SMALL = 1 / 3  # share of the network's multiplications that the first plan trains, at most
@@ -76,7 +76,7 @@ class Search:
             beyond: a phase that was chosen before; only deeper plans than its own are looked at.
         """
         plans = ["all", *(f"stage:{name}" for name in list(self.backbone.stages)[1:])]
-        small = [plan for plan in plans if self._share(plan) <= SMALL]
+        small = [plan for plan in plans if share(self.backbone, plan) <= SMALL]
         if beyond is not None:
             plans = plans[: plans.index(str(beyond.unfreeze))]
         elif small:
@@ -106,13 +106,14 @@ class Search:
         freeze(self.backbone, phase.unfreeze)
         return place(self.model, self.images, epochs=phase.epochs or EPOCHS, limit=limit)
 
-    def _share(self, plan: str) -> float:
-        """The share of the network's multiplications from the first layer that trains on."""
-        whole = nodes_of(self.backbone.model)
-        layers = self.backbone.layers[planned(self.backbone, plan).index(True) :]
-        behind = {id(layer) for layer in layers}
-        late = multiplications(node for node in whole if id(node.operation) in behind)
-        return late / max(1, multiplications(whole))
+
+def share(backbone: Backbone, plan: str) -> float:
+    """The share of a network's multiplications from the first layer that trains on."""
+    whole = nodes_of(backbone.model)
+    layers = backbone.layers[planned(backbone, plan).index(True) :]
+    behind = {id(layer) for layer in layers}
+    late = multiplications(node for node in whole if id(node.operation) in behind)
+    return late / max(1, multiplications(whole))
 
 
 def pays(fitted: Fitted) -> bool:

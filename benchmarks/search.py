@@ -1,0 +1,138 @@
+"""`regraft search` over 4 plans x 6 settings, against the same 24 runs one by one.
+
+One by one is `regraft train` for each plan and rates with the epochs of the longest attempts, with the frozen
+part run in every epoch (`--store-limit 0`), as training loops do; `--stored` lets each run store its boundary
+as `train` does by itself. The store holds decoded pixels and pooled features for both sides, and every one of
+the runs is a call in this process: imports and decoding are not counted against them. The head is solved in
+the same way on both sides.
+
+Times are wall clock and, for a machine with other work, seconds of processors in this process.
+
+usage: search.py [--each N] [--epochs N] [--data FOLDER] [--weights FILE] [--stored]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def some(data: Path, out: Path, each: int) -> Path:
+    """The first photographs of every class of training, as links or copies."""
+    for folder in sorted(path for path in (data / "train").iterdir() if path.is_dir()):
+        (out / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:each]:
+            shutil.copyfile(file, out / folder.name / file.name)
+    return out
+
+
+def copy(store: Path, to: Path) -> Path:
+    """The same store again, its files linked."""
+    shutil.rmtree(to, ignore_errors=True)
+    return Path(shutil.copytree(store, to, copy_function=os.link))
+
+
+class Stopwatch:
+    """Seconds of the wall's clock, and of processors, over all stretches in which it ran."""
+
+    def __init__(self) -> None:
+        self.wall = self.processors = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.monotonic() - self._begun[0]
+        self.processors += time.process_time() - self._begun[1]
+
+    def __str__(self) -> str:
+        return f"{self.wall:.0f} s ({self.processors:.0f} s of processors)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--each", type=int, default=100, help="photographs a class")
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--plans", nargs="+", default=[f"stage:block_{n}" for n in (16, 15, 14, 13)])
+    parser.add_argument("--stored", action="store_true")
+    parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
+    parser.add_argument(
+        "--weights", type=Path, default=SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
+    )
+    options = parser.parse_args()
+    for path in (options.data, options.weights):
+        if not path.exists():
+            print(f"skipped: {path} is not here")
+            return
+    from regraft import HeadSpec, Recipe, Space, search, train
+    from regraft.console import quiet
+
+    space = Space(
+        plans=tuple(options.plans),
+        learning_rates=(1e-3, 3e-4, 3e-3),
+        backbone_rates=(0.3, 0.1),
+        solvers=("logistic",),
+        epochs=options.epochs,
+    )
+    with tempfile.TemporaryDirectory(prefix="regraft-bench-") as place, contextlib.ExitStack() as stack:
+        here = Path(place)
+        photos = some(options.data, here / "photos", options.each)
+        recipe = Recipe(
+            backbone="mobilenet_v2",
+            weights=str(options.weights),
+            image_size=options.image_size,
+            budget=36_000.0,
+            head=HeadSpec(solver="logistic"),
+        )
+        warm = here / "warm"
+        stack.enter_context(quiet())
+        train(
+            photos, replace(recipe, budget=1e-3), here / "first", store=warm
+        )  # decodes, pools, keeps pixels
+        shared = copy(warm, here / "shared")
+        searching, one_by_one = Stopwatch(), Stopwatch()
+        with searching:
+            run = search(photos, recipe, here / "search", space=space, store=shared)
+        (best,) = [tried for tried in run.metrics["search"] if tried["kept"]]
+        for tried in run.metrics["search"]:
+            print(f"  {words(tried)}, {tried['seconds']:.1f} s")
+        print(f"search: {searching}; best: {words(best)}", flush=True)
+        found = []
+        for number, phase in enumerate(phase for plan in space.plans for phase in space.phases(plan)):
+            limit = recipe.store_limit if options.stored else 0.0
+            asked = replace(recipe, phases=(phase,), store_limit=limit)
+            own = copy(warm, here / "own")
+            with one_by_one:
+                made = train(photos, asked, here / f"run{number}", store=own)
+            loss = made.metrics["validation"]["log_loss"]["value"]
+            found.append((loss, f"{phase.unfreeze}, rate {phase.learning_rate:g} x {phase.backbone_rate:g}"))
+            print(f"  {found[-1][1]}: {loss:.4f}; {len(found)} runs so far {one_by_one}", flush=True)
+        print(f"one by one: {one_by_one}; best: {min(found)[1]} with {min(found)[0]:.4f}")
+        wall, processors = (
+            one_by_one.wall / searching.wall,
+            one_by_one.processors / searching.processors,
+        )
+        print(f"the search is {wall:.1f} times faster, and {processors:.1f} times in processors' time")
+
+
+def words(tried: dict[str, object]) -> str:
+    """A trial in a line."""
+    if not tried["epochs"]:
+        return f"head by {tried['head']}, loss {tried['val_loss']:.4f}"
+    rates = f"rate {tried['learning_rate']:g} x {tried['backbone_rate']:g}"
+    return f"{tried['unfreeze']}, {rates}, {tried['epochs']} epochs, loss {tried['val_loss']:.4f}"
+
+
+if __name__ == "__main__":
+    main()
