@@ -117,10 +117,16 @@ def test_head_of_regraft_is_cut_off_and_the_rest_is_the_backbone_again(tmp_path)
     assert graft(again, HeadSpec(), outputs=5).output_shape == (None, 5)
 
 
+def test_layer_of_the_user_s_own_called_head_is_none_of_ours():
+    body = tiny()
+    model = keras.Model(body.input, keras.layers.Conv2D(4, 1, name="head_conv")(body.output))
+    assert without_classifier(model) == (model, "")
+
+
 def test_head_on_several_maps_is_refused():
     body = tiny()
     pooled = [
-        keras.layers.GlobalAveragePooling2D(name=f"head_pool{number}")(tensor)
+        keras.layers.GlobalAveragePooling2D(name=f"head_pool_{number}")(tensor)
         for number, tensor in enumerate([body.output, body.get_layer("norm").output])
     ]
     joined = keras.layers.Concatenate(name="head_join")(pooled)

@@ -2,7 +2,8 @@
 
 Two ends are recognised, and nothing else is touched:
 
-- **regraft's own head**: layers named `head_*`. It is cut off where the rest of the network enters it.
+- **regraft's own head**: layers with the names of one, see `is_head`. It is cut off where the rest of the
+  network enters it.
 - **a classifier**: the last layer is a softmax or a sigmoid (or the network is one of `keras.applications`,
   whose classifier may give logits), and on the straight way back from it, before any fork, lie a layer with
   a kernel and before that the layer that gives up the places: global pooling or `Flatten`. Where there are
@@ -13,15 +14,15 @@ Two ends are recognised, and nothing else is touched:
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
 
 from regraft.errors import UsageError
 
-__all__ = ["HEAD_PREFIX", "without_classifier"]
+__all__ = ["is_head", "without_classifier"]
 
-HEAD_PREFIX = "head_"  # of the names of regraft's own heads
 MODEL_PREFIX = "regraft_"  # of the name of a model that regraft trained
 
 _COLLAPSING = (
@@ -30,6 +31,19 @@ _COLLAPSING = (
     keras.layers.Flatten,
 )
 _PROBABILITIES = ("softmax", "sigmoid")
+_HEAD = re.compile(
+    "head_(attention|confidence|convolution|custom|dropout|gain|hidden|norm|output|pairs|pool|scale|stored|"
+    r"support|table|units|votes)(_\w+)?"
+)
+
+
+def is_head(layer: keras.layers.Layer) -> bool:
+    """Whether a layer was put on a backbone by regraft; told by its name, so also after saving and loading.
+
+    >>> is_head(keras.layers.Dense(3, name="head_output")), is_head(keras.layers.Dense(3, name="head"))
+    (True, False)
+    """
+    return _HEAD.fullmatch(layer.name) is not None
 
 
 def without_classifier(model: keras.Model, *, published: bool = False) -> tuple[keras.Model, str]:
@@ -55,13 +69,12 @@ def without_classifier(model: keras.Model, *, published: bool = False) -> tuple[
         >>> body.output_shape, note
         ((None, 6, 6, 4), 'The classifier was cut off: pool, classes.')
     """
-    if any(layer.name.startswith(HEAD_PREFIX) for layer in model.layers):
-        end, cut_off = _before_head(model)
+    if any(is_head(layer) for layer in model.layers):
+        kind, (end, cut_off) = "head", _before_head(model)
     else:
-        end, cut_off = _before_classifier(model, published=published)
+        kind, (end, cut_off) = "classifier", _before_classifier(model, published=published)
     if end is None:
         return model, ""
-    kind = "head" if cut_off[0].startswith(HEAD_PREFIX) else "classifier"
     name = model.name.removeprefix(MODEL_PREFIX)
     return keras.Model(model.inputs[0], end, name=name), f"The {kind} was cut off: {', '.join(cut_off)}."
 
@@ -75,7 +88,7 @@ def _before_head(model: keras.Model) -> tuple[Any, list[str]]:
     names = []
     for node in nodes:
         from_inside = any(id(tensor) in inside for tensor in node.input_tensors)
-        if from_inside or node.operation.name.startswith(HEAD_PREFIX):
+        if from_inside or is_head(node.operation):
             names.append(node.operation.name)
             entering |= {id(tensor): tensor for tensor in node.input_tensors if id(tensor) not in inside}
             inside.update(id(tensor) for tensor in node.outputs)

@@ -6,13 +6,13 @@ Everything is made of plain Keras pieces, so that the saved model opens without 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from regraft.backbone.attention import cbam, squeeze_excitation
+from regraft.backbone.classifier import is_head
 from regraft.backbone.load import Backbone
 from regraft.backbone.pooling import pool
 from regraft.errors import UsageError, brief, nearest
@@ -24,17 +24,6 @@ __all__ = ["CUSTOM", "OUTPUT", "UNITS", "graft", "is_head", "is_linear", "pooled
 OUTPUT = "head_output"  # name of the Dense layer that answers
 UNITS = "head_units"  # name of the layer that puts a regression's answers into the targets' units
 CUSTOM = "head_custom"  # name of the Sequential around a user's own head
-
-_OWN = re.compile(r"head_(?:attention|convolution|pool|norm|hidden|dropout|output|units|custom)(?:_\w+)?")
-
-
-def is_head(layer: keras.layers.Layer) -> bool:
-    """Whether a layer was put on a backbone by `graft`; told by its name, so also after saving and loading.
-
-    >>> is_head(keras.layers.Dense(3, name="head_output")), is_head(keras.layers.Dense(3, name="head"))
-    (True, False)
-    """
-    return _OWN.fullmatch(layer.name) is not None
 
 
 def is_linear(model: keras.Model) -> bool:

@@ -174,7 +174,7 @@ class _Tuner:
         catalog, store = self._material.catalog, self._material.store
         train, validation = catalog.part("train"), catalog.part("validation")
         both = replace(catalog, samples=(*train, *validation))
-        first = extract_features(halves.prefix, both, store=store)
+        first = extract_features(halves.prefix, both, store=store, precision=self._material.recipe.precision)
         views = [View(number, self._names, self._material.recipe.seed) for number in range(1, count)]
         if not views:
             return Tensors((first,), halves.names)
