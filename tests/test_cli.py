@@ -163,7 +163,7 @@ def test_backbones_lists_all_and_what_is_on_disk(tmp_path: Path) -> None:
     assert "efficientnet_v2_b0" in table
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # the gate runs `make demo`
 def test_demo_runs_without_network_and_grafting_wins(tmp_path: Path) -> None:
     done = regraft("demo", "-o", tmp_path / "demo", https_proxy="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr

@@ -102,10 +102,14 @@ FAMILIES = [
     ("vgg16", 32, None, 1),
     ("nasnet_mobile", 32, 4, 11),
 ]
+SHORT = {"mobilenet_v2", "resnet50", "inception_v3", "vgg16"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size", "count", "most"), FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "size", "count", "most"),
+    [each if each[0] in SHORT else pytest.param(*each, marks=pytest.mark.soak) for each in FAMILIES],
+)
 def test_every_boundary_of_every_family_gives_the_model(name, size, count, most):
     """Prefix and suffix of each are the whole, and as many numbers cross as it says."""
     backbone = load_backbone(name, weights="random", image_size=size)

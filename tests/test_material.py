@@ -55,16 +55,6 @@ def prepared(tmp_path, in_this_process):
     return Prepared(write_photos(tmp_path / "photos", each=5), tmp_path / "store")
 
 
-def test_maps_are_stored_as_float16(prepared) -> None:
-    (inputs, *_), *_ = prepared.lesson(1).train.in_order()
-    assert [array.dtype for array in inputs] == [np.float16] * 2
-    exact = prepared.halves.prefix.predict_on_batch
-    sample = prepared.catalog.part("train")[:1]
-    pixels = prepared.material.pixel_lesson(PLAN).train._read(list(sample))[0]
-    for stored, value in zip(inputs, exact(pixels.astype(np.float32)).values(), strict=True):
-        np.testing.assert_allclose(stored[0], value[0], rtol=1e-3, atol=1e-4 * np.abs(value).max())
-
-
 def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(prepared) -> None:
     before, found = prepared.model.get_weights(), []
     for stored in (prepared.halves, None):

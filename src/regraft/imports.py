@@ -28,10 +28,10 @@ class LeftOut(MetaPathFinder):
         modules: name of a module -> the packages that are told that it is not installed.
 
     Example:
-        >>> sys.meta_path.insert(0, LeftOut({"colorsys": ["regraft"]}))
-        >>> import colorsys  # this example's importer is regraft.imports
+        >>> sys.meta_path.insert(0, LeftOut({"zipapp": ["regraft"]}))
+        >>> import zipapp  # this example's importer is regraft.imports
         Traceback (most recent call last):
-        ModuleNotFoundError: colorsys is left out of regraft.imports
+        ModuleNotFoundError: zipapp is left out of regraft.imports
         >>> del sys.meta_path[0]
     """
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.imports import import_openvino
+from regraft.signals import own_signal_stack
 
 __all__ = ["BATCH", "OpenVinoEngine", "Outputs", "Precision", "has_bf16", "name_of", "padded", "rewrite"]
 
@@ -35,7 +36,8 @@ def has_bf16() -> bool:
     """Whether this processor computes in bf16 faster than in f32; elsewhere OpenVINO imitates it, slowly."""
     openvino = import_openvino()
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with own_signal_stack():
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def rewrite(source: Path, target: Path) -> None:
@@ -75,7 +77,8 @@ class OpenVinoEngine:
         model = prepare.build()
         # Without a hint OpenVINO picks bf16 where the processor has it: the precision is part of the keys.
         hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = core.compile_model(model, "CPU", hints)
+        with own_signal_stack():
+            self._compiled = core.compile_model(model, "CPU", hints)
         # Outputs are addressed by name: their order is OpenVINO's own, and one may have several names.
         self._numbers = {
             name: number

@@ -125,7 +125,7 @@ class _Tuner:
 
     @property
     def _left(self) -> float:
-        return max(1.0, self._end - time.monotonic())
+        return max(0.0, self._end - time.monotonic())
 
     def run(self, asked: Phase) -> tuple[list[Fitted], str]:
         """What a phase did, two things where it was left to the program; or why it did nothing."""
@@ -160,7 +160,7 @@ class _Tuner:
                 if stored
                 else material.pixel_lesson(phase)
             ),
-            budget=self._left,
+            budget=max(1.0, self._left),
             stored=stored,
             compiled=self._compiled,
             seed=material.recipe.seed,

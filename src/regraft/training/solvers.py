@@ -193,7 +193,7 @@ def _rough_path(part: Part) -> Solve:
 
     def fit(settings: Settings) -> Linear:
         penalty = float(settings["penalty"])
-        told = max(1, int((CURVATURE * squares > FAINT * penalty).sum()))  # they are sorted
+        told = int((CURVATURE * squares > FAINT * penalty).sum())  # they are sorted
         latest = np.zeros_like(path[-1])
         rows = [*range(told), -1]
         problem = _Problem(turned[:, :told], part, penalty)
