@@ -32,6 +32,7 @@ from regraft.recipe import PrecisionChoice
 __all__ = ["Features", "extract_features"]
 
 SHARD = 256  # images stored at a time
+SHARD_BYTES = 64 * 2**20  # or fewer, where each of them is large: a feature map near the pixels
 AS_IT_IS = View()
 
 
@@ -274,12 +275,14 @@ class _Shard:
         self._entries, self._writer = entries, writer
         self._images: list[_Image] = []
         self._parts: list[Mapping[str, NDArray[Any]]] = []
+        self._bytes = 0
         self._written: Future[None] | None = None
 
     def add(self, images: list[_Image], tensors: Outputs | dict[str, NDArray[np.uint8]]) -> None:
         self._images += images
         self._parts.append(tensors)
-        if len(self._images) >= SHARD:
+        self._bytes += sum(array.nbytes for array in tensors.values())
+        if len(self._images) >= SHARD or self._bytes >= SHARD_BYTES:
             self._hand_over()
 
     def close(self) -> None:
@@ -293,7 +296,7 @@ class _Shard:
         if self._written is not None:
             self._written.result()  # one at a time: a slow disk does not fill the memory
         self._written = self._writer.submit(_put, self._entries, self._images, self._parts)
-        self._images, self._parts = [], []
+        self._images, self._parts, self._bytes = [], [], 0
 
 
 def _put(entries: Entries, images: list[_Image], parts: list[Mapping[str, NDArray[Any]]]) -> None:
