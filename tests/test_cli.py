@@ -145,6 +145,10 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     assert sum(good["values"].values()) == pytest.approx(1, abs=1e-5)
     assert good["values"][good["label"]] == max(good["values"].values())
     assert refused == {"image": str(bad), "refused": "not_an_image"}
+    done = regraft("predict", out, photos / "blue" / "000.png")
+    assert done.stdout.split("\t") == [
+        str(photos / "blue" / "000.png"), good["label"], f"{good['values'][good['label']]:.3f}\n",
+    ]  # fmt: skip
 
     done = regraft("evaluate", out, photos, "--json")
     scores = json.loads(done.stdout)

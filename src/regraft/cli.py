@@ -315,7 +315,7 @@ def predict(
         elif isinstance(answer, Refused):
             print(f"{_safe(answer.image)}\trefused: {answer.code} ({answer.detail})")
         else:
-            print(f"{_safe(answer.image)}\t{_safe(_answer(answer))}")
+            print(f"{_safe(answer.image)}\t{_answer(answer)}")
 
 
 @app.command()
@@ -551,7 +551,7 @@ def _answer(prediction: Prediction) -> str:
     shown = prediction.labels or prediction.values
     if not prediction.labels and prediction.task == "multilabel":
         return "no label"
-    return ", ".join(f"{name}\t{prediction.values[name]:.3f}" for name in shown)
+    return ", ".join(f"{_safe(name)}\t{prediction.values[name]:.3f}" for name in shown)
 
 
 def _print_scores(scores: dict[str, Any]) -> None:
