@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regraft.data.catalog import PARTS
+from regraft.data.notes import NOTES
 from regraft.evaluation.baseline import baseline, no_better
 from regraft.evaluation.classification import confusion_matrix, per_class
 from regraft.evaluation.content import (
@@ -236,21 +237,13 @@ def _usage(task: str, run: str) -> str:
 
 def _decoder_notes(outcome: Outcome) -> list[str]:
     """What the decoder noted of files it accepted, a sentence a kind with the first few names."""
-    meaning = {
-        "extension_mismatch": "have an extension that is not their format's",
-        "animated_first_frame": "are animations; the first frame is used",
-        "first_page": "have several pages; the first is used",
-        "jpeg_missing_eoi": "lack the end marker of a JPEG and are complete otherwise",
-        "tiny_image": "are smaller than 32 pixels on a side",
-    }
     named: dict[str, list[str]] = {}
     samples = outcome.catalog.samples
     for sample, facts in zip(samples, outcome.features.facts(samples), strict=True):
         for note in facts.notes:
             named.setdefault(note, []).append(sample.path)
     return [
-        f"{len(names)} images {meaning.get(note, note)}: {', '.join(names[:3])}"
-        + (", ..." if len(names) > 3 else ".")
+        f"{len(names)} images {NOTES[note]}: {', '.join(names[:3])}" + (", ..." if len(names) > 3 else ".")
         for note, names in sorted(named.items())
     ]
 

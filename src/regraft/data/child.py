@@ -1,6 +1,7 @@
 """One guarded process that decodes: both ends of the conversation.
 
-A decoder is C code reading a stranger's bytes. It runs in a child: one that hangs or dies costs one file.
+A decoder is C code reading a stranger's bytes. It runs in a child: one that hangs, dies or asks for too much
+memory costs one file.
 A child is a plain `python -m regraft.data.child` spoken to over pipes, not `multiprocessing`, so that a
 user's script needs no `if __name__ == "__main__"` guard and nothing is forked from a process that holds a
 deep-learning runtime.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from PIL import AvifImagePlugin
 
 from regraft.data.decode import Decoded, Facts, decode, digest
 from regraft.data.refusal import Refusal
@@ -32,6 +34,7 @@ from regraft.errors import EnvironmentFault
 __all__ = ["Child"]
 
 TIMEOUT = 30.0  # seconds for one file
+MEMORY = 480 * 2**20  # bytes of data for one process, Python and all: 64 million pixels need most of it
 _READY = b"ready\n"
 
 
@@ -99,7 +102,11 @@ def _start() -> subprocess.Popen[bytes]:
 def _environment() -> dict[str, str]:
     """This process' own, with which a child imports the very regraft that this process imported."""
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OPENBLAS_NUM_THREADS": "1",  # nothing is multiplied here, and threads count as memory
+    }
 
 
 @contextmanager
@@ -158,8 +165,20 @@ def _work(requests: IO[bytes], replies: IO[bytes]) -> None:
         replies.flush()
 
 
+def _limit_memory() -> None:
+    """What is asked for beyond MEMORY is not given. Windows has no such limit."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a C library prints does not end up between the answers
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a processor
+    _limit_memory()
     _work(sys.stdin.buffer, answers)

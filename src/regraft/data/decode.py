@@ -2,8 +2,8 @@
 
 Training, evaluation, prediction and every later tool call `decode`, so the same file always becomes the
 same pixels: a squash, bilinear over all that falls on a pixel, before which a JPEG at least twice as large
-averages over 2, 4 or 8 of its own. A file that cannot be trusted raises `Refusal` with one of the codes of
-`data.refusal`; nothing is ever replaced. Colour profiles are ignored: the numbers in the file are sRGB.
+averages over 2, 4 or 8 of its own; then sRGB and upright. A file that cannot be trusted raises `Refusal` with
+one of the codes of `data.refusal`; nothing is ever replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from PIL import (  # each plugin is imported by name: only these formats ever se
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageOps,
     JpegImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
@@ -32,8 +31,20 @@ from PIL import (  # each plugin is imported by name: only these formats ever se
     WebPImagePlugin,  # noqa: F401
 )
 
-from regraft.data.jpeg import without_end_marker
-from regraft.data.refusal import Refusal, sniff
+from regraft.data import heif
+from regraft.data.colour import BadProfile, to_rgb, to_srgb
+from regraft.data.header import check_size, stated_size
+from regraft.data.jpeg import (
+    check_scans,
+    ends_in_grey,
+    ends_in_hole,
+    frame,
+    is_complete,
+    is_refined,
+    without_end_marker,
+)
+from regraft.data.png import SIGNATURE, checked
+from regraft.data.refusal import Refusal, is_heif, sniff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,8 +64,9 @@ __all__ = [
     "sniff",
 ]
 
-MAX_PIXELS = 64_000_000
 TINY = 32  # pixels: below this on the shorter side an image is noted as tiny
+EXTREME = 10  # times longer than wide
+UNIFORM = 2  # of 255, between the darkest and the brightest pixel of each channel
 
 FORMATS = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
@@ -65,13 +77,22 @@ FORMATS = {
     "BMP": {".bmp", ".dib"},
     "TIFF": {".tif", ".tiff"},
     "AVIF": {".avif", ".avifs"},
+    "HEIF": {".heic", ".heif", ".hif"},
 }
 EXTENSIONS = frozenset().union(*FORMATS.values())
 _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Whatever can change a pixel is part of this name, and this name is part of every key of the store.
-DECODER = f"decode 3, squash bilinear, Pillow {PIL.__version__}"
+DECODER = f"decode 4, squash bilinear, Pillow {PIL.__version__}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,8 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> Decoded:
 
     Returns:
         Pixels, uint8 of shape (size, size, 3), RGB in 0..255, EXIF orientation applied, transparency laid
-        on white, 16-bit samples scaled to 8, the first frame of an animation; and the facts.
+        on white, 16-bit samples scaled to 8, colours by the file's profile, the first frame of an animation;
+        and the facts.
 
     Raises:
         Refusal: with one of the codes of `data.refusal`.
@@ -134,6 +156,8 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> Decoded:
             return _decode(data, size, name)
         except Refusal:
             raise
+        except MemoryError as error:
+            raise Refusal("too_much_memory", "decoding needs more than a process may take") from error
         except Exception as error:  # whatever a decoder thinks of to raise is a verdict on its file
             text = brief(error, most=120)
             raise Refusal("truncated" if "truncated" in text.lower() else "corrupt", text) from error
@@ -145,18 +169,21 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     notes = _notes(image, name)
     if size is not None:  # a JPEG of twice the size or more: its own blocks are read smaller, never below it
         image.draft(None, (size, size))
-    rgb = as_rgb(_load(image, data, notes))
-    pixels = np.asarray(rgb if size is None else resize(rgb, size))
-    return Decoded(pixels, Facts(width, height, kind, tuple(notes)))
+    rgb = to_rgb(_load(image, data, notes), size)
+    pixels = np.asarray(_finished(rgb if size is None else resize(rgb, size), image, notes))
+    if _is_uniform(pixels):
+        notes.append("uniform")
+    return Decoded(pixels, Facts(width, height, kind, tuple(sorted(notes))))
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An open image as RGB pixels: upright, on white where it is transparent, 8 bits a channel.
+    """An open image as RGB pixels: upright, on white where it is transparent, 8 bits a channel, in sRGB.
 
     Raises:
         Refusal: `unsupported_bit_depth`.
     """
-    return _to_rgb(_upright(image))
+    image.load()
+    return _finished(to_rgb(image, None), image, [])
 
 
 def resize(
@@ -169,19 +196,38 @@ def resize(
 def _open(data: bytes) -> Image.Image:
     if (verdict := sniff(data)) is not None:
         raise verdict
+    if (stated := stated_size(data)) is not None and 0 not in stated:
+        check_size(*stated)
+    formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]
+    if data.startswith(b"\xff\xd8"):
+        check_scans(data)
+    elif data.startswith(SIGNATURE):
+        data = checked(data)
+    elif is_heif(data):
+        heif.register()
+        formats = ["HEIF"]
     try:
-        image = Image.open(io.BytesIO(data), formats=[kind for kind in FORMATS if kind != "MPO"])
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
-        raise Refusal("corrupt", "the header cannot be read") from error
+        raise _unidentified(data, stated) from error
     except Image.DecompressionBombError as error:
-        raise Refusal("too_many_pixels", f"over {MAX_PIXELS:,} pixels") from error
-    if image.width < 1 or image.height < 1:
-        raise Refusal("bad_dimensions", f"{image.width} x {image.height}")
-    if image.width * image.height > MAX_PIXELS:
-        raise Refusal("too_many_pixels", f"{image.width} x {image.height}, at most {MAX_PIXELS:,}")
+        raise Refusal("too_many_pixels", "beyond every limit") from error
+    check_size(image.width, image.height, image.format or "")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
     return image
+
+
+def _unidentified(data: bytes, stated: tuple[int, int, str] | None) -> Refusal:
+    """Why no decoder wants a file that begins like an image."""
+    if stated is not None and 0 in stated:
+        return Refusal("bad_dimensions", f"{stated[0]} x {stated[1]}")
+    found = frame(data) if data.startswith(b"\xff\xd8") else None
+    if found is not None and found.bits != 8:
+        return Refusal("unsupported_bit_depth", f"{found.bits}-bit samples; convert the file to 8 bits")
+    if data.startswith(SIGNATURE[:4]) and not data.startswith(SIGNATURE):
+        return Refusal("corrupt", "a PNG that was sent as text, which changed its line ends")
+    return Refusal("corrupt", "the header cannot be read")
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -201,6 +247,8 @@ def _notes(image: Image.Image, name: str) -> list[str]:
         notes.append("animated_first_frame" if image.format != "TIFF" else "first_page")
     if min(image.size) < TINY:
         notes.append("tiny_image")
+    if max(image.size) > EXTREME * min(image.size):
+        notes.append("extreme_aspect")
     return notes
 
 
@@ -213,40 +261,44 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
     """Decode every pixel now, so that a broken file is refused here and nowhere later."""
+    jpeg = image.format in ("JPEG", "MPO")
     try:
         image.load()
     except Exception:
-        if image.format in ("JPEG", "MPO") and (whole := without_end_marker(data)):
+        if jpeg and (whole := without_end_marker(data)):
             notes.append("jpeg_missing_eoi")
             return whole
         raise
+    if jpeg:
+        _check_jpeg(image, data, notes)
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _check_jpeg(image: Image.Image, data: bytes, notes: list[str]) -> None:
+    """What libjpeg shows without a word: grey for scan lines that are missing."""
+    unfilled = ends_in_hole(data)
+    if (unfilled or ends_in_grey(image)) and not is_complete(data):
+        raise Refusal("truncated", "scan lines are missing")
+    if unfilled:
+        notes.append("jpeg_missing_eoi")
+    if "progressive" in image.info and not is_refined(data):
+        notes.append("jpeg_missing_scans")
+
+
+def _finished(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:
+    """RGB pixels of an image, in sRGB and upright."""
     try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return image  # Pillow would copy it
-        return ImageOps.exif_transpose(image)
+        rgb = to_srgb(rgb, image)
+    except BadProfile:
+        notes.append("bad_colour_profile")
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # corrupt metadata never costs the picture
-        return image
+        turn = None
+    return rgb if turn is None else rgb.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise Refusal("unsupported_bit_depth", f"{image.mode} samples; convert the file to 8 or 16 bits")
-    if image.mode.startswith("I"):
-        return _from_grey16(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, (*BACKGROUND, 255)), over).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _from_grey16(image: Image.Image) -> Image.Image:
-    """16-bit grey by its high byte; Pillow's own conversion would clip, and forgets which grey is clear."""
-    wide = np.asarray(image)
-    rgb = np.repeat((np.clip(wide, 0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if (clear := image.info.get("transparency")) is not None:
-        rgb[wide == clear] = BACKGROUND
-    return Image.fromarray(rgb)
+def _is_uniform(pixels: NDArray[np.uint8]) -> bool:
+    """One colour all over, but for the noise of a JPEG. Nearly every picture shows in its first row that it
+    is not."""
+    return all(int(np.ptp(part, axis=(0, 1)).max()) <= UNIFORM for part in (pixels[:1], pixels))

@@ -1,7 +1,8 @@
-"""A JPEG without its end marker: is the picture whole, or is some of it missing?
+"""The segments of a JPEG: its frame, its scans, and whether scan lines are missing.
 
 Cameras and broken copies leave files that lack nothing but the last two bytes. libjpeg shows any shorter
-file too, grey where lines are missing and blurred where a progressive file's later scans are.
+file too, grey where lines are missing and blurred where a progressive file's later scans are; so it does
+where the end marker stands behind half a picture.
 """
 
 from __future__ import annotations
@@ -9,15 +10,83 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["without_end_marker"]
+from regraft.data.refusal import Refusal
 
+__all__ = [
+    "Frame",
+    "check_scans",
+    "ends_in_grey",
+    "ends_in_hole",
+    "frame",
+    "is_complete",
+    "is_refined",
+    "without_end_marker",
+]
+
+MAX_PASSED = (
+    2_000_000_000  # pixels over all scans, for each passes over the whole picture however few its bytes
+)
 _END = b"\xff\xd9"
-_MADE_UP = (b"", bytes(range(1, 255, 3)) * 16, bytes(range(254, 0, -3)) * 16)
+_RESTARTS = [bytes([0xFF, 0xD0 + number]) for number in range(8)] * 2
+_MADE_UP = (
+    b"",
+    b"".join(bytes(range(1, 255, 3)) + restart for restart in _RESTARTS),
+    b"".join(bytes(range(254, 0, -3)) + restart for restart in _RESTARTS),
+)
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed zero nor a restart within a scan
+_NO_FRAME = (0xC4, 0xC8, 0xCC)  # tables and reserved, among the numbers of frames
+_HOLE = bytes(16)  # more zeros than any scan ends in
+
+
+class Frame(NamedTuple):
+    """What the header states: size in pixels, bits a sample."""
+
+    width: int
+    height: int
+    bits: int
+
+
+def frame(data: bytes) -> Frame | None:
+    """The first frame's header, None where there is none."""
+    for kind, start, end in _segments(data):
+        if 0xC0 <= kind <= 0xCF and kind not in _NO_FRAME and end - start >= 5:
+            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (start + 1, start + 3))
+            return Frame(width, height, data[start])
+        if kind == 0xDA:
+            return None
+    return None
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a file that takes minutes to decode because its picture comes in thousands of scans.
+
+    Raises:
+        Refusal: `decode_timeout`.
+    """
+    found = frame(data)
+    if found is None:
+        return
+    most = max(1, MAX_PASSED // max(1, found.width * found.height))  # an encoder writes a dozen
+    if data.count(b"\xff\xda") > most:  # it may be a video behind the picture, or a table of numbers
+        scans = sum(kind == 0xDA for kind, *_ in _segments(data))
+        if scans > most:
+            raise Refusal("decode_timeout", f"a JPEG of {scans:,} scans, at most {most} for its size")
+
+
+def ends_in_grey(image: Image.Image) -> bool:
+    """Whether the last pixel has the grey of blocks that were never read; few other pictures end so."""
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return all(value in (127, 128) for value in (last if isinstance(last, tuple) else (last,)))
+
+
+def ends_in_hole(data: bytes) -> bool:
+    """Whether zeros stand where the end marker should: a copy whose last part was never filled."""
+    return data.endswith(_HOLE) and not data.rstrip(b"\0").endswith(_END)
 
 
 def without_end_marker(data: bytes) -> Image.Image | None:
@@ -26,12 +95,15 @@ def without_end_marker(data: bytes) -> Image.Image | None:
     What is missing shows when it is made up: bytes put behind the data change the picture where scan lines
     are missing, and are skipped as padding where the picture is complete.
     """
+    if ends_in_hole(data):
+        data = data.rstrip(b"\0")
+        data += b"\0" if data.endswith(b"\xff") else b""  # which belonged to the last byte of the scan
     try:
         plain, *filled = (
             Image.open(io.BytesIO(data.rstrip(b"\xff") + extra + _END), formats=["JPEG"])
             for extra in _MADE_UP
         )
-        if "progressive" in plain.info and not _is_refined(data):
+        if "progressive" in plain.info and not is_refined(data):
             return None
         whole = all(np.array_equal(np.asarray(plain), np.asarray(other)) for other in filled)
     except Exception:  # a broken file, whatever the decoder says of it
@@ -39,10 +111,17 @@ def without_end_marker(data: bytes) -> Image.Image | None:
     return plain if whole else None
 
 
-def _is_refined(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
+    """Whether all scan lines stand before the end marker."""
+    end = next((start - 2 for kind, start, _ in _segments(data) if kind == 0xD9), len(data))
+    return without_end_marker(data[:end]) is not None
+
+
+def is_refined(data: bytes) -> bool:
     """Whether a progressive JPEG's scans bring every coefficient of every component to its last bit."""
     missing: set[tuple[int, int]] = set()
-    for kind, body in _segments(data):
+    for kind, start, end in _segments(data):
+        body = data[start:end]
         if kind == 0xC2:  # the frame: its components, three bytes each
             missing = {(component, k) for component in body[6::3] for k in range(64)}
         elif kind == 0xDA:  # a scan: its components, two bytes each, then the band and the bits left out
@@ -53,10 +132,12 @@ def _is_refined(data: bytes) -> bool:
     return not missing
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each marker segment's kind and body, what lies between scans left out."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Each marker segment's kind and where its body starts and ends, up to the end marker."""
     at = 2
     while (found := _MARKER.search(data, at)) is not None:
-        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
-        yield data[found.end() - 1], data[found.end() + 2 : found.end() + length]
-        at = found.end() + length
+        kind, start = data[found.end() - 1], found.end()
+        at = start if kind in (0x01, 0xD8, 0xD9) else start + int.from_bytes(data[start : start + 2], "big")
+        yield kind, start if kind == 0xD9 else start + 2, at
+        if kind == 0xD9:
+            return

@@ -5,17 +5,19 @@
 | `empty` | zero bytes |
 | `unreadable` | the file cannot be opened or read |
 | `not_a_file` | a pipe, socket, device or folder |
-| `file_too_large` | more bytes than `data.catalog.MAX_FILE_BYTES` |
+| `file_too_large` | more bytes than `data.sample.MAX_FILE_BYTES` |
 | `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes) |
 | `unsupported_format` | an image, document or video in a format that is not decoded |
-| `needs_plugin` | HEIC: `pip install pillow-heif` |
+| `needs_plugin` | HEIC or HEIF without `pillow-heif`: `pip install regraft[heif]` |
 | `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range nobody states |
 | `bad_dimensions` | width or height of zero |
-| `too_many_pixels` | more than `data.decode.MAX_PIXELS`, read from the header |
+| `too_many_pixels` | more than `data.header.MAX_PIXELS` or its format may have, by the header |
 | `truncated` | the data end before the picture does |
 | `corrupt` | the data contradict themselves |
 | `changed` | the file is not the one that was listed: it changed during the run |
-| `decode_timeout`, `decoder_died` | the guarded worker that decoded it hung or died |
+| `decode_timeout` | decoding takes, or by its header would take, far longer than any picture |
+| `too_much_memory` | decoding needs more memory than `data.child.MEMORY` |
+| `decoder_died` | the guarded process that decoded it died |
 | `not_finite` | an array with a pixel that is no finite number |
 | `missing_path`, `missing_file` | a row whose image cell is empty; a path that leads to no file |
 | `outside_folder` | a path that leads, by itself or through links, out of the table's root folder |
@@ -29,10 +31,13 @@
 
 from __future__ import annotations
 
-__all__ = ["HEAD", "Refusal", "sniff"]
+from regraft.data.heif import available
+
+__all__ = ["HEAD", "Refusal", "is_heif", "sniff"]
 
 HEAD = 512  # the bytes at the start of a file that `sniff` looks at
 _HEIF = "HEIC or HEIF: pip install pillow-heif"
+_HEIF_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
 
 # Formats of which the first bytes are known and whose pixels are not read: (bytes, offset, code, what it is).
 _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
@@ -50,11 +55,13 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x1aE\xdf\xa3", 0, "unsupported_format", "Matroska video"),
     (b"\0\0\x01\xba", 0, "unsupported_format", "MPEG video"),
     (b"AVI ", 8, "unsupported_format", "AVI video"),
-    (b"ftyphei", 4, "needs_plugin", _HEIF),
-    (b"ftyphev", 4, "needs_plugin", _HEIF),
-    (b"ftypmif1", 4, "needs_plugin", _HEIF),
-    (b"ftypmsf1", 4, "needs_plugin", _HEIF),
     (b"ftyp", 4, "unsupported_format", "MP4, QuickTime or a relative"),
+    (b"\0\0\1\0", 0, "unsupported_format", "an icon"),
+    (b"DDS ", 0, "unsupported_format", "DDS"),
+    (b"v/1\1", 0, "unsupported_format", "OpenEXR"),
+    (b"#?RADIANCE", 0, "unsupported_format", "Radiance HDR"),
+    (b"\x11\xaf", 4, "unsupported_format", "FLI animation"),
+    (b"\x12\xaf", 4, "unsupported_format", "FLC animation"),
     (b"PK\x03\x04", 0, "not_an_image", "looks like a zip archive"),
 )
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -78,10 +85,17 @@ def sniff(data: bytes) -> Refusal | None:
     head = data[:HEAD]
     if not head:
         return Refusal("empty", "the file has no bytes")
+    if is_heif(head):
+        return None if available() else Refusal("needs_plugin", _HEIF)
     for magic, offset, code, what in () if _is_avif(head) else _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return Refusal(code, what)
     return None if _may_be_image(head) else _sniff_text(head)
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file is HEIC or HEIF, by its first bytes."""
+    return head[4:8] == b"ftyp" and head[8:12].startswith(_HEIF_BRANDS) and not _is_avif(head)
 
 
 def _is_avif(head: bytes) -> bool:
