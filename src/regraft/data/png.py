@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 
 from regraft.data.refusal import Refusal
@@ -11,37 +10,31 @@ __all__ = ["SIGNATURE", "checked"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 100_000  # a picture at every limit has a tenth of that
-_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
+_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")
 
 
 def checked(data: bytes) -> bytes:
     """The file without those chunks of metadata whose checksum is wrong.
 
     Raises:
-        Refusal: `corrupt` where the checksum of a chunk that makes pixels is wrong; `decode_timeout` for more
-            chunks than anyone could need.
+        Refusal: `truncated` without the chunk that ends a PNG; `corrupt` where the checksum of a chunk that
+            makes pixels is wrong; `decode_timeout` for more chunks than anyone could need.
     """
-    view, at, kept, bad = memoryview(data), 8, 8, []
+    view, at = memoryview(data), len(SIGNATURE)
+    sound, since = [], 0  # the stretches between bad chunks
     for _ in range(MAX_CHUNKS):
-        if at + 12 > len(data):
-            break
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, end = data[at + 4 : at + 8], at + 12 + length
+        kind = data[at + 4 : at + 8]
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data):
-            break  # cut short: the decoder says so
-        if zlib.crc32(view[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            if kind in _PIXELS or kind == b"IEND":
+            raise Refusal("truncated", "the file ends before its last chunk")
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            if kind in _NEEDED:
                 raise Refusal("corrupt", f"the checksum of {kind.decode()} is wrong")
-            bad.append((at, end))
+            sound.append(view[since:at])
+            since = end
         at = end
         if kind == b"IEND":
             break
     else:
         raise Refusal("decode_timeout", f"a PNG of more than {MAX_CHUNKS:,} chunks")
-    if not bad:
-        return data
-    parts = []
-    for start, end in bad:
-        parts.append(data[kept:start])
-        kept = end
-    return data[:8] + b"".join(parts) + data[kept:]
+    return b"".join([*sound, view[since:]]) if sound else data

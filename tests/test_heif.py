@@ -1,0 +1,55 @@
+"""HEIC: by a plugin where there is one, refused and named where not."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pictures import noise, refusal, scene
+from PIL import Image
+
+import regraft.data.refusal
+from regraft.data import heif
+from regraft.data.decode import decode
+from regraft.data.refusal import sniff
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+def test_without_the_plugin_a_photograph_of_a_phone_is_refused_with_what_helps(monkeypatch):
+    monkeypatch.setattr(regraft.data.refusal, "available", lambda: False)
+    found = refusal(HEIC, "IMG_0001.HEIC")
+    assert found.code == "needs_plugin"
+    assert "pip install pillow-heif" in found.detail
+
+
+def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
+    class Plugin(Image.Image):
+        def __init__(self, file, name=None):
+            super().__init__()
+            self.__dict__.update(Image.fromarray(noise()).__dict__, format="HEIF", is_animated=False)
+
+    monkeypatch.setattr(regraft.data.refusal, "available", lambda: True)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (Plugin, None))
+    monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
+    registered = []
+    plugin = SimpleNamespace(register_heif_opener=lambda: registered.append(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    heif.register.cache_clear()
+    decoded = decode(HEIC, None, name="IMG_0001.HEIC")
+    heif.register.cache_clear()
+    assert (decoded.facts.format, decoded.facts.notes, registered) == ("HEIF", (), [1])
+    np.testing.assert_array_equal(decoded.pixels, noise())
+    assert sniff(HEIC) is None
+
+
+def test_a_real_one():
+    plugin = pytest.importorskip("pillow_heif")
+    plugin.register_heif_opener()
+    buffer = io.BytesIO()
+    Image.fromarray(scene()).save(buffer, "HEIF", quality=95)
+    received = decode(buffer.getvalue(), None, name="IMG_0001.HEIC").pixels.astype(int)
+    assert received.shape == scene().shape
+    assert np.abs(received - scene()).mean() < 3
+    assert refusal(buffer.getvalue()[:-400]).code in ("corrupt", "truncated")
