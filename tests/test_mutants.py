@@ -1,4 +1,4 @@
-"""Whatever a file holds, the guarded decoder ends with pixels or a documented code, soon, in little memory."""
+"""Whatever a file holds, the guarded decoder ends with pixels or a known code, soon and in little memory."""
 
 from __future__ import annotations
 

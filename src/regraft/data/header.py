@@ -12,10 +12,10 @@ from regraft.data.jpeg import frame
 from regraft.data.png import SIGNATURE
 from regraft.data.refusal import Refusal
 
-__all__ = ["MAX_PIXELS", "check_size", "stated_size"]
+__all__ = ["LOWER", "MAX_PIXELS", "check_size", "stated_size"]
 
 MAX_PIXELS = 64_000_000
-_LOWER = {"WEBP": 20_000_000, "AVIF": 40_000_000, "HEIF": 50_000_000}  # 8 to 20 bytes for a pixel
+LOWER = {"WEBP": 20_000_000, "AVIF": 40_000_000, "HEIF": 50_000_000}  # 8 to 20 bytes for a pixel
 
 
 def check_size(width: int, height: int, kind: str) -> None:
@@ -24,7 +24,7 @@ def check_size(width: int, height: int, kind: str) -> None:
     Raises:
         Refusal: `bad_dimensions`, `too_many_pixels`.
     """
-    most = _LOWER.get(kind, MAX_PIXELS)
+    most = LOWER.get(kind, MAX_PIXELS)
     if width < 1 or height < 1:
         raise Refusal("bad_dimensions", f"{width} x {height}")
     if width * height > most:
