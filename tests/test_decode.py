@@ -236,6 +236,27 @@ def test_an_animation_gives_its_first_frame_and_a_note(kind):
     assert np.abs(decoded.pixels[20, 20].astype(int) - [255, 0, 0]).max() <= 6
 
 
+def test_a_camera_s_burst_gives_its_first_picture():
+    frames = [Image.fromarray(scene()), Image.fromarray(255 - scene())]
+    decoded = decode(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), None, name="a.jpg")
+    assert (decoded.facts.format, decoded.facts.notes) == ("MPO", ())
+    assert np.abs(decoded.pixels.astype(int) - scene()).mean() < 3
+
+
+def test_pages_that_lead_in_a_circle_end():
+    data = bytearray(encoded(Image.fromarray(noise()), "TIFF"))
+    first = struct.unpack_from("<I", data, 4)[0]
+    entries = struct.unpack_from("<H", data, first)[0]
+    struct.pack_into("<I", data, first + 2 + 12 * entries, first)
+    np.testing.assert_array_equal(pixels(bytes(data)), noise())
+
+
+def test_a_later_frame_of_billions_of_pixels_is_never_reached():
+    data = encoded(Image.fromarray(noise()), "GIF")
+    frame = b",\0\0\0\0" + struct.pack("<HHBBBB", 65535, 65535, 0, 8, 0, 59)
+    assert decode(data[:-1] + frame, 32).facts.notes == ("animated_first_frame",)
+
+
 def test_pages_give_the_first_and_a_note():
     pages = [Image.fromarray(noise(seed=seed)) for seed in (0, 1)]
     decoded = decode(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]), None)
@@ -268,6 +289,12 @@ def test_every_orientation_gives_the_same_picture(kind, options, tolerance, orie
     received = pixels(data).astype(int)
     assert received.shape == scene().shape
     assert np.abs(received - scene()).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_what_follows_the_picture_changes_nothing(kind):
+    data = encoded(Image.fromarray(noise()), kind)
+    np.testing.assert_array_equal(pixels(data + b"<script>PK\x03\x04" * 100), pixels(data))
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])

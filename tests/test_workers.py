@@ -1,7 +1,9 @@
 """Decoding ahead in child processes: in order, one verdict a file, whatever happens to a child."""
 
+import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from conftest import write_photos
+from PIL import Image
 
 from regraft.data import child as child_module
 from regraft.data import workers
@@ -147,6 +150,67 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs,
     )
     monkeypatch.setattr(child_module, "TIMEOUT", 0.8)
     assert code(Child().decode(*jobs[0], SIZE)) == "decode_timeout"
+
+
+def test_a_file_that_takes_more_memory_than_a_child_may_have_is_refused(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (4000, 4000)).save(path)  # 64 MB of pixels
+    program = (
+        "import pathlib, sys\n"
+        "from regraft.data import child\n"
+        "child.MEMORY = int(sys.argv[2]) * 2**20\n"
+        "child._limit_memory()\n"
+        "try:\n"
+        "    print(child.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16).pixels.shape)\n"
+        "except child.Refusal as refusal:\n"
+        "    print(refusal.code)\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program, str(path), limit],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+        for limit in ("90", "300")
+    ]
+    assert said == ["too_much_memory", "(16, 16, 3)"]
+
+
+def test_a_child_limits_its_memory(jobs):
+    child = Child()
+    child.decode(*jobs[0], SIZE)
+    limit = resource.prlimit(children()[0], resource.RLIMIT_DATA)[0]
+    child.end()
+    assert limit == child_module.MEMORY
+    assert 2 * limit < 1_010_000_000
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", "RGB", {"compress_level": 1}),
+        ("PNG", "RGBA", {"compress_level": 1}),
+        ("PNG", "I;16", {"compress_level": 1}),
+        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+        ("JPEG", "CMYK", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
+        ("GIF", "P", {}),
+    ],
+)
+def test_sixty_four_million_pixels_are_decoded_within_a_childs_memory(tmp_path, kind, mode, options):
+    image = Image.linear_gradient("L").convert(mode).resize((8000, 8000), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    child = Child()
+    result = child.decode(*job(tmp_path / "large", buffer.getvalue()), 224)
+    child.end()
+    assert code(result) is None
+    assert np.ptp(result.pixels) > 200
 
 
 def test_closing_early_leaves_no_child(jobs, monkeypatch):
