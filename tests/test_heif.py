@@ -44,11 +44,14 @@ def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
     assert sniff(HEIC) is None
 
 
-def test_a_real_one():
+def test_a_real_one_is_upright():
     plugin = pytest.importorskip("pillow_heif")
     plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
     buffer = io.BytesIO()
-    Image.fromarray(scene()).save(buffer, "HEIF", quality=95)
+    stored = Image.fromarray(scene()).rotate(90, expand=True)
+    stored.save(buffer, "HEIF", quality=95, exif=exif.tobytes())
     received = decode(buffer.getvalue(), None, name="IMG_0001.HEIC").pixels.astype(int)
     assert received.shape == scene().shape
     assert np.abs(received - scene()).mean() < 3
