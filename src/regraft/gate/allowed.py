@@ -110,18 +110,18 @@ def why_not(module: object, name: str, registered: object) -> str:
     >>> why_not("os", "system", None)
     'is not one of the classes that a model file may name'
     """
-    package = "keras_hub" if str(module).startswith("keras_hub.") else "regraft"
-    if registered not in (None, name, f"{package}>{name}") or not isinstance(module, str):
-        return "is registered under another name than its own" if registered else _STRANGE
-    if module == "keras.layers":
-        return "" if name in LAYERS else REFUSED_LAYERS.get(name, "is no layer of Keras known here")
-    known = (module, name) in MODELS | _NAMED
+    module = module if isinstance(module, str) else ""
+    if module == "keras.layers" and name not in LAYERS:
+        return REFUSED_LAYERS.get(name, "is no layer of Keras known here")
+    known = module == "keras.layers" or (module, name) in MODELS | _NAMED
     computing = _COMPUTING.fullmatch(module) or (module == "keras.src.ops.core" and name in _CORE)
     hub = _HUB.fullmatch(module) and not _HUB_READS.fullmatch(name)
-    return "" if known or ((computing or hub) and _CLASS.fullmatch(name)) else _STRANGE
-
-
-_STRANGE = "is not one of the classes that a model file may name"
+    if not known and not ((computing or hub) and _CLASS.fullmatch(name)):
+        return "is not one of the classes that a model file may name"
+    package = "keras_hub" if hub else "regraft"
+    if registered not in (None, name, f"{package}>{name}"):
+        return "is registered under another name than its own"
+    return ""
 
 
 def why_not_function(module: object, name: object) -> str:

@@ -24,7 +24,6 @@ MOST_BYTES = {CONFIG: 8 << 20, METADATA: 64 << 10}  # the largest of keras.appli
 
 _LOCAL, _END, _END64, _LOCATOR64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _UTF8_NAMES = 0x800
-_TORCH = "data.pkl"  # what a PyTorch file has, to call it by its name
 _BAD = set("\\:\0")
 _MAGIC = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file; open it with Keras and save it again as .keras"),
@@ -140,6 +139,8 @@ def _expect_end(path: Path, file: BinaryIO) -> None:
 
 def _members(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> tuple[Member, ...]:
     listed = archive.infolist()
+    if any(info.filename.endswith("data.pkl") for info in listed):
+        raise refused(path, "expected a .keras file. Received: a PyTorch file, which holds a pickle.")
     for info in listed:
         why = _wrong(info)
         if why:
@@ -150,8 +151,6 @@ def _members(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> tuple[Memb
             raise refused(path, f"member {quoted(name)} is there {times:,} times.")
     for name in (CONFIG, METADATA, WEIGHTS):
         if name not in names:
-            if any(other.endswith(_TORCH) for other in names):
-                raise refused(path, "expected a .keras file. Received: a PyTorch file, which holds a pickle.")
             raise refused(
                 path, f"member {name} is missing. Expected a .keras file as Keras' model.save writes it."
             )
@@ -167,7 +166,7 @@ def _members(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> tuple[Memb
 def _wrong(info: zipfile.ZipInfo) -> str:
     """What is wrong with a member as the archive lists it; "" for nothing."""
     name = info.orig_filename
-    known = name in (CONFIG, METADATA, WEIGHTS) or name.startswith(ASSETS) or name.endswith(_TORCH)
+    known = name in (CONFIG, METADATA, WEIGHTS) or name.startswith(ASSETS)
     kind = stat.S_IFMT(info.external_attr >> 16)
     stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
     most = MOST_BYTES.get(name, info.file_size)
