@@ -230,3 +230,24 @@ def test_weights_beside_a_model_are_looked_through(tmp_path: Path) -> None:
     (tmp_path / "evil.weights.h5").write_bytes(hostile.weights(hostile.ARRAYS["not a number"]))
     with pytest.raises(ModelRefused, match=r"array 'evil' has values that are not finite"):
         read_arrays(tmp_path / "evil.weights.h5")
+
+
+def test_a_class_passes_that_the_users_program_has_registered(tmp_path: Path) -> None:
+    import keras
+
+    from regraft.backbone.own import read_model
+
+    class Halved(keras.layers.Layer):
+        def call(self, x):
+            return x / 2
+
+    image = keras.Input((8, 8, 3))
+    path = tmp_path / "own.keras"
+    keras.saving.register_keras_serializable("users")(Halved)
+    try:
+        keras.Model(image, keras.layers.Conv2D(2, 3)(Halved()(image))).save(path)
+        assert read_model(path).layers[1].__class__ is Halved
+    finally:
+        keras.saving.get_custom_objects().pop("users>Halved")
+    with pytest.raises(ModelRefused, match=r"'Halved'.*is not one of the classes"):
+        read_model(path)

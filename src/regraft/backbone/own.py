@@ -32,14 +32,15 @@ __all__ = [
 def read_model(path: Path) -> keras.Model:
     """A `.keras` file, opened in Keras' safe mode once `regraft.gate` has looked through it.
 
-    Also files with layers that do not come with Keras but that regraft vouches for: its own of a SavedModel,
-    which asks for trust (see `regraft.backbone.savedlayer`), and KerasHub's.
+    Also files with layers that do not come with Keras but that somebody vouches for: regraft for its own of a
+    SavedModel, which asks for trust (see `regraft.backbone.savedlayer`), and for KerasHub's; the user's
+    program for classes that it has registered with `keras.saving.register_keras_serializable`.
 
     Raises:
         ModelRefused: the file is damaged, or holds code or a layer that nobody vouches for.
         EnvironmentFault: it needs KerasHub or TensorFlow, which is not there.
     """
-    layers = check_model_file(path).configuration.layers
+    layers = check_model_file(path, _registered()).configuration.layers
     if any(layer.module.startswith("keras_hub.") for layer in layers) and not _has("keras_hub"):
         raise EnvironmentFault(
             f'{path} holds layers of KerasHub, which is not installed: pip install "regraft[hub]".'
@@ -60,6 +61,11 @@ def _settle_flags(model: keras.Model) -> None:
         if not layer.trainable:
             for part in layer._flatten_layers():
                 part.trainable = False
+
+
+def _registered() -> list[str]:
+    """Names that the user's program has registered; KerasHub registers what reads files, too."""
+    return [name for name in keras.saving.get_custom_objects() if not name.startswith(("keras_", "regraft>"))]
 
 
 def _has(package: str) -> bool:

@@ -7,6 +7,7 @@ tensors. A layer that a later Keras brings is refused until it stands here.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 __all__ = ["ACTIVATIONS", "LAYERS", "MODELS", "REFUSED_LAYERS", "why_not", "why_not_function"]
 
@@ -97,13 +98,14 @@ _HUB_READS = re.compile(r"\w*(Tokenizer|Preprocessor|Converter|Task|Classifier|S
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
-def why_not(module: object, name: str, registered: object) -> str:
+def why_not(module: object, name: str, registered: object, own: Collection[str] = ()) -> str:
     """Why a class may not be in a model file; "" where it may.
 
     Args:
         module: where Keras would look for it.
         name: of the class.
         registered: the name it may be registered under, which Keras looks up first.
+        own: names under which the user's own program has registered classes and functions.
 
     >>> why_not("keras.layers", "Dense", None)
     ''
@@ -111,6 +113,8 @@ def why_not(module: object, name: str, registered: object) -> str:
     'is not one of the classes that a model file may name'
     """
     module = module if isinstance(module, str) else ""
+    if registered in own:
+        return ""
     if module == "keras.layers" and name not in LAYERS:
         return REFUSED_LAYERS.get(name, "is no layer of Keras known here")
     known = module == "keras.layers" or (module, name) in MODELS | _NAMED
@@ -124,8 +128,10 @@ def why_not(module: object, name: str, registered: object) -> str:
     return ""
 
 
-def why_not_function(module: object, name: object) -> str:
-    """Why a function may not be in a model file; "" where it may."""
+def why_not_function(module: object, name: object, own: Collection[str] = ()) -> str:
+    """Why a function may not be in a model file; "" where it may. `own` as in `why_not`."""
+    if name in own:
+        return ""
     places = ("builtins", "keras.activations", "keras_hub.src.utils.keras_utils")
     if module in places and name in ACTIVATIONS:
         return ""

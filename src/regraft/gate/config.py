@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,7 @@ class Layer:
 class Configuration:
     """What a configuration says. `suspicious` are sentences; where there is one, Keras must not see it."""
 
+    own: Collection[str] = ()
     layers: list[Layer] = field(default_factory=list)
     models: int = 0
     calls: int = 0
@@ -56,9 +58,9 @@ class Configuration:
     suspicious: list[str] = field(default_factory=list)
 
 
-def read_config(text: bytes) -> Configuration:
-    """Read the JSON text of a model."""
-    found = Configuration()
+def read_config(text: bytes, own: Collection[str] = ()) -> Configuration:
+    """Read the JSON text of a model; `own` as in `regraft.gate.allowed.why_not`."""
+    found = Configuration(own=own)
     try:
         root = json.loads(text)
     except RecursionError:
@@ -101,7 +103,7 @@ def _look(entry: dict[str, Any], place: str, found: Configuration) -> str:
     if kind in _VALUES:
         return place
     if kind == "function":
-        why = why_not_function(entry.get("module"), config)
+        why = why_not_function(entry.get("module"), config, found.own)
         if why:
             found.suspicious.append(f"{place}: function {quoted(str(config))} {why}.")
         return place
@@ -116,7 +118,7 @@ def _look(entry: dict[str, Any], place: str, found: Configuration) -> str:
         _shapes(entry.get("build_config")),
         entry.get("shared_object_id"),
     )
-    why = why_not(module, str(kind), entry.get("registered_name"))
+    why = why_not(module, str(kind), entry.get("registered_name"), found.own)
     if kind in ("__lambda__", "__typespec__"):
         why = "is a program"
     if why:
@@ -125,7 +127,7 @@ def _look(entry: dict[str, Any], place: str, found: Configuration) -> str:
         return at
     if (module, kind) in MODELS:
         found.models += 1
-    elif module == "keras.layers" or str(module).startswith(("keras.src.", "keras_hub.", "regraft.")):
+    elif module == "keras.layers" or not re.match(r"keras(\.(?!src\.)|$)", str(module)):
         found.layers.append(layer)
         if kind == "InputLayer":
             found.inputs.append((name, config.get("batch_shape", config.get("batch_input_shape"))))

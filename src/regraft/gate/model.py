@@ -8,6 +8,7 @@ Keras nor a backend is imported.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,12 @@ class Contents:
             return "unknown"
 
 
-def look_into(path: Path) -> Contents:
+def look_into(path: Path, own: Collection[str] = ()) -> Contents:
     """What a model file holds, without building it; a refused one too.
+
+    Args:
+        path: the file.
+        own: names under which the user's own program has registered classes and functions with Keras.
 
     Raises:
         EnvironmentFault: it cannot be read.
@@ -57,7 +62,7 @@ def look_into(path: Path) -> Contents:
         archive = read_archive(path)
     except ModelRefused as fault:
         return Contents(None, Configuration(), (), (str(fault).removeprefix(begin),))
-    configuration = read_config(archive.config)
+    configuration = read_config(archive.config, own)
     suspicious = list(configuration.suspicious)
     if archive.assets and not any(layer.kind == "SavedModelLayer" for layer in configuration.layers):
         suspicious.append(f"member {quoted(archive.assets[0].name)} belongs to no layer.")
@@ -71,14 +76,17 @@ def look_into(path: Path) -> Contents:
     return Contents(archive, configuration, arrays, tuple(suspicious))
 
 
-def check_model_file(path: Path) -> Contents:
+def check_model_file(path: Path, own: Collection[str] = ()) -> Contents:
     """What a model file holds; a `.keras` file that Keras wrote and that has nothing suspicious.
+
+    Args:
+        path, own: as in `look_into`.
 
     Raises:
         ModelRefused: it is anything else; the message names the layer, member or array.
         EnvironmentFault: it cannot be read.
     """
-    found = look_into(path)
+    found = look_into(path, own)
     if found.suspicious:
         more = len(found.suspicious) - 1
         rest = f" And {more:,} more: see `regraft inspect`." if more else ""
