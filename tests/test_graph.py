@@ -18,6 +18,8 @@ import regraft
 from regraft.backbone.head import OUTPUT
 from regraft.data.decode import decode
 from regraft.deploy.graph import GRAPH
+from regraft.deploy.selftest import SELFTEST
+from regraft.features.openvino import OpenVinoEngine
 
 NOT_USED = (
     "tensorflow", "keras", "jax", "torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "h5py",
@@ -192,3 +194,52 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
     assert not [file for file in run.path.iterdir() if "openvino" in file.name or file.suffix == ".pb"]
     assert "no graph for OpenVINO (its answers is" in capfd.readouterr().err
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
+
+
+# --- the answers kept with a run
+
+
+def test_the_answers_kept_with_a_run_are_its_models(finished: Path) -> None:
+    with np.load(finished / SELFTEST) as kept:
+        asked, given = kept["pictures"], kept["answers"]
+    assert asked.dtype == np.uint8
+    model = regraft.load(finished).model
+    np.testing.assert_allclose(given, model.predict(asked.astype("float32"), verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(0.0, ""), (1e-3, "a little otherwise"), (0.1, "refused")])
+def test_an_engine_that_answers_otherwise_is_refused_or_said_once(
+    run: Path, photos: Path, *, off: float, verdict: str, no_keras: None,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    class Other(OpenVinoEngine):
+        def run(self, batches):
+            for outputs in super().run(batches):
+                yield {name: value + off for name, value in outputs.items()}
+
+    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
+    monkeypatch.setattr("regraft.deploy.graph.OpenVinoEngine", Other)
+    if verdict == "refused":
+        with pytest.raises(regraft.ModelRefused, match=r"answers otherwise.*0\.1"):
+            next(regraft.load(run).predict([photos]))
+        return
+    for first in (True, False):
+        next(regraft.load(run).predict([photos]))
+        assert ("answers a little otherwise" in capfd.readouterr().err) == (bool(verdict) and first)
+
+
+def test_kept_answers_that_were_changed_are_refused(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
+    (run / SELFTEST).write_bytes(b"PK")
+    with pytest.raises(regraft.ModelRefused, match=f"{SELFTEST} is not the file"):
+        next(regraft.load(run).predict([photos]))
+
+
+def test_a_manifest_with_other_outputs_than_the_model_is_refused(run: Path, photos: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["outputs"].append("purple")
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(regraft.ModelRefused, match="says 4 answers, the model gives 3"):
+        next(regraft.load(run).predict([photos]))

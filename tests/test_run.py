@@ -22,7 +22,7 @@ from regraft.recipe import Phase, Recipe
 
 FILES = {
     "history.csv", "manifest.json", "metrics.json", "model.keras", "openvino.bin", "openvino.xml",
-    "recipe.toml", "refused.jsonl", "report.html", "split.csv",
+    "recipe.toml", "refused.jsonl", "report.html", "selftest.npz", "split.csv",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from regraft.data.decode import DECODER
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, sha256, write_model
 from regraft.deploy.graph import GRAPH, write_graph
+from regraft.deploy.selftest import SELFTEST, write_answers
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.intervals import Interval
@@ -94,7 +95,7 @@ def write_run(
         folder: where to write.
         out: the name that the folder will have.
         photographs: a few of the run's, on which a graph for OpenVINO has to answer as the model does; None
-            for a run without a graph.
+            for a run without a graph and without answers to compare.
     """
     catalog = outcome.catalog
     parts = score_parts(outcome)
@@ -124,8 +125,10 @@ def write_run(
         write_estimator(outcome.kept, folder / ESTIMATOR)
         files[ESTIMATOR] = sha256(folder / ESTIMATOR)
     if photographs is not None:
-        graph = write_graph(outcome.model, folder, photographs, len(outcome.catalog.samples[0].photos))
-        files |= {name: sha256(folder / name) for name in graph}
+        photos = len(outcome.catalog.samples[0].photos)
+        graph = write_graph(outcome.model, folder, photographs, photos)
+        write_answers(outcome.model, folder / SELFTEST, photos)
+        files |= {name: sha256(folder / name) for name in (*graph, SELFTEST)}
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
 

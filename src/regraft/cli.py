@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regraft.console import print_table, say
-from regraft.errors import RegraftError, UsageError
+from regraft.errors import ModelRefused, RegraftError, UsageError
 from regraft.imports import left_out_of_keras
 from regraft.recipe import AUGMENTATIONS, Phase
 
 if TYPE_CHECKING:
     from regraft.deploy.bundle import Prediction
+    from regraft.deploy.inspection import Inspection
 
 __all__ = ["app", "main"]
 
@@ -450,6 +451,48 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
         print(f"Left out: {_safe(each.backbone)}: {_safe(each.reason)}")
     print(_safe(found.advice))
     print(f"Next: {_safe(found.command)}")
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A .keras file, or a run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a model file holds without opening it in Keras; exit 5 if it would be refused."""
+    from regraft.deploy.inspection import inspect as look
+
+    found = look(model)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        _print_inspection(found)
+    if found.suspicious or found.changed:
+        sys.exit(ModelRefused.exit_code)
+
+
+def _print_inspection(found: Inspection) -> None:
+    print(f"{_safe(found.file)}: {found.bytes:,} bytes, sha256 {found.sha256}")
+    print(f"saved by    {_safe(found.saved_by)}")
+    for name, shape in found.inputs:
+        print(f"takes       {_safe(name)} {_safe(str(shape))}")
+    print(f"gives       {_safe(', '.join(found.outputs))}")
+    print(f"parameters  {found.parameters:,} in {_safe(', '.join(found.types))}")
+    for digest in found.savedmodels:
+        print(f"SavedModel  sha256 {_safe(digest)}, a program that has to be trusted")
+    if found.kinds:
+        rows = [
+            (_safe(kind.name), str(kind.layers), f"{kind.parameters:,}", kind.package) for kind in found.kinds
+        ]
+        print_table(("layers", "number", "parameters", "package"), rows)
+    if found.manifest is not None:
+        for name in ("task", "outputs", "backbone", "head", "trained", "versions"):
+            print(f"{name:<11} {_safe(json.dumps(found.manifest[name], ensure_ascii=False))}")
+        for name in found.manifest["files"]:
+            print(f"{'CHANGED' if name in found.changed else 'unchanged':<11} {_safe(name)}")
+    for reason in found.suspicious:
+        print(f"REFUSED     {_safe(reason)}")
+    if not found.suspicious:
+        print("Nothing in it is suspicious.")
 
 
 @app.command()

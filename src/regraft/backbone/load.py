@@ -42,6 +42,7 @@ from regraft.backbone.weights import (
 )
 from regraft.backbone.zoo import Entry, find, keras_cache, recognise
 from regraft.errors import EnvironmentFault, UsageError
+from regraft.gate.model import check_model_file
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -162,6 +163,11 @@ def load_backbone(
         raise UsageError(
             f"backbone: the folder {path} holds neither a SavedModel (saved_model.pb) nor a preset "
             "(config.json)."
+        )
+    if path.is_file():
+        check_model_file(path)
+        raise UsageError(
+            f"backbone: {path} is a .keras file by its content. Rename it so that it ends in .keras."
         )
     return _from_zoo(find(text), asked)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from regraft.backbone.pixels import apply_contract, contract_of
 from regraft.backbone.savedlayer import SavedModelLayer
 from regraft.backbone.zoo import Entry
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief
+from regraft.gate.model import check_model_file
 
 __all__ = [
     "behind_contract",
@@ -30,28 +30,27 @@ __all__ = [
 
 
 def read_model(path: Path) -> keras.Model:
-    """A `.keras` file, opened in Keras' safe mode.
+    """A `.keras` file, opened in Keras' safe mode once `regraft.gate` has looked through it.
 
-    Also files with layers that do not come with Keras but that regraft vouches for: its own of a SavedModel,
-    which asks for trust (see `regraft.backbone.savedlayer`), and KerasHub's.
+    Also files with layers that do not come with Keras but that somebody vouches for: regraft for its own of a
+    SavedModel, which asks for trust (see `regraft.backbone.savedlayer`), and for KerasHub's; the user's
+    program for classes that it has registered with `keras.saving.register_keras_serializable`.
 
     Raises:
         ModelRefused: the file is damaged, or holds code or a layer that nobody vouches for.
         EnvironmentFault: it needs KerasHub or TensorFlow, which is not there.
     """
+    layers = check_model_file(path, _registered()).configuration.layers
+    if any(layer.module.startswith("keras_hub.") for layer in layers) and not _has("keras_hub"):
+        raise EnvironmentFault(
+            f'{path} holds layers of KerasHub, which is not installed: pip install "regraft[hub]".'
+        )
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except (EnvironmentFault, ModelRefused):
         raise
-    except Exception as fault:  # Keras names no type: damaged archives and unsafe layers raise many
-        if _mentions(path, b"keras_hub") and importlib.util.find_spec("keras_hub") is None:
-            raise EnvironmentFault(
-                f'{path} holds layers of KerasHub, which is not installed: pip install "regraft[hub]".'
-            ) from fault
-        raise ModelRefused(
-            f"{path} cannot be read as a Keras model. Expected a .keras file whose layers come with Keras. "
-            f"Keras says: {brief(fault)}"
-        ) from fault
+    except Exception as fault:  # Keras names no type: whatever does not fit together raises something else
+        raise ModelRefused(f"{path} cannot be read as a Keras model. Keras says: {brief(fault)}") from fault
     _settle_flags(model)
     return model
 
@@ -64,12 +63,13 @@ def _settle_flags(model: keras.Model) -> None:
                 part.trainable = False
 
 
-def _mentions(path: Path, word: bytes) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return word in archive.read("config.json")
-    except (OSError, KeyError, zipfile.BadZipFile):
-        return False
+def _registered() -> list[str]:
+    """Names that the user's program has registered; KerasHub registers what reads files, too."""
+    return [name for name in keras.saving.get_custom_objects() if not name.startswith(("keras_", "regraft>"))]
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def check_model(model: keras.Model) -> None:

@@ -171,5 +171,5 @@ def _check_trust(digest: str) -> None:
         raise ModelRefused(
             f"The file holds a SavedModel that was never used on this machine, sha256 {digest}. Its graph "
             "may read and write files. If you trust who made it, say so once: "
-            f"python -c 'from regraft.backbone.savedmodel import trust; trust(\"{digest}\")'"
+            f"python -c 'from regraft.backbone.savedlayer import trust; trust(\"{digest}\")'"
         )

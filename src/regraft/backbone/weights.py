@@ -22,6 +22,7 @@ import numpy as np
 
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
 from regraft.errors import EnvironmentFault, UsageError, brief, nearest
+from regraft.gate.hdf5 import read_arrays
 
 if TYPE_CHECKING:
     import keras
@@ -55,6 +56,7 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
 
     Raises:
         UsageError: another word, no such file, or a file that holds no Keras weights.
+        ModelRefused: it points at other files, or holds what are no finite numbers.
         EnvironmentFault: the file cannot be read.
     """
     if weights == "imagenet":
@@ -70,6 +72,7 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     path = Path(weights)
     digest = sha256(path, "weights")
     _check_format(path)
+    read_arrays(path)
     return Weights(path, f"file {path.name} sha256 {digest}")
 
 

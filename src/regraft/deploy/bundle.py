@@ -21,6 +21,7 @@ from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import engine_of, run_engine
 from regraft.deploy.graph import GRAPH, read_graph
+from regraft.deploy.selftest import SELFTEST, check_answers
 from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
@@ -135,14 +136,24 @@ class Bundle:
         imported. A model that was taken out of `model` may have been changed: then that very one is run.
 
         Raises:
-            ModelRefused: a file is not the one that the manifest describes.
+            ModelRefused: a file is not the one that the manifest describes, or what runs it here gives other
+                answers than when it was trained.
         """
-        if "model" in self.__dict__ or not self._has_graph:
+        if "model" in self.__dict__:
             return engine_of(self.model)
+        if not self._has_graph:
+            return self._tested(engine_of(self.model))
         batch = 1 if samples < BATCH else BATCH
         if batch not in self._engines:
-            self._engines[batch] = read_graph(self.path, batch) or engine_of(self.model)
+            self._engines[batch] = self._tested(read_graph(self.path, batch) or engine_of(self.model))
         return self._engines[batch]
+
+    def _tested(self, engine: Engine) -> Engine:
+        """The engine, which gives the answers that were kept with the run."""
+        if SELFTEST in self.manifest["files"]:
+            self._check(SELFTEST)
+            check_answers(self.path / SELFTEST, self.manifest["files"], engine)
+        return engine
 
     @cached_property
     def _has_graph(self) -> bool:
@@ -230,10 +241,17 @@ class Bundle:
         with DecodeAhead(jobs, self.image_size) as decoding:
             engine = self.engine(len(jobs) // self.photos)
             for found in run_engine(engine, decoding, self.photos):
-                if self.kept is None or isinstance(found, Refusal):
-                    yield found
-                else:
-                    yield self.kept.predict(found[None])[0].astype(np.float32)
+                yield found if isinstance(found, Refusal) else self._final(found)
+
+    def _final(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The answer to one sample, from what the network gives; as many numbers as the manifest says."""
+        answer = found if self.kept is None else self.kept.predict(found[None])[0].astype(np.float32)
+        units = 1 if self.task == "binary" else len(self.outputs)
+        if len(answer) != units:
+            raise ModelRefused(
+                f"{self.path} is damaged: its manifest says {units} answers, the model gives {len(answer)}."
+            )
+        return answer
 
     def _catalog(self, path: Path) -> Catalog:
         """A folder, or a table with the columns of the one trained on."""

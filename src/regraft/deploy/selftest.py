@@ -1,0 +1,104 @@
+"""A few answers kept with a run, and whether what runs its network here still gives them.
+
+A file with the right digest can answer otherwise under another Keras, another OpenVINO or another processor.
+So a run holds a few pictures with what the network made of them on the day it was trained. Whatever runs the
+network is asked about these once on every machine, and again with every version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.console import say
+from regraft.deploy.answers import OUTPUT
+from regraft.errors import ModelRefused
+from regraft.features.store import Store
+
+if TYPE_CHECKING:
+    import keras
+
+    from regraft.features.engine import Engine
+
+__all__ = ["SELFTEST", "check_answers", "pictures", "write_answers"]
+
+SELFTEST = "selftest.npz"
+PICTURES = 4
+SAID, REFUSED = 1e-4, 1e-2  # of the largest answer: beyond float32 sums in another order; another network
+
+
+def pictures(size: int) -> NDArray[np.uint8]:
+    """PICTURES square pictures, uint8 (4, size, size, 3): colours that change slowly or fast, and noise.
+
+    No photograph of the user's: a run may be handed on.
+
+    >>> pictures(8).shape
+    (4, 8, 8, 3)
+    """
+    along = np.linspace(0, 1, size)
+    down, across = np.meshgrid(along, along, indexing="ij")
+    noise = np.random.default_rng(0).random((size, size, 3))
+    found = [
+        np.stack([down, across, 1 - down], axis=-1),
+        np.stack([across**2, 0.3 + 0 * down, down], axis=-1),
+        0.5 + 0.5 * np.sin(20 * np.stack([down, across, down + across], axis=-1)),
+        noise,
+    ]
+    rounded: NDArray[np.uint8] = np.rint(255 * np.stack(found)).astype(np.uint8)
+    return rounded
+
+
+def write_answers(model: keras.Model, path: Path, photos: int = 1) -> None:
+    """Write pictures and a model's answers to them, in Keras, to an .npz file.
+
+    Args:
+        model: RGB pixels 0..255 to answers.
+        path: the file.
+        photos: how many images make a sample.
+    """
+    import keras
+
+    shown = pictures(int(model.inputs[0].shape[-2]))
+    if photos > 1:
+        shown = np.stack([np.roll(shown, number, axis=0) for number in range(photos)], axis=1)
+    answers = keras.ops.convert_to_numpy(model(shown.astype(np.float32), training=False))
+    np.savez_compressed(path, pictures=shown, answers=answers.astype(np.float32))
+
+
+def check_answers(path: Path, digests: dict[str, Any], engine: Engine) -> None:
+    """Ask an engine about a run's pictures, unless it was right about them before on this machine.
+
+    Raises:
+        ModelRefused: it gives other answers, or the file is none of ours.
+    """
+    asked = f"{engine.name}\n{np.__version__}\n{sorted(digests.items())}"
+    passed = Store().folder("selftests", hashlib.sha256(asked.encode()).hexdigest())
+    if passed.exists():
+        return
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            shown, expected = stored["pictures"], stored["answers"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
+        raise ModelRefused(f"{path} does not hold pictures and answers: {fault}.") from fault
+    batches = (shown[at : at + engine.batch] for at in range(0, len(shown), engine.batch))
+    received = np.concatenate([output[OUTPUT] for output in engine.run(batches)])
+    if received.shape != expected.shape:
+        raise ModelRefused(
+            f"{path}: the network gives {received.shape[1:]} where {expected.shape[1:]} is right."
+        )
+    error = float(np.abs(received - expected).max() / max(float(np.abs(expected).max()), 1e-6))
+    said = f"than when it was trained, by {error:.1g} of its largest answer, under {engine.name}"
+    if not error <= REFUSED:
+        raise ModelRefused(
+            f"The model in {path.parent} answers otherwise {said}. Its manifest.json says what to install."
+        )
+    if error > SAID:
+        say(f"The model in {path.parent} answers a little otherwise {said}.")
+    with contextlib.suppress(OSError):  # where nothing can be remembered, it is asked again
+        passed.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,94 @@
+"""A model file, looked at before Keras sees a byte of it.
+
+Keras' safe mode refuses lambdas. Here everything is refused that an image model has no use for: classes that
+are not on a list, files in files, links, more numbers than the file holds, values that are none. Neither
+Keras nor a backend is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from regraft.errors import ModelRefused
+from regraft.gate.archive import Archive, quoted, read_archive, refused
+from regraft.gate.config import Configuration, read_config
+from regraft.gate.hdf5 import Array, held, read_arrays
+from regraft.gate.parameters import too_large
+
+__all__ = ["Contents", "check_model_file", "look_into"]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a model file holds, as far as it could be read, and why it is refused.
+
+    Attributes:
+        archive: its members; None where it is no archive.
+        configuration: its layers.
+        arrays: its weights; () where they cannot be read.
+        suspicious: reasons, each a sentence that names the layer, member or array; none for a sound file.
+    """
+
+    archive: Archive | None
+    configuration: Configuration
+    arrays: tuple[Array, ...]
+    suspicious: tuple[str, ...]
+
+    @property
+    def saved_by(self) -> str:
+        """Keras' version and the date, as the file says."""
+        try:
+            said = json.loads(self.archive.metadata) if self.archive else {}
+            return f"Keras {said['keras_version']}, {said['date_saved']}"
+        except (ValueError, KeyError, TypeError):
+            return "unknown"
+
+
+def look_into(path: Path, own: Collection[str] = ()) -> Contents:
+    """What a model file holds, without building it; a refused one too.
+
+    Args:
+        path: the file.
+        own: names under which the user's own program has registered classes and functions with Keras.
+
+    Raises:
+        EnvironmentFault: it cannot be read.
+    """
+    begin = f"{path} is refused: "
+    try:
+        archive = read_archive(path)
+    except ModelRefused as fault:
+        return Contents(None, Configuration(), (), (str(fault).removeprefix(begin),))
+    configuration = read_config(archive.config, own)
+    suspicious = list(configuration.suspicious)
+    if archive.assets and not any(layer.kind == "SavedModelLayer" for layer in configuration.layers):
+        suspicious.append(f"member {quoted(archive.assets[0].name)} belongs to no layer.")
+    arrays: tuple[Array, ...] = ()
+    try:
+        arrays = read_arrays(path, offset=archive.weights.offset, size=archive.weights.size)
+    except ModelRefused as fault:
+        suspicious.append(str(fault).removeprefix(begin))
+    else:
+        suspicious += too_large(configuration, held(arrays))
+    return Contents(archive, configuration, arrays, tuple(suspicious))
+
+
+def check_model_file(path: Path, own: Collection[str] = ()) -> Contents:
+    """What a model file holds; a `.keras` file that Keras wrote and that has nothing suspicious.
+
+    Args:
+        path, own: as in `look_into`.
+
+    Raises:
+        ModelRefused: it is anything else; the message names the layer, member or array.
+        EnvironmentFault: it cannot be read.
+    """
+    found = look_into(path, own)
+    if found.suspicious:
+        more = len(found.suspicious) - 1
+        rest = f" And {more:,} more: see `regraft inspect`." if more else ""
+        raise refused(path, found.suspicious[0] + rest)
+    return found
