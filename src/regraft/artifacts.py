@@ -140,6 +140,7 @@ def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
         "task": outcome.catalog.task,
         **scored,
         "images": {"used": len(outcome.catalog), "refused": len(outcome.catalog.refused)},
+        "leaks": outcome.leaks,
         "features": {"computed": features.computed, "reused": features.reused},
         "seconds": {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
         "decision": {

@@ -43,6 +43,7 @@ from regraft.errors import brief
 __all__ = [
     "DECODER",
     "EXTENSIONS",
+    "THUMBNAIL",
     "Decoded",
     "Facts",
     "Refusal",
@@ -67,6 +68,7 @@ FORMATS = {
     "AVIF": {".avif", ".avifs"},
 }
 EXTENSIONS = frozenset().union(*FORMATS.values())
+THUMBNAIL = 16  # pixels: side of the picture in `Facts`
 _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
@@ -76,22 +78,26 @@ DECODER = f"decode 3, squash bilinear, Pillow {PIL.__version__}"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the decoder learnt of a file: size in pixels as stored, format, and notes worth reporting."""
+    """What the decoder learnt of a file: size in pixels as stored, format, and notes worth reporting.
+
+    `thumbnail` is the whole picture as 16 by 16 RGB pixels, by which copies are found; see `data.likeness`.
+    """
 
     width: int
     height: int
     format: str
     notes: tuple[str, ...] = field(default=())
+    thumbnail: bytes = field(default=bytes(3 * THUMBNAIL**2), repr=False, compare=False)
 
     def as_json(self) -> list[Any]:
-        """The facts as plain values, in the order `Facts(*values)` takes them."""
-        return [self.width, self.height, self.format, list(self.notes)]
+        """The facts as plain values, in the order of the fields."""
+        return [self.width, self.height, self.format, list(self.notes), self.thumbnail.hex()]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Facts:
         """The inverse of `as_json`."""
-        width, height, kind, notes = values
-        return cls(int(width), int(height), str(kind), tuple(notes))
+        width, height, kind, notes, thumbnail = values
+        return cls(int(width), int(height), str(kind), tuple(notes), bytes.fromhex(thumbnail))
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,9 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     if size is not None:  # a JPEG of twice the size or more: its own blocks are read smaller, never below it
         image.draft(None, (size, size))
     rgb = as_rgb(_load(image, data, notes))
-    pixels = np.asarray(rgb if size is None else resize(rgb, size))
-    return Decoded(pixels, Facts(width, height, kind, tuple(notes)))
+    seen = rgb if size is None else resize(rgb, size)
+    small = seen.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    return Decoded(np.asarray(seen), Facts(width, height, kind, tuple(notes), small))
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -24,13 +24,15 @@
 | `unknown_class` | a class number that the names given do not reach |
 | `unknown_part` | a split column that says neither train nor validation nor test |
 | `conflicting_rows` | rows that name the same image with different targets, parts or groups |
+| `conflicting_copies` | files of the same bytes whose classes differ |
 | `malformed_row` | a row of more or fewer cells than the header |
 """
 
 from __future__ import annotations
 
-__all__ = ["HEAD", "Refusal", "sniff"]
+__all__ = ["CONTRADICTED", "HEAD", "Refusal", "sniff"]
 
+CONTRADICTED = "conflicting_copies"
 HEAD = 512  # the bytes at the start of a file that `sniff` looks at
 _HEIF = "HEIC or HEIF: pip install pillow-heif"
 
