@@ -25,6 +25,7 @@ from regraft.evaluation.content import (
     Report,
 )
 from regraft.evaluation.multilabel import choose_thresholds, per_label
+from regraft.evaluation.problems import NOTES
 from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
@@ -236,20 +237,13 @@ def _usage(task: str, run: str) -> str:
 
 def _decoder_notes(outcome: Outcome) -> list[str]:
     """What the decoder noted of files it accepted, a sentence a kind with the first few names."""
-    meaning = {
-        "extension_mismatch": "have an extension that is not their format's",
-        "animated_first_frame": "are animations; the first frame is used",
-        "first_page": "have several pages; the first is used",
-        "jpeg_missing_eoi": "lack the end marker of a JPEG and are complete otherwise",
-        "tiny_image": "are smaller than 32 pixels on a side",
-    }
     named: dict[str, list[str]] = {}
     samples = outcome.catalog.samples
     for sample, facts in zip(samples, outcome.features.facts(samples), strict=True):
         for note in facts.notes:
             named.setdefault(note, []).append(sample.path)
     return [
-        f"{len(names)} images {meaning.get(note, note)}: {', '.join(names[:3])}"
+        f"{len(names)} images {NOTES.get(note, note)}: {', '.join(names[:3])}"
         + (", ..." if len(names) > 3 else ".")
         for note, names in sorted(named.items())
     ]

@@ -180,8 +180,9 @@ def _left_over(one: Floats, two: Floats) -> Floats:
     place = np.linspace(-1, 1, THUMBNAIL, dtype=np.float32)
     across, down = np.gradient(middle, axis=2), np.gradient(middle, axis=1)
     changes = [across, across * place[:, None], down, down * place[:, None, None], one, np.ones_like(one)]
-    slopes = np.stack(changes, -1).reshape(len(one), -1, len(changes))
-    wanted = (two - one).reshape(len(one), -1, 1)
+    values = 3 * THUMBNAIL**2
+    slopes = np.stack(changes, -1).reshape(-1, values, len(changes))
+    wanted = (two - one).reshape(-1, values, 1)
     square = slopes.transpose(0, 2, 1) @ slopes + 1e-2 * np.eye(len(changes), dtype=np.float32)
     answer = np.linalg.solve(square, slopes.transpose(0, 2, 1) @ wanted)
     left: Floats = np.sqrt(((wanted - slopes @ answer) ** 2).mean((1, 2)))
