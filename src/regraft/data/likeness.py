@@ -8,8 +8,9 @@ crops, another photograph of the same thing, the same drawing in another colour.
 perceptual hash takes the signs of), divided by its contrast, are a point; near points are found in a tree.
 Mirrored and turned pictures are near each other once all are brought into one position. Where many points
 lie close together (frames of a video, a camera that never moves) being near says little: beside `CROWD`
-others only those count that are nearer than a third of the way to the last of them. So pictures with more
-than `CROWD` copies may be missed; byte-identical files are one point, however many they are.
+others only those count that are nearer than a third of the way to the last of them, and the proof is stricter
+by as much as that one is nearer than `NEAR`. So pictures with more than `CROWD` copies may be missed;
+byte-identical files are one point, however many they are.
 
 **Proof.** One thumbnail is fitted to the other in all three colours by least squares, free to be moved and
 stretched by up to a pixel, and to be brighter or of more contrast. What the fit leaves over, measured against
@@ -19,8 +20,9 @@ picture leave over 0.19.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +78,15 @@ def find_alike(thumbnails: Thumbnails) -> list[Alike]:
     if len(rows) < 2:
         return []
     waves = _waves(thumbnails[rows])
-    found = [rows[pairs] for points in (waves, _in_position(waves)) for pairs in _near(points)]
-    pairs = np.unique(np.concatenate(found), axis=0)
+    with track("Comparing", 2 * len(rows)) as advance:
+        one, two = (_near(points, advance) for points in (waves, _in_position(waves)))
+    pairs = np.unique(np.concatenate([one.pairs, two.pairs]), axis=0)
+    most = LEFT_OVER * np.minimum(one.room, two.room)[pairs].min(1, initial=1)
     step = ROWS // 4
-    proved = (_prove(thumbnails, pairs[at : at + step]) for at in range(0, len(pairs), step))
+    proved = (
+        _prove(thumbnails, rows[pairs[at : at + step]], most[at : at + step])
+        for at in range(0, len(pairs), step)
+    )
     return [pair for some in proved for pair in some]
 
 
@@ -124,8 +131,14 @@ def _in_position(waves: Floats) -> Floats:
     return found
 
 
-def _near(waves: Floats) -> Iterator[NDArray[np.intp]]:
-    """Pairs of near points as rows (a, b), a < b, some at a time."""
+class _Candidates(NamedTuple):
+    """Pairs (a, b) of points, a < b; and for each point how far away the last of a crowd is, 1 for NEAR."""
+
+    pairs: NDArray[np.intp]
+    room: Floats
+
+
+def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
     from scipy.spatial import cKDTree
 
     points = waves.reshape(len(waves), -1)[:, 1:]
@@ -133,34 +146,35 @@ def _near(waves: Floats) -> Iterator[NDArray[np.intp]]:
     tree = cKDTree(points)
     near = np.full((count, CROWD + 1), np.inf, np.float32)
     others = np.full((count, CROWD + 1), count, np.int32)
-    with track("Comparing", count) as advance:
-        for at in range(0, count, ROWS):
-            some = points[at : at + ROWS]
-            asked = tree.query(some, k=CROWD + 1, distance_upper_bound=NEAR, workers=-1)
-            near[at : at + ROWS], others[at : at + ROWS] = asked
-            advance(len(some))
+    for at in range(0, count, ROWS):
+        some = points[at : at + ROWS]
+        asked = tree.query(some, k=CROWD + 1, distance_upper_bound=NEAR, workers=-1)
+        near[at : at + ROWS], others[at : at + ROWS] = asked
+        advance(len(some))
     reach = np.where(np.isfinite(near[:, -1]), near[:, -1] / 3, NEAR)
+    found = []
     for column in range(CROWD + 1):
         rows = np.flatnonzero(others[:, column] < count)
         other = others[rows, column]
         counts = (near[rows, column] <= np.minimum(reach[rows], reach[other])) & (rows != other)
-        yield np.sort(np.stack([rows, other], 1)[counts], axis=1)
+        found.append(np.sort(np.stack([rows, other], 1)[counts], axis=1))
+    return _Candidates(np.concatenate(found), np.minimum(near[:, -1] / NEAR, 1))
 
 
-def _prove(thumbnails: Thumbnails, pairs: NDArray[np.intp]) -> list[Alike]:
-    """Those of some candidates that are one picture."""
+def _prove(thumbnails: Thumbnails, pairs: NDArray[np.intp], most: Floats) -> list[Alike]:
+    """Those of some candidates that are one picture: a fit leaves over no more than `most`, (pairs,)."""
     one, two = _floats(thumbnails[pairs[:, 0]]), _floats(thumbnails[pairs[:, 1]])
     least = np.minimum(_contrast(one), _contrast(two)) + NOISE
     best, how = np.full(len(pairs), np.inf), np.zeros(len(pairs), np.intp)
     for position in range(8):
-        todo = np.flatnonzero(best > LEFT_OVER)  # as it lies comes first: most pictures have a symmetry
+        todo = np.flatnonzero(best > most)  # as it lies comes first: most pictures have a symmetry
         left = _left_over(_turned(one[todo], position), two[todo]) / least[todo]
         better = left < best[todo]
         best[todo[better]], how[todo[better]] = left[better], position
     names = ("", "mirrored", *("turned",) * 6)
     return [
         Alike(int(pairs[at, 0]), int(pairs[at, 1]), float(best[at]), names[how[at]])
-        for at in np.flatnonzero(best <= LEFT_OVER)
+        for at in np.flatnonzero(best <= most)
     ]
 
 

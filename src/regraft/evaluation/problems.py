@@ -161,8 +161,8 @@ def _of_groups(catalog: Catalog, copies: Copies, groups: Sequence[int]) -> list[
             "contradictory_copies",
             "error",
             against,
-            f"{len(against):,} picture{'s have' if len(against) != 1 else ' has'} copies with different labels."
-            " One of them is wrong.",
+            f"{len(against):,} picture{'s have' if len(against) != 1 else ' has'} copies with different "
+            "labels. One of them is wrong.",
         ),
     ]
 
