@@ -12,7 +12,7 @@ import pytest
 
 from regraft.cli import app
 
-COMMANDS = ["train", "search", "recommend", "predict", "evaluate", "embed", "backbones", "demo"]
+COMMANDS = ["train", "search", "recommend", "check", "predict", "evaluate", "embed", "backbones", "demo"]
 
 
 def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
