@@ -12,7 +12,9 @@ import pytest
 
 from regraft.cli import app
 
-COMMANDS = ["train", "search", "recommend", "predict", "evaluate", "embed", "inspect", "backbones", "demo"]
+COMMANDS = [
+    "train", "search", "recommend", "check", "predict", "evaluate", "embed", "inspect", "backbones", "demo",
+]  # fmt: skip
 
 
 def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

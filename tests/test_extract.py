@@ -242,7 +242,7 @@ def test_several_shards_are_as_good_as_one(network, photos, store, monkeypatch):
     whole = extract(network, photos, store).matrix(samples, "cut_1")
     monkeypatch.setattr(extract_module, "SHARD", 5)
     parts = extract(network, photos, Store(store.root / "other"))
-    assert len(list((store.root / "other").glob("features-2/*/*.shard"))) == 2
+    assert len(list((store.root / "other").glob("features-3/*/*.shard"))) == 2
     assert np.abs(parts.matrix(samples, "cut_1") - whole).max() <= 1e-3 * np.abs(whole).max()
 
 
@@ -266,7 +266,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, sto
 
 def test_a_damaged_row_is_computed_again(network, photos, store):
     extract(network, photos, store)
-    (path,) = store.root.glob("features-2/*/*.shard")
+    (path,) = store.root.glob("features-3/*/*.shard")
     data = bytearray(path.read_bytes())
     data[-1] ^= 4
     path.write_bytes(data)

@@ -51,7 +51,7 @@ def opened(store):
 
 
 def shard_file(store):
-    (found,) = store.root.glob("features-2/*/*.shard")
+    (found,) = store.root.glob("features-3/*/*.shard")
     return found
 
 
@@ -147,7 +147,7 @@ def test_an_image_takes_two_bytes_a_value_and_little_more(tmp_path):
     values = np.random.default_rng(0).random((256, 1280), np.float32)
     store = Store(tmp_path)
     put(store.entries(KEY), names(256), {"x": values})
-    assert shard_file(store).stat().st_size < 256 * (2 * 1280 + 40)
+    assert shard_file(store).stat().st_size < 256 * (2 * 1280 + 768 + 40)  # and a thumbnail
 
 
 def test_a_row_is_checked_once_in_a_process(filled, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_store_of_another_version_is_neither_read_nor_touched(tmp_path):
     folder = tmp_path / "features" / "a" / "b"
     folder.mkdir(parents=True)
     (folder / "index.json").write_text("[]")
-    (tmp_path / "features-3").write_text("of the future")
+    (tmp_path / "features-9").write_text("of the future")
     store = Store(tmp_path)
     assert store.entries(KEY).missing(names(2)) == names(2)
     put(store.entries(KEY), names(2), tensors(2))
@@ -192,7 +192,7 @@ def test_nothing_asked_is_nothing_read(filled):
 def test_keys_are_separate(filled):
     assert filled.entries(KEY + " ").missing(names(1)) == names(1)
     assert pixel_key(224) != pixel_key(299)
-    (words,) = filled.root.glob("features-2/*/key.txt")
+    (words,) = filled.root.glob("features-3/*/key.txt")
     assert words.read_text() == KEY + "\n"
 
 

@@ -39,23 +39,21 @@ __all__ = ["claim_folder", "write_run"]
 
 
 @contextmanager
-def claim_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> Iterator[Path]:
     """A folder to fill, which takes the place of `out` when all went well and vanishes when it did not.
+
+    Only a folder that is empty or holds the file `mark` is replaced.
 
     Raises:
         UsageError: `out` exists and may not be replaced.
         EnvironmentFault: nothing can be written there.
     """
     if out.exists():
-        ours = out.is_dir() and (not any(out.iterdir()) or (out / "manifest.json").is_file())
+        ours = out.is_dir() and (not any(out.iterdir()) or (out / mark).is_file())
         if not overwrite:
-            raise UsageError(
-                f"{out} exists already. Choose another folder, or replace the run with --overwrite."
-            )
+            raise UsageError(f"{out} exists already. Choose another folder, or replace it with --overwrite.")
         if not ours:
-            raise UsageError(
-                f"{out} is not a run folder, so --overwrite does not replace it. Choose another."
-            )
+            raise UsageError(f"{out} holds no {mark}, so --overwrite does not replace it. Choose another.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
@@ -143,6 +141,7 @@ def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
         "task": outcome.catalog.task,
         **scored,
         "images": {"used": len(outcome.catalog), "refused": len(outcome.catalog.refused)},
+        "leaks": outcome.leaks,
         "features": {"computed": features.computed, "reused": features.reused},
         "seconds": {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
         "decision": {

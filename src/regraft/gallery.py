@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from regraft.data.catalog import Catalog, Sample
+from regraft.data.catalog import Catalog
 from regraft.data.decode import decode
 from regraft.evaluation.content import WrongImage, WrongLabels, WrongNumbers
 from regraft.evaluation.explain import largest_errors, most_wrong, most_wrong_labels
 
-__all__ = ["wrong_images", "wrong_labels", "wrong_numbers"]
+__all__ = ["thumbnail", "wrong_images", "wrong_labels", "wrong_numbers"]
 
 THUMBNAIL = 220  # pixels on the longer side
 SHOWN = 24  # images a part
@@ -37,7 +37,7 @@ def wrong_images(catalog: Catalog, part: str, probabilities: Array) -> list[Wron
             said=catalog.outputs[said[at]],
             probability=float(probabilities[at, said[at]]),
             truth_probability=float(probabilities[at, truth[at]]),
-            thumbnail=_thumbnail(catalog.root, samples[at]),
+            thumbnail=thumbnail(catalog.root / samples[at].path),
         )
         for at in most_wrong(truth, probabilities, count=SHOWN)
     ]
@@ -64,7 +64,7 @@ def wrong_labels(catalog: Catalog, part: str, answers: Array, thresholds: Array)
             missed=named(at, truth[at] & ~said[at]),
             added=named(at, said[at] & ~truth[at]),
             right=[name for name, _ in named(at, truth[at] & said[at])],
-            thumbnail=_thumbnail(catalog.root, samples[at]),
+            thumbnail=thumbnail(catalog.root / samples[at].path),
         )
         for at in most_wrong_labels(truth, answers, thresholds, count=SHOWN)
     ]
@@ -78,18 +78,18 @@ def wrong_numbers(catalog: Catalog, part: str, answers: Array) -> list[WrongNumb
         WrongNumbers(
             image=samples[at].path,
             values=list(zip(catalog.outputs, truth[at].tolist(), answers[at].tolist(), strict=True)),
-            thumbnail=_thumbnail(catalog.root, samples[at]),
+            thumbnail=thumbnail(catalog.root / samples[at].path),
         )
         for at in largest_errors(truth, answers, count=SHOWN)
     ]
 
 
-def _thumbnail(root: Path, sample: Sample) -> bytes:
-    """A small JPEG of a sample's first image; empty where the file is gone by now."""
+def thumbnail(path: Path) -> bytes:
+    """A small JPEG of an image file; empty where it is gone by now, or no image."""
     from PIL import Image
 
     try:
-        image = Image.fromarray(decode((root / sample.path).read_bytes(), None).pixels)
+        image = Image.fromarray(decode(path.read_bytes(), None).pixels)
     except Exception:
         return b""
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -120,6 +120,7 @@ class Outcome:
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
         kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
+        leaks: part -> how many of its samples show a picture of a part before it; see `data.leaks`.
         handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
     """
 
@@ -135,3 +136,4 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     kept: Kept | None = None
     handed: tuple[str, ...] = ()
+    leaks: dict[str, int] = field(default_factory=dict)

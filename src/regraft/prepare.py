@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from regraft.console import say
 from regraft.data.catalog import Catalog
+from regraft.data.leaks import Copies, groups_of, leaks_of
+from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.errors import UsageError
 from regraft.features.store import Store, pixel_key
@@ -27,6 +29,7 @@ __all__ = [
     "hint",
     "is_name",
     "open_backbone",
+    "parted",
     "read_catalog",
     "recorded",
     "say_refused",
@@ -129,6 +132,45 @@ def say_refused(catalog: Catalog) -> None:
         counted = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
         total = len(refused) + len(catalog)
         say(f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl.")
+
+
+def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalog, dict[str, int], list[str]]:
+    """The catalog in parts, copies of a picture on one side; what the user's own cut leaks is counted.
+
+    Returns:
+        The catalog; part -> how many of its samples show a picture of a part before it; warnings.
+    """
+    ties = find_copies(catalog, features).ties
+    catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
+    say(_parts(catalog))
+    leaks, cautions = leaks_of(catalog, ties)
+    said = _copies(catalog, ties, leaks)
+    say(said)
+    return replace(catalog, notes=(*catalog.notes, said)), leaks, cautions
+
+
+def find_copies(catalog: Catalog, features: Features) -> Copies:
+    """Which of a catalog's images show one picture."""
+    contents = dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos)
+    return Copies.of(features.facts_of(list(contents)))
+
+
+def _parts(catalog: Catalog) -> str:
+    parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
+    kind = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
+    count = len(catalog.outputs)
+    return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
+
+
+def _copies(catalog: Catalog, ties: list[tuple[str, str]], leaks: dict[str, int]) -> str:
+    """How many images show a picture that another one shows, and what became of it."""
+    groups = groups_of(catalog.samples, ties)
+    copies = len(groups) - len(set(groups.tolist()))
+    said = f"{copies:,} image{' is a copy' if copies == 1 else 's are copies'} of another"
+    if not leaks:
+        return f"Copies: {said}."
+    total = sum(leaks.values())
+    return f"Copies: {said}; {total:,} of {' and '.join(leaks)} show{'s' * (total == 1)} what is trained on."
 
 
 def recorded(recipe: Recipe, backbone: Backbone) -> Recipe:

@@ -23,7 +23,6 @@ from regraft.artifacts import claim_folder, write_run
 from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.refusal import Refusal
-from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, Job, jobs_for
 from regraft.deploy.bundle import Bundle, load
 from regraft.errors import DataError, UsageError
@@ -37,6 +36,7 @@ from regraft.prepare import (
     enlarged,
     hint,
     open_backbone,
+    parted,
     read_catalog,
     recorded,
     say_refused,
@@ -208,8 +208,7 @@ def learn(
             recipe = replace(recipe, precision=features.precision)
             catalog = catalog.without(features.refused)
             say_refused(catalog)
-            catalog = split(catalog.learnable(), fraction=recipe.validation, seed=recipe.seed)
-            say(_parts(catalog))
+            catalog, leaks, cautions = parted(catalog.learnable(), features, recipe)
             views = _views(whole, catalog, recipe, kept, features)
         with clock("head"):
             material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)
@@ -238,9 +237,10 @@ def learn(
             clock.seconds,
             kept=found.kept,
             handed=handed,
+            leaks=leaks,
         )
         small = enlarged(catalog, features, backbone.image_size)
-        outcome = replace(outcome, warnings=(*filter(None, [small]), *warnings_of(outcome)))
+        outcome = replace(outcome, warnings=(*cautions, *filter(None, [small]), *warnings_of(outcome)))
     for warning in outcome.warnings:
         say(warning, style="yellow")
     return outcome
@@ -355,13 +355,6 @@ def _task(catalog: Catalog, recipe: Recipe) -> str:
     if recipe.task != "auto" or not catalog.why:
         return f"Task: {catalog.task}."
     return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
-
-
-def _parts(catalog: Catalog) -> str:
-    parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
-    kind = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
-    count = len(catalog.outputs)
-    return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
 
 
 def _material(

@@ -54,6 +54,7 @@ from regraft.errors import brief
 __all__ = [
     "DECODER",
     "EXTENSIONS",
+    "THUMBNAIL",
     "Decoded",
     "Facts",
     "Refusal",
@@ -80,6 +81,7 @@ FORMATS = {
     "HEIF": {".heic", ".heif", ".hif"},
 }
 EXTENSIONS = frozenset().union(*FORMATS.values())
+THUMBNAIL = 16  # pixels: side of the picture in `Facts`
 _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -97,22 +99,26 @@ DECODER = f"decode 4, squash bilinear, Pillow {PIL.__version__}"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the decoder learnt of a file: size in pixels as stored, format, and notes worth reporting."""
+    """What the decoder learnt of a file: size in pixels as stored, format, and notes worth reporting.
+
+    `thumbnail` is the whole picture as 16 by 16 RGB pixels, by which copies are found; see `data.likeness`.
+    """
 
     width: int
     height: int
     format: str
     notes: tuple[str, ...] = field(default=())
+    thumbnail: bytes = field(default=bytes(3 * THUMBNAIL**2), repr=False, compare=False)
 
     def as_json(self) -> list[Any]:
-        """The facts as plain values, in the order `Facts(*values)` takes them."""
-        return [self.width, self.height, self.format, list(self.notes)]
+        """The facts as plain values, in the order of the fields."""
+        return [self.width, self.height, self.format, list(self.notes), self.thumbnail.hex()]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Facts:
         """The inverse of `as_json`."""
-        width, height, kind, notes = values
-        return cls(int(width), int(height), str(kind), tuple(notes))
+        width, height, kind, notes, thumbnail = values
+        return cls(int(width), int(height), str(kind), tuple(notes), bytes.fromhex(thumbnail))
 
 
 @dataclass(frozen=True)
@@ -170,10 +176,12 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     if size is not None:  # a JPEG of twice the size or more: its own blocks are read smaller, never below it
         image.draft(None, (size, size))
     rgb = to_rgb(_load(image, data, notes), size)
-    pixels = np.asarray(_finished(rgb if size is None else resize(rgb, size), image, notes))
+    seen = _finished(rgb if size is None else resize(rgb, size), image, notes)
+    pixels = np.asarray(seen)
     if _is_uniform(pixels):
         notes.append("uniform")
-    return Decoded(pixels, Facts(width, height, kind, tuple(sorted(notes))))
+    small = seen.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    return Decoded(pixels, Facts(width, height, kind, tuple(sorted(notes)), small))
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -6,14 +6,16 @@ What is left out is said in notes.
 from __future__ import annotations
 
 import os
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from regraft.data.copies import contradictions, same_files
 from regraft.data.decode import EXTENSIONS
-from regraft.data.refusal import Refusal
+from regraft.data.refusal import CONTRADICTED, Refusal
 from regraft.data.sample import Listing, Refused, Sample, look
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
@@ -96,6 +98,7 @@ def list_folder(root: Path) -> Listing:
     classes = tuple(sorted({folder.name for folder in found if folder.files}))
     empty = sorted({folder.name for folder in found} - set(classes))
     notes += [f"The class folder {name} is empty and was left out." for name in empty]
+    notes += _twins(classes)
     index = {name: label for label, name in enumerate(classes)}
     jobs = [(folder, file) for folder in found for file in folder.files]
     some = [[file for _, file in jobs[at : at + TOGETHER]] for at in range(0, len(jobs), TOGETHER)]
@@ -112,8 +115,29 @@ def list_folder(root: Path) -> Listing:
             refused.append(Refused(name, verdict.code, verdict.detail))
     notes += [f"{n} {kind} file{'s' * (n > 1)} ignored: not images." for kind, n in sorted(ignored.items())]
     samples.sort(key=lambda sample: sample.path)
+    linked, against = same_files(root, samples), contradictions(samples, classes)
+    if linked:
+        what = (
+            "files are links to images that are" if len(linked) > 1 else "file is a link to an image that is"
+        )
+        notes.append(f"{len(linked):,} {what} listed already; each image counts once.")
+    refused += [Refused(samples[at].path, CONTRADICTED, why) for at, why in against.items()]
     refused.sort(key=lambda item: item.image)
-    return Listing(root, classes, tuple(samples), tuple(refused), tuple(notes), "multiclass", "")
+    kept = tuple(sample for at, sample in enumerate(samples) if at not in linked and at not in against)
+    return Listing(root, classes, kept, tuple(refused), tuple(notes), "multiclass", "")
+
+
+def _twins(classes: tuple[str, ...]) -> list[str]:
+    """Names of classes that a person may take for one: other code points, or capitals."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike[unicodedata.normalize("NFC", name).casefold()].append(name)
+    return [
+        f"The class folders {' and '.join(ascii(name) for name in names)} have names that look alike, and "
+        "count as different classes."
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _look_at(files: list[Path]) -> list[str | Refusal]:

@@ -26,6 +26,7 @@
 | `unknown_class` | a class number that the names given do not reach |
 | `unknown_part` | a split column that says neither train nor validation nor test |
 | `conflicting_rows` | rows that name the same image with different targets, parts or groups |
+| `conflicting_copies` | files of the same bytes whose classes differ |
 | `malformed_row` | a row of more or fewer cells than the header |
 """
 
@@ -33,8 +34,9 @@ from __future__ import annotations
 
 from regraft.data.heif import available
 
-__all__ = ["HEAD", "Refusal", "is_heif", "sniff"]
+__all__ = ["CONTRADICTED", "HEAD", "Refusal", "is_heif", "sniff"]
 
+CONTRADICTED = "conflicting_copies"
 HEAD = 512  # the bytes at the start of a file that `sniff` looks at
 _HEIF = "HEIC or HEIF: pip install pillow-heif"
 _HEIF_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from regraft.data.cells import as_cell
+from regraft.data.copies import contradictions, same_files
 from regraft.data.folder import PART_NAMES
-from regraft.data.refusal import Refusal
+from regraft.data.refusal import CONTRADICTED, Refusal
 from regraft.data.sample import Listing, Photo, Refused, Sample, Target, expect_most, look
 from regraft.data.table import Table, read_table
 from regraft.data.targets import Targets, read_targets
@@ -74,7 +75,20 @@ def list_rows(source: Any, columns: Columns, *, root: str | os.PathLike[str] | N
     rows = _usable(table, columns, targets, root, refused)
     notes: list[str] = []
     rows = _without_conflicts(rows, notes, refused)
-    samples = _samples(rows, root, refused)
+    numbered = _samples(rows, root, refused)
+    linked = same_files(root, list(numbered.values()))
+    if linked:
+        what = "rows name links to files that" if len(linked) > 1 else "row names a link to a file that"
+        notes.append(f"{len(linked):,} {what} an earlier row names; each image counts once.")
+    numbers = list(numbered)
+    if targets.task in ("multiclass", "binary"):
+        against = contradictions(list(numbered.values()), targets.outputs)
+        for at, why in against.items():
+            image = numbered.pop(numbers[at]).path
+            refused[numbers[at]] = _refused(numbers[at], image, Refusal(CONTRADICTED, why))
+    for at in linked:
+        numbered.pop(numbers[at], None)
+    samples = list(numbered.values())
     in_order = tuple(refused[number] for number in sorted(refused))
     total = len(table.numbers) + len(table.refused)
     expect_most(in_order, total, f"rows of {table.name} (paths are taken from {root})")
@@ -187,11 +201,12 @@ def _without_conflicts(rows: list[_Row], notes: list[str], refused: dict[int, Re
     return kept
 
 
-def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> list[Sample]:
+def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> dict[int, Sample]:
+    """The samples by the numbers of their rows."""
     paths = list(dict.fromkeys(path for row in rows for path in row.paths))
     with ThreadPoolExecutor(8) as pool:
         verdicts = dict(zip(paths, pool.map(partial(_look, root), paths), strict=True))
-    samples = []
+    samples = {}
     for row in rows:
         photos = []
         for path in row.paths:
@@ -202,7 +217,9 @@ def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> list[
             photos.append(Photo(path, verdict))
         else:
             first, *more = photos
-            samples.append(Sample(first.path, row.target, first.digest, row.part, row.group, tuple(more)))
+            samples[row.number] = Sample(
+                first.path, row.target, first.digest, row.part, row.group, tuple(more)
+            )
     return samples
 
 

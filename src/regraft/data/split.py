@@ -1,10 +1,11 @@
 """train / validation / test: stratified, decided by content, stable when samples are added.
 
-**Units.** What may not be torn apart is a unit: samples that share an image (byte for byte) or a group,
-directly or through others. A unit's *place* is a number in [0, 1) made of the seed and its name, which is
-the first of its groups or, where it has none, the first of its images' digests. Units below `fraction` are
-validation. So a new sample moves no old one, two copies of a picture fall on the same side, and the order
-and names of files do not matter. The price is that shares are right on average, not to the image.
+**Units.** What may not be torn apart is a unit: samples that share an image (byte for byte, or by a tie: two
+files that show one picture) or a group, directly or through others. A unit's *place* is a number in [0, 1)
+made of the seed and its name, which is the first of its groups or, where it has none, the first of its
+images' digests. Units below `fraction` are validation. So a new sample moves no old one, two copies of a
+picture fall on the same side, and the order and names of files do not matter. The price is that shares are
+right on average, not to the image.
 
 **Strata.** Every class, every label (and having none), or every tenth of every target of a regression
 (quantile bins; fewer below 200 samples) is a stratum. Each is owed a least share of its samples, in
@@ -24,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,13 +41,16 @@ BINS = 10  # quantile bins of a regression target
 BIN_SAMPLES = 20  # samples that a bin has at least
 
 
-def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
+def split(
+    catalog: Catalog, *, fraction: float, seed: int = 0, ties: Iterable[tuple[str, str]] = ()
+) -> Catalog:
     """Give every sample its part; parts the user cut are kept as they are.
 
     Args:
         catalog: of any task.
         fraction: share of the training samples that becomes validation, in [0, 1), where there is none yet.
         seed: another seed is another split.
+        ties: pairs of digests that fall on the same side, such as those of near duplicates.
 
     Returns:
         A catalog whose samples all have a part. The notes name each class or label that nothing validates.
@@ -63,7 +67,7 @@ def split(catalog: Catalog, *, fraction: float, seed: int = 0) -> Catalog:
     if not fraction:
         return replace(catalog, samples=tuple(replace(s, part=s.part or "train") for s in catalog.samples))
     samples = [sample for sample in catalog.samples if sample.part in OPEN]
-    units = _units(samples)
+    units = _units(samples, ties)
     strata = _strata(catalog, samples, units)
     plain = catalog.task in ("multiclass", "binary") and not any(sample.group for sample in samples)
     least = {name: (1, 1) if plain else _half(stratum.total(), fraction) for name, stratum in strata.items()}
@@ -147,7 +151,7 @@ def _half(samples: int, fraction: float) -> tuple[int, int]:
     return max(1, math.ceil(due / 2)), max(1, math.ceil((samples - due) / 2))
 
 
-def _units(samples: Sequence[Sample]) -> list[str]:
+def _units(samples: Sequence[Sample], ties: Iterable[tuple[str, str]]) -> list[str]:
     """The name of each sample's unit."""
     parent: dict[str, str] = {}
 
@@ -160,8 +164,11 @@ def _units(samples: Sequence[Sample]) -> list[str]:
     for first, *others in keys:
         for other in others:
             parent[root(other)] = root(first)
-    names: dict[str, str] = {}
     everything = {key for tied in keys for key in tied}
+    for one, other in ties:
+        if one in everything and other in everything:  # the rest lies in a part that the user cut
+            parent[root(other)] = root(one)
+    names: dict[str, str] = {}
     for key in sorted(everything, key=lambda key: (not _is_group(key), key)):
         names.setdefault(root(key), key)
     return [names[root(first)] for first, *_ in keys]

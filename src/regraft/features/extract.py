@@ -86,6 +86,10 @@ class Features:
         """What the decoder learnt of each sample's first image."""
         return self._entries.facts([sample.digest for sample in samples])
 
+    def facts_of(self, digests: Sequence[str]) -> dict[str, Facts]:
+        """What the decoder learnt of each of these images."""
+        return dict(zip(digests, self._entries.facts(digests), strict=True))
+
 
 def extract_features(
     network: keras.Model,

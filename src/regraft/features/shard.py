@@ -5,7 +5,7 @@ The file is .npy arrays one behind the other, without pickle:
 | array | what it holds |
 |---|---|
 | head | uint8, JSON: name and type of each tensor as it was given, and the formats and notes of the images |
-| index | a record an image: digest, width, height, number of format and notes, exponents, checksum |
+| index | a record an image: digest, size, number of format and notes, thumbnail, exponents, checksum |
 | a tensor each | (n, ...): a row an image; float32 as float16, see `features.half` |
 
 An image's checksum covers its rows, its record and the head, and how all of them are to be read.
@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.decode import Facts
+from regraft.data.decode import THUMBNAIL, Facts
 from regraft.features.half import pack, unpack
 
 __all__ = ["Shard", "as_bytes", "write_shard"]
@@ -71,6 +71,7 @@ def write_shard(
         said = facts[digest]
         kind = kinds.setdefault((said.format, said.notes), len(kinds))
         record["width"], record["height"], record["kind"] = said.width, said.height, kind
+        record["thumbnail"] = np.frombuffer(said.thumbnail, np.uint8)
     columns = []
     for number, array in enumerate(tensors.values()):
         column = np.ascontiguousarray(array)
@@ -166,8 +167,12 @@ class Shard:
     def facts(self, rows: NDArray[np.int64]) -> list[Facts]:
         """What the decoder learnt of images."""
         said = self._records[rows]
-        found = zip(said["width"].tolist(), said["height"].tolist(), said["kind"].tolist(), strict=True)
-        return [Facts(width, height, *self._kinds[kind]) for width, height, kind in found]
+        kinds = (self._kinds[kind] for kind in said["kind"].tolist())
+        found = zip(said["width"].tolist(), said["height"].tolist(), kinds, said["thumbnail"], strict=True)
+        return [
+            Facts(width, height, kind, notes, small.tobytes())
+            for width, height, (kind, notes), small in found
+        ]
 
     def _gather(self, column: Column, rows: NDArray[np.int64]) -> Array:
         """Rows of a tensor, those that lie one behind the other in one go.
@@ -187,6 +192,7 @@ class Shard:
 def _record(tensors: int) -> np.dtype[Any]:
     """The type of an image's record; the checksum comes last, so that the rest of it can be covered."""
     fields: list[Any] = [("digest", "S16"), ("width", "<u4"), ("height", "<u4"), ("kind", "<u2")]
+    fields += [("thumbnail", "u1", (3 * THUMBNAIL**2,))]
     return np.dtype([*fields, ("exponents", "i1", (tensors,)), ("checksum", "<u4")])
 
 

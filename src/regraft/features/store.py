@@ -1,7 +1,7 @@
 """The content-addressed store: what was computed once, found by what it was computed from.
 
-    <root>/features-2/<digest of the key>/key.txt          the key in words
-    <root>/features-2/<digest of the key>/<name>.shard     some images: see `features.shard`
+    <root>/features-3/<digest of the key>/key.txt          the key in words
+    <root>/features-3/<digest of the key>/<name>.shard     some images: see `features.shard`
 
 A key says everything that determines a value besides the image itself (prefix, pixel contract, size,
 engine, precision, view), so there is no invalidation: another version is another key. The form of the files
@@ -30,7 +30,7 @@ from regraft.features.shard import Shard, as_bytes, write_shard
 
 __all__ = ["Entries", "Store", "default_root", "pixel_key"]
 
-FORM = "features-2"  # of the files; another form is another folder
+FORM = "features-3"  # of the files; another form is another folder
 
 Array = NDArray[Any]
 Places = NDArray[np.int64]

@@ -1,0 +1,191 @@
+"""`regraft check`: what is wrong with the data, before or after a model is trained on them.
+
+Files are listed, decoded and judged as `train` does it, and what is computed stays in the store for it. The
+findings are lines, a page and a JSON object of this form, whose names and codes stay as they are:
+
+    {"form": 1, "data": "photos", "created": "...", "task": "multiclass", "outputs": ["cat", "dog"],
+     "counts": {"train": [400, 380]}, "used": 780, "unchecked": "", "notes": ["..."],
+     "refused": [{"image": "cat/7.jpg", "code": "truncated", "detail": "..."}],
+     "problems": [{"code": "near_copies", "weight": "note", "summary": "...",
+                   "cases": [{"images": [{"image": "cat/1.jpg", "part": "train", "label": "cat"}, ...],
+                              "detail": "mirrored", "score": null}]}]}
+
+Codes of files are those of `data.refusal`, codes of problems those of `evaluation.problems`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.backbone.zoo import find
+from regraft.console import say
+from regraft.data.catalog import Catalog
+from regraft.data.decode import Facts
+from regraft.data.leaks import Copies, groups_of
+from regraft.embedding import VECTOR, pooled_network
+from regraft.errors import DataError, EnvironmentFault
+from regraft.evaluation.checkpage import Findings, render_check
+from regraft.evaluation.problems import Problem, find_problems
+from regraft.features.looked import look_at
+from regraft.features.store import Store
+from regraft.findings import now
+from regraft.gallery import thumbnail
+from regraft.imports import begin_keras
+from regraft.prepare import hint, is_name, open_backbone, read_catalog
+from regraft.recipe import Recipe
+from regraft.training.suspects import TASKS, Suspect, find_suspects
+
+__all__ = ["Checkup", "check"]
+
+FORM = 1  # of the JSON object
+SIZE = 224  # pixels to decode at where the backbone's size is not known without it
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found in a folder or table of images.
+
+    Attributes:
+        findings: see `evaluation.checkpage.Findings`.
+        root: the folder that image names are relative to.
+        fault: why `train` refuses the data, if it does.
+    """
+
+    findings: Findings
+    root: Path
+    fault: DataError | None = None
+
+    def problem(self, code: str) -> Problem | None:
+        """The problem of this code, if there is one."""
+        return next((each for each in self.findings.problems if each.code == code), None)
+
+    def as_json(self) -> str:
+        """The object that this module describes, in ASCII."""
+        return json.dumps({"form": FORM, **asdict(self.findings)}, indent=2) + "\n"
+
+    def as_html(self) -> str:
+        """A self-contained page with thumbnails."""
+        return render_check(self.findings, lambda image: thumbnail(self.root / image))
+
+
+def check(
+    data: Catalog | str | PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    labels: bool = True,
+    store: str | PathLike[str] | None = None,
+) -> Checkup:
+    """Look for what is wrong with images and labels. What `regraft check` calls.
+
+    Args:
+        data: as for `train`.
+        recipe: a table's columns, task, and the backbone whose features judge the labels, as for `train`.
+        labels: whether labels are judged; without, no backbone is needed. They are not, and that is said,
+            where its weights cannot be had, for regression, and where `train` refuses the data.
+        store: folder of computed features; None for the user's cache.
+
+    Raises:
+        UsageError, DataError: no such data, or not one image that can be used; see `Catalog`.
+        EnvironmentFault: the store cannot be written.
+
+    Example:
+        found = check("photos").problem("suspicious_labels")
+        [case.images[0].image for case in found.cases[:30]]
+    """
+    recipe, kept = recipe or Recipe(), Store(store)
+    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+    say(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
+    seen = _seen(catalog, recipe, kept, labels=labels)
+    copies = Copies.of(seen.facts)
+    suspects, fault, unchecked = _doubted(seen, copies, recipe)
+    problems = find_problems(seen.catalog, seen.facts, copies, suspects)
+    if fault is not None:
+        problems.insert(0, Problem("not_learnable", "error", str(fault)))
+    findings = Findings(
+        data=fspath(data.root if isinstance(data, Catalog) else data),
+        created=now(),
+        task=seen.catalog.task,
+        outputs=seen.catalog.outputs,
+        counts=_counts(seen.catalog),
+        used=len(seen.catalog),
+        refused=seen.catalog.refused,
+        problems=tuple(problems),
+        notes=seen.catalog.notes,
+        unchecked=unchecked,
+    )
+    return Checkup(findings, seen.catalog.root, fault)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A catalog whose images were all decoded: `vectors` (n, d), or why there are none."""
+
+    catalog: Catalog
+    facts: dict[str, Facts]
+    vectors: Any
+    why_not: str = ""
+
+
+def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool) -> _Seen:
+    """Decode every image; with a backbone at hand also run it, for whose features `train` will ask."""
+    why_not = "" if labels else "nobody asked for it."
+    if catalog.task not in TASKS:
+        why_not = f"the targets of {catalog.task} are no labels."
+    if not why_not:
+        try:
+            with begin_keras():
+                backbone = open_backbone(recipe)
+        except EnvironmentFault as fault:
+            why_not = str(fault)
+        else:
+            from regraft.features.extract import extract_features
+
+            say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
+            network = pooled_network(backbone, recipe.head)
+            features = extract_features(network, catalog, store=store, precision=recipe.precision)
+            store.remember(hint(recipe), features.key)
+            catalog = catalog.without(features.refused)
+            vectors = features.matrix(catalog.samples, VECTOR)
+            return _Seen(catalog, features.facts_of(_contents(catalog)), vectors)
+    say(f"Labels are not checked: {why_not}")
+    size = find(recipe.backbone).size_at(recipe.image_size) if is_name(recipe.backbone) else SIZE
+    facts, refused = look_at(catalog, store=store, size=size)
+    return _Seen(catalog.without(refused), facts, None, why_not)
+
+
+def _contents(catalog: Catalog) -> list[str]:
+    return list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
+
+
+def _doubted(seen: _Seen, copies: Copies, recipe: Recipe) -> tuple[Sequence[Suspect], DataError | None, str]:
+    """Labels that are doubted; why `train` refuses the data, if it does; why labels were not checked."""
+    try:
+        learnable = seen.catalog.learnable()
+    except DataError as fault:
+        return [], fault, seen.why_not or "no model can be trained on these data."
+    if seen.vectors is None:
+        return [], None, seen.why_not
+    names = learnable.outputs
+    found = find_suspects(
+        np.asarray(seen.vectors),
+        learnable.targets(learnable.samples),
+        task=learnable.task,
+        seed=recipe.seed,
+        groups=groups_of(learnable.samples, copies.ties),
+    )
+    number = {at: seen.catalog.outputs.index(name) for at, name in enumerate(names)}
+    return [Suspect(one.row, number[one.output], one.given, one.other) for one in found], None, ""
+
+
+def _counts(catalog: Catalog) -> dict[str, list[int]]:
+    if catalog.task == "regression":
+        return {}
+    parts = [part for part in ("", "train", "validation", "test") if catalog.part(part)]
+    return {part or "all": catalog.counts(part) for part in parts}

@@ -1,0 +1,124 @@
+"""Which images show one picture, and which of them lie in parts that should know nothing of each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data.catalog import Catalog, Sample
+from regraft.data.decode import THUMBNAIL, Facts
+from regraft.data.likeness import find_alike
+
+__all__ = ["Copies", "Near", "groups_of", "leaked", "leaks_of"]
+
+CHAIN = 32  # pictures: a longer chain of near ones is a film or a texture, not copies
+BEFORE = {"validation": ("train",), "test": ("train", "validation")}  # parts that a part must not repeat
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Two contents, by digest, that are one picture; `left_over` and `how` as in `likeness.Alike`."""
+
+    first: str
+    second: str
+    left_over: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Contents that are one picture.
+
+    Attributes:
+        near: pairs of them.
+        chained: digests of those that are near each other in chains too long to be copies; in no pair.
+    """
+
+    near: tuple[Near, ...]
+    chained: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Facts]) -> Copies:
+        """What the thumbnails of contents tell; `facts` by digest.
+
+        Example:
+            >>> picture = np.random.default_rng(0).integers(0, 200, 3 * THUMBNAIL**2, np.uint8)
+            >>> brighter = Facts(8, 8, "PNG", thumbnail=(picture + 9).tobytes())
+            >>> Copies.of({"a": Facts(8, 8, "PNG", thumbnail=picture.tobytes()), "b": brighter}).ties
+            [('a', 'b')]
+        """
+        digests = sorted(facts)
+        joined = b"".join(facts[digest].thumbnail for digest in digests)
+        pairs = find_alike(np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3))
+        chain = _chain(len(digests), np.array([[pair.first, pair.second] for pair in pairs], np.intp))
+        long = np.bincount(chain, minlength=1)[chain] > CHAIN
+        near = (
+            Near(digests[pair.first], digests[pair.second], pair.left_over, pair.how)
+            for pair in pairs
+            if not long[pair.first]
+        )
+        return cls(tuple(near), tuple(digests[at] for at in np.flatnonzero(long)))
+
+    @property
+    def ties(self) -> list[tuple[str, str]]:
+        """The pairs as `split` takes them."""
+        return [(pair.first, pair.second) for pair in self.near]
+
+
+def groups_of(samples: Sequence[Sample], ties: Iterable[tuple[str, str]]) -> NDArray[np.int64]:
+    """A number for each sample, shape (n,): the same for samples that share a picture, or are tied."""
+    names = {digest: at for at, digest in enumerate({p.digest for s in samples for p in s.photos})}
+    pairs = [
+        *((names[sample.digest], names[photo.digest]) for sample in samples for photo in sample.more),
+        *((names[one], names[two]) for one, two in ties if one in names and two in names),
+    ]
+    chain = _chain(len(names), np.array(pairs, np.intp))
+    return chain[[names[sample.digest] for sample in samples]]
+
+
+def leaked(catalog: Catalog, ties: Iterable[tuple[str, str]]) -> dict[str, tuple[Sample, ...]]:
+    """For each part that scores a model, its samples that show what a part before it has shown already.
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples = (Sample("1.png", 0, "61" * 16, "train"), Sample("2.png", 0, "61" * 16, "test"))
+        >>> [sample.path for sample in leaked(Catalog(Path(), ("a",), samples), [])["test"]]
+        ['2.png']
+    """
+    group = dict(zip(catalog.samples, groups_of(catalog.samples, ties).tolist(), strict=True))
+    parts = defaultdict(set)
+    for sample, number in group.items():
+        parts[number].add(sample.part)
+    return {
+        part: tuple(s for s in catalog.part(part) if not parts[group[s]].isdisjoint(before))
+        for part, before in BEFORE.items()
+        if catalog.part(part)
+    }
+
+
+def leaks_of(catalog: Catalog, ties: Iterable[tuple[str, str]]) -> tuple[dict[str, int], list[str]]:
+    """How many samples of each part are leaked; and a sentence for each part with any."""
+    found = leaked(catalog, ties)
+    said = [
+        f"{len(samples):,} of {len(catalog.part(part)):,} {part} images show a picture that is in "
+        f"{' or '.join(BEFORE[part])} too (the first: {samples[0].path}): the model has seen what it is "
+        "scored on. `regraft check` lists them."
+        for part, samples in found.items()
+        if samples
+    ]
+    return {part: len(samples) for part, samples in found.items()}, said
+
+
+def _chain(count: int, pairs: NDArray[np.intp]) -> NDArray[np.int64]:
+    """The number of each point's component in the graph of the pairs, shape (count,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    one, two = pairs.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(one), bool), (one, two)), (count, count))
+    found: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found

@@ -1,0 +1,59 @@
+"""catalog + store -> what the decoder learns of every image, where no network is to see it."""
+
+from __future__ import annotations
+
+from regraft.console import track
+from regraft.data.catalog import Catalog, Refused
+from regraft.data.decode import DECODER, Facts
+from regraft.data.refusal import Refusal
+from regraft.data.workers import DecodeAhead, jobs_for
+from regraft.features.store import Store
+
+__all__ = ["look_at"]
+
+SHARD = 4096  # images whose facts are stored at a time
+
+
+def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Facts], list[Refused]]:
+    """Decode every image that was not looked at before.
+
+    Args:
+        catalog: the images; of a sample of several, all.
+        store: where facts are looked up and kept.
+        size: side in pixels to decode at: that of the network which may see the images later, so that the
+            verdicts are those of its run.
+
+    Returns:
+        Facts by digest, and an entry for every file that cannot be used, copies included.
+
+    Raises:
+        EnvironmentFault: the store cannot be written, or no decoding process can be started.
+
+    Example:
+        facts, refused = look_at(Catalog.from_folder("photos"), store=Store(), size=224)
+    """
+    photos = [photo for sample in catalog.samples for photo in sample.photos]
+    contents = list(dict.fromkeys(photo.digest for photo in photos))
+    entries = store.entries(f"facts\n{DECODER}\nsize {size}")
+    missing = entries.missing(contents)
+    refusals: dict[str, Refusal] = {}
+    fresh: dict[str, Facts] = {}
+    with track("Decoded", len(missing)) as advance, DecodeAhead(jobs_for(catalog, missing), size) as decoding:
+        for digest, result in zip(missing, decoding, strict=True):
+            if isinstance(result, Refusal):
+                refusals[digest] = result
+            else:
+                fresh[digest] = result.facts
+            if len(fresh) == SHARD:
+                entries.put(list(fresh), {}, fresh)
+                fresh = {}
+            advance(1)
+    if fresh:
+        entries.put(list(fresh), {}, fresh)
+    known = [digest for digest in contents if digest not in refusals]
+    refused = (
+        Refused(photo.path, refusals[photo.digest].code, refusals[photo.digest].detail)
+        for photo in dict.fromkeys(photos)
+        if photo.digest in refusals
+    )
+    return dict(zip(known, entries.facts(known), strict=True)), list(refused)

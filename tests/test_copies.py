@@ -1,0 +1,92 @@
+"""Samples of the same bytes: what contradicts itself is not learnt from, a link is no second image."""
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regraft.data.catalog import Catalog
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of three images each, no two alike."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "wolf"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def refused(catalog):
+    return {item.image: (item.code, item.detail) for item in catalog.refused}
+
+
+def test_one_picture_in_two_class_folders_is_learnt_in_neither(root):
+    shutil.copy(root / "cat" / "1.png", root / "wolf" / "again.png")
+    catalog = Catalog.from_folder(root)
+    assert refused(catalog) == {
+        "cat/1.png": ("conflicting_copies", "the same bytes as wolf/again.png, which is wolf"),
+        "wolf/again.png": ("conflicting_copies", "the same bytes as cat/1.png, which is cat"),
+    }
+    assert len(catalog) == 5
+
+
+def test_a_copy_in_its_own_class_is_kept(root):
+    shutil.copy(root / "cat" / "1.png", root / "cat" / "again.png")
+    catalog = Catalog.from_folder(root)
+    assert (len(catalog), refused(catalog)) == (7, {})
+
+
+def test_rows_of_one_picture_under_two_names_contradict_each_other(root):
+    shutil.copy(root / "cat" / "1.png", root / "copy.png")
+    table = {"file": ["cat/0.png", "cat/1.png", "wolf/0.png", "copy.png"], "kind": ["a", "a", "b", "b"]}
+    catalog = Catalog.from_table(table, image="file", target="kind", root=root)
+    said = refused(catalog)
+    assert {image: code for image, (code, _) in said.items()} == dict.fromkeys(
+        ("cat/1.png", "copy.png"), "conflicting_copies"
+    )
+    assert said["copy.png"][1].startswith("row 5: the same bytes as cat/1.png")
+
+
+def test_two_measurements_of_one_picture_are_no_contradiction(root):
+    shutil.copy(root / "cat" / "1.png", root / "copy.png")
+    table = {"file": ["cat/1.png", "wolf/0.png", "copy.png"], "weight": [1.5, 2.25, 1.75]}
+    catalog = Catalog.from_table(table, image="file", target="weight", root=root)
+    assert (catalog.task, len(catalog)) == ("regression", 3)
+
+
+def test_links_to_one_file_count_once(root):
+    (root / "cat" / "symbolic.png").symlink_to(root / "cat" / "0.png")
+    os.link(root / "cat" / "0.png", root / "cat" / "hard.png")
+    catalog = Catalog.from_folder(root)
+    assert len(catalog) == 6
+    assert "2 files are links to images that are listed already; each image counts once." in catalog.notes
+    table = {"file": ["cat/0.png", "cat/hard.png", "wolf/1.png"], "kind": ["a", "a", "b"]}
+    listed = Catalog.from_table(table, image="file", target="kind", root=root)
+    assert [sample.path for sample in listed.samples] == ["cat/0.png", "wolf/1.png"]
+    assert "1 row names a link to a file that an earlier row names; each image counts once." in listed.notes
+
+
+def test_a_link_into_another_class_is_a_contradiction(root):
+    (root / "wolf" / "link.png").symlink_to(root / "cat" / "0.png")
+    assert set(refused(Catalog.from_folder(root))) == {"cat/0.png", "wolf/link.png"}
+
+
+def test_class_folders_whose_names_look_alike_are_told(root):
+    composed, other = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    for name, source in ((composed, "cat"), (other, "wolf"), ("CAT", "cat")):
+        shutil.copytree(root / source, root / name)
+        for number, file in enumerate(sorted((root / name).iterdir())):
+            file.write_bytes(file.read_bytes() + f"{name} {number}".encode())  # each of its own
+    notes = Catalog.from_folder(root).notes
+    assert [note for note in notes if "look alike" in note] == [
+        f"The class folders {one!a} and {two!a} have names that look alike, and count as different classes."
+        for one, two in (("CAT", "cat"), (other, composed))
+    ]
