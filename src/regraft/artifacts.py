@@ -9,14 +9,13 @@ import csv
 import importlib.metadata
 import json
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from regraft.beside import new_folder, sweep, take_place
 from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
 from regraft.data.workers import DecodeAhead
@@ -34,7 +33,7 @@ from regraft.training.kept import write_estimator
 if TYPE_CHECKING:
     from regraft.training.fit import Fitted
 
-__all__ = ["claim_folder", "write_run"]
+__all__ = ["claim_folder", "versions", "write_run"]
 
 
 @contextmanager
@@ -55,33 +54,23 @@ def claim_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
             raise UsageError(
                 f"{out} is not a run folder, so --overwrite does not replace it. Choose another."
             )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
-        beside.chmod(0o755)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"Nothing can be written to {out.parent}: {error.strerror or error}."
-        ) from error
-    try:
-        yield beside
-        _take_place(beside, out)
-    except OSError as error:
-        if isinstance(error, EnvironmentFault):
-            raise
-        raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _take_place(beside: Path, out: Path) -> None:
-    if not out.exists():
-        beside.rename(out)
-        return
-    old = beside.with_name(f"{beside.name}.old")
-    out.rename(old)
-    beside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    prefix = f".{out.name}.writing-"
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            sweep(out.parent, prefix)
+            beside = stack.enter_context(new_folder(out.parent, prefix))
+        except OSError as error:
+            raise EnvironmentFault(
+                f"Nothing can be written to {out.parent}: {error.strerror or error}."
+            ) from error
+        try:
+            yield beside
+            take_place(beside, out)
+        except OSError as error:
+            if isinstance(error, EnvironmentFault):
+                raise
+            raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
 
 
 def write_run(
@@ -224,11 +213,12 @@ def _manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
         "files": files,
         "graph_of": files["model.keras"] if GRAPH[0] in files else None,
         "parameters": outcome.model.count_params(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of everything that computes, by name."""
     import keras
 
     found = {"python": platform.python_version(), "backend": keras.backend.backend()}

@@ -1,6 +1,7 @@
 """The command line: options -> one call -> print -> exit code.
 
-Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C.
+Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from regraft.console import print_table, say
 from regraft.errors import RegraftError, UsageError
 from regraft.imports import left_out_of_keras
 from regraft.recipe import AUGMENTATIONS, Phase
+from regraft.signals import exit_code, terminable
 
 if TYPE_CHECKING:
     from regraft.deploy.bundle import Prediction
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130  # exit code
+INTERRUPTED = 130  # exit code of typer's
 
 app = typer.Typer(
     help="Transfer learning for images on Keras 3. What is frozen is computed once.",
@@ -46,9 +48,11 @@ def main() -> None:
     _silence_native_code()
     left_out_of_keras()
     try:
-        code = app(standalone_mode=False) or 0
+        with terminable():
+            code = app(standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer's word for Ctrl-C
-            say("regraft: interrupted. What was computed is in the store; run the same command to go on.")
+            say("regraft: interrupted. What was computed is in the store and is not computed again.")
+            code = exit_code()
         sys.exit(code)
     except RegraftError as error:
         say(f"regraft: {error}", style="red")
@@ -158,6 +162,9 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was stopped or killed.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
@@ -192,11 +199,12 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "head": replace(start.head, **_given(head)),
         "seed": seed,
     }
-    run = run_recipe(source, replace(start, **_given(chosen)), out, overwrite=overwrite, store=store)
+    settings = replace(start, **_given(chosen))
+    run = run_recipe(source, settings, out, overwrite=overwrite, resume=resume, store=store)
     _print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
     if run.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code())
 
 
 @app.command()
@@ -270,7 +278,7 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     _print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
     if run.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code())
 
 
 def _print_attempts(attempts: list[dict[str, Any]]) -> None:

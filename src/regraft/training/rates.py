@@ -69,8 +69,27 @@ class Clock:
         self.step += 1
 
     @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self._end - time.monotonic()
+
+    @property
     def over(self) -> bool:
-        return time.monotonic() > self._end
+        return self.left < 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the number of epochs was chosen just now, for good."""
+        return not self._fixed and self.step == TIMED_STEPS.stop
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, as JSON."""
+        return {"left": self.left, "epochs": self.epochs, "step": self.step, "timed": self._timed}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on as the clock that had this state."""
+        self._end = time.monotonic() + state["left"]
+        self.epochs, self.step, self._timed = state["epochs"], state["step"], list(state["timed"])
 
     def rate(self, peak: float) -> float:
         """Linear warm-up, then half a cosine down to zero."""
