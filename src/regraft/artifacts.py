@@ -15,13 +15,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from regraft.beside import new_folder, sweep, take_place
 from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, sha256, write_model
 from regraft.deploy.graph import GRAPH, write_graph
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
@@ -31,6 +33,8 @@ from regraft.recipe import Recipe, TaskChoice
 from regraft.training.kept import write_estimator
 
 if TYPE_CHECKING:
+    import keras
+
     from regraft.training.fit import Fitted
 
 __all__ = ["claim_folder", "versions", "write_run"]
@@ -84,8 +88,12 @@ def write_run(
         out: the name that the folder will have.
         photographs: a few of the run's, on which a graph for OpenVINO has to answer as the model does; None
             for a run without a graph.
+
+    Raises:
+        ModelRefused: a weight of the model is not a finite number.
     """
     catalog = outcome.catalog
+    _expect_finite(outcome.model)
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
@@ -117,6 +125,16 @@ def write_run(
         files |= {name: sha256(folder / name) for name in graph}
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
+
+
+def _expect_finite(model: keras.Model) -> None:
+    for weight in model.weights:
+        value = np.asarray(weight)
+        if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
+            raise ModelRefused(
+                f"The model is not written: its weight {weight.path} holds numbers that are not finite. Are "
+                "those of the backbone's file? If not, train at a lower --learning-rate."
+            )
 
 
 def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Changes the model it is given: its weights, and its layers' `trainable` flags.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -50,8 +51,16 @@ def fit_head(
         seed: of dropout.
     """
     fitted = Fitted(phase, freeze(backbone, "none"))
-    rates = compile_network(head.suffix, backbone, phase, _loss(lesson))
-    session = Session(model, head.suffix, rates, phase=phase, lesson=lesson, bookmark=bookmark or Bookmark())
+    compiling = partial(compile_network, head.suffix, backbone, phase, _loss(lesson))
+    session = Session(
+        model,
+        head.suffix,
+        compiling(),
+        phase=phase,
+        lesson=lesson,
+        bookmark=bookmark or Bookmark(),
+        compile_in_parts=lambda parts: compiling(parts=parts),
+    )
     return session.run(fitted, Clock(budget, len(lesson.train), phase, HEAD_EPOCHS), seed)
 
 
@@ -89,9 +98,17 @@ def fine_tune(
     def make() -> keras.Model:
         return cut(model, trains).joined() if stored is None else stored.trained()
 
-    compiled = compiled or Compiled()
-    network, rates = compiled.get((phase.unfreeze, at), make, backbone, phase, _loss(lesson))
-    session = Session(model, network, rates, phase=phase, lesson=lesson, bookmark=bookmark or Bookmark())
+    compiled, loss = compiled or Compiled(), _loss(lesson)
+    network, rates = compiled.get((phase.unfreeze, at), make, backbone, phase, loss)
+    session = Session(
+        model,
+        network,
+        rates,
+        phase=phase,
+        lesson=lesson,
+        bookmark=bookmark or Bookmark(),
+        compile_in_parts=lambda parts: compile_network(network, backbone, phase, loss, parts=parts),
+    )
     return session.run(fitted, Clock(budget, len(lesson.train), phase, EPOCHS), seed)
 
 

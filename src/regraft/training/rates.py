@@ -101,14 +101,20 @@ class Clock:
 
 
 def compile_network(
-    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any] | str
+    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any] | str, *, parts: int = 1
 ) -> Rates:
-    """An AdamW for each rate: the head's, and the pre-trained layers' by their depth."""
+    """An AdamW for each rate: the head's, and the pre-trained layers' by their depth.
+
+    It steps once in so many `parts`, by the mean of their gradients.
+    """
     share = shares(backbone, phase)
     optimizers = {}
     for value in sorted({1.0, *share.values()}):
         made = keras.optimizers.AdamW(
-            phase.learning_rate, weight_decay=phase.weight_decay, name=f"at_{value:g}"
+            phase.learning_rate,
+            weight_decay=phase.weight_decay,
+            gradient_accumulation_steps=parts if parts > 1 else None,
+            name=f"at_{value:g}",
         )
         made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         optimizers[value] = made

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from regraft.backbone.freeze import Guard, Trained, may_move
 from regraft.console import duration, say, track
 from regraft.data.batches import Batches
+from regraft.errors import EnvironmentFault
 from regraft.recipe import Phase
 from regraft.signals import finish_step
 from regraft.tasks import Task
 from regraft.training.checkpoint import Arrays
+from regraft.training.memory import carry_over, in_parts, is_out_of_memory
 from regraft.training.progress import Bookmark
 from regraft.training.rates import Clock, Rates
 
@@ -139,10 +141,12 @@ class Session:
         phase: Phase,
         lesson: Lesson,
         bookmark: Bookmark,
+        compile_in_parts: Callable[[int], Rates],
     ) -> None:
         self._network, self._rates, self._phase, self._lesson = network, rates, phase, lesson
         self._moving, self._guard = may_move(model), Guard(model)
         self._bookmark = bookmark
+        self._compile_in_parts, self._parts = compile_in_parts, 1
         self._stop = threading.Event()
 
     def run(self, fitted: Fitted, clock: Clock, seed: int) -> Fitted:
@@ -197,7 +201,7 @@ class Session:
                 started = time.monotonic()
                 self._rates.set(self._clock.rate(self._phase.learning_rate))
                 weighted = np.stack(np.broadcast_arrays(batch.targets, batch.weights), -1)
-                loss = float(self._network.train_on_batch(_given(batch.inputs), weighted))
+                loss = self._step(batch.inputs, weighted)
                 self._clock.ticked(time.monotonic() - started)
                 if not math.isfinite(loss):
                     return False
@@ -207,6 +211,37 @@ class Session:
                 if self._bookmark.due or self._clock.settled:
                     self._keep(place, begun)
         return True
+
+    def _step(self, inputs: tuple[NDArray[Any], ...], weighted: NDArray[np.float32]) -> float:
+        """One step and its loss; where it does not fit the memory, in twice as many parts from now on."""
+        while True:
+            try:
+                parts = in_parts(inputs, weighted, self._parts)
+                losses = [float(self._network.train_on_batch(_given(part), of)) for part, of in parts]
+                return sum(losses) / self._parts
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self._parts >= len(weighted):
+                    raise EnvironmentFault(
+                        "Training does not fit the memory of this machine, not even one sample at a time. "
+                        "Choose a smaller --image-size, or a plan that trains less of the backbone."
+                    ) from error
+            self._divide(2 * self._parts)
+            say(
+                f"A batch of {len(weighted)} does not fit the memory: each step is computed in {self._parts} "
+                "parts from now on, and is the same step."
+            )
+
+    def _divide(self, parts: int) -> None:
+        """Steps in so many parts from now on."""
+        before, trained = self._rates, self._network.trainable_variables
+        self._network.optimizer.build(trained)
+        self._rates = self._compile_in_parts(parts)
+        self._network.optimizer.build(trained)
+        carry_over(before, self._rates, parts // self._parts)
+        self._rates.set(before.head)
+        self._parts = parts
 
     def _record(self, epoch: int, loss: float, begun: float) -> EpochRecord:
         """Look at the validation samples and write down how the epoch went."""
@@ -238,6 +273,7 @@ class Session:
             "clock": self._clock.state(),
             "place": {**asdict(place), "seconds": time.monotonic() - begun},
             "rate": self._rates.head,
+            "parts": self._parts,
         }
         state = {name: _snapshot(variables) for name, variables in self._state().items()}
         self._bookmark.keep(said, {**state, "best": self._best})
@@ -245,6 +281,8 @@ class Session:
     def _restore(self, said: dict[str, Any], arrays: Arrays) -> _Place:
         """Stand where the process stood that wrote this checkpoint."""
         self._network.optimizer.build(self._network.trainable_variables)
+        if said["parts"] > 1:
+            self._divide(said["parts"])
         for name, variables in self._state().items():
             for variable, value in zip(variables, arrays[name], strict=True):
                 variable.assign(value)
