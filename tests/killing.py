@@ -1,9 +1,10 @@
-"""A process that forks one run after the other, each killed where asked: importing a backend takes longest.
+"""A process that forks one run after the other, each stopped where asked: importing a backend takes longest.
 
     python killing.py FOLDER     reads a line of JSON a run, writes a line of JSON a run
 
-A run is `{"out", "resume", "at", "after", "settings"}`: killed by itself before the `at`-th file below FOLDER
-that it opens, moves or removes, or by its parent `after` so many seconds; by nobody where both are null.
+A run is `regraft train` with `arguments`. It gets the signal `by` when it touches (opens, moves, removes) the
+file `at` = [text, number]: the so-manieth below FOLDER with this text in its path. Or its parent kills it
+`after` so many seconds. Where both are null, nobody stops it.
 """
 
 from __future__ import annotations
@@ -27,17 +28,29 @@ class Server:
         self._folder = folder
 
     def __enter__(self) -> Server:
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "TMPDIR")}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self._folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, self._folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**kept, "LANG": "C"},  # no home, no terminal
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, out: str = "run", *, resume=False, at=None, after=None, **settings: Any) -> dict[str, Any]:
+    def run(
+        self,
+        *arguments: str,
+        at: tuple[str, int] | None = None,
+        by: int = signal.SIGKILL,
+        after: float | None = None,
+        eager: bool = True,
+    ) -> dict[str, Any]:
         """`code`: exit status, -9 where it was killed. `touched`: how many files it touched below FOLDER."""
-        asked = {"out": out, "resume": resume, "at": at, "after": after, "settings": settings}
+        asked = {"arguments": arguments, "at": at or ("", 0), "by": by, "after": after, "eager": eager}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
@@ -46,9 +59,10 @@ def _serve(folder: Path) -> None:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401 - imported, and not yet used: then a process may still fork
 
+    import regraft.cli
+    import regraft.run
     import regraft.training.phases
     import regraft.training.progress
-    import regraft.training.tuning
     from regraft.imports import import_openvino
 
     import_openvino()
@@ -57,7 +71,7 @@ def _serve(folder: Path) -> None:
         asked = json.loads(line)
         begun, child = time.monotonic(), os.fork()
         if child == 0:
-            _run(folder, asked)
+            _run(folder, **asked)
         if asked["after"] is not None:
             time.sleep(asked["after"])
             os.kill(child, signal.SIGKILL)
@@ -69,62 +83,44 @@ def _serve(folder: Path) -> None:
         print(json.dumps({"code": code, "touched": touched, "seconds": seconds}), flush=True)
 
 
-def _run(folder: Path, asked: dict[str, Any]) -> None:
+def _run(
+    folder: Path, *, arguments: list[str], at: list[Any], by: int, eager: bool, after: float | None
+) -> None:
+    """The rest of a child's life. `eager` leaves out tracing steps, which for few takes most of the time."""
+    import tensorflow
+
+    from regraft.cli import main
+
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (0, 1, 2):
         os.dup2(log, number)
-    touched, mine = 0, os.getpid()
+    touched = seen = 0
+    mine, below = os.getpid(), str(folder)
 
-    def count(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal touched
-        if event in TOUCHED and os.getpid() == mine and str(arguments[0]).startswith(str(folder)):
-            touched += 1
-            if touched == asked["at"]:
-                os.kill(mine, signal.SIGKILL)
+    def count(event: str, of: tuple[object, ...]) -> None:
+        nonlocal touched, seen
+        if event not in TOUCHED or os.getpid() != mine or not str(of[0]).startswith(below):
+            return
+        touched += 1
+        seen += any(at[0] in str(path) for path in of[:2])
+        if seen == at[1] and any(at[0] in str(path) for path in of[:2]):
+            os.kill(mine, by)
 
     sys.addaudithook(count)
-    code = 1
+    tensorflow.config.run_functions_eagerly(eager)
+    sys.argv = ["regraft", "train", *arguments]
     try:
-        train(folder, **{name: asked[name] for name in ("out", "resume")}, **asked["settings"])
+        main()
         code = 0
+    except SystemExit as ended:
+        code = ended.code
     except BaseException:
         import traceback
 
         traceback.print_exc()
+        code = 1
     (folder / "touched").write_text(str(touched))
     os._exit(code)
-
-
-def train(
-    folder: Path, *, out: str, resume: bool, eager: bool, overwrite: bool = False, seed: int = 0
-) -> None:
-    """A head trained on stored features, a phase on what is stored at its boundary, one on pixels.
-
-    `eager` leaves out tracing the steps, which for so few takes most of the time.
-    """
-    import tensorflow
-
-    import regraft
-    from regraft.recipe import HeadSpec, Phase, Recipe
-
-    tensorflow.config.run_functions_eagerly(eager)
-
-    phases = (
-        Phase("none", epochs=2, batch_size=12),
-        Phase("last:1", epochs=2, batch_size=12),
-        Phase("all", epochs=2, batch_size=12),
-    )
-    recipe = Recipe(
-        backbone=str(folder / "small.keras"), head=HeadSpec(hidden=(8,)), phases=phases, seed=seed
-    )
-    regraft.train(
-        folder / "photos",
-        recipe,
-        folder / out,
-        resume=resume,
-        overwrite=overwrite,
-        store=folder / f"{out}.store",
-    )
 
 
 if __name__ == "__main__":

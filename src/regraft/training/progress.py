@@ -125,6 +125,8 @@ class Progress:
             finally:
                 if progress.finished or not any(folder.glob("phase-*.npz")):
                     shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    say(f"How far it came is in {folder}: the same command with --resume goes on from there.")
         finally:
             os.close(lock)
 
