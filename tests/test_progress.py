@@ -84,9 +84,10 @@ def test_a_run_that_was_stopped_is_found_by_resume(tmp_path: Path) -> None:
         assert found.decided() == {"epochs": 3}
         assert found.decided() is None
         mark = found.bookmark()
-        assert mark.found is not None
         assert not mark.done
-        assert found.bookmark().found is None
+        assert mark.take() is not None
+        assert mark.take() is None
+        assert found.bookmark().take() is None
         found.finished = True
     assert not list(tmp_path.iterdir())
 
@@ -100,7 +101,7 @@ def test_without_resume_it_begins_anew_and_says_so(
         assert "unfinished run" in capsys.readouterr().err
         found.expect(seed=1)
         assert found.decided() is None
-        assert found.bookmark().found is None
+        assert found.bookmark().take() is None
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:

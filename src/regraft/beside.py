@@ -83,6 +83,8 @@ def hold(path: Path) -> int | None:
     Raises:
         OSError: it cannot be opened.
     """
+    if sys.platform == "win32":  # no locks, and no descriptor of a folder
+        return os.open(os.devnull, os.O_RDONLY)
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -116,12 +118,10 @@ def take_place(beside: Path, place: Path) -> None:
     Raises:
         OSError: it cannot be moved; then both are where they were.
     """
-    for path in (*beside.iterdir(), beside):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in beside.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
     if not place.exists():
         beside.rename(place)
     elif not _exchanged(beside, place):  # then there is a moment without any

@@ -120,7 +120,7 @@ def finished(model: keras.Model, backbone: Backbone, *, phase: Phase, bookmark: 
         bookmark: one that is done.
     """
     fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-    said, arrays = bookmark.found or ({}, {})
+    said, arrays = bookmark.take() or ({}, {})
     fitted.restore(said["fitted"])
     for variable, value in zip(may_move(model), arrays["now"], strict=True):
         variable.assign(value)

@@ -48,14 +48,14 @@ class Bookmark:
         self._next = time.monotonic() + EVERY
 
     @property
-    def found(self) -> tuple[dict[str, Any], Arrays] | None:
-        """What a process before this one kept last."""
-        return self._found
-
-    @property
     def done(self) -> bool:
         """Whether the phase was finished by a process before this one."""
         return self._found is not None and bool(self._found[0]["done"])
+
+    def take(self) -> tuple[dict[str, Any], Arrays] | None:
+        """What a process before this one kept last; once, for it may be as large as the model."""
+        found, self._found = self._found, None
+        return found
 
     @property
     def due(self) -> bool:

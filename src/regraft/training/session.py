@@ -152,7 +152,8 @@ class Session:
     def run(self, fitted: Fitted, clock: Clock, seed: int) -> Fitted:
         """Epoch by epoch until something ends the phase; the model ends with the weights of the best one."""
         self._fitted, self._clock = fitted, clock
-        place = self._begin(seed) if self._bookmark.found is None else self._restore(*self._bookmark.found)
+        kept = self._bookmark.take()
+        place = self._begin(seed) if kept is None else self._restore(*kept)
         with finish_step() as self._stop:
             while fitted.stopped == "done" and place.epoch <= clock.epochs:
                 place = self._one_epoch(place)
