@@ -162,7 +162,7 @@ def test_stopping_early_leaves_the_engine_usable(network, openvino):
 @needs_openvino
 def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
     first = make_engine(network, tmp_path / "new")
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network"]
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-2"]
     monkeypatch.setattr(engine, "frozen_graph", None)  # calling it would fail
     again = make_engine(network, tmp_path / "new")
     (batch,) = batches(2)
@@ -170,6 +170,23 @@ def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, hea
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
     assert heard == []
+
+
+@needs_openvino
+@pytest.mark.parametrize("name", ["graph.xml", "graph.bin", "checksums.json"])
+def test_a_converted_network_with_a_flipped_bit_is_not_used(network, tmp_path, heard, name):
+    make_engine(network, tmp_path)
+    (file,) = tmp_path.rglob(name)
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 4
+    file.write_bytes(whole)
+    again = make_engine(network, tmp_path)
+    (said,) = heard
+    assert "damaged; it is converted again" in said
+    (batch,) = batches(2)
+    assert_equal_to_keras(next(again.run([batch])), network, batch)
+    assert make_engine(network, tmp_path).name == again.name
+    assert len(heard) == 1
 
 
 @needs_openvino

@@ -21,6 +21,7 @@ from regraft.features import extract as extract_module
 from regraft.features import precision as precision_module
 from regraft.features import speed as speed_module
 from regraft.features.extract import extract_features
+from regraft.features.shard import Shard
 from regraft.features.store import Store, pixel_key
 
 SIZE = 32
@@ -272,6 +273,27 @@ def test_a_damaged_row_is_computed_again(network, photos, store):
     path.write_bytes(data)
     assert counts(extract(network, photos, Store(store.root))) == (1, 11)
     assert counts(extract(network, photos, Store(store.root))) == (0, 12)
+
+
+def test_of_100_entries_with_a_flipped_bit_none_is_used_and_all_are_computed_again(
+    network, tmp_path, store, capsys
+):
+    root = write_photos(tmp_path / "many", classes=2, each=50)
+    catalog = Catalog.from_folder(root)
+    expected = extract(network, root, store).matrix(catalog.samples, "cut_1")
+    (path,) = store.root.glob("features-2/*/*.shard")
+    shard, data, rng = Shard(path), bytearray(path.read_bytes()), np.random.default_rng(0)
+    columns = list(shard._columns.values())
+    for row in range(100):
+        column = columns[row % 2]
+        place = column.start + row * column.row_bytes + int(rng.integers(column.row_bytes))
+        data[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    capsys.readouterr()
+    again = extract(network, root, Store(store.root))
+    assert counts(again) == (100, 0)
+    np.testing.assert_array_equal(again.matrix(catalog.samples, "cut_1"), expected)
+    assert "100 entries of the feature store are damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [SIZE, 48])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from regraft.backbone.freeze import Trained
+from regraft.backbone.freeze import Trained, freeze, trains
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.features.boundary import Images
@@ -44,6 +45,19 @@ def test_beyond_a_plan_only_deeper_ones_are_looked_at(search) -> None:
     depth = search.choose(PHASE, budget=200, limit=PLENTY, beyond=first)
     assert depth.epochs == 0
     assert "even all would take" in depth.why
+
+
+@pytest.mark.parametrize("limit", [0, PLENTY])  # from pixels, at a boundary
+def test_a_choice_that_was_noted_is_the_same_choice_whatever_the_clock_says_now(search, limit: float) -> None:
+    chosen = search.choose(replace(PHASE, epochs=7), budget=1e6, limit=limit)
+    freeze(search.backbone, "none")
+    again = replace(search, seconds_per_image=1e9).again(json.loads(json.dumps(chosen.state())))
+    assert again.phase == chosen.phase
+    assert (again.epochs, again.seconds, again.why) == (chosen.epochs, chosen.seconds, chosen.why)
+    assert str(again.placed) == str(chosen.placed)
+    tensors = [placed.boundary and placed.boundary.tensors for placed in (again.placed, chosen.placed)]
+    assert tensors[0] is tensors[1] or all(a is b for a, b in zip(*tensors, strict=True))
+    assert [trains(layer) for layer in search.backbone.layers].count(True) > 3  # flags are those of the plan
 
 
 def test_less_time_means_a_later_stage(search) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from regraft.beside import new_file
 from regraft.data.decode import Facts
 from regraft.errors import EnvironmentFault
 from regraft.features import shard as shard_module
@@ -222,6 +223,38 @@ def test_a_flipped_bit_anywhere_is_found_and_costs_only_a_computation(tmp_path):
     assert lost.count(2) > 50  # the head, and what says how arrays are to be read
 
 
+def test_damage_is_said_once_with_how_much_of_it(filled, capsys):
+    path = shard_file(filled)
+    data = bytearray(path.read_bytes())
+    for image in (1, 2, 3):
+        data[-(2 * image - 1)] ^= 1  # "flat", the last tensor, has two bytes an image
+    path.write_bytes(data)
+    entries = opened(filled)
+    assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
+    assert "3 entries of the feature store are damaged and are computed again" in capsys.readouterr().err
+    assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
+    put(entries, names(4)[1:], {name: value[1:] for name, value in tensors(4).items()})
+    assert opened(filled).missing(names(4)) == []
+    assert not capsys.readouterr().err
+
+
+def test_a_file_that_is_damaged_as_a_whole_is_removed_and_that_is_said(filled, capsys):
+    path = shard_file(filled)
+    path.write_bytes(b"\x93NUMPY?" + path.read_bytes()[7:])
+    assert opened(filled).missing(names(4)) == names(4)
+    assert path.name in capsys.readouterr().err
+    assert opened(filled).missing(names(4)) == names(4)
+    assert not capsys.readouterr().err
+
+
+def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_write_is_not(filled):
+    folder = shard_file(filled).parent
+    (folder / ".writing-dead").write_bytes(b"half")
+    with new_file(folder, ".writing-") as alive:
+        put(opened(filled), names(2, first=9), tensors(2))
+        assert [path.name for path in folder.glob(".writing-*")] == [alive.name]
+
+
 def test_the_same_bytes_read_as_other_numbers_are_found(filled):
     path = shard_file(filled)
     path.write_bytes(path.read_bytes().replace(b"'<f2'", b"'>f2'"))
@@ -303,7 +336,7 @@ def test_two_processes_write_the_same_key_and_both_succeed(tmp_path):
     entries = Store(tmp_path).entries("key")
     assert entries.missing(names(20)) == []
     assert entries.read(names(20), "x")[:, 0].tolist() == list(range(20))
-    assert not list(tmp_path.glob("features/*/.writing-*"))
+    assert not list(tmp_path.rglob(".writing-*"))
 
 
 def test_a_place_that_cannot_be_written_is_a_fault_of_the_environment(tmp_path):
@@ -389,8 +422,12 @@ def test_hints_come_back_and_losing_them_is_harmless(tmp_path):
     store.remember("how fast?", "13")
     assert store.recall("how fast?") == "13"
     (hint,) = tmp_path.glob("hints/*")
-    hint.write_bytes(b"\xff\xfe")
-    assert store.recall("how fast?") is None
+    whole = hint.read_bytes()
+    for place in range(8 * len(whole)):  # every bit
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        hint.write_bytes(damaged)
+        assert store.recall("how fast?") is None
     (tmp_path / "file").write_text("")
     nowhere = Store(tmp_path / "file")
     nowhere.remember("how fast?", "12")

@@ -9,21 +9,22 @@ import csv
 import importlib.metadata
 import json
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
+from regraft.beside import new_folder, sweep, take_place
 from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, sha256, write_model
 from regraft.deploy.graph import GRAPH, write_graph
 from regraft.deploy.selftest import SELFTEST, write_answers
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
@@ -33,9 +34,11 @@ from regraft.recipe import Recipe, TaskChoice
 from regraft.training.kept import write_estimator
 
 if TYPE_CHECKING:
+    import keras
+
     from regraft.training.fit import Fitted
 
-__all__ = ["claim_folder", "write_run"]
+__all__ = ["claim_folder", "versions", "write_run"]
 
 
 @contextmanager
@@ -54,33 +57,23 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
             raise UsageError(f"{out} exists already. Choose another folder, or replace it with --overwrite.")
         if not ours:
             raise UsageError(f"{out} holds no {mark}, so --overwrite does not replace it. Choose another.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
-        beside.chmod(0o755)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"Nothing can be written to {out.parent}: {error.strerror or error}."
-        ) from error
-    try:
-        yield beside
-        _take_place(beside, out)
-    except OSError as error:
-        if isinstance(error, EnvironmentFault):
-            raise
-        raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _take_place(beside: Path, out: Path) -> None:
-    if not out.exists():
-        beside.rename(out)
-        return
-    old = beside.with_name(f"{beside.name}.old")
-    out.rename(old)
-    beside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    prefix = f".{out.name}.writing-"
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            sweep(out.parent, prefix)
+            beside = stack.enter_context(new_folder(out.parent, prefix))
+        except OSError as error:
+            raise EnvironmentFault(
+                f"Nothing can be written to {out.parent}: {error.strerror or error}."
+            ) from error
+        try:
+            yield beside
+            take_place(beside, out)
+        except OSError as error:
+            if isinstance(error, EnvironmentFault):
+                raise
+            raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
 
 
 def write_run(
@@ -94,8 +87,12 @@ def write_run(
         out: the name that the folder will have.
         photographs: a few of the run's, on which a graph for OpenVINO has to answer as the model does; None
             for a run without a graph and without answers to compare.
+
+    Raises:
+        ModelRefused: a weight of the model is not a finite number.
     """
     catalog = outcome.catalog
+    _expect_finite(outcome.model)
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
@@ -129,6 +126,16 @@ def write_run(
         files |= {name: sha256(folder / name) for name in (*graph, SELFTEST)}
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
+
+
+def _expect_finite(model: keras.Model) -> None:
+    for weight in model.weights:
+        value = np.asarray(weight)
+        if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
+            raise ModelRefused(
+                f"The model is not written: its weight {weight.path} holds numbers that are not finite. Are "
+                "those of the backbone's file? If not, train at a lower --learning-rate."
+            )
 
 
 def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
@@ -226,11 +233,12 @@ def _manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
         "files": files,
         "graph_of": files["model.keras"] if GRAPH[0] in files else None,
         "parameters": outcome.model.count_params(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of everything that computes, by name."""
     import keras
 
     found = {"python": platform.python_version(), "backend": keras.backend.backend()}

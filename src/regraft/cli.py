@@ -1,6 +1,7 @@
 """The command line: options -> one call -> print -> exit code.
 
-Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C.
+Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from regraft.console import print_table, say
 from regraft.errors import EnvironmentFault, ModelRefused, RegraftError, UsageError
 from regraft.imports import left_out_of_keras
 from regraft.recipe import AUGMENTATIONS, Phase
+from regraft.signals import exit_code, terminable
 
 if TYPE_CHECKING:
     from regraft.checkup import Checkup
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130  # exit code
+INTERRUPTED = 130  # exit code of typer's
 SHOWN = 5  # cases of a problem
 
 app = typer.Typer(
@@ -52,9 +54,11 @@ def main() -> None:
     _silence_native_code()
     left_out_of_keras()
     try:
-        code = app(standalone_mode=False) or 0
+        with terminable():
+            code = app(standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer's word for Ctrl-C
-            say("regraft: interrupted. What was computed is in the store; run the same command to go on.")
+            say("regraft: interrupted. What was computed is in the store and is not computed again.")
+            code = exit_code()
         sys.exit(code)
     except RegraftError as error:
         say(f"regraft: {error}", style="red")
@@ -164,6 +168,9 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was stopped or killed.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
@@ -198,11 +205,12 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "head": replace(start.head, **_given(head)),
         "seed": seed,
     }
-    run = run_recipe(source, replace(start, **_given(chosen)), out, overwrite=overwrite, store=store)
+    settings = replace(start, **_given(chosen))
+    run = run_recipe(source, settings, out, overwrite=overwrite, resume=resume, store=store)
     _print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
     if run.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code())
 
 
 @app.command()
@@ -276,7 +284,7 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     _print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
     if run.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code())
 
 
 def _print_attempts(attempts: list[dict[str, Any]]) -> None:

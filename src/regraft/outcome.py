@@ -23,7 +23,7 @@ __all__ = ["Attempt", "Decision", "Outcome"]
 _ENDS = {
     "budget": "the budget ran out",
     "interrupted": "it was interrupted",
-    "diverged": "it diverged",
+    "diverged": "its loss left the finite numbers",
 }
 
 
@@ -89,6 +89,8 @@ def _sentence(fitted: Fitted, score_name: str) -> str:
     first, best = fitted.history[0], fitted.history[fitted.best]
     done = fitted.history[-1].epoch
     end = f"; {_ENDS[fitted.stopped]} in epoch {done}" if fitted.stopped in _ENDS else ""
+    if fitted.stopped == "diverged":
+        end += f", so try a tenth of its rate: --learning-rate {fitted.phase.learning_rate / 10:g}"
     what = "The head, trained by gradient" if fitted.unfreeze == "none" else f"Fine-tuning {fitted.unfreeze}"
     why = f" ({fitted.why})" if fitted.why else ""
     score = _a(score_name)

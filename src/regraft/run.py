@@ -8,10 +8,11 @@ What needs a deep-learning backend is imported where it is used: listing and dec
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.artifacts import claim_folder, write_run
+from regraft.artifacts import claim_folder, versions, write_run
 from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.refusal import Refusal
@@ -43,6 +44,7 @@ from regraft.prepare import (
 )
 from regraft.recipe import Phase, Recipe
 from regraft.space import Space
+from regraft.training.progress import Progress
 
 if TYPE_CHECKING:
     import keras
@@ -106,6 +108,7 @@ def train(
     backbone: Backbone | None = None,
     head: Any = None,
     overwrite: bool = False,
+    resume: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Run:
     """Train a model on images and write a run folder. What `regraft train` calls.
@@ -119,18 +122,29 @@ def train(
         head: a Keras layer or model from features to answers, or a scikit-learn estimator; None for the
             recipe's.
         overwrite: replace `out` if it holds an earlier run.
+        resume: go on where a run of these very arguments was stopped, whatever stopped it; it ends with the
+            same bits. Where nothing was trained yet it begins, with what the store has already.
         store: folder of computed features; None for the user's cache.
 
     Raises:
         UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`; then `out` is as it was.
+            Among others where `resume` finds the progress of another run.
 
     Example:
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
         run.model.predict(pixels)
     """
-    with claim_folder(Path(out), overwrite=overwrite) as folder:
-        outcome = learn(data, recipe or Recipe(), backbone=backbone, head=head, store=store)
-        return _written(outcome, folder, Path(out))
+    place = Path(out)
+    with Progress.of(place, resume=resume) as progress:
+        with claim_folder(place, overwrite=overwrite or progress.may_replace(place)) as folder:
+            progress.begin()
+            outcome = learn(
+                data, recipe or Recipe(), backbone=backbone, head=head, store=store, progress=progress
+            )
+            run = _written(outcome, folder, place)
+            progress.deliver(folder)
+        progress.finished = not run.interrupted
+    return run
 
 
 def search(
@@ -174,12 +188,13 @@ def learn(
     head: Any = None,
     space: Space | None = None,
     store: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """What `train` does before anything is written, or `search` where there is a space to choose from.
 
-    Arguments and errors are theirs.
+    Arguments and errors are theirs; `progress` is where it is kept how far training came.
     """
-    clock, kept = _Clock(), Store(store)
+    clock, kept, progress = _Clock(), Store(store), progress or Progress()
     with ExitStack() as stack:
         with clock("list"), begin_keras():
             catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
@@ -198,6 +213,7 @@ def learn(
             recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
             if space is not None:
                 checked_phases(backbone, tuple(Phase(plan) for plan in space.plans))
+            progress.expect(recipe=asdict(replace(recipe, data="")), handed=handed, version=versions())
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             for note in backbone.notes:
                 say(note)
@@ -216,7 +232,8 @@ def learn(
                 taps = _chosen(taps, material)
                 model, whole = _grafted(backbone, catalog, recipe, head, taps)
                 material = replace(material, names=whole.names)
-            learning = _learning(space, head)
+            progress.expect(samples=_samples(catalog), features=features.key, weights=_shapes(model))
+            learning = _learning(space, head, progress)
             found, material = learning.find_head(model, whole, material)
             reference = _from_features(found, material)
         with clock("fine-tune"):
@@ -224,7 +241,6 @@ def learn(
             say(decision.reason)
         with clock("evaluate"):
             final = _from_pixels(found.model, material) if decision.fine_tuned else reference
-        answers = {part: (final[part], reference[part]) for part in final}
         outcome = Outcome(
             material.recipe,
             catalog,
@@ -233,7 +249,7 @@ def learn(
             features,
             found.words,
             decision,
-            answers,
+            {part: (final[part], reference[part]) for part in final},
             clock.seconds,
             kept=found.kept,
             handed=handed,
@@ -371,12 +387,27 @@ def _material(
     return Material(recipe, catalog, backbone, store, views, names)
 
 
-def _learning(space: Space | None, head: Any) -> AsAsked | Search:
+def _samples(catalog: Catalog) -> str:
+    """A digest of contents, targets and parts, in their order, on which the order of training depends."""
+    rows = ([photo.digest for photo in s.photos] + [s.target, s.part] for s in catalog.samples)
+    return f"{len(catalog):,}, digest {_digest(rows)}"
+
+
+def _shapes(model: keras.Model) -> str:
+    """A digest of what a checkpoint of a model holds."""
+    return _digest((str(weight.dtype), tuple(weight.shape)) for weight in model.weights)
+
+
+def _digest(rows: Iterable[Any]) -> str:
+    return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def _learning(space: Space | None, head: Any, progress: Progress) -> AsAsked | Search:
     """What finds the head and trains: as the recipe asks, or the best of a space."""
     from regraft.training.phases import AsAsked
     from regraft.training.tuning import Search
 
-    return AsAsked(head) if space is None else Search(space)
+    return AsAsked(head, progress) if space is None else Search(space)
 
 
 def _scored(catalog: Catalog) -> list[str]:

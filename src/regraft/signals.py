@@ -1,4 +1,4 @@
-"""The stack on which a thread takes its signals, kept from a library that changes it.
+"""Ctrl-C and SIGTERM: what they end and when; the stack on which a thread takes them.
 
 When OpenVINO first uses the processor it gives the calling thread a stack for signals that holds the
 processor's registers and next to nothing else. Python's own handler of Ctrl-C does not fit beside them: the
@@ -8,11 +8,18 @@ process ends with a segmentation fault, and all that was trained is lost.
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ["own_signal_stack"]
+from regraft.console import say
+
+__all__ = ["exit_code", "finish_step", "own_signal_stack", "terminable"]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_last = [signal.SIGINT]  # the last that came; signals belong to a process, and so does this
 
 
 class _Stack(ctypes.Structure):
@@ -39,3 +46,47 @@ def own_signal_stack() -> Iterator[None]:
         yield
     finally:
         change(ctypes.byref(before), None)
+
+
+def exit_code() -> int:
+    """What a process that was asked to stop ends with: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + _last[0]
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, by KeyboardInterrupt: whatever is half written is removed."""
+    before = signal.signal(signal.SIGTERM, _at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def finish_step() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM sets the event and lets the step finish; the second one stops at once."""
+    event = threading.Event()
+
+    def first(number: int, frame: object) -> None:
+        _last[0] = signal.Signals(number)
+        event.set()
+        for each in _STOPPING:
+            signal.signal(each, _at_once)
+        with suppress(RuntimeError):  # somebody is in the middle of printing
+            say("Stopping after this step, keeping the best model so far. Once more stops at once.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals belong to the main thread
+        return
+    before = {each: signal.signal(each, first) for each in _STOPPING}
+    try:
+        yield event
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _at_once(number: int, frame: object) -> None:
+    _last[0] = signal.Signals(number)
+    raise KeyboardInterrupt

@@ -64,18 +64,20 @@ class Batches(Generic[Item]):
         """Every sample once, as it is, in the order of the samples."""
         return self._ahead(np.arange(len(self.samples)), None)
 
-    def shuffled(self, epoch: int) -> Iterator[Batch]:
-        """Every sample once, in the order and with the augmentation of this epoch."""
-        return self._ahead(np.random.default_rng([self._seed, epoch]).permutation(len(self.samples)), epoch)
+    def shuffled(self, epoch: int, begin: int = 0) -> Iterator[Batch]:
+        """Every sample once, in the order and with the augmentation of this epoch, from batch `begin` on."""
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.samples))
+        return self._ahead(order, epoch, begin)
 
-    def _ahead(self, order: NDArray[np.int64], epoch: int | None) -> Iterator[Batch]:
+    def _ahead(self, order: NDArray[np.int64], epoch: int | None, begin: int = 0) -> Iterator[Batch]:
         """Batches, each made by a thread while the one before it is in use."""
-        chunks = [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
+        size = self.batch_size
+        chunks = [order[at : at + size] for at in range(begin * size, len(order), size)]
         if not chunks:
             return
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self._batch, 0, chunks[0], epoch)
-            for number, chunk in enumerate([*chunks[1:], None], 1):
+            following = pool.submit(self._batch, begin, chunks[0], epoch)
+            for number, chunk in enumerate([*chunks[1:], None], begin + 1):
                 batch = following.result()
                 if chunk is not None:
                     following = pool.submit(self._batch, number, chunk, epoch)

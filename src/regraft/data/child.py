@@ -176,7 +176,8 @@ def _limit_memory() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # both are the parent's to handle; without it the pipe closes
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a C library prints does not end up between the answers
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a processor

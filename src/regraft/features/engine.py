@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +22,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.errors import brief
 from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, name_of, padded, rewrite
@@ -34,6 +37,8 @@ __all__ = [
     "make_engine",
 ]
 
+KEPT = "network-2"  # the folder of a converted network; another form of it is another folder
+CHECKSUMS = "checksums.json"  # in it
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
 
 # In a network's configuration: what refers to layers by name, and what inference does not look at.
@@ -124,13 +129,13 @@ def make_engine(
         batch: images that OpenVINO computes at a time.
 
     An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, and
-    that is said.
+    that is said. Neither is one whose files are not what was written.
     """
     if not engine_name().startswith("openvino"):
         return KerasEngine(network)
-    kept = cache / "network" / "graph.xml"
+    kept = cache / KEPT / "graph.xml"
     try:
-        if not kept.exists():
+        if not _is_whole(kept.parent):
             return _converted(network, kept, precision, batch)
         return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
@@ -138,12 +143,28 @@ def make_engine(
         return KerasEngine(network)
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a converted network is there as it was written; if it is damaged it goes, and that is said."""
+    if not folder.is_dir():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((folder / CHECKSUMS).read_text("utf-8")) == _checksums(folder):
+            return True
+    say(f"The converted network in {folder} is damaged; it is converted again.")
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """Of every file in a folder but the one that holds them."""
+    return {path.name: zlib.crc32(path.read_bytes()) for path in folder.iterdir() if path.name != CHECKSUMS}
+
+
 def _converted(network: keras.Model, kept: Path, precision: Precision, batch: int) -> Engine:
-    """The network in OpenVINO; its files are kept, both or neither, only once it agrees with Keras."""
-    with tempfile.TemporaryDirectory(
-        prefix=".writing-", dir=_writable(kept.parents[1]), ignore_cleanup_errors=True
-    ) as folder:
-        traced, fresh = Path(folder) / "traced.pb", Path(folder) / "network" / kept.name
+    """The network in OpenVINO; its files are kept, all or none, only once it agrees with Keras."""
+    sweep(kept.parents[1], ".writing-")
+    with new_folder(_writable(kept.parents[1]), ".writing-") as folder:
+        traced, fresh = folder / "traced.pb", folder / KEPT / kept.name
         traced.write_bytes(frozen_graph(network))
         rewrite(traced, fresh)
         engine = OpenVinoEngine(fresh)
@@ -153,6 +174,7 @@ def _converted(network: keras.Model, kept: Path, precision: Precision, batch: in
         if (precision, batch) != ("f32", BATCH):
             engine = OpenVinoEngine(fresh, precision=precision, batch=batch)
         with contextlib.suppress(OSError):
+            (fresh.parent / CHECKSUMS).write_text(json.dumps(_checksums(fresh.parent)), "utf-8")
             fresh.parent.rename(kept.parent)
     return engine
 
@@ -199,13 +221,11 @@ def frozen_graph(network: keras.Model) -> bytes:
     return serialized
 
 
-def _writable(folder: Path) -> Path | None:
-    """The folder, made where necessary; None, for the system's temporary one, where it cannot be written."""
-    try:
+def _writable(folder: Path) -> Path:
+    """The folder, made where necessary; the system's temporary one, where it cannot be written."""
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def expect_agreement(network: keras.Model, pixels: NDArray[np.uint8], *engines: Engine) -> None:

@@ -151,6 +151,11 @@ class Shard:
             self._sound[block] = self._records["checksum"][block] == found
         return self._sound[rows]
 
+    def damaged(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """The digests of those of these rows that were checked and are not what was written."""
+        found: list[bytes] = self.digests[rows[self._checked[rows] & ~self._sound[rows]]].tolist()
+        return found
+
     def read(self, name: str, rows: NDArray[np.int64]) -> Array:
         """One tensor of some images, (len(rows), ...), as it was given but for the rounding.
 

@@ -7,7 +7,8 @@ A key says everything that determines a value besides the image itself (prefix, 
 engine, precision, view), so there is no invalidation: another version is another key. The form of the files
 is part of the folder's name: a folder of another version is neither read nor touched, and may be deleted. A
 shard is written beside and moved into place whole, and never changes: readers need no lock, and two processes
-that compute the same images merely store them twice.
+that compute the same images merely store them twice. Everything has a checksum; what is damaged counts as not
+there, and is computed again.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import os
 import tempfile
 import threading
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.beside import new_file, sweep
+from regraft.console import say
 from regraft.data.decode import DECODER, Facts
 from regraft.errors import EnvironmentFault
 from regraft.features.shard import Shard, as_bytes, write_shard
@@ -60,6 +65,7 @@ class Store:
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.root = Path(root) if root is not None else default_root()
         self._entries: dict[str, Entries] = {}
+        self._swept = False
 
     def entries(self, key: str) -> Entries:
         """Everything stored under a key, with what other processes have stored by now.
@@ -81,21 +87,29 @@ class Store:
         path = self._hint(question)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-            beside.write_text(answer, "utf-8")
-            beside.replace(path)
+            if not self._swept:
+                sweep(path.parent, ".writing-")
+                self._swept = True
+            with new_file(path.parent, ".writing-") as beside:
+                beside.write_text(f"{_checksum(answer)} {answer}", "utf-8")
+                beside.replace(path)
         except OSError:
             pass  # the next run is slower, that is all
 
     def recall(self, question: str) -> str | None:
         """The hint kept under a question, or None."""
         try:
-            return self._hint(question).read_text("utf-8")
+            checksum, _, answer = self._hint(question).read_text("utf-8").partition(" ")
         except (OSError, UnicodeDecodeError):
             return None
+        return answer if checksum == _checksum(answer) else None
 
     def _hint(self, question: str) -> Path:
         return self.root / "hints" / hashlib.blake2b(question.encode(), digest_size=16).hexdigest()
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 class _Table(NamedTuple):
@@ -124,6 +138,8 @@ class Entries:
         self._shards: list[Shard] = []
         self._table: _Table | None = None  # made when it is needed
         self._lock = threading.Lock()
+        self._swept = False
+        self._damaged: set[bytes] = set()  # digests of damaged rows, whose images are to be computed again
 
     def refresh(self) -> None:
         """Find what was stored since, by this process or another."""
@@ -136,11 +152,20 @@ class Entries:
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of the images that have no sound row here, each once, in the order given.
 
-        Every row asked for is checked against its checksum; a damaged one counts as missing.
+        Every row asked for is checked against its checksum; a damaged one counts as missing, and that is
+        said.
         """
         wanted = list(dict.fromkeys(digests))
         shards, _ = self._find(wanted)
-        return [wanted[at] for at in np.flatnonzero(shards < 0)]
+        missing = [wanted[at] for at in np.flatnonzero(shards < 0)]
+        damaged = self._damaged & set(as_bytes(missing).tolist())
+        if damaged:
+            self._damaged -= damaged  # said once
+            say(
+                f"{len(damaged):,} entries of the feature store are damaged and are computed again.",
+                style="yellow",
+            )
+        return missing
 
     def facts(self, digests: Sequence[str]) -> list[Facts]:
         """What the decoder learnt of images when their rows were computed.
@@ -182,20 +207,19 @@ class Entries:
         Raises:
             EnvironmentFault: the disk is full or may not be written; nothing is left half-written.
         """
-        number = uuid.uuid4().hex
-        name, beside = f"{number}.shard", self._folder / f".writing-{number}"
+        name = f"{uuid.uuid4().hex}.shard"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._swept:
+                sweep(self._folder, ".writing-")
+                self._swept = True
             (self._folder / "key.txt").write_text(self.key + "\n", "utf-8")
-            try:
+            with new_file(self._folder, ".writing-") as beside:
                 with beside.open("wb") as file:
                     write_shard(file, digests, tensors, facts)
                     file.flush()
                     os.fsync(file.fileno())
                 beside.rename(self._folder / name)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
         except OSError as error:
             size = sum(array.nbytes for array in tensors.values())
             raise EnvironmentFault(
@@ -209,7 +233,15 @@ class Entries:
         self._names.add(name)
         try:
             self._shards.append(Shard(self._folder / name))
+        except OSError:  # it may be readable another time
+            return
         except Exception:  # a damaged file may hold anything; its images are computed again
+            say(
+                f"A file of the feature store is damaged; its images are computed again: {name}.",
+                style="yellow",
+            )
+            with suppress(OSError):
+                (self._folder / name).unlink()
             return
         self._table = None
 
@@ -233,6 +265,8 @@ class Entries:
                 sound = [self._shards[n].sound(rows[places]).all() for n, places in _by_shard(shards, rows)]
                 if all(sound):
                     return table.shards[at], table.rows[at]
+                for shard, places in _by_shard(shards, rows):
+                    self._damaged |= set(self._shards[shard].damaged(rows[places]))
                 self._table = None  # what is damaged goes; another process may have stored it too
 
 

@@ -22,7 +22,7 @@ class Compiled:
     """What has been compiled so far, by what it is."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[keras.Model, Rates]] = {}
+        self._kept: dict[Hashable, tuple[keras.Model, Rates, Any]] = {}
 
     def get(
         self,
@@ -42,9 +42,10 @@ class Compiled:
         """
         values = sorted({1.0, *shares(backbone, phase).values()})
         key = (what, len(values), phase.depth_decay, phase.weight_decay)
-        if key not in self._kept:
-            network = make()
-            self._kept[key] = network, compile_network(network, backbone, phase, loss)
-        network, rates = self._kept[key]
+        if key not in self._kept or self._kept[key][0].optimizer is not self._kept[key][2]:
+            network = make()  # or compiled by somebody else since
+            rates = compile_network(network, backbone, phase, loss)
+            self._kept[key] = network, rates, network.optimizer
+        network, rates, _ = self._kept[key]
         rates.renew(values)
         return network, rates

@@ -19,9 +19,10 @@ from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
 from regraft.training.classical import part_of, solve
-from regraft.training.fit import Fitted, fit_head
+from regraft.training.fit import Fitted, finished, fit_head
 from regraft.training.kept import Kept
 from regraft.training.material import Material
+from regraft.training.progress import Bookmark, Progress
 from regraft.training.solved import SolvedHead
 from regraft.training.taps import choose_taps
 
@@ -65,7 +66,14 @@ class FoundHead:
 
 
 def find_head(
-    model: keras.Model, whole: Cut, material: Material, *, solver: Any, phase: Phase | None, budget: float
+    model: keras.Model,
+    whole: Cut,
+    material: Material,
+    *,
+    solver: Any,
+    phase: Phase | None,
+    budget: float,
+    progress: Progress | None = None,
 ) -> FoundHead:
     """Solve or train the head of a grafted model.
 
@@ -76,6 +84,7 @@ def find_head(
         solver: one of `HeadSpec.solver`, or a scikit-learn estimator.
         phase: how to train it; None for the defaults.
         budget: seconds that training may take.
+        progress: of the run; None to keep none.
 
     Raises:
         UsageError: a solver for a head with layers of its own before the output.
@@ -83,7 +92,9 @@ def find_head(
     # Layers that surgery put in have learned nothing: they train with the head, which then cannot be solved.
     linear = is_linear(model) and not material.backbone.new_layers
     if solver == "gradient" or (solver == "auto" and not linear):
-        return _trained(model, whole, material, phase or HEAD_PHASE, budget)
+        bookmark = (progress or Progress()).bookmark()
+        phase = phase or HEAD_PHASE
+        return _trained(model, whole, material, phase=phase, budget=budget, bookmark=bookmark)
     if not linear:
         raise UsageError(
             f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one "
@@ -94,18 +105,24 @@ def find_head(
     return _solved(model, whole, material, solver)
 
 
-def _trained(model: keras.Model, whole: Cut, material: Material, phase: Phase, budget: float) -> FoundHead:
+def _trained(
+    model: keras.Model, whole: Cut, material: Material, *, phase: Phase, budget: float, bookmark: Bookmark
+) -> FoundHead:
     if not material.catalog.part("validation"):
         raise UsageError("A head with layers of its own needs validation images: they tell when to stop.")
-    fitted = fit_head(
-        model,
-        material.backbone,
-        head=whole,
-        phase=phase,
-        lesson=material.feature_lesson(phase),
-        budget=budget,
-        seed=material.recipe.seed,
-    )
+    if bookmark.done:
+        fitted = finished(model, material.backbone, phase=phase, bookmark=bookmark)
+    else:
+        fitted = fit_head(
+            model,
+            material.backbone,
+            head=whole,
+            phase=phase,
+            lesson=material.feature_lesson(phase),
+            budget=budget,
+            bookmark=bookmark,
+            seed=material.recipe.seed,
+        )
     count = sum(int(np.prod(variable.shape)) for variable in whole.suffix.trainable_variables)
     words = f"{count:,} parameters trained on stored features, best after epoch {fitted.best}"
     return FoundHead(model, whole.suffix, words, fitted=fitted)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -22,9 +24,10 @@ from regraft.features.views import extract_views
 from regraft.outcome import Decision
 from regraft.recipe import Phase, Recipe
 from regraft.training.compiled import Compiled
-from regraft.training.fit import Fitted, fine_tune
+from regraft.training.fit import Fitted, fine_tune, finished
 from regraft.training.heads import FoundHead, find_head, solver_of
 from regraft.training.material import Material, Tensors
+from regraft.training.progress import Bookmark, Progress
 from regraft.training.search import Depth, Search, pays
 
 __all__ = ["AsAsked", "head_phase", "impossible", "run_phase", "run_phases", "tuning_phases"]
@@ -41,18 +44,19 @@ def tuning_phases(recipe: Recipe, found: FoundHead) -> tuple[Phase, ...]:
     return recipe.phases[1:] if found.fitted and head_phase(recipe) else recipe.phases
 
 
-def run_phases(found: FoundHead, material: Material) -> Decision:
+def run_phases(found: FoundHead, material: Material, progress: Progress | None = None) -> Decision:
     """Train by the recipe's phases within its budget; changes the model. Says what it does and why.
 
     A phase that leaves its plan to the program first trains what costs little, on what is stored at its
-    boundary, then everything that fits, where that one took away much of the loss.
+    boundary, then everything that fits, where that one took away much of the loss. A phase that the progress
+    says was finished, or begun, by a process before this one is taken from there.
 
     Raises:
         UsageError: a phase was asked for that this head, or samples of several images, do not allow.
     """
     done: list[Fitted] = [found.fitted] if found.fitted else []
     said: list[str] = []
-    tuner = _Tuner(found, material)
+    tuner = _Tuner(found, material, progress=progress)
     for asked in tuning_phases(material.recipe, found):
         reason = impossible(asked, found, material)
         if not reason:
@@ -89,29 +93,45 @@ class AsAsked:
 
     Args:
         head: a Keras layer or model, or a scikit-learn estimator, instead of the recipe's; or None.
+        progress: where it is kept how far training came, to be resumed; or None.
     """
 
-    def __init__(self, head: Any = None) -> None:
-        self._head = head
+    def __init__(self, head: Any = None, progress: Progress | None = None) -> None:
+        self._head, self._progress = head, progress
 
     def find_head(self, model: keras.Model, whole: Cut, material: Material) -> tuple[FoundHead, Material]:
         """The head in place, see `heads.find_head`; and the material as it was."""
         recipe, head = material.recipe, self._head
         solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
         phase = head_phase(recipe)
-        return find_head(model, whole, material, solver=solver, phase=phase, budget=recipe.budget), material
+        found = find_head(
+            model,
+            whole,
+            material,
+            solver=solver,
+            phase=phase,
+            budget=recipe.budget,
+            progress=self._progress,
+        )
+        return found, material
 
     def fine_tune(self, found: FoundHead, material: Material) -> Decision:
         """See `phases.run_phases`."""
-        return run_phases(found, material)
+        return run_phases(found, material, self._progress)
 
 
 class _Tuner:
     """Runs phases, each on pixels or on what is stored at its boundary, within one budget and one limit."""
 
-    def __init__(self, found: FoundHead, material: Material, compiled: Compiled | None = None) -> None:
+    def __init__(
+        self,
+        found: FoundHead,
+        material: Material,
+        compiled: Compiled | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         recipe = material.recipe
-        self._compiled = compiled
+        self._compiled, self._progress = compiled, progress or Progress()
         self._model, self._material = found.model, material
         self._names = resolve_augment(recipe.augment, material.task.name)
         self._mixing = [name for name in self._names if name in MIXING]
@@ -130,8 +150,8 @@ class _Tuner:
     def run(self, asked: Phase) -> tuple[list[Fitted], str]:
         """What a phase did, two things where it was left to the program; or why it did nothing."""
         if asked.unfreeze != "auto":
-            return [self._fit(self._search.cost(asked, budget=self._left, limit=self._limit))], ""
-        first = self._search.choose(asked, budget=self._left, limit=self._limit)
+            return [self._fit(self._choose(self._search.cost, asked))], ""
+        first = self._choose(self._search.choose, asked)
         if not first.epochs:
             return [], first.why
         fitted = self._fit(first)
@@ -140,18 +160,38 @@ class _Tuner:
         if not pays(fitted):
             fitted.why += "; it took away less than half of the loss, so nothing deeper was tried"
             return [fitted], ""
-        deeper = self._search.choose(asked, budget=self._left, limit=self._limit, beyond=first.phase)
+        deeper = self._choose(partial(self._search.choose, beyond=first.phase), asked)
         if not deeper.epochs:
             fitted.why += f"; {deeper.why}"
             return [fitted], ""
         return [fitted, self._fit(deeper)], ""
 
+    def _choose(self, how: Callable[..., Depth], asked: Phase) -> Depth:
+        """What was chosen by the clock of this run, be it by a process before this one."""
+        known = self._progress.decided()
+        if known is not None:
+            return self._search.again(known)
+        depth = how(asked, budget=self._left, limit=self._limit)
+        self._progress.decide(depth.state())
+        return depth
+
     def _fit(self, depth: Depth) -> Fitted:
+        bookmark, backbone = self._progress.bookmark(), self._material.backbone
+        if bookmark.done:
+            fitted = finished(self._model, backbone, phase=depth.phase, bookmark=bookmark)
+        else:
+            fitted = self._train(depth, bookmark)
+        fitted.why = depth.why
+        self._end = time.monotonic() + fitted.left
+        self._limit -= depth.placed.whole
+        say(_statement(fitted, backbone))
+        return fitted
+
+    def _train(self, depth: Depth, bookmark: Bookmark) -> Fitted:
         material, phase, placed = self._material, depth.phase, depth.placed
         self._say(depth)
         stored = cut(self._model, trains, placed.boundary) if placed.boundary else None
-        self._limit -= placed.whole
-        fitted = fine_tune(
+        return fine_tune(
             self._model,
             material.backbone,
             phase=phase,
@@ -163,11 +203,9 @@ class _Tuner:
             budget=max(1.0, self._left),
             stored=stored,
             compiled=self._compiled,
+            bookmark=bookmark,
             seed=material.recipe.seed,
         )
-        fitted.why = depth.why
-        say(_statement(fitted, material.backbone))
-        return fitted
 
     def _tensors(self, halves: Cut, count: int) -> Tensors:
         """What the prefix gives for the images of training, in so many views, and for those of validation."""

@@ -69,8 +69,27 @@ class Clock:
         self.step += 1
 
     @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self._end - time.monotonic()
+
+    @property
     def over(self) -> bool:
-        return time.monotonic() > self._end
+        return self.left < 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the number of epochs was chosen just now, for good."""
+        return not self._fixed and self.step == TIMED_STEPS.stop
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, as JSON."""
+        return {"left": self.left, "epochs": self.epochs, "step": self.step, "timed": self._timed}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on as the clock that had this state."""
+        self._end = time.monotonic() + state["left"]
+        self.epochs, self.step, self._timed = state["epochs"], state["step"], list(state["timed"])
 
     def rate(self, peak: float) -> float:
         """Linear warm-up, then half a cosine down to zero."""
@@ -82,14 +101,20 @@ class Clock:
 
 
 def compile_network(
-    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any] | str
+    network: keras.Model, backbone: Backbone, phase: Phase, loss: Callable[..., Any] | str, *, parts: int = 1
 ) -> Rates:
-    """An AdamW for each rate: the head's, and the pre-trained layers' by their depth."""
+    """An AdamW for each rate: the head's, and the pre-trained layers' by their depth.
+
+    It steps once in so many `parts`, by the mean of their gradients.
+    """
     share = shares(backbone, phase)
     optimizers = {}
     for value in sorted({1.0, *share.values()}):
         made = keras.optimizers.AdamW(
-            phase.learning_rate, weight_decay=phase.weight_decay, name=f"at_{value:g}"
+            phase.learning_rate,
+            weight_decay=phase.weight_decay,
+            gradient_accumulation_steps=parts if parts > 1 else None,
+            name=f"at_{value:g}",
         )
         made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         optimizers[value] = made

@@ -7,12 +7,14 @@ network on this machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import keras
 
 from regraft.backbone.cost import multiplications, nodes_of
-from regraft.backbone.freeze import freeze, planned
+from regraft.backbone.cut import sides
+from regraft.backbone.freeze import freeze, planned, trains
 from regraft.backbone.load import Backbone
 from regraft.console import duration
 from regraft.features.boundary import Images, Placed, place
@@ -43,6 +45,12 @@ class Depth:
     seconds: float
     placed: Placed
     why: str
+
+    def state(self) -> dict[str, Any]:
+        """The choice as JSON, for `Search.again`."""
+        boundary = self.placed.boundary
+        placed = {**vars(self.placed), "boundary": None if boundary is None else boundary.before}
+        return {**vars(self), "phase": asdict(self.phase), "placed": placed}
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,14 @@ class Search:
         epochs = max(0, min(wanted, int((budget - placed.once * pace) / epoch)))
         seconds = placed.cost(epochs or FEWEST_EPOCHS) * pace
         return Depth(phase, epochs, seconds, placed, f"about {duration(epoch)} an epoch on this machine")
+
+    def again(self, state: dict[str, Any]) -> Depth:
+        """The choice that had this state: neither clock nor disk has a say in it any more."""
+        phase, placed = Phase(**state["phase"]), dict(state["placed"])
+        freeze(self.backbone, phase.unfreeze)
+        found = {boundary.before: boundary for boundary in sides(self.model, trains).boundaries}
+        placed["boundary"] = None if placed["boundary"] is None else found[placed["boundary"]]
+        return Depth(**{**state, "phase": phase, "placed": Placed(**placed)})
 
     def placed(self, phase: Phase, limit: float) -> Placed:
         """Where a phase would be cut if so many bytes may be stored."""

@@ -1,0 +1,82 @@
+"""A batch that does not fit the memory is computed in parts, and training goes the same way."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_fit import Task
+
+from regraft.errors import EnvironmentFault
+from regraft.training.memory import in_parts, is_out_of_memory
+
+
+@pytest.fixture
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples a step may have; the sizes that were tried come behind it."""
+    sizes, whole = [8], keras.Model.train_on_batch
+
+    def limited(self, inputs, targets):
+        sizes.append(len(targets))
+        if len(targets) > sizes[0]:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return whole(self, inputs, targets)
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", limited)
+    return sizes
+
+
+def trained() -> tuple[Task, object]:
+    task = Task(train=20, validation=8)  # the last batch of an epoch has four
+    return task, task.tune(epochs=2, learning_rate=1e-3, patience=9)
+
+
+def test_a_step_in_parts_is_the_same_step(eager, room: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    expected, whole = trained()
+    assert set(room[1:]) == {8, 4}
+    room[:] = [2]
+    received, parted = trained()
+    assert set(room[1:]) == {8, 4, 2, 1}
+    assert capsys.readouterr().err.count("does not fit the memory") == 2
+    for one, other in zip(parted.history, whole.history, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4, nan_ok=True)
+        assert one.val_loss == pytest.approx(other.val_loss, rel=1e-4)
+    before = Task(train=20, validation=8).weights()
+    for path, value in expected.weights().items():
+        moved = np.abs(value - before[path]).max()
+        assert np.abs(received.weights()[path] - value).max() <= 0.02 * moved, path
+
+
+def test_where_not_even_one_fits_that_is_said(eager, room: list[int]) -> None:
+    room[:] = [0]
+    with pytest.raises(EnvironmentFault, match="--image-size"):
+        trained()
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    assert not is_out_of_memory(tf.errors.InvalidArgumentError(None, None, "shape"))
+    assert is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM"))
+
+
+@pytest.mark.parametrize("samples", [1, 3, 8])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_parts_have_one_size_and_the_mean_of_the_whole(samples: int, count: int) -> None:
+    rng = np.random.default_rng(0)
+    inputs, weighted = rng.normal(size=(samples, 5)), rng.random((samples, 2, 2)).astype(np.float32)
+    parts = list(in_parts((inputs,), weighted, count))
+    assert len(parts) == count
+    assert len({len(part) for _, part in parts}) == 1
+
+    def loss(rows, of):
+        return (rows.sum(1, keepdims=True) * of[..., 0] * of[..., 1]).mean()
+
+    found = np.mean([loss(rows, of) for (rows,), of in parts])
+    assert found == pytest.approx(loss(inputs, weighted), rel=1e-5)
