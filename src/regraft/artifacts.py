@@ -124,7 +124,8 @@ def write_run(
         write_estimator(outcome.kept, folder / ESTIMATOR)
         files[ESTIMATOR] = sha256(folder / ESTIMATOR)
     if photographs is not None:
-        graph = write_graph(outcome.model, folder, photographs, len(outcome.catalog.samples[0].photos))
+        photos = len(outcome.catalog.samples[0].photos)
+        graph = write_graph(outcome.model, folder, photographs, photos, outcome.converted)
         files |= {name: sha256(folder / name) for name in graph}
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
