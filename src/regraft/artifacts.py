@@ -12,6 +12,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -96,10 +97,26 @@ def write_run(
         photographs: a few of the run's, on which a graph for OpenVINO has to answer as the model does; None
             for a run without a graph.
     """
-    catalog = outcome.catalog
+    with ThreadPoolExecutor(1) as beside:  # thumbnails take no Keras, and half a second
+        scored = beside.submit(_write_scores, outcome, folder, out)
+        _write_records(outcome, folder)
+        files = _write_network(outcome, folder, photographs)
+        metrics = scored.result()
+    _write_json(folder / "manifest.json", _manifest(outcome, files))
+    return metrics
+
+
+def _write_scores(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
+    write_report(report_of(outcome, parts, out), folder / "report.html")
+    return metrics
+
+
+def _write_records(outcome: Outcome, folder: Path) -> None:
+    """What was asked for, what was not used, which image was in which part, and the course of training."""
+    catalog = outcome.catalog
     (folder / "recipe.toml").write_text(_recipe_text(outcome), "utf-8")
     (folder / "refused.jsonl").write_text(
         "".join(json.dumps(asdict(refused)) + "\n" for refused in catalog.refused), "utf-8"
@@ -118,7 +135,10 @@ def write_run(
             for record in phase.history
         ],
     )
-    write_report(report_of(outcome, parts, out), folder / "report.html")
+
+
+def _write_network(outcome: Outcome, folder: Path, photographs: DecodeAhead | None) -> dict[str, str]:
+    """The model, and what runs or completes it; returns the digests of these files."""
     files = {"model.keras": write_model(outcome.model, folder / "model.keras")}
     if outcome.kept is not None:
         write_estimator(outcome.kept, folder / ESTIMATOR)
@@ -127,8 +147,7 @@ def write_run(
         photos = len(outcome.catalog.samples[0].photos)
         graph = write_graph(outcome.model, folder, photographs, photos, outcome.converted)
         files |= {name: sha256(folder / name) for name in graph}
-    _write_json(folder / "manifest.json", _manifest(outcome, files))
-    return metrics
+    return files
 
 
 def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:

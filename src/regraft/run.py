@@ -224,10 +224,10 @@ def learn(
             decision = learning.fine_tune(found, material)
             say(decision.reason)
         with clock("evaluate"):
-            converted = _converted(found, features, material)
-            final = reference
             if decision.fine_tuned:
                 final, converted = _from_pixels(found.model, material)
+            else:  # a phase may have trained the head alone
+                final, converted = _from_features(found, material), _converted(found, features, material)
         answers = {part: (final[part], reference[part]) for part in final}
         outcome = Outcome(
             material.recipe,
