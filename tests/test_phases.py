@@ -152,7 +152,7 @@ def test_phases_run_in_order_each_with_its_own_plan(table, store, network_file, 
 
 
 @pytest.mark.parametrize("store_limit", [0, 10**9])  # it learns from pixels, or from what is stored
-def test_a_solved_head_is_trained_on_and_scored_as_it_then_is(
+def test_a_solved_head_is_trained_on_and_scored_as_it_then_is(  # noqa: PLR0917
     table, store, network_file, tmp_path, monkeypatch, store_limit
 ) -> None:
     nothing = property(lambda head: np.zeros_like(head.rule.weights, np.float32))

@@ -224,10 +224,7 @@ def learn(
             decision = learning.fine_tune(found, material)
             say(decision.reason)
         with clock("evaluate"):
-            if decision.fine_tuned:
-                final, converted = _from_pixels(found.model, material)
-            else:  # a phase may have trained the head alone
-                final, converted = _from_features(found, material), _converted(found, features, material)
+            final, converted = _final(found, features, material, fine_tuned=decision.fine_tuned)
         answers = {part: (final[part], reference[part]) for part in final}
         outcome = Outcome(
             material.recipe,
@@ -400,12 +397,18 @@ def _from_features(found: FoundHead, material: Material) -> Answers:
     return {part: found.answers(material, catalog.part(part)) for part in _scored(catalog)}
 
 
-def _converted(found: FoundHead, features: Features, material: Material) -> Converted | None:
-    """The graph that gave the features, for a model that is its head behind them."""
+def _final(
+    found: FoundHead, features: Features, material: Material, *, fine_tuned: bool
+) -> tuple[Answers, Converted | None]:
+    """The answers of the model as it is in the end, for each scored part; and the graph that gave them, or
+    their features."""
+    if fine_tuned:
+        return _from_pixels(found.model, material)
+    answers = _from_features(found, material)  # a phase may have trained the head alone
     several = any(sample.more for sample in material.catalog.samples)
     if features.graph is None or found.kept is not None or several:
-        return None
-    return Converted(features.graph, material.names, found.head)
+        return answers, None
+    return answers, Converted(features.graph, material.names, found.head)
 
 
 def _from_pixels(model: keras.Model, material: Material) -> tuple[Answers, Converted | None]:
