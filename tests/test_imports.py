@@ -62,6 +62,14 @@ def test_garbage_is_looked_for_again_but_not_among_what_was_imported(tmp_path: P
     assert printed(code) == "False True True"
 
 
+def test_a_program_ends_without_looking_for_garbage() -> None:
+    code = (
+        "import atexit, gc\nfrom regraft.imports import end_at_once\n"
+        "atexit.register(lambda: print(len(gc.get_objects()) < 100 < gc.get_freeze_count()))\nend_at_once()"
+    )
+    assert printed(code) == "True"
+
+
 def test_a_mistake_found_at_once_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     began = threading.Event()
     monkeypatch.setattr(imports, "_import_keras", began.set)

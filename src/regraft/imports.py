@@ -111,7 +111,7 @@ def _lasting() -> Iterator[None]:
     """Meanwhile no garbage is looked for, and afterwards none among what is there.
 
     An import makes a million objects that stay; the collector goes over them again and again, which is a
-    quarter of the time that importing takes.
+    fifth of the time that importing takes.
     """
     if not gc.isenabled():
         yield
