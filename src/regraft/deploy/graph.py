@@ -3,8 +3,8 @@ it imports neither Keras nor a backend.
 
 `model.keras` is what the run is. Its graph is mostly there already: that of its frozen part gave the
 features, so the head's is joined to it, and that of a fine-tuned model gave its scores. It is written only
-once it has answered real photographs as that model does; it belongs to that one file, whose digest is recorded with it,
-and is never needed: without it Keras runs the model.
+once it has answered real photographs as that model does; it belongs to that one file, whose digest is
+recorded with it, and is never needed: without it Keras runs the model.
 """
 
 from __future__ import annotations
