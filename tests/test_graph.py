@@ -20,6 +20,7 @@ from regraft.data.decode import decode
 from regraft.deploy.graph import GRAPH
 from regraft.deploy.selftest import SELFTEST
 from regraft.features.openvino import OpenVinoEngine
+from regraft.recipe import HeadSpec, Phase, Taps
 
 NOT_USED = (
     "tensorflow", "keras", "jax", "torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "h5py",
@@ -86,6 +87,48 @@ def test_the_graph_answers_as_the_model(finished: Path, photos: Path, no_keras: 
     asked = photos / "red" if few else photos  # 6 images are run one by one, 18 in batches
     got = values(regraft.load(finished), asked)
     np.testing.assert_allclose(got, expected(regraft.load(finished).model, asked), atol=1e-5)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, ...]]:
+    """The shapes of the inputs of each network that is converted."""
+    from regraft.features import engine
+
+    convert, shapes = engine.frozen_graph, []
+
+    def recorded(network: keras.Model) -> bytes:
+        shapes.extend(tuple(tensor.shape[1:]) for tensor in network.inputs)
+        return convert(network)
+
+    monkeypatch.setattr(engine, "frozen_graph", recorded)
+    return shapes
+
+
+PIXELS = (32, 32, 3)
+
+
+@pytest.mark.parametrize("taps", ["last", "late"])  # one tensor, or several, between backbone and head
+def test_what_the_store_has_converted_is_not_converted_again(  # noqa: PLR0917
+    photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]],
+    taps: Taps,
+) -> None:  # fmt: skip
+    recipe = regraft.Recipe(backbone=str(network_file), phases=(), head=HeadSpec(taps=taps))
+    run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
+    assert traced[0] == PIXELS
+    assert len(traced) > 1
+    assert PIXELS not in traced[1:]  # the head alone
+    np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
+
+
+def test_the_graph_that_evaluated_a_fine_tuned_model_is_that_of_its_run(
+    photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]]
+) -> None:
+    phase = Phase("all", epochs=3)
+    recipe = regraft.Recipe(backbone=str(network_file), phases=(phase,), head=HeadSpec(dropout=0))
+    run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
+    assert run.metrics["decision"]["kept"] == "fine-tuned"
+    assert traced == [PIXELS, PIXELS]  # the frozen backbone before, the model after
+    np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
 
 
 def test_a_graph_is_compiled_once(

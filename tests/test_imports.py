@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,24 @@ def test_importing_begins_in_the_background(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(imports, "_import_keras", began.set)
     with imports.begin_keras():
         assert began.wait(10)
+
+
+def test_garbage_is_looked_for_again_but_not_among_what_was_imported(tmp_path: Path) -> None:
+    (tmp_path / "keras.py").write_text("import gc\nlooked = gc.isenabled()\n")
+    code = (
+        f"import gc, sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "from regraft import imports\nimports._import_keras()\nimport keras\n"
+        "print(keras.looked, gc.isenabled(), gc.get_freeze_count() > 1000)"
+    )
+    assert printed(code) == "False True True"
+
+
+def test_a_program_ends_without_looking_for_garbage() -> None:
+    code = (
+        "import atexit, gc\nfrom regraft.imports import end_at_once\n"
+        "atexit.register(lambda: print(len(gc.get_objects()) < 100 < gc.get_freeze_count()))\nend_at_once()"
+    )
+    assert printed(code) == "True"
 
 
 def test_a_mistake_found_at_once_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

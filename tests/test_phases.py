@@ -16,6 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 import regraft
 from regraft.backbone.load import load_backbone
 from regraft.recipe import HeadSpec, Phase, Recipe
+from regraft.training.solved import SolvedHead
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +149,25 @@ def test_phases_run_in_order_each_with_its_own_plan(table, store, network_file, 
     assert peaks["none"] > peaks["last:1"] > peaks["match:block2"]
     again = Recipe.from_toml(run.path / "recipe.toml")
     assert [phase.unfreeze for phase in again.phases] == ["none", "last:1", "match:block2"]
+
+
+@pytest.mark.parametrize("store_limit", [0, 10**9])  # it learns from pixels, or from what is stored
+def test_a_solved_head_is_trained_on_and_scored_as_it_then_is(  # noqa: PLR0917
+    table, store, network_file, tmp_path, monkeypatch, store_limit
+) -> None:
+    nothing = property(lambda head: np.zeros_like(head.rule.weights, np.float32))
+    monkeypatch.setattr(SolvedHead, "weights", nothing)  # so there is something left to learn
+    phases, head = (Phase("none", epochs=3, learning_rate=3e-2),), HeadSpec(dropout=0.0)
+    recipe = Recipe(image=("image",), target=("kind",), backbone=str(network_file), head=head, phases=phases)
+    recipe = replace(recipe, augment=(), store_limit=store_limit)
+    run = regraft.train(table, recipe, tmp_path / "run", store=store)
+    assert run.metrics["decision"]["phases"][0]["best_epoch"] > 0
+    with (run.path / "split.csv").open() as file:
+        held = [row for row in csv.DictReader(file) if row["part"] == "validation"]
+    pixels = np.stack([np.asarray(Image.open(table.parent / row["image"])) for row in held])
+    red = run.model.predict(pixels.astype(np.float32), verbose=0)[:, 0]
+    right = np.where([row["target"] == "stripe" for row in held], red, 1 - red)
+    assert run.metrics["validation"]["log_loss"]["value"] == pytest.approx(-np.log(right).mean(), rel=1e-2)
 
 
 def test_several_images_of_a_sample_are_pooled(table, store, network_file, tmp_path) -> None:

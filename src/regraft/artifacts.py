@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -91,11 +92,27 @@ def write_run(
     Raises:
         ModelRefused: a weight of the model is not a finite number.
     """
-    catalog = outcome.catalog
     _expect_finite(outcome.model)
+    with ThreadPoolExecutor(1) as beside:  # thumbnails take no Keras, and half a second
+        scored = beside.submit(_write_scores, outcome, folder, out)
+        _write_records(outcome, folder)
+        files = _write_network(outcome, folder, photographs)
+        metrics = scored.result()
+    _write_json(folder / "manifest.json", _manifest(outcome, files))
+    return metrics
+
+
+def _write_scores(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
     parts = score_parts(outcome)
     metrics = _metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
+    write_report(report_of(outcome, parts, out), folder / "report.html")
+    return metrics
+
+
+def _write_records(outcome: Outcome, folder: Path) -> None:
+    """What was asked for, what was not used, which image was in which part, and the course of training."""
+    catalog = outcome.catalog
     (folder / "recipe.toml").write_text(_recipe_text(outcome), "utf-8")
     (folder / "refused.jsonl").write_text(
         "".join(json.dumps(asdict(refused)) + "\n" for refused in catalog.refused), "utf-8"
@@ -114,18 +131,20 @@ def write_run(
             for record in phase.history
         ],
     )
-    write_report(report_of(outcome, parts, out), folder / "report.html")
+
+
+def _write_network(outcome: Outcome, folder: Path, photographs: DecodeAhead | None) -> dict[str, str]:
+    """The model, and what runs or completes it; returns the digests of these files."""
     files = {"model.keras": write_model(outcome.model, folder / "model.keras")}
     if outcome.kept is not None:
         write_estimator(outcome.kept, folder / ESTIMATOR)
         files[ESTIMATOR] = sha256(folder / ESTIMATOR)
     if photographs is not None:
         photos = len(outcome.catalog.samples[0].photos)
-        graph = write_graph(outcome.model, folder, photographs, photos)
+        graph = write_graph(outcome.model, folder, photographs, photos, outcome.converted)
         write_answers(outcome.model, folder / SELFTEST, photos)
         files |= {name: sha256(folder / name) for name in (*graph, SELFTEST)}
-    _write_json(folder / "manifest.json", _manifest(outcome, files))
-    return metrics
+    return files
 
 
 def _expect_finite(model: keras.Model) -> None:

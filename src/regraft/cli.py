@@ -20,7 +20,7 @@ import typer
 
 from regraft.console import print_table, say
 from regraft.errors import EnvironmentFault, ModelRefused, RegraftError, UsageError
-from regraft.imports import left_out_of_keras
+from regraft.imports import end_at_once, left_out_of_keras
 from regraft.recipe import AUGMENTATIONS, Phase
 from regraft.signals import exit_code, terminable
 
@@ -53,6 +53,7 @@ def main() -> None:
     """Run the command line. The only place that catches: one message to standard error, one exit code."""
     _silence_native_code()
     left_out_of_keras()
+    end_at_once()
     try:
         with terminable():
             code = app(standalone_mode=False) or 0

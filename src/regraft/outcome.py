@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from regraft.training.fit import Fitted
     from regraft.training.kept import Kept
 
-__all__ = ["Attempt", "Decision", "Outcome"]
+__all__ = ["Attempt", "Converted", "Decision", "Outcome"]
 
 _ENDS = {
     "budget": "the budget ran out",
@@ -114,6 +115,21 @@ def _a(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Converted:
+    """What of a model the store has in OpenVINO's format already.
+
+    Attributes:
+        graph: the file.
+        names: its outputs that go on.
+        rest: what takes them, in order, and answers; None where the graph is the whole model.
+    """
+
+    graph: Path
+    names: tuple[str, ...] = ()
+    rest: keras.Model | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Everything a run made.
 
@@ -124,6 +140,7 @@ class Outcome:
         kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
         leaks: part -> how many of its samples show a picture of a part before it; see `data.leaks`.
         handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
+        converted: see there; None where nothing of the model is.
     """
 
     recipe: Recipe
@@ -139,3 +156,4 @@ class Outcome:
     kept: Kept | None = None
     handed: tuple[str, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
+    converted: Converted | None = None

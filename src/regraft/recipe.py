@@ -235,8 +235,14 @@ class Recipe:
 
     @property
     def keeps_pixels(self) -> bool:
-        """Whether decoded images are read again after the frozen network has seen them."""
-        return self.view_count > 1 or self.trains_backbone
+        """Whether decoded images may be read again after the frozen network has seen them.
+
+        A phase of the head alone that finds the head needs its features only; one that goes on from a head
+        that was found may be quicker on pixels.
+        """
+        found = self.head.linear and self.head.solver != "gradient"
+        later = self.phases if found or self.trains_backbone else self.phases[1:]
+        return self.view_count > 1 or bool(later)
 
     def to_toml(self) -> str:
         """The recipe as TOML text; values that are None (chosen by the program) are left out."""

@@ -30,7 +30,7 @@ from regraft.errors import DataError, UsageError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
 from regraft.imports import begin_keras
-from regraft.outcome import Outcome
+from regraft.outcome import Converted, Outcome
 from regraft.prepare import (
     begin_decoding,
     checked_phases,
@@ -240,7 +240,7 @@ def learn(
             decision = learning.fine_tune(found, material)
             say(decision.reason)
         with clock("evaluate"):
-            final = _from_pixels(found.model, material) if decision.fine_tuned else reference
+            final, converted = _final(found, features, material, fine_tuned=decision.fine_tuned)
         outcome = Outcome(
             material.recipe,
             catalog,
@@ -254,6 +254,7 @@ def learn(
             kept=found.kept,
             handed=handed,
             leaks=leaks,
+            converted=converted,
         )
         small = enlarged(catalog, features, backbone.image_size)
         outcome = replace(outcome, warnings=(*cautions, *filter(None, [small]), *warnings_of(outcome)))
@@ -420,15 +421,34 @@ def _from_features(found: FoundHead, material: Material) -> Answers:
     return {part: found.answers(material, catalog.part(part)) for part in _scored(catalog)}
 
 
-def _from_pixels(model: keras.Model, material: Material) -> Answers:
-    """The answers of a model to files, decoded as `predict` does it, for each scored part, (n, units)."""
-    from regraft.deploy.answers import engine_of, run_engine
+def _final(
+    found: FoundHead, features: Features, material: Material, *, fine_tuned: bool
+) -> tuple[Answers, Converted | None]:
+    """The answers of the model as it is in the end, for each scored part; and the graph that gave them, or
+    their features."""
+    if fine_tuned:
+        return _from_pixels(found.model, material)
+    answers = _from_features(found, material)  # a phase may have trained the head alone
+    several = any(sample.more for sample in material.catalog.samples)
+    if features.graph is None or found.kept is not None or several:
+        return answers, None
+    return answers, Converted(features.graph, material.names, found.head)
+
+
+def _from_pixels(model: keras.Model, material: Material) -> tuple[Answers, Converted | None]:
+    """The answers of a model to files, decoded as `predict` does it, for each scored part, (n, units); and
+    what gave them."""
+    from regraft.deploy.answers import answering, run_engine
+    from regraft.features.engine import fingerprint
+    from regraft.features.speed import Speed
 
     catalog = material.catalog
     samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
     contents = list(dict.fromkeys(sample.digest for sample in samples))
+    network = answering(model)
+    speed = Speed(network, material.store, fingerprint(network))
     with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
-        found = dict(zip(contents, run_engine(engine_of(model), decoding), strict=True))
+        found = dict(zip(contents, run_engine(speed.engine, decoding), strict=True))
     changed = [content for content, answer in found.items() if isinstance(answer, Refusal)]
     if changed:
         names = [sample.path for sample in samples if sample.digest in changed]
@@ -436,9 +456,10 @@ def _from_pixels(model: keras.Model, material: Material) -> Answers:
             f"{len(names)} images changed while the run was reading them, the first: {names[0]}. "
             "Run again once nothing writes to the folder."
         )
-    return {
+    answers = {
         part: np.array([found[sample.digest] for sample in catalog.part(part)]) for part in _scored(catalog)
     }
+    return answers, None if speed.graph is None else Converted(speed.graph)
 
 
 def _of_samples(found: FoundHead, whole: Cut, catalog: Catalog) -> keras.Model:

@@ -30,7 +30,8 @@ def answering(model: keras.Model) -> keras.Model:
     """The same network with its one output named OUTPUT, as engines give it."""
     import keras
 
-    return keras.Model(model.inputs[0], {OUTPUT: model.outputs[0]})
+    given = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(given, {OUTPUT: model.outputs[0]})
 
 
 def engine_of(model: keras.Model) -> Engine:

@@ -1,13 +1,16 @@
 """The trained network as OpenVINO reads it, beside `model.keras`: with it a process predicts in a second, for
 it imports neither Keras nor a backend.
 
-`model.keras` is what the run is. A graph is written only once it has answered real photographs as that model
-does; it belongs to that one file, whose digest is recorded with it, and is never needed: without it Keras
-runs the model.
+`model.keras` is what the run is. Its graph is mostly there already: that of its frozen part gave the
+features, so the head's is joined to it, and that of a fine-tuned model gave its scores. It is written only
+once it has answered real photographs as that model does; it belongs to that one file, whose digest is
+recorded with it, and is never needed: without it Keras runs the model.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +21,12 @@ from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.answers import answering, grouped
 from regraft.errors import brief
-from regraft.features.openvino import BATCH, OpenVinoEngine, rewrite
+from regraft.features.openvino import BATCH, OpenVinoEngine, join, rewrite
 
 if TYPE_CHECKING:
     import keras
+
+    from regraft.outcome import Converted
 
 __all__ = ["GRAPH", "read_graph", "write_graph"]
 
@@ -29,7 +34,11 @@ GRAPH = ("openvino.xml", "openvino.bin")  # what is computed, and the weights
 
 
 def write_graph(
-    model: keras.Model, folder: Path, photographs: DecodeAhead, photos: int = 1
+    model: keras.Model,
+    folder: Path,
+    photographs: DecodeAhead,
+    photos: int = 1,
+    converted: Converted | None = None,
 ) -> tuple[str, ...]:
     """Write a model's graph to a folder, if OpenVINO is here and gives the model's answers.
 
@@ -38,11 +47,12 @@ def write_graph(
         folder: where to write.
         photographs: a few real ones, being decoded.
         photos: how many make a sample.
+        converted: what of the model is converted already and need not be once more.
 
     Returns:
         The names of the files written: those of GRAPH, or none, and then it is said why.
     """
-    from regraft.features.engine import engine_name, expect_agreement, frozen_graph
+    from regraft.features.engine import engine_name, expect_agreement
 
     if not engine_name().startswith("openvino"):
         return ()
@@ -51,7 +61,7 @@ def write_graph(
         pixels = [found for found in grouped(iter(photographs), photos) if not isinstance(found, Refusal)]
         if not pixels:
             raise ValueError("none of its images can be read again to compare answers")
-        _convert(frozen_graph(network), folder)
+        _write(network, converted, folder / GRAPH[0])
         engines = [OpenVinoEngine(folder / GRAPH[0], batch=batch) for batch in (1, BATCH)]
         expect_agreement(network, np.stack(pixels), *engines)
     except Exception as error:
@@ -62,11 +72,21 @@ def write_graph(
     return GRAPH
 
 
-def _convert(graph: bytes, folder: Path) -> None:
-    given = folder / "network.pb"
-    given.write_bytes(graph)
-    rewrite(given, folder / GRAPH[0])
-    given.unlink()
+def _write(network: keras.Model, converted: Converted | None, target: Path) -> None:
+    from regraft.features.engine import frozen_graph
+
+    if converted is not None and converted.rest is None:
+        for name in GRAPH:
+            shutil.copyfile(converted.graph.with_suffix(Path(name).suffix), target.with_name(name))
+        return
+    missing = network if converted is None else answering(converted.rest)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        traced = Path(folder) / "traced.pb"
+        traced.write_bytes(frozen_graph(missing))
+        if converted is None:
+            rewrite(traced, target)
+        else:
+            join(converted.graph, converted.names, traced, target)
 
 
 def read_graph(folder: Path, batch: int) -> OpenVinoEngine | None:

@@ -34,6 +34,7 @@ __all__ = [
     "expect_agreement",
     "fingerprint",
     "frozen_graph",
+    "kept_graph",
     "make_engine",
 ]
 
@@ -133,7 +134,7 @@ def make_engine(
     """
     if not engine_name().startswith("openvino"):
         return KerasEngine(network)
-    kept = cache / KEPT / "graph.xml"
+    kept = kept_graph(cache)
     try:
         if not _is_whole(kept.parent):
             return _converted(network, kept, precision, batch)
@@ -141,6 +142,11 @@ def make_engine(
     except Exception as error:
         say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
         return KerasEngine(network)
+
+
+def kept_graph(cache: Path) -> Path:
+    """Where `make_engine` keeps a network that it has converted."""
+    return cache / KEPT / "graph.xml"
 
 
 def _is_whole(folder: Path) -> bool:
@@ -199,20 +205,24 @@ def frozen_graph(network: keras.Model) -> bytes:
     """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively.
 
     Args:
-        network: pixels to a dictionary of named tensors. The batch stays free.
+        network: pixels, or other tensors, to a dictionary of named tensors. The batch stays free. Inputs are
+            called `in_0`, `in_1` and so on, outputs their name with `out_` in front.
     """
     import tensorflow as tf
 
     values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
 
-    def constant(pixels: Any) -> Any:
+    def constant(*given: Any) -> Any:
         mapping = [(variable, tf.constant(value)) for variable, value in values]
         with keras.StatelessScope(state_mapping=mapping):
-            outputs = network(pixels, training=False)
+            outputs = network(given if len(given) > 1 else given[0], training=False)
         return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
 
-    signature = tf.TensorSpec([None, *network.inputs[0].shape[1:]], tf.float32, name="pixels")
-    traced = tf.function(constant, autograph=False).get_concrete_function(signature)
+    signature = [
+        tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=f"in_{number}")
+        for number, tensor in enumerate(network.inputs)
+    ]
+    traced = tf.function(constant, autograph=False).get_concrete_function(*signature)
     if traced.captured_inputs:  # a SavedModel reads its own variables, not those of the scope
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -81,6 +82,11 @@ class Features:
     def seconds_per_image(self) -> float:
         """How long the engine takes to run the network over one image on this machine."""
         return self._speed.seconds_per_image
+
+    @property
+    def graph(self) -> Path | None:
+        """The network as OpenVINO's file, where the store keeps one; its outputs are the tensors' names."""
+        return self._speed.graph
 
     def facts(self, samples: Sequence[Sample]) -> list[Facts]:
         """What the decoder learnt of each sample's first image."""

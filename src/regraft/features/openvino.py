@@ -6,7 +6,7 @@ It needs NumPy and OpenVINO only: a process that predicts imports neither Keras 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from regraft.imports import import_openvino
 from regraft.signals import own_signal_stack
 
-__all__ = ["BATCH", "OpenVinoEngine", "Outputs", "Precision", "has_bf16", "name_of", "padded", "rewrite"]
+__all__ = [
+    "BATCH",
+    "OpenVinoEngine",
+    "Outputs",
+    "Precision",
+    "has_bf16",
+    "join",
+    "name_of",
+    "padded",
+    "rewrite",
+]
 
 BATCH = 8
 
@@ -45,6 +55,26 @@ def rewrite(source: Path, target: Path) -> None:
     openvino = import_openvino()
 
     openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
+
+
+def join(first: Path, names: Sequence[str], rest: Path, target: Path) -> None:
+    """Two networks, one behind the other, as one in OpenVINO's own form.
+
+    Args:
+        first: a file of the network that begins. Its outputs have names that begin with `out_`.
+        names: the outputs that go on, without that beginning.
+        rest: a file of the network that takes them, as `in_0`, `in_1` and so on.
+        target: the .xml to write, its .bin beside it.
+    """
+    openvino = import_openvino()
+    core = openvino.Core()
+    begun, rest_of_it = core.read_model(first), core.read_model(rest)
+    for number, name in enumerate(names):
+        given = begun.output(f"out_{name}:0").get_node().input_value(0)
+        for taker in rest_of_it.input(f"in_{number}:0").get_target_inputs():
+            taker.replace_source_output(given)
+    whole = openvino.Model(rest_of_it.get_results(), begun.get_parameters())
+    openvino.save_model(whole, target, compress_to_fp16=False)
 
 
 class OpenVinoEngine:

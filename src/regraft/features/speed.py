@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from pathlib import Path
 
 import keras
 import numpy as np
 
-from regraft.features.engine import Engine, engine_name, make_engine
+from regraft.features.engine import Engine, engine_name, kept_graph, make_engine
 from regraft.features.openvino import BATCH, Precision
 from regraft.features.store import Store
 
@@ -45,6 +46,12 @@ class Speed:
         known = self._store.recall(self._question("images at a time"))
         return self._made(int(known) if known and known.isdecimal() else BATCH)
 
+    @property
+    def graph(self) -> Path | None:
+        """The network as OpenVINO's file, where the store keeps one."""
+        kept = kept_graph(self._folder)
+        return kept if kept.is_file() else None
+
     def release(self) -> None:
         """Let go of the engine: a compiled network holds hundreds of megabytes."""
         self.__dict__.pop("engine", None)
@@ -77,8 +84,11 @@ class Speed:
         self._store.remember(question, str(self.engine.batch))
 
     def _made(self, batch: int) -> Engine:
-        folder = self._store.folder("engines", self.name)
-        return make_engine(self._network, folder, precision=self.precision, batch=batch)
+        return make_engine(self._network, self._folder, precision=self.precision, batch=batch)
+
+    @property
+    def _folder(self) -> Path:
+        return self._store.folder("engines", self.name)
 
     def _question(self, what: str) -> str:
         return f"{what}: {engine_name(self.precision)} through {self.name}"
