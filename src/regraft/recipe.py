@@ -169,7 +169,7 @@ class Recipe:
         views: how many versions of a training image what is frozen sees, the image itself included; None for
             4 where the backbone stays frozen and `augment` names something, 1 for a head where it does not,
             and what pays where a phase stores what its frozen part gives.
-        precision: what OpenVINO computes a frozen network in; "auto" is bf16 where the processor has it and
+        precision: what a frozen network is computed in; "auto" is bf16 where the processor or GPU has it and
             the user's own images show next to no difference. A run records what it was.
         budget: seconds that all phases together may take.
         store_limit: bytes that the phases of a run may store of what their frozen part gives.
