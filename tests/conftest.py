@@ -134,11 +134,11 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    from regraft.features import engine, extract, precision, speed
+    from regraft.features import device, extract, precision, speed
 
     counts: list[int] = []
 
-    class Counting(engine.KerasEngine):
+    class Counting(device.KerasEngine):
         def run(self, batches):
             for batch in batches:
                 counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
@@ -146,5 +146,5 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(speed, "make_engine", lambda network, cache, **_: Counting(network))
     for module in (extract, precision, speed):
-        monkeypatch.setattr(module, "engine_name", lambda precision="f32": Counting.name)
+        monkeypatch.setattr(module, "engine_name", lambda precision="f32": device.keras_name("f32"))
     return counts

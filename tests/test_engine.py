@@ -16,7 +16,8 @@ from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.load import load_backbone
 from regraft.features import engine
-from regraft.features.engine import KerasEngine, engine_name, fingerprint, make_engine
+from regraft.features.device import KerasEngine
+from regraft.features.engine import engine_name, fingerprint, make_engine
 from regraft.features.openvino import BATCH, OpenVinoEngine
 
 needs_openvino = pytest.mark.skipif(

@@ -216,7 +216,7 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
     photos: Path, network_file: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from regraft.features import engine
+    from regraft.features import device, engine
 
     right = engine.frozen_graph
 
@@ -226,12 +226,12 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
 
     recipe = regraft.Recipe(backbone=str(network_file), phases=())
     monkeypatch.setattr(engine, "frozen_graph", wrong)
-    monkeypatch.setattr(engine, "engine_name", lambda *given, **how: "openvino")
+    monkeypatch.setattr(engine, "converts", lambda: True)
     monkeypatch.setattr(
-        "regraft.features.engine.make_engine", lambda network, *rest, **how: engine.KerasEngine(network)
+        "regraft.features.engine.make_engine", lambda network, *rest, **how: device.KerasEngine(network)
     )
     monkeypatch.setattr(
-        "regraft.features.speed.make_engine", lambda network, *rest, **how: engine.KerasEngine(network)
+        "regraft.features.speed.make_engine", lambda network, *rest, **how: device.KerasEngine(network)
     )
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     assert not [file for file in run.path.iterdir() if "openvino" in file.name or file.suffix == ".pb"]

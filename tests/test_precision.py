@@ -38,7 +38,7 @@ def said(monkeypatch):
     """What is said; on a processor that has bf16, which OpenVINO imitates elsewhere."""
     lines = []
     monkeypatch.setattr(room, "say", lines.append)
-    monkeypatch.setattr(room, "has_bf16", lambda: True)
+    monkeypatch.setattr(room, "fast_in_bf16", lambda: True)
     return lines
 
 
@@ -75,7 +75,7 @@ def test_where_images_hardly_differ_bf16_is_not_used(network, catalog, store, sa
 
 
 def test_without_bf16_in_the_processor_nothing_is_measured(network, catalog, store, said, monkeypatch):
-    monkeypatch.setattr(room, "has_bf16", lambda: False)
+    monkeypatch.setattr(room, "fast_in_bf16", lambda: False)
     assert extract_features(network, catalog, store=store).precision == "f32"
     assert said == []
 

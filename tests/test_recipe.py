@@ -22,6 +22,7 @@ EVERYTHING = Recipe(
     image_size=160,
     augment=("flip", "mixup"),
     views=3,
+    feature_noise=0.1,
     class_weight="balanced",
     precision="bf16",
     budget=60.0,

@@ -148,6 +148,10 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     views: Annotated[
         int | None, typer.Option(help="Versions of an image that what is frozen sees. [up to 4, or 1]")
     ] = None,
+    feature_noise: Annotated[
+        float | None,
+        typer.Option(help="Relative noise on channels of stored features that gradients train on. [0]"),
+    ] = None,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced: rare classes or labels count as much. [none]")
     ] = None,
@@ -202,6 +206,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "store_limit": None if store_limit is None else parse_size(store_limit),
         "augment": _names(augment),
         "views": views,
+        "feature_noise": feature_noise,
         "class_weight": class_weight,
         "head": replace(start.head, **_given(head)),
         "seed": seed,

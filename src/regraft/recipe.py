@@ -169,7 +169,9 @@ class Recipe:
         views: how many versions of a training image what is frozen sees, the image itself included; None for
             4 where the backbone stays frozen and `augment` names something, 1 for a head where it does not,
             and what pays where a phase stores what its frozen part gives.
-        precision: what OpenVINO computes a frozen network in; "auto" is bf16 where the processor has it and
+        feature_noise: relative deviation of the noise on every channel of stored features, drawn anew for
+            each sample in every epoch, where gradients train on these: a head, phases on what is stored.
+        precision: what a frozen network is computed in; "auto" is bf16 where the processor or GPU has it and
             the user's own images show next to no difference. A run records what it was.
         budget: seconds that all phases together may take.
         store_limit: bytes that the phases of a run may store of what their frozen part gives.
@@ -204,6 +206,7 @@ class Recipe:
     class_weight: ClassWeight = "none"
     augment: tuple[str, ...] = ("auto",)
     views: int | None = None
+    feature_noise: float = 0.0
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
@@ -217,6 +220,7 @@ class Recipe:
         _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
         _expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
         _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
+        _expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
         for name in self.augment:
             known = name in AUGMENTATIONS or self.augment == ("auto",)
             _expect(known, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)

@@ -52,9 +52,9 @@ def write_graph(
     Returns:
         The names of the files written: those of GRAPH, or none, and then it is said why.
     """
-    from regraft.features.engine import engine_name, expect_agreement
+    from regraft.features.engine import converts, expect_agreement
 
-    if not engine_name().startswith("openvino"):
+    if not converts():
         return ()
     network = answering(model)
     try:

@@ -1,4 +1,4 @@
-"""Runs a frozen network over batches of pixels: OpenVINO on the CPU, Keras everywhere else.
+"""Runs a frozen network over batches of pixels: Keras on a GPU, OpenVINO on the processor, else Keras there.
 
 One of the few modules that know a backend: OpenVINO reads TensorFlow's graph. The weights are written into
 that graph as constants (a stateless scope puts them in the variables' place), so OpenVINO's own reader
@@ -25,13 +25,23 @@ from numpy.typing import NDArray
 from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.errors import brief
-from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, name_of, padded, rewrite
+from regraft.features.device import KerasEngine, accelerator, keras_name
+from regraft.features.openvino import (
+    BATCH,
+    OpenVinoEngine,
+    Outputs,
+    Precision,
+    has_bf16,
+    name_of,
+    rewrite,
+)
 
 __all__ = [
     "Engine",
-    "KerasEngine",
+    "converts",
     "engine_name",
     "expect_agreement",
+    "fast_in_bf16",
     "fingerprint",
     "frozen_graph",
     "kept_graph",
@@ -40,6 +50,7 @@ __all__ = [
 
 KEPT = "network-2"  # the folder of a converted network; another form of it is another folder
 CHECKSUMS = "checksums.json"  # in it
+AMPERE = (8, 0)  # NVIDIA's first GPUs that multiply bf16 natively; others have had it for as long
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
 
 # In a network's configuration: what refers to layers by name, and what inference does not look at.
@@ -57,11 +68,32 @@ class Engine(Protocol):
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]: ...
 
 
+def converts() -> bool:
+    """Whether OpenVINO is installed and can be given networks of Keras' backend."""
+    return keras.backend.backend() == "tensorflow" and name_of("f32") is not None
+
+
 def engine_name(precision: Precision = "f32") -> str:
     """The engine and precision that `make_engine` tries first, for the keys of what it computes."""
-    if keras.backend.backend() == "tensorflow" and (name := name_of(precision)):
-        return name
-    return KerasEngine.name
+    name = None if accelerator() or not converts() else name_of(precision)
+    return name or keras_name(precision)
+
+
+def fast_in_bf16() -> bool:
+    """Whether what `make_engine` tries first computes faster in bf16 than in f32 here."""
+    if engine_name().startswith("openvino"):
+        return has_bf16()
+    return bool(accelerator()) and _generation() >= AMPERE
+
+
+def _generation() -> tuple[int, int]:
+    """The compute capability of the oldest NVIDIA GPU that TensorFlow sees; `AMPERE` where nobody says."""
+    if keras.backend.backend() != "tensorflow":
+        return AMPERE
+    import tensorflow as tf
+
+    seen = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return min((facts.get("compute_capability", AMPERE) for facts in seen), default=AMPERE)
 
 
 def fingerprint(network: keras.Model) -> str:
@@ -126,14 +158,15 @@ def make_engine(
         network: RGB pixels (b, size, size, 3) in 0..255 to a dictionary of named tensors.
         cache: folder for the converted network; used again when it is there already. Where it cannot be
             written, the next call converts again.
-        precision: what OpenVINO computes in; Keras computes as the network was built.
-        batch: images that OpenVINO computes at a time.
+        precision: what it computes in.
+        batch: images that OpenVINO computes at a time; Keras' engine knows its own.
 
-    An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, and
-    that is said. Neither is one whose files are not what was written.
+    An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, nor is
+    one whose files are not what was written. What OpenVINO cannot run, and what Keras cannot run in bf16,
+    Keras runs in f32. All of that is said.
     """
     if not engine_name().startswith("openvino"):
-        return KerasEngine(network)
+        return _by_keras(network, precision)
     kept = kept_graph(cache)
     try:
         if not _is_whole(kept.parent):
@@ -185,20 +218,14 @@ def _converted(network: keras.Model, kept: Path, precision: Precision, batch: in
     return engine
 
 
-class KerasEngine:
-    """Keras' own `predict`, on whatever device its backend uses."""
-
-    name = f"keras {keras.__version__} {keras.backend.backend()} f32"
-    batch = BATCH
-
-    def __init__(self, network: keras.Model) -> None:
-        self._network = network
-
-    def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        for batch in batches:
-            full = padded(batch, self.batch).astype(np.float32)
-            outputs = self._network.predict_on_batch(full)
-            yield {name: np.asarray(value, np.float32)[: len(batch)] for name, value in outputs.items()}
+def _by_keras(network: keras.Model, precision: Precision) -> Engine:
+    try:
+        return KerasEngine(network, precision)
+    except Exception as error:
+        if precision == "f32":
+            raise
+        say(f"This network cannot be computed in {precision} ({brief(error, most=160)}): f32 is used.")
+        return KerasEngine(network)
 
 
 def frozen_graph(network: keras.Model) -> bytes:

@@ -75,7 +75,7 @@ class Features:
 
     @property
     def precision(self) -> Precision:
-        """What OpenVINO computed in, or was to."""
+        """What the engine computed in, or was to."""
         return self._speed.precision
 
     @property
@@ -116,7 +116,7 @@ def extract_features(
         keep_pixels: also keep decoded pixels, for phases that train on them.
         ahead: decoding that was begun earlier; used if it covers what is needed.
         view: which version of the images the network sees. Kept pixels are those of the image as it is.
-        precision: what OpenVINO computes in; "auto" for bf16 where `choose_precision` allows it.
+        precision: what the engine computes in; "auto" for bf16 where `choose_precision` allows it.
 
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
@@ -127,7 +127,7 @@ def extract_features(
     kept = store.entries(pixel_key(size))
     entries = store.entries(_feature_key(name, size, engine_name(speed.precision), view))
     work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
-    if work.missing and speed.engine.name != engine_name(speed.precision):  # OpenVINO cannot run this network
+    if work.missing and speed.engine.name != engine_name(speed.precision):  # it cannot run this network
         entries = store.entries(_feature_key(name, size, speed.engine.name, view))
         work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:

@@ -14,8 +14,8 @@ from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import Engine, engine_name
-from regraft.features.openvino import Outputs, has_bf16
+from regraft.features.engine import Engine, engine_name, fast_in_bf16
+from regraft.features.openvino import Outputs
 from regraft.features.speed import Speed
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
@@ -55,11 +55,11 @@ def choose_precision(
 
 
 def _is_close(speed: Speed, catalog: Catalog, digests: list[str], size: int) -> bool:
-    if not engine_name("bf16").endswith("bf16") or not has_bf16() or len(digests) < FEWEST:
+    if not fast_in_bf16() or len(digests) < FEWEST:
         return False
     exact, rough = speed.engine, speed.at("bf16").engine
     if not (exact.name.endswith("f32") and rough.name.endswith("bf16")):
-        return False  # OpenVINO refuses this network
+        return False  # the engine refuses this network
     with DecodeAhead(jobs_for(catalog, digests), size) as decoding:
         images = [result.pixels for result in decoding if isinstance(result, Decoded)]
     if len(images) < FEWEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +11,13 @@ import keras
 import numpy as np
 
 from regraft.features.engine import Engine, engine_name, kept_graph, make_engine
-from regraft.features.openvino import BATCH, Precision
+from regraft.features.openvino import BATCH, OpenVinoEngine, Precision
 from regraft.features.store import Store
 
 __all__ = ["Speed"]
 
 WORTH = 10.0  # seconds of work from which trying another batch pays for compiling once more
-IMAGES = 32  # black ones that a measurement takes
+IMAGES = 32  # black ones that a measurement takes, at least
 
 
 class Speed:
@@ -72,10 +73,12 @@ class Speed:
         """Before much work: one image at a time, or several? Measured once on this machine and remembered.
 
         Small batches stay in the processor's cache, large ones read the weights less often. The results are
-        the same bits.
+        the same bits. Keras' engine has one batch, that of its device.
         """
         question = self._question("images at a time")
         if images * self.seconds_per_image < WORTH or self._store.recall(question):
+            return
+        if not isinstance(self.engine, OpenVinoEngine):
             return
         engines = [self.engine, self._made(1)]
         # In turn, and the best of each: other work on the machine must not choose.
@@ -95,8 +98,8 @@ class Speed:
 
     def _seconds(self, engine: Engine) -> float:
         size = self._network.inputs[0].shape[1:]
-        black = [np.zeros((engine.batch, *size), np.uint8)] * (IMAGES // engine.batch)
+        black = [np.zeros((engine.batch, *size), np.uint8)] * math.ceil(IMAGES / engine.batch)
         list(engine.run(black[:1]))
         begun = time.monotonic()
         list(engine.run(black))
-        return (time.monotonic() - begun) / IMAGES
+        return (time.monotonic() - begun) / (len(black) * engine.batch)

@@ -87,7 +87,8 @@ def find_head(
         progress: of the run; None to keep none.
 
     Raises:
-        UsageError: a solver for a head with layers of its own before the output.
+        UsageError: a solver for a head with layers of its own before the output; noise on features that
+            nothing trains on.
     """
     # Layers that surgery put in have learned nothing: they train with the head, which then cannot be solved.
     linear = is_linear(model) and not material.backbone.new_layers
@@ -99,6 +100,11 @@ def find_head(
         raise UsageError(
             f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one "
             "with layers of its own; give it the solver gradient."
+        )
+    if material.recipe.feature_noise and not material.recipe.trains_backbone:
+        raise UsageError(
+            "feature_noise: expected 0 where nothing trains by gradient: the head is solved. "
+            f"Received: {material.recipe.feature_noise:g}. Give the head the solver gradient."
         )
     if solver == "auto":
         solver = "ridge" if material.catalog.task == "regression" else "logistic"

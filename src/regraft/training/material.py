@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.load import Backbone
-from regraft.data.augment import augment_batch, resolve_augment
+from regraft.data.augment import Batch, augment_batch, resolve_augment
 from regraft.data.batches import Batches
 from regraft.data.catalog import Catalog, Sample
+from regraft.data.noise import noisy
 from regraft.features.extract import Features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
@@ -131,6 +132,7 @@ class Material:
             self.features.reader(pairs),
             weights=weights,
             batch_size=phase.batch_size,
+            augment=self._noise,
             seed=self.recipe.seed,
         )
         return Lesson(self.task, train, self._validation(self.features, phase), self.spread)
@@ -150,9 +152,16 @@ class Material:
             weights=self.weights,
             batch_size=phase.batch_size,
             draw=draw,
+            augment=self._noise,
             seed=self.recipe.seed,
         )
         return Lesson(self.task, train, self._validation(tensors, phase), self.spread)
+
+    @property
+    def _noise(self) -> Callable[[Batch, list[int]], Batch] | None:
+        """What changes a batch of stored features in training."""
+        deviation = self.recipe.feature_noise
+        return (lambda batch, key: noisy(batch, deviation, key)) if deviation else None
 
     def _validation(self, tensors: Tensors, phase: Phase) -> Batches[Pair]:
         """The validation samples as they are."""

@@ -227,6 +227,8 @@ class _Tuner:
             f"Plan: fine-tune {phase.unfreeze}, {phase.epochs or max(1, depth.epochs)} passes over "
             f"{images.train:,} images, about {duration(depth.seconds)}, at most {duration(self._left)}."
         )
+        if self._material.recipe.feature_noise and not depth.placed.boundary:
+            say("Plan: no noise on features, for this phase reads pixels.")
         if depth.placed.boundary:
             say(f"Plan: {depth.placed}; what is frozen runs once.")
         elif self._mixing:
