@@ -167,7 +167,7 @@ def sheet(
     memory = tuple(run.megabytes for run in first)
     than = Side("the recipe", "MB", tuple(run.megabytes for run in recipe))
     found.rows.append(Row(f"peak memory, first run, {name}", "MB", memory, sides=(than,)))
-    if options.weights != "random":
+    if options.weights != "random" and options.epochs == EPOCHS:
         points = tuple(100 * (run.top1 - other.top1) for run, other in zip(first, recipe, strict=True))
         title = f"test top-1 of the probe less the recipe's, {name}"
         found.rows.append(Row(title, "points", points, remark=f"the recipe: {100 * recipe[-1].top1:.1f} %"))

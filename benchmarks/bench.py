@@ -143,33 +143,42 @@ def run(benchmark: Benchmark, now: dict, few: Path) -> bool:
         file = Path(folder) / "sheet.json"
         asked = shlex.split(now["options"].replace(FEW, str(few)))
         command = [sys.executable, str(HERE / benchmark.script), *asked]
-        command += [] if benchmark.reads else ["--json", str(file)]
         meter, begun = Meter(), time.monotonic()
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
+        text = shown(command if benchmark.reads else [*command, "--json", str(file)])
         took, load = time.monotonic() - begun, meter.read()
-        print(done.stdout, end="", flush=True)
-        if done.returncode:
-            print(f"{benchmark.name} failed:\n{done.stderr[-2000:]}", flush=True)
+        if text is None:
             return False
         if benchmark.reads:
-            sheet = benchmark.reads(done.stdout)
+            sheet = benchmark.reads(text)
         else:
             sheet = Sheet.of(json.loads(file.read_text("utf-8"))) if file.exists() else Sheet()
     if not sheet.rows:
         print(f"{benchmark.name}: nothing was measured", flush=True)
         return False
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    text = done.stdout if benchmark.reads else ""
-    found = {**now, "date": date, "took": took, "load": asdict(load), "sheet": asdict(sheet), "text": text}
+    found = {**now, "date": date, "took": took, "load": asdict(load), "sheet": asdict(sheet)}
+    found["text"] = text if benchmark.reads else ""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{benchmark.name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return True
+
+
+def shown(command: list[str]) -> str | None:
+    """Run a program and show its lines as they come; all of them, or None where it failed."""
+    lines = []
+    with tempfile.TemporaryFile("w+") as errors:
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process:
+            for line in process.stdout or ():
+                print(f"  {line}", end="", flush=True)
+                lines.append(line)
+        if not process.returncode:
+            return "".join(lines)
+        errors.seek(0)
+        print(f"{command[1]} failed:\n{errors.read()[-2000:]}", flush=True)
+        return None
 
 
 def main() -> None:
