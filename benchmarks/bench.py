@@ -4,9 +4,9 @@ Each is a program of its own beside this one. What it found is kept in benchmark
 machine and load; a later call keeps it as long as neither the sources nor the machine nor the versions have
 changed, so the page may come together over several sittings. --again measures anew, --only some of them.
 --quick proves in minutes that all of them work: on every eighth photograph, few rounds, small numbers. Its
-figures mean little, the page says so, and the next call without it measures them again.
+figures mean little; the page shows them, and says so, where there are no others.
 
-usage: bench.py [--only NAME ...] [--quick] [--again] [--list]
+usage: bench.py [--only NAME ...] [--quick] [--again] [--list] [--page]
 """
 
 from __future__ import annotations
@@ -115,13 +115,24 @@ def every_eighth(folder: Path) -> Path:
     return folder
 
 
+def result(name: str, quick: bool) -> Path:
+    """Where what a benchmark found is kept."""
+    return RESULTS / ("quick" if quick else "full") / f"{name}.json"
+
+
+def write_page() -> None:
+    """The page of all results; those of the quick form only where there are no others."""
+    files = [(result(each.name, quick=False), result(each.name, quick=True)) for each in BENCHMARKS]
+    page.write([full if full.exists() else quick for full, quick in files])
+
+
 def kept(benchmark: Benchmark, now: dict) -> bool:
     """Whether what was found before still stands."""
-    file = RESULTS / f"{benchmark.name}.json"
-    if not file.exists() or now["commit"] in ("", None) or now["commit"].endswith("+"):
+    file = result(benchmark.name, now["quick"])
+    if not file.exists() or not now["commit"] or now["commit"].endswith("+"):
         return False
     before = json.loads(file.read_text("utf-8"))
-    return all(before[fact] == now[fact] for fact in ("commit", "machine", "versions", "options", "quick"))
+    return all(before[fact] == now[fact] for fact in ("commit", "machine", "versions", "options"))
 
 
 def circumstances(benchmark: Benchmark, quick: bool) -> dict:
@@ -158,8 +169,9 @@ def run(benchmark: Benchmark, now: dict, few: Path) -> bool:
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     found = {**now, "date": date, "took": took, "load": asdict(load), "sheet": asdict(sheet)}
     found["text"] = text if benchmark.reads else ""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{benchmark.name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    file = result(benchmark.name, now["quick"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return True
 
 
@@ -192,7 +204,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--again", action="store_true", help="also what is known already")
     parser.add_argument("--list", action="store_true", help="what there is, and how long it takes in full")
+    parser.add_argument("--page", action="store_true", help="only make the page anew")
     options = parser.parse_args()
+    if options.page:
+        write_page()
+        return
     chosen = [each for each in BENCHMARKS if each.name in options.only]
     if options.list:
         for each in chosen:
@@ -211,7 +227,7 @@ def main() -> None:
             print(f"\n{each.name}, {about}: {each.script} {now['options']}", flush=True)
             if not run(each, now, few):
                 failed.append(each.name)
-            page.write([RESULTS / f"{name}.json" for name in names])
+            write_page()
     if failed:
         sys.exit(f"Without result: {', '.join(failed)}.")
 

@@ -27,7 +27,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
         "features": ", ".join(each for each in FEATURES if each in flags) or "none of those that count here",
-        "system": f"{_system()}, Linux {platform.release()}" if os.name == "posix" else platform.platform(),
+        "system": f"{_system()}, {platform.system()} {platform.release().partition('-')[0]}",
     }
 
 

@@ -40,7 +40,7 @@ def _steps(text: str) -> Iterator[Profile]:
         parts = dict(line.partition(" ")[::-2] for line in steps[1].splitlines())
         yield Profile("`predict`", "s", {name: float(seconds) for name, seconds in parts.items()})
     for title, listed in re.findall(
-        r"^(train, stage by stage|imports of \w+), ?[^:\n]*: (.*)$", text, re.MULTILINE
+        r"^(train, stage by stage|imports of \w+)(?:, [^:\n]*)?: (.*)$", text, re.MULTILINE
     ):
         yield Profile(title, "s", {name: float(seconds) for name, seconds in PART.findall(listed)})
 

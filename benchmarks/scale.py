@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -201,40 +202,43 @@ def sheet(few: int, many: int, small: Sequence[dict[str, float]], large: Sequenc
 def added(options: argparse.Namespace, place: Path) -> Sheet:
     """Whole processes: the first, then in every round again, and again with 10 more."""
     count = options.counts[0]
-    first, _ = train(options, place, 0, count)
-    warm, more, computed = [], [], []
+    first = train(options, place, 0, count)
+    runs, grown = [], []
     for _ in range(options.rounds):
-        warm.append(train(options, place, count, count)[0])
-        seconds, fresh = train(options, place, count, count + 10)
+        runs.append(train(options, place, count, count))
+        grown.append(train(options, place, count, count + 10))
         count += 10
-        more.append(seconds)
-        computed.append(float(fresh))
+    warm, more = (tuple(each.seconds for each in some) for some in (runs, grown))
+    sides = (Side("the warm run", "s", warm), Side("with 10 more", "s", more))
     longer = tuple(one - other for one, other in zip(more, warm, strict=True))
-    sides = (Side("the warm run", "s", tuple(warm)), Side("with 10 more", "s", tuple(more)))
+    computed = tuple(float(each.computed) for each in grown)
     made = f"{options.counts[0]:,} photographs"
+    title = f"10 images added to {made}"
     return Sheet(
         [
-            Row(
-                f"10 images added to {made}: whole process longer than the warm run",
-                "s",
-                longer,
-                at_most=2,
-                sides=sides,
-            ),
-            Row(
-                f"10 images added to {made}: images computed",
-                "images",
-                tuple(computed),
-                at_least=10,
-                at_most=10,
-            ),
-            Row(f"{made}, whole process, the first time", "s", (first,)),
-        ]
+            Row(f"{title}: whole process longer than warm by", "s", longer, at_most=2, sides=sides),
+            Row(f"{title}: images computed", "images", computed, at_least=10, at_most=10),
+            Row(f"{made}, whole process, the first time", "s", (first.seconds,)),
+        ],
+        [
+            Profile(f"{made}, the first time", "s", first.stages),
+            Profile(f"{made}, warm, the last round", "s", runs[-1].stages),
+            Profile(f"{made}, 10 added, the last round", "s", grown[-1].stages),
+        ],
     )
 
 
-def train(options: argparse.Namespace, place: Path, made: int, count: int) -> tuple[float, int]:
-    """A whole process on so many photographs: its seconds, and the images it computed. Prints a line."""
+@dataclass(frozen=True)
+class Trained:
+    """A whole process: its seconds, the images it computed, the seconds of its stages."""
+
+    seconds: float
+    computed: int
+    stages: dict[str, float]
+
+
+def train(options: argparse.Namespace, place: Path, made: int, count: int) -> Trained:
+    """A whole process on `count` photographs, of which `made` are there already. Prints a line."""
     generate(options.data, place / "photos", made, count)
     command = [
         sys.executable, "-m", "regraft", "train", place / "photos", "-o", place / "run", "--overwrite",
@@ -246,9 +250,11 @@ def train(options: argparse.Namespace, place: Path, made: int, count: int) -> tu
     seconds = time.monotonic() - begun
     if done.returncode:
         sys.exit(f"{command} failed:\n{done.stderr[-3000:]}")
-    computed = json.loads((place / "run" / "metrics.json").read_text())["features"]["computed"]
+    metrics = json.loads((place / "run" / "metrics.json").read_text())
+    computed, stages = metrics["features"]["computed"], dict(metrics["seconds"])
+    stages["start, imports and end of the process"] = seconds - sum(stages.values())
     print(f"{count:,} photographs {seconds:.1f} s, {computed:,} computed", flush=True)
-    return seconds, computed
+    return Trained(seconds, computed, stages)
 
 
 def main() -> None:
