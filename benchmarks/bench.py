@@ -155,7 +155,8 @@ def run(benchmark: Benchmark, now: dict, few: Path) -> bool:
         asked = shlex.split(now["options"].replace(FEW, str(few)))
         command = [sys.executable, str(HERE / benchmark.script), *asked]
         meter, begun = Meter(), time.monotonic()
-        text = shown(command if benchmark.reads else [*command, "--json", str(file)])
+        command += [] if benchmark.reads else ["--json", str(file)]
+        text = shown(command, home=Path(folder) / "home")
         took, load = time.monotonic() - begun, meter.read()
         if text is None:
             return False
@@ -175,11 +176,15 @@ def run(benchmark: Benchmark, now: dict, few: Path) -> bool:
     return True
 
 
-def shown(command: list[str]) -> str | None:
-    """Run a program and show its lines as they come; all of them, or None where it failed."""
+def shown(command: list[str], *, home: Path) -> str | None:
+    """Run a program and show its lines as they come; all of them, or None where it failed.
+
+    `home` is where regraft keeps what it computes: the user's own cache has no part in a measurement.
+    """
     lines = []
     with tempfile.TemporaryFile("w+") as errors:
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+        more = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1", "REGRAFT_HOME": str(home)}
+        environment = os.environ | more
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         ) as process:
