@@ -148,7 +148,7 @@ def sheet(
 ) -> Sheet:
     """Both ratios, and where each of the three spends its time."""
     name = NAMES[options.backbone]
-    remark = f"{options.data.name} photographs"
+    remark = f"{sum(1 for _ in options.data.glob('*/*/*')):,} photographs"
     if options.weights == "random":
         remark += ", random weights"
     if options.epochs < EPOCHS:

@@ -6,6 +6,9 @@ does: files decoded by child processes, features into an empty store; the networ
 both come the processor's seconds an image, which say what bounds the ratio: on a processor that both share,
 extraction cannot pass inference / (inference + decoding) of the bare rate.
 
+What bounds it:
+    extraction: decoding and the engine share the processors; the row says which ratio their times allow.
+
 usage: extraction.py [--rounds N] [--data FOLDER] [--weights FILE] [--precision f32|bf16] [--images N]
     [--json FILE]
 """
