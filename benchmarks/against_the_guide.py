@@ -62,7 +62,7 @@ def measure(command: list[str], environment: dict[str, str]) -> tuple[float, flo
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.3):  # counting pages costs a hundredth of a second
+        while not done.wait(1.0):  # counting pages takes the processor a hundredth of a second
             peak = max(peak, tree_megabytes(process.pid))
 
     watcher = threading.Thread(target=watch)
