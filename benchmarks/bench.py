@@ -93,15 +93,15 @@ BENCHMARKS = (
         "search.py",
         "",
         f"--each 3 --epochs 2 --image-size 96 --plans stage:block_16 stage:block_15 --data {FEW}",
-        45,
+        55,
     ),
     Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.taps),
     Benchmark("precision", "precision.py", "", f"--data {FEW}", 2),
-    Benchmark("scale", "scale.py", "", "--counts 200 2000 --image-size 96", 40),
+    Benchmark("scale", "scale.py", "", "--counts 200 2000 --image-size 96", 25),
     Benchmark("added", "scale.py", "--added --rounds 3", "--added --counts 100 --image-size 96", 3),
     Benchmark("recommend", "recommend.py", "", f"--sample 100 --data {FEW}", 6),
     Benchmark("solvers", "solvers.py", "", "--rows 1000 --width 256 --classes 20 --rounds 1", 3),
-    Benchmark("boundaries", "boundaries.py", "", "--count 2 mobilenet_v2 vgg16", 45),
+    Benchmark("boundaries", "boundaries.py", "", "--count 2 mobilenet_v2 vgg16", 30),
 )
 
 
