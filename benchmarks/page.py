@@ -69,8 +69,8 @@ def warnings(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     if any(each["quick"] for each in results):
         yield (
             "**Rows marked *quick* are from the quick form** (`make bench QUICK=1`: few photographs, one "
-            "round), which proves that the benchmark works and measures little; they are not held against "
-            "what was asked.\n"
+            "round; FEW is a folder with every eighth of them), which proves that the benchmark works and "
+            "measures little; they are not held against what was asked.\n"
         )
 
 
