@@ -119,7 +119,7 @@ def regraft(options: argparse.Namespace, place: Path, *more: str) -> Measured:
     seconds, memory, _ = measure(command, {})
     metrics = json.loads((out / "metrics.json").read_text())
     parts = dict(metrics["seconds"])
-    parts["start, imports and end of the process"] = seconds - sum(parts.values())
+    parts["imports, and writing the run folder"] = seconds - sum(parts.values())
     return Measured(seconds, memory, metrics["test"]["top1"]["value"], parts)
 
 

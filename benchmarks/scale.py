@@ -252,7 +252,7 @@ def train(options: argparse.Namespace, place: Path, made: int, count: int) -> Tr
         sys.exit(f"{command} failed:\n{done.stderr[-3000:]}")
     metrics = json.loads((place / "run" / "metrics.json").read_text())
     computed, stages = metrics["features"]["computed"], dict(metrics["seconds"])
-    stages["start, imports and end of the process"] = seconds - sum(stages.values())
+    stages["imports, and writing the run folder"] = seconds - sum(stages.values())
     print(f"{count:,} photographs {seconds:.1f} s, {computed:,} computed", flush=True)
     return Trained(seconds, computed, stages)
 
