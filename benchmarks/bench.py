@@ -92,7 +92,7 @@ BENCHMARKS = (
         "search",
         "search.py",
         "",
-        f"--each 3 --epochs 2 --image-size 96 --plans stage:block_16 stage:block_15 --data {FEW}",
+        f"--each 3 --epochs 2 --image-size 96 --plans stage:block_16 --data {FEW}",
         55,
     ),
     Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.taps),
