@@ -35,8 +35,9 @@ check: lint  ## the same and the fast tests: before every commit
 	.venv-user/bin/python -m pip install --quiet --editable '.[cpu]'
 	touch $@
 
-bench: .venv-user/ready  ## speed and accuracy against the guide's recipe, on ../shared, as a user installs it
-	.venv-user/bin/python benchmarks/against_the_guide.py
+# ONLY="startup taps" some of them, QUICK=1 a few minutes' proof that all work, AGAIN=1 also what is known.
+bench: .venv-user/ready  ## all benchmarks, on ../shared, as a user installs it; makes docs/benchmarks.md
+	.venv-user/bin/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(AGAIN),--again)
 
 format: .venv/ready
 	$(BIN)/ruff format .

@@ -1,10 +1,15 @@
 """regraft against the transfer-learning guide's recipe: whole processes from the shell, alternating.
 
-Three kinds of run on the same photographs and weights: the guide's recipe, `regraft train --unfreeze none`
-with an empty store, and the same again with that store. The ratios are what counts: both sides of each are
-measured in one sitting. Times are wall clock, memory is the peak of the process and its children together.
+Three kinds of run on the same photographs and network: the guide's recipe, `regraft train --unfreeze none`
+with an empty store, and the same again with that store. The ratios are what counts: those of a round are
+measured one after the other. Times are wall clock, memory is the peak of the process and its children
+together. ResNet50 comes with random weights on both sides: the time is the same, the score means nothing.
 
-usage: against_the_guide.py [--rounds N] [--data FOLDER] [--weights FILE] [--auto]
+With --epochs below 10 the recipe runs so many of its 10 epochs, and for each of those left out the time of
+its last one is added: such a figure is marked as extrapolated.
+
+usage: against_the_guide.py [--rounds N] [--backbone mobilenet_v2|resnet50] [--epochs 10] [--data FOLDER]
+    [--weights FILE|random] [--auto] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,19 +24,27 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rows import Profile, Row, Sheet, Side, add_json, ratios
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+MOBILENET = SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
+NAMES = {"mobilenet_v2": "MobileNetV2", "resnet50": "ResNet50"}
+ASKED = {"mobilenet_v2": (12.0, 25.0), "resnet50": (14.0, 80.0)}  # times faster: first run, warm run
+EPOCHS = 10  # of the recipe
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: seconds, peak resident memory of its tree in MB, test top-1."""
+    """One process: seconds, peak memory of its tree in MB, test top-1, seconds of its parts."""
 
     seconds: float
     megabytes: float
     top1: float
+    parts: dict[str, float]
 
 
 def measure(command: list[str], environment: dict[str, str]) -> tuple[float, float, str]:
@@ -49,7 +62,7 @@ def measure(command: list[str], environment: dict[str, str]) -> tuple[float, flo
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.1):
+        while not done.wait(1.0):  # counting pages takes the processor a hundredth of a second
             peak = max(peak, tree_megabytes(process.pid))
 
     watcher = threading.Thread(target=watch)
@@ -78,65 +91,122 @@ def tree_megabytes(pid: int) -> float:
     return total
 
 
-def guide(data: Path, weights: Path) -> Measured:
-    """The guide's recipe."""
+def guide(options: argparse.Namespace) -> Measured:
+    """The guide's recipe; the seconds are of 10 epochs, measured or extrapolated."""
     script = str(Path(__file__).with_name("guide_recipe.py"))
-    seconds, memory, out = measure([sys.executable, script, str(data), str(weights)], {})
-    return Measured(seconds, memory, json.loads(out.splitlines()[-1])["top1"])
+    command = [sys.executable, script, str(options.data), str(options.weights)]
+    command += ["--backbone", options.backbone, "--epochs", str(options.epochs)]
+    seconds, memory, out = measure(command, {})
+    said = json.loads(out.splitlines()[-1])
+    epochs = said["epochs"]
+    left_out = (EPOCHS - len(epochs)) * epochs[-1]
+    parts = {
+        "the first epoch": epochs[0],
+        f"{EPOCHS - 1} more": sum(epochs[1:]) + left_out,
+        "imports, listing, the network, the test photographs": seconds - sum(epochs),
+    }
+    return Measured(seconds + left_out, memory, said["top1"], parts)
 
 
-def regraft(data: Path, weights: Path, place: Path, *options: str) -> Measured:
+def regraft(options: argparse.Namespace, place: Path, *more: str) -> Measured:
     """`regraft train` with the store in `place`."""
     out = place / "run"
     command = [
-        sys.executable, "-m", "regraft", "train", str(data), "-o", str(out), "--overwrite",
-        "--backbone", "mobilenet_v2", "--weights", str(weights), "--store", str(place / "store"), *options,
+        sys.executable, "-m", "regraft", "train", str(options.data), "-o", str(out), "--overwrite",
+        "--backbone", options.backbone, "--weights", str(options.weights), "--store", str(place / "store"),
+        *more,
     ]  # fmt: skip
     seconds, memory, _ = measure(command, {})
-    top1 = json.loads((out / "metrics.json").read_text())["test"]["top1"]["value"]
-    return Measured(seconds, memory, top1)
+    metrics = json.loads((out / "metrics.json").read_text())
+    parts = dict(metrics["seconds"])
+    parts["imports, and writing the run folder"] = seconds - sum(parts.values())
+    return Measured(seconds, memory, metrics["test"]["top1"]["value"], parts)
 
 
-def show(name: str, runs: list[Measured]) -> float:
-    """Print one row; returns the median seconds."""
+def show(name: str, runs: list[Measured]) -> None:
+    """Print one row."""
     seconds = [run.seconds for run in runs]
-    median = statistics.median(seconds)
     print(
-        f"{name:<34} {median:8.1f} s  ({min(seconds):.1f} to {max(seconds):.1f})   "
+        f"{name:<34} {statistics.median(seconds):8.1f} s  ({min(seconds):.1f} to {max(seconds):.1f})   "
         f"peak {max(run.megabytes for run in runs):6.0f} MB   test top-1 {runs[-1].top1:.3f}",
         flush=True,
     )
-    return median
+
+
+def profile(title: str, runs: Sequence[Measured]) -> Profile:
+    """The median of each part."""
+    names = runs[0].parts
+    return Profile(title, "s", {name: statistics.median(run.parts[name] for run in runs) for name in names})
+
+
+def side(name: str, runs: list[Measured]) -> Side:
+    return Side(name, "s", tuple(run.seconds for run in runs))
+
+
+def sheet(
+    options: argparse.Namespace, recipe: list[Measured], first: list[Measured], again: list[Measured]
+) -> Sheet:
+    """Both ratios, and where each of the three spends its time."""
+    name = NAMES[options.backbone]
+    remark = f"{sum(1 for _ in options.data.glob('*/*/*')):,} photographs"
+    if options.weights == "random":
+        remark += ", random weights"
+    if options.epochs < EPOCHS:
+        remark += f"; the recipe extrapolated from {options.epochs} of its {EPOCHS} epochs"
+    slow = side(f"the recipe, {EPOCHS} epochs", recipe)
+    found = Sheet()
+    for what, runs, asked in zip(
+        ("first run", "warm store"), (first, again), ASKED[options.backbone], strict=True
+    ):
+        fast = side("regraft", runs)
+        values = ratios(slow.values, fast.values)
+        title = f"whole process, {what}, {name}"
+        found.rows.append(Row(title, "times", values, at_least=asked, sides=(slow, fast), remark=remark))
+        found.profiles.append(profile(f"{name}: regraft, {what}", runs))
+    found.profiles.append(profile(f"{name}: the recipe", recipe))
+    memory = tuple(run.megabytes for run in first)
+    than = Side("the recipe", "MB", tuple(run.megabytes for run in recipe))
+    found.rows.append(Row(f"peak memory, first run, {name}", "MB", memory, sides=(than,)))
+    if options.weights != "random" and options.epochs == EPOCHS:
+        points = tuple(100 * (run.top1 - other.top1) for run, other in zip(first, recipe, strict=True))
+        title = f"test top-1 of the probe less the recipe's, {name}"
+        found.rows.append(Row(title, "points", points, remark=f"the recipe: {100 * recipe[-1].top1:.1f} %"))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
-    parser.add_argument(
-        "--weights", type=Path, default=SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
-    )
+    parser.add_argument("--backbone", choices=list(NAMES), default="mobilenet_v2")
+    parser.add_argument("--weights", help='a file, or "random"; of MobileNetV2 by default the real ones')
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="that the recipe runs")
     parser.add_argument("--auto", action="store_true", help="measure the default command too, once")
+    add_json(parser)
     options = parser.parse_args()
-    for path in (options.data, options.weights):
+    options.weights = options.weights or (str(MOBILENET) if options.backbone == "mobilenet_v2" else "random")
+    for path in (options.data, *([] if options.weights == "random" else [Path(options.weights)])):
         if not path.exists():
             print(f"skipped: {path} is not here")
             return
     recipe, first, again = [], [], []
     for _ in range(options.rounds):
         place = Path(tempfile.mkdtemp(prefix="regraft-bench-"))
-        recipe.append(guide(options.data, options.weights))
-        first.append(regraft(options.data, options.weights, place, "--unfreeze", "none"))
-        again.append(regraft(options.data, options.weights, place, "--unfreeze", "none"))
+        recipe.append(guide(options))
+        first.append(regraft(options, place, "--unfreeze", "none"))
+        again.append(regraft(options, place, "--unfreeze", "none"))
         if options.auto and len(first) == options.rounds:
-            show("regraft, default (auto)", [regraft(options.data, options.weights, place)])
+            show("regraft, default (auto)", [regraft(options, place)])
         shutil.rmtree(place)
-    slow = show("the guide's recipe, 10 epochs", recipe)
-    cold = show("regraft --unfreeze none, first", first)
-    warm = show("regraft --unfreeze none, again", again)
-    print(f"first run: {slow / cold:.1f} times faster than the recipe; again: {warm / cold:.2f} of the first")
+    show(f"the guide's recipe, {EPOCHS} epochs", recipe)
+    show("regraft --unfreeze none, first", first)
+    show("regraft --unfreeze none, again", again)
+    found = sheet(options, recipe, first, again)
+    one, other = found.rows[0].median, found.rows[1].median
+    print(f"first run: {one:.1f} times faster than the recipe; again: {other:.1f} times")
+    found.write(options.json)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Prints the ranking, and for each network how many images the engine was given: at most the sample, once. A
 second call finds everything in the store.
 
-usage: recommend.py [--sample N] [--data FOLDER] [--weights FILE]
+usage: recommend.py [--sample N] [--data FOLDER] [--weights FILE] [--json FILE]
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+
+from rows import Profile, Row, Sheet, Side, add_json
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RANDOM = (
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=Path, default=SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
     )
+    add_json(parser)
     options = parser.parse_args()
     for path in (options.data, options.weights):
         if not path.exists():
@@ -50,22 +53,46 @@ def main() -> None:
 
     Features.__init__ = counting  # type: ignore[method-assign,assignment]
     backbones, weights = [*RANDOM, "mobilenet_v2"], [*["random"] * len(RANDOM), str(options.weights)]
+    took, most = {}, {}
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as store:
         for call in ("first", "again"):
             begun = time.monotonic()
             found = recommend(
                 options.data, backbones=backbones, weights=weights, sample=options.sample, store=store
             )
-            computed, passes[:] = list(passes), []
-            print(f"{call} call: {time.monotonic() - begun:.0f} s; images computed a network: {computed}")
+            took[call], computed, passes[:] = time.monotonic() - begun, list(passes), []
+            most[call] = max(computed)
+            print(f"{call} call: {took[call]:.0f} s; images computed a network: {computed}")
     print(
         f"{'backbone':<20} {'weights':<8} {found.score_name:>6} {'LogME':>7} {'H-score':>8} {'images/s':>9}"
     )
     for each in found.ranked:
-        kind = "random" if each.weights == "random" else "trained"
+        kind = _kind(each.weights)
         numbers = f"{each.score:6.3f} {each.logme:7.3f} {each.h_score:8.2f} {each.images_per_second:9.0f}"
         print(f"{each.backbone:<20} {kind:<8} {numbers}")
-    print(f"the trained one is first: {'yes' if found.best.weights != 'random' else 'NO'}")
+    place = 1 + [each.weights != "random" for each in found.ranked].index(True)
+    print(f"the trained one is first: {'yes' if place == 1 else 'NO'}")
+    again = Side("a second call computes", "images", (float(most["again"]),))
+    remark = f"a sample of {options.sample:,} photographs"
+    rows = [
+        Row("recommend: place of the trained network among seven", "", (float(place),), at_most=1),
+        Row(
+            "recommend: images computed, most of any network, over the sample",
+            "passes",
+            (most["first"] / options.sample,),
+            at_most=1,
+            sides=(again,),
+            remark=remark,
+        ),
+        Row("recommend, first call", "s", (took["first"],), remark=remark),
+        Row("recommend, everything stored", "s", (took["again"],), remark=remark),
+    ]
+    parts = {f"{each.backbone}, {_kind(each.weights)}": each.images_per_second for each in found.ranked}
+    Sheet(rows, [Profile("recommend: rate of each network", "images/s", parts)]).write(options.json)
+
+
+def _kind(weights: str) -> str:
+    return "random" if weights == "random" else "trained"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What grows with the number of photographs: time and memory of an extraction, bytes of the store.
 
-Photographs are generated, all different. Each number of them is a process of its own with an empty store: it
-lists the folder, runs MobileNetV2 over every photograph and stores the features, pooled to 1,280 numbers. A
-second process finds them all there and reads them. What is done once, whatever the number, is left out of the
-time and is in the memory: loading the network, compiling it, and the first 32 photographs.
+The photographs are crops of real ones, 160 by 120 pixels, re-encoded at quality 75: 4 KB each, all different.
+Each number of them is a process of its own with an empty store: it lists the folder, runs MobileNetV2 over
+every photograph and stores the features, pooled to 1,280 numbers. A second process finds them all there and
+reads them. What is done once, whatever the number, is left out of the time and is in the memory: loading the
+network, compiling it, and the first 32 photographs. The smaller number runs before and after the larger one,
+in every round, and is taken at its mean: so a machine that slows down does not look like growth.
 
 With --added, whole processes of `regraft train --unfreeze none` instead: 1,000 photographs for the first
 time, the same again, and again with 10 more.
 
-usage: scale.py [--counts 10000 100000] [--image-size 224] [--weights FILE] [--folder FOLDER] [--added]
+usage: scale.py [--counts 10000 100000] [--image-size 224] [--data FOLDER] [--weights FILE|random]
+    [--folder FOLDER] [--rounds 1] [--added] [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,38 +21,61 @@ import json
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rows import Profile, Row, Sheet, Side, add_json
 
 CLASSES = 10
 FEW = 32  # photographs that the engine is tried on
-WEIGHTS = Path(__file__).resolve().parents[2] / "shared/weights/mobilenet_v2_imagenet_224_notop.weights.h5"
+SIZE = (160, 120)
+SOURCES = 256  # photographs that crops are taken from
+WITHIN = 10.0  # %: most that time and memory may grow
+BYTES = 2.6 * 1024  # most for an image in the store
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+WEIGHTS = SHARED / "weights/mobilenet_v2_imagenet_224_notop.weights.h5"
 
 
-def generate(folder: Path, first: int, last: int) -> None:
-    """Photographs number `first` to `last` - 1: blurred noise, 160 by 120 pixels, a hue a class."""
-    jobs = [(folder, at, min(at + 500, last)) for at in range(first, last, 500)]
+def generate(data: Path, folder: Path, first: int, last: int) -> None:
+    """Photographs number `first` to `last` - 1."""
+    jobs = [(data, folder, at, min(at + 500, last)) for at in range(first, last, 500)]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_generate, jobs))
 
 
-def _generate(job: tuple[Path, int, int]) -> None:
-    folder, first, last = job
+def _generate(job: tuple[Path, Path, int, int]) -> None:
+    data, folder, first, last = job
+    photos = sources(data)
     for number in range(first, last):
         rng = np.random.default_rng(number)
-        label = number % CLASSES
-        coarse = rng.integers(0, 256, (9, 12, 3)) * (0.3 + 0.7 * np.roll([1, label / CLASSES, 0], label))
-        place = folder / f"class{label}" / f"{number // 1000:03}" / f"{number:06}.jpg"
+        photo = photos[rng.integers(len(photos))]
+        left, top = (int(rng.integers(side - crop + 1)) for side, crop in zip(photo.size, SIZE, strict=True))
+        place = folder / f"class{number % CLASSES}" / f"{number // 1000:03}" / f"{number:06}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(coarse.astype(np.uint8)).resize((160, 120), Image.Resampling.BICUBIC)
-        picture.save(place, quality=85)
+        # Crops of a white wall are equal; the number in a comment makes them different files all the same.
+        photo.crop((left, top, left + SIZE[0], top + SIZE[1])).save(place, quality=75, comment=str(number))
+
+
+@lru_cache(maxsize=1)
+def sources(data: Path) -> list[Image.Image]:
+    """Photographs in memory, large enough to crop."""
+    files = sorted(file for file in data.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    step = max(1, len(files) // SOURCES)
+    opened = []
+    for file in files[::step][:SOURCES]:
+        with Image.open(file) as image:
+            opened.append(image.convert("RGB").resize((2 * SIZE[0], 2 * SIZE[1])))
+    return opened
 
 
 def extract(folder: Path, store: Path, image_size: int, weights: str) -> None:
@@ -88,7 +114,7 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(folder: Path, store: Path, options: argparse.Namespace) -> dict:
+def process(folder: Path, store: Path, options: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, "--process", folder, store]
     command += ["--image-size", str(options.image_size), "--weights", options.weights]
     done = subprocess.run(
@@ -103,68 +129,158 @@ def stored_bytes(store: Path) -> int:
     return sum(file.stat().st_size for file in store.glob("features-*/*/*"))
 
 
-def compare(options: argparse.Namespace, place: Path) -> None:
-    """A row for each number of photographs."""
+def measure(place: Path, count: int, options: argparse.Namespace) -> dict[str, float]:
+    """An empty store, then a full one: of an image ms and bytes, of the process MB. Prints a line."""
+    store, photos = place / "store", place / f"photos{count}"
+    first, again = process(photos, store, options), process(photos, store, options)
+    if (first["computed"], again["computed"], again["rows"]) != (count - FEW, 0, count):
+        sys.exit(f"Not what was asked for: {first}, {again}")
+    found = {f"{stage} ms": 1000 * first[stage]["seconds"] / count for stage in ("list", "extract", "read")}
+    found |= {"MB": first["extract"]["megabytes"], "MB with the matrix": first["read"]["megabytes"]}
+    found["bytes"] = stored_bytes(store) / count
+    found["all again s"] = sum(again[stage]["seconds"] for stage in ("list", "extract", "read"))
+    shutil.rmtree(store)
     print(
-        "photographs  list ms/image  extract ms/image  read ms/image  peak MB  with matrix  bytes/image"
-        "  all again s"
+        f"{count:,} photographs: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()),
+        flush=True,
     )
-    made = 0
-    for count in sorted(options.counts):
-        generate(place / "photos", made, count)
-        made = count
-        store = place / f"store{count}"
-        first = measure(place / "photos", store, options)
-        again = measure(place / "photos", store, options)
-        if (first["computed"], again["computed"], again["rows"]) != (count - FEW, 0, count):
-            sys.exit(f"Not what was asked for: {first}, {again}")
-        pace = [f"{1000 * first[stage]['seconds'] / count:.3f}" for stage in ("list", "extract", "read")]
-        warm = sum(again[stage]["seconds"] for stage in ("list", "extract", "read"))
-        print(
-            f"{count:11,}  {pace[0]:>13}  {pace[1]:>16}  {pace[2]:>13}  {first['extract']['megabytes']:7.0f}"
-            f"  {first['read']['megabytes']:11.0f}  {stored_bytes(store) / count:11.1f}  {warm:11.2f}",
-            flush=True,
-        )
+    return found
 
 
-def added(options: argparse.Namespace, place: Path) -> None:
-    """Seconds of whole processes: first, again, again with 10 more, and so on alternating."""
-    for number, (name, count) in enumerate(
-        [("first", 1000), ("again", 1000), ("10 added", 1010), ("again", 1010), ("10 added", 1020)]
-    ):
-        made = 0 if number == 0 else len(list((place / "photos").rglob("*.jpg")))
-        generate(place / "photos", made, count)
-        command = [
-            sys.executable, "-m", "regraft", "train", place / "photos", "-o", place / "run", "--overwrite",
-            "--backbone", "mobilenet_v2", "--weights", options.weights, "--store", place / "store",
-            "--image-size", str(options.image_size), "--unfreeze", "none",
-        ]  # fmt: skip
-        begun = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds = time.monotonic() - begun
-        said = [
-            line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Frozen features")
-        ]
-        print(f"{name:<9} {count:5,} photographs {seconds:6.1f} s   {said[-1] if said else ''}", flush=True)
+def compare(options: argparse.Namespace, place: Path) -> Sheet:
+    """The smaller number, the larger and the smaller again, in every round."""
+    few, many = sorted(options.counts)
+    begun = time.monotonic()
+    for count in (few, many):
+        generate(options.data, place / f"photos{count}", 0, count)
+    print(f"photographs made in {time.monotonic() - begun:.0f} s", flush=True)
+    small, large = [], []
+    for _ in range(options.rounds):
+        before, middle, after = (measure(place, count, options) for count in (few, many, few))
+        small.append({name: (before[name] + after[name]) / 2 for name in before})
+        large.append(middle)
+    return sheet(few, many, small, large)
+
+
+def sheet(few: int, many: int, small: Sequence[dict[str, float]], large: Sequence[dict[str, float]]) -> Sheet:
+    """What grew."""
+
+    def row(title: str, name: str, unit: str) -> Row:
+        ours, theirs = ([each[name] for each in runs] for runs in (small, large))
+        grown = tuple(100 * (more / less - 1) for less, more in zip(ours, theirs, strict=True))
+        sides = (Side(f"{few:,}", unit, tuple(ours)), Side(f"{many:,}", unit, tuple(theirs)))
+        return Row(f"{title}, {many:,} photographs over {few:,}", "%", grown, at_most=WITHIN, sides=sides)
+
+    size = tuple(each["bytes"] for each in large)
+    again = tuple(each["all again s"] for each in large)
+    stages = {
+        name: statistics.median(each[name] for each in large) for name in ("list ms", "extract ms", "read ms")
+    }
+    return Sheet(
+        [
+            row("growth of extraction's time for an image", "extract ms", "ms"),
+            row("growth of peak memory", "MB", "MB"),
+            Row(
+                f"stored for an image, of {many:,}",
+                "bytes",
+                size,
+                at_most=BYTES,
+                remark="1,280 pooled numbers",
+            ),
+            Row(f"{many:,} photographs again, everything stored, imports left out", "s", again),
+        ],
+        [
+            Profile(
+                f"{many:,} photographs: time for an image",
+                "ms",
+                {name[:-3]: ms for name, ms in stages.items()},
+            )
+        ],
+    )
+
+
+def added(options: argparse.Namespace, place: Path) -> Sheet:
+    """Whole processes: the first, then in every round again, and again with 10 more."""
+    count = options.counts[0]
+    first = train(options, place, 0, count)
+    runs, grown = [], []
+    for _ in range(options.rounds):
+        runs.append(train(options, place, count, count))
+        grown.append(train(options, place, count, count + 10))
+        count += 10
+    warm, more = (tuple(each.seconds for each in some) for some in (runs, grown))
+    sides = (Side("the warm run", "s", warm), Side("with 10 more", "s", more))
+    longer = tuple(one - other for one, other in zip(more, warm, strict=True))
+    computed = tuple(float(each.computed) for each in grown)
+    made = f"{options.counts[0]:,} photographs"
+    title = f"10 images added to {made}"
+    return Sheet(
+        [
+            Row(f"{title}: whole process longer than warm by", "s", longer, at_most=2, sides=sides),
+            Row(f"{title}: images computed", "images", computed, at_least=10, at_most=10),
+            Row(f"{made}, whole process, the first time", "s", (first.seconds,)),
+        ],
+        [
+            Profile(f"{made}, the first time", "s", first.stages),
+            Profile(f"{made}, warm, the last round", "s", runs[-1].stages),
+            Profile(f"{made}, 10 added, the last round", "s", grown[-1].stages),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A whole process: its seconds, the images it computed, the seconds of its stages."""
+
+    seconds: float
+    computed: int
+    stages: dict[str, float]
+
+
+def train(options: argparse.Namespace, place: Path, made: int, count: int) -> Trained:
+    """A whole process on `count` photographs, of which `made` are there already. Prints a line."""
+    generate(options.data, place / "photos", made, count)
+    command = [
+        sys.executable, "-m", "regraft", "train", place / "photos", "-o", place / "run", "--overwrite",
+        "--backbone", "mobilenet_v2", "--weights", options.weights, "--store", place / "store",
+        "--image-size", str(options.image_size), "--unfreeze", "none",
+    ]  # fmt: skip
+    begun = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - begun
+    if done.returncode:
+        sys.exit(f"{command} failed:\n{done.stderr[-3000:]}")
+    metrics = json.loads((place / "run" / "metrics.json").read_text())
+    computed, stages = metrics["features"]["computed"], dict(metrics["seconds"])
+    stages["imports, and writing the run folder"] = seconds - sum(stages.values())
+    print(f"{count:,} photographs {seconds:.1f} s, {computed:,} computed", flush=True)
+    return Trained(seconds, computed, stages)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--counts", type=int, nargs="+", help="10,000 and 100,000; with --added 1,000")
     parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
     parser.add_argument("--weights", default=str(WEIGHTS) if WEIGHTS.exists() else "random")
     parser.add_argument("--folder", type=Path, help="where photographs and stores are made")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--added", action="store_true")
     parser.add_argument("--process", type=Path, nargs=2, help=argparse.SUPPRESS)
+    add_json(parser)
     options = parser.parse_args()
     if options.process:
         extract(*options.process, options.image_size, options.weights)
         return
+    if not options.data.exists():
+        print(f"skipped: {options.data} is not here")
+        return
+    options.counts = options.counts or ([1000] if options.added else [10_000, 100_000])
     place = Path(tempfile.mkdtemp(prefix="regraft-scale-", dir=options.folder))
     try:
-        (added if options.added else compare)(options, place)
+        (added if options.added else compare)(options, place).write(options.json)
     finally:
         shutil.rmtree(place)
 

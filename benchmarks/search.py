@@ -8,7 +8,7 @@ the same way on both sides.
 
 Times are wall clock and, for a machine with other work, seconds of processors in this process.
 
-usage: search.py [--each N] [--epochs N] [--data FOLDER] [--weights FILE] [--stored]
+usage: search.py [--each N] [--epochs N] [--data FOLDER] [--weights FILE] [--stored] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from rows import Profile, Row, Sheet, Side, add_json, ratios
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -70,6 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=Path, default=SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
     )
+    add_json(parser)
     options = parser.parse_args()
     for path in (options.data, options.weights):
         if not path.exists():
@@ -116,22 +121,62 @@ def main() -> None:
             with one_by_one:
                 made = train(photos, asked, here / f"run{number}", store=own)
             loss = made.metrics["validation"]["log_loss"]["value"]
-            found.append((loss, f"{phase.unfreeze}, rate {phase.learning_rate:g} x {phase.backbone_rate:g}"))
+            found.append((loss, setting(vars(phase))))
             print(f"  {found[-1][1]}: {loss:.4f}; {len(found)} runs so far {one_by_one}", flush=True)
         print(f"one by one: {one_by_one}; best: {min(found)[1]} with {min(found)[0]:.4f}")
-        wall, processors = (
-            one_by_one.wall / searching.wall,
-            one_by_one.processors / searching.processors,
-        )
-        print(f"the search is {wall:.1f} times faster, and {processors:.1f} times in processors' time")
+        result = sheet(run.metrics, min(found), searching, one_by_one)
+        for row in result.rows:
+            print(f"{row.name}: {row.median:.2f} {row.unit}")
+        result.write(options.json)
 
 
-def words(tried: dict[str, object]) -> str:
+def sheet(
+    metrics: dict[str, Any], best: tuple[float, str], searching: Stopwatch, one_by_one: Stopwatch
+) -> Sheet:
+    """The ratio, whether both found the same, and the stages of the search."""
+    (kept,) = [tried for tried in metrics["search"] if tried["kept"]]
+    chosen = setting(kept) if kept["epochs"] else "the head alone"
+    wall = (Side("one by one", "s", (one_by_one.wall,)), Side("search", "s", (searching.wall,)))
+    busy = tuple(
+        Side(each.name, each.unit, (watch.processors,))
+        for each, watch in zip(wall, (one_by_one, searching), strict=True)
+    )
+    least = (Side("one by one", "", (best[0],)), Side("search", "", (kept["val_loss"],)))
+    rows = [
+        Row(
+            "search of plans and rates against the same runs one by one",
+            "times",
+            quotient(wall),
+            at_least=5,
+            sides=wall,
+        ),
+        Row("the same in the processor's time", "times", quotient(busy), sides=busy),
+        Row(
+            "search finds the best of the runs one by one",
+            "yes",
+            (float(chosen == best[1]),),
+            at_least=1,
+            sides=least,
+            remark=f"losses on validation; one by one {best[1]}; search {chosen}",
+        ),
+    ]
+    return Sheet(rows, [Profile("search, stage by stage", "s", metrics["seconds"])])
+
+
+def quotient(sides: tuple[Side, Side]) -> tuple[float, ...]:
+    return ratios(sides[0].values, sides[1].values)
+
+
+def setting(tried: Mapping[str, Any]) -> str:
+    """What was asked of an attempt."""
+    return f"{tried['unfreeze']}, rate {tried['learning_rate']:g} x {tried['backbone_rate']:g}"
+
+
+def words(tried: Mapping[str, Any]) -> str:
     """A trial in a line."""
     if not tried["epochs"]:
         return f"head by {tried['head']}, loss {tried['val_loss']:.4f}"
-    rates = f"rate {tried['learning_rate']:g} x {tried['backbone_rate']:g}"
-    return f"{tried['unfreeze']}, {rates}, {tried['epochs']} epochs, loss {tried['val_loss']:.4f}"
+    return f"{setting(tried)}, {tried['epochs']} epochs, loss {tried['val_loss']:.4f}"
 
 
 if __name__ == "__main__":
