@@ -26,7 +26,6 @@ from regraft.evaluation.content import (
     Report,
 )
 from regraft.evaluation.multilabel import choose_thresholds, per_label
-from regraft.evaluation.problems import NOTES
 from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores

@@ -13,7 +13,7 @@
 | `near_copies` | note | one picture in files of different bytes: saved again, resized, mirrored, turned |
 | `copies` | note | files of the same bytes |
 | `chained_pictures` | note | none: images look like their neighbours, as the frames of a film do |
-| a key of `NOTES` | note | an image of which the decoder noted that |
+| any other key of `data.notes.NOTES` | note | an image of which the decoder noted that |
 
 Byte-identical files of different classes are in no problem: they are refused, as `conflicting_copies`.
 """
@@ -27,24 +27,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.decode import THUMBNAIL, Facts
+from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of, leaked
-from regraft.data.likeness import is_plain
+from regraft.data.notes import NOTES
 from regraft.evaluation.shortcuts import find_shortcuts
 from regraft.training.suspects import Suspect
 
-__all__ = ["NOTES", "Case", "Picture", "Problem", "find_problems"]
+__all__ = ["Case", "Picture", "Problem", "find_problems"]
 
 IMBALANCE = 10  # images of the largest class for one of the smallest
 FEW = 5  # images of a class
+UNIFORM = "uniform"  # the decoder's note that has a problem of its own
 
-NOTES = {
-    "extension_mismatch": "have an extension that is not their format's",
-    "animated_first_frame": "are animations; the first frame is used",
-    "first_page": "have several pages; the first is used",
-    "jpeg_missing_eoi": "lack the end marker of a JPEG and are complete otherwise",
-    "tiny_image": "are smaller than 32 pixels on a side",
-}
 HOW = {"": "saved again", "mirrored": "mirrored", "turned": "turned"}
 
 
@@ -97,7 +91,7 @@ def find_problems(
     Example:
         >>> from pathlib import Path
         >>> samples = tuple(Sample(f"{n}.png", n > 3, f"{n:032x}") for n in range(9))
-        >>> facts = {sample.digest: Facts(64, 64, "PNG") for sample in samples}
+        >>> facts = {sample.digest: Facts(64, 64, "PNG", ("uniform",)) for sample in samples}
         >>> found = find_problems(Catalog(Path(), ("a", "b"), samples), facts, Copies(()), [])
         >>> [(problem.code, len(problem.cases)) for problem in found]
         [('small_classes', 1), ('uniform_images', 9)]
@@ -265,9 +259,11 @@ def _of_classes(catalog: Catalog) -> list[Problem | None]:
 
 
 def _uniform(catalog: Catalog, facts: Sequence[Facts]) -> Problem | None:
-    joined = np.frombuffer(b"".join(each.thumbnail for each in facts), np.uint8)
-    plain = is_plain(joined.reshape(-1, THUMBNAIL, THUMBNAIL, 3))
-    cases = [_case(catalog, [catalog.samples[at]]) for at in np.flatnonzero(plain)]
+    cases = [
+        _case(catalog, [sample])
+        for sample, each in zip(catalog.samples, facts, strict=True)
+        if UNIFORM in each.notes
+    ]
     return _problem(
         "uniform_images",
         "warning",
@@ -280,9 +276,9 @@ def _noted(catalog: Catalog, facts: Sequence[Facts]) -> list[Problem | None]:
     """What the decoder noted of files that it accepted."""
     noted = defaultdict(list)
     for sample, each in zip(catalog.samples, facts, strict=True):
-        for note in each.notes:
+        for note in set(each.notes) - {UNIFORM}:
             noted[note].append(_case(catalog, [sample], f"{each.width} x {each.height} {each.format}"))
     return [
-        _problem(note, "note", cases, f"{len(cases):,} {_images(len(cases))} {NOTES.get(note, note)}.")
+        _problem(note, "note", cases, f"{len(cases):,} {_images(len(cases))} {NOTES[note]}.")
         for note, cases in sorted(noted.items())
     ]
