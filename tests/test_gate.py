@@ -17,8 +17,8 @@ import pytest
 from regraft.backbone.zoo import ZOO
 from regraft.errors import ModelRefused
 from regraft.gate.allowed import ACTIVATIONS, LAYERS, REFUSED_LAYERS
+from regraft.gate.arrays import read_arrays
 from regraft.gate.config import read_config
-from regraft.gate.hdf5 import read_arrays
 from regraft.gate.model import check_model_file
 from regraft.gate.parameters import expected, too_large
 
@@ -251,3 +251,38 @@ def test_a_class_passes_that_the_users_program_has_registered(tmp_path: Path) ->
         keras.saving.get_custom_objects().pop("users>Halved")
     with pytest.raises(ModelRefused, match=r"'Halved'.*is not one of the classes"):
         read_model(path)
+
+
+def test_every_head_of_ours_passes(tmp_path: Path) -> None:
+    """Pixel contracts, poolings, attention, rules of solved heads, several images a sample."""
+    import keras
+
+    from regraft.backbone.attention import cbam, squeeze_excitation
+    from regraft.backbone.photos import over_photos
+    from regraft.backbone.pixels import CONTRACTS, apply_contract
+    from regraft.backbone.pooling import pool
+    from regraft.training.affine import Link, Scaler
+    from regraft.training.rules import Kernel, Linear, Neighbours
+
+    rng = np.random.default_rng(0)
+    image = keras.Input((8, 8, 3))
+    seen = keras.layers.Concatenate()([apply_contract(contract, image) for contract in sorted(CONTRACTS)])
+    fine = cbam(squeeze_excitation(keras.layers.Conv2D(4, 3)(seen)))
+    pooled = [pool(fine, how, f"head_{how}") for how in ("avg", "max", "both", "gem", "attention")]
+    features = keras.layers.Concatenate()(pooled)
+    width = features.shape[-1]
+    stored = rng.normal(size=(20, width))
+    scaler, link = Scaler.of(stored), Link.none(2)
+    labels = np.column_stack([np.eye(2)[np.arange(20) % 2], np.ones(20)])
+    rules = [
+        Linear(rng.normal(size=(width, 2)), np.zeros(2)),
+        Kernel(0.1, stored, rng.normal(size=(20, 2)), np.zeros(2)),
+        Neighbours(stored, labels, 5, "distance", "cosine"),
+        Neighbours(stored, labels, 5, "uniform", "euclidean"),
+    ]
+    models = [keras.Model(image, rule.graph(features, scaler, link)) for rule in rules]
+    prefix = keras.Model(image, {"features": features})
+    head = keras.Sequential([keras.Input((width,)), keras.layers.Dense(2)])
+    for number, model in enumerate((*models, over_photos(prefix, head, 2))):
+        model.save(tmp_path / f"{number}.keras")
+        check_model_file(tmp_path / f"{number}.keras")

@@ -22,7 +22,7 @@ import numpy as np
 
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
 from regraft.errors import EnvironmentFault, UsageError, brief, nearest
-from regraft.gate.hdf5 import read_arrays
+from regraft.gate.arrays import read_arrays
 
 if TYPE_CHECKING:
     import keras

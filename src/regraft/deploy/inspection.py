@@ -11,7 +11,7 @@ from typing import Any
 
 from regraft.deploy.bundle import load, sha256
 from regraft.errors import UsageError
-from regraft.gate.hdf5 import Array
+from regraft.gate.arrays import Array
 from regraft.gate.model import Contents, look_into
 
 __all__ = ["Inspection", "Kind", "inspect"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from regraft.errors import ModelRefused
 from regraft.gate.archive import Archive, quoted, read_archive, refused
+from regraft.gate.arrays import Array, held, read_arrays
 from regraft.gate.config import Configuration, read_config
-from regraft.gate.hdf5 import Array, held, read_arrays
 from regraft.gate.parameters import too_large
 
 __all__ = ["Contents", "check_model_file", "look_into"]
