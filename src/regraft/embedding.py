@@ -6,7 +6,6 @@ The same features as those `train` learns from, under the same keys of the store
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike, fspath
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
@@ -92,9 +92,10 @@ def embed(
     say_refused(catalog)
     table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.writing-", dir=out.parent) as beside:
-            write(Path(beside) / out.name, table)
-            (Path(beside) / out.name).replace(out)
+        sweep(out.parent, f".{out.name}.writing-")
+        with new_folder(out.parent, f".{out.name}.writing-") as beside:
+            write(beside / out.name, table)
+            (beside / out.name).replace(out)
     except OSError as error:
         if isinstance(error, EnvironmentFault):
             raise

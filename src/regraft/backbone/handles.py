@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import IO
 
 from regraft.backbone.savedmodel import is_savedmodel
 from regraft.backbone.weights import unreachable
+from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.features.store import default_root
@@ -172,8 +172,9 @@ def _download(handle: Handle) -> Path:
     target = handle.folder
     target.parent.mkdir(parents=True, exist_ok=True)
     say(f"Downloading {handle.text} to {target}.")
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as beside:
-        archive, unpacked = Path(beside) / "archive", Path(beside) / "module"
+    sweep(target.parent, ".writing-")
+    with new_folder(target.parent, ".writing-") as beside:
+        archive, unpacked = beside / "archive", beside / "module"
         with archive.open("wb") as file:
             _receive(handle.url, file)
         _unpack(archive, unpacked)
