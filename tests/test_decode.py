@@ -14,6 +14,7 @@ from pictures import encoded, noise, pixels, png, refusal, scene, verdict
 from PIL import Image, ImageCms, ImageOps
 
 import regraft.data.colour
+import regraft.data.decode
 import regraft.data.refusal
 from regraft.data.decode import EXTENSIONS, Facts, decode, digest
 from regraft.data.refusal import sniff
@@ -249,6 +250,16 @@ def test_pages_that_lead_in_a_circle_end():
     entries = struct.unpack_from("<H", data, first)[0]
     struct.pack_into("<I", data, first + 2 + 12 * entries, first)
     np.testing.assert_array_equal(pixels(bytes(data)), noise())
+
+
+def test_more_tiles_than_any_picture_has_are_refused(monkeypatch):
+    monkeypatch.setattr(regraft.data.decode, "MAX_TILES", 399)
+    tags = [(256, 20), (257, 20), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+    behind = 8 + 2 + 12 * (len(tags) + 2) + 4
+    entries += [struct.pack("<HHII", tag, 4, 400, behind) for tag in (324, 325)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    assert refusal(head + struct.pack("<I", 1) * 400).code == "decode_timeout"
 
 
 def test_a_later_frame_of_billions_of_pixels_is_never_reached():

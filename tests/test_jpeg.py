@@ -79,6 +79,12 @@ def test_thousands_of_scans_are_refused_before_any_is_read():
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize("piece", [b"\xff\xfe\0\3x", b"\xff\xe1\0\3x", b"\xff"])
+def test_a_header_of_endless_pieces_is_refused_before_any_is_read(piece):
+    data = jpeg()
+    assert refusal(data[:2] + piece * 70_000 + data[2:]).code == "decode_timeout"
+
+
 def test_a_video_behind_the_picture_is_not_taken_for_scans():
     data = encoded(Image.fromarray(scene(2000, 2000)), "JPEG")
     assert decode(data + b"\xff\xda\0\x08" * 2000, 32)

@@ -35,7 +35,7 @@ from regraft.data import heif
 from regraft.data.colour import BadProfile, to_rgb, to_srgb
 from regraft.data.header import check_size, stated_size
 from regraft.data.jpeg import (
-    check_scans,
+    check_work,
     ends_in_grey,
     ends_in_hole,
     frame,
@@ -82,6 +82,7 @@ FORMATS = {
 }
 EXTENSIONS = frozenset().union(*FORMATS.values())
 THUMBNAIL = 16  # pixels: side of the picture in `Facts`
+MAX_TILES = 250_000  # of 16 x 16 pixels, the smallest there are, in a picture of the largest size
 _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -204,16 +205,16 @@ def resize(
 def _open(data: bytes) -> Image.Image:
     if (verdict := sniff(data)) is not None:
         raise verdict
-    if (stated := stated_size(data)) is not None and 0 not in stated:
-        check_size(*stated)
     formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]
     if data.startswith(b"\xff\xd8"):
-        check_scans(data)
+        check_work(data)
     elif data.startswith(SIGNATURE):
         data = checked(data)
     elif is_heif(data):
         heif.register()
         formats = ["HEIF"]
+    if (stated := stated_size(data)) is not None and 0 not in stated:
+        check_size(*stated)
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
@@ -239,7 +240,9 @@ def _unidentified(data: bytes, stated: tuple[int, int, str] | None) -> Refusal:
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Two kinds of TIFF that Pillow opens as something they are not."""
+    """Two kinds of TIFF that Pillow opens as something they are not, and one that it opens for minutes."""
+    if len(image.tile) > MAX_TILES:
+        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {MAX_TILES:,}")
     if image.tag_v2.get(_SUBFILE_TYPE) == 1:
         raise Refusal("unsupported_format", "a raw photograph: its first picture is only a preview")
     if 12 in image.tag_v2.get(_BITS_PER_SAMPLE, ()):

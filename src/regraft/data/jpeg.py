@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from regraft.data.refusal import Refusal
 
 __all__ = [
     "Frame",
-    "check_scans",
+    "check_work",
     "ends_in_grey",
     "ends_in_hole",
     "frame",
@@ -31,6 +32,8 @@ __all__ = [
 MAX_PASSED = (
     2_000_000_000  # pixels over all scans, for each passes over the whole picture however few its bytes
 )
+MAX_PIECES = 10_000  # segments before the first scan; a large colour profile has 200
+_PADDING = b"\xff" * 65536  # allowed before a marker, in any number
 _END = b"\xff\xd9"
 _RESTARTS = [bytes([0xFF, 0xD0 + number]) for number in range(8)] * 2
 _MADE_UP = (
@@ -62,12 +65,18 @@ def frame(data: bytes) -> Frame | None:
     return None
 
 
-def check_scans(data: bytes) -> None:
-    """Refuse a file that takes minutes to decode because its picture comes in thousands of scans.
+def check_work(data: bytes) -> None:
+    """Refuse a file that takes minutes to decode: its picture comes in thousands of scans, or its header in
+    millions of pieces, which Pillow takes one by one.
 
     Raises:
         Refusal: `decode_timeout`.
     """
+    pieces = sum(
+        1 for _ in takewhile(lambda segment: segment[0] != 0xDA, islice(_segments(data), MAX_PIECES + 1))
+    )
+    if pieces > MAX_PIECES or _PADDING in data:
+        raise Refusal("decode_timeout", f"a JPEG whose header has more than {MAX_PIECES:,} pieces")
     found = frame(data)
     if found is None:
         return
