@@ -106,6 +106,7 @@ def test_impossible_plans(photos: Path, network_file: Path, tmp_path: Path) -> N
         (["--budget", "soon"], "10min"),
         (["--augment", "rotate"], "flip"),
         (["--epochs", "0"], "epochs"),
+        (["--feature-noise", "-1"], "feature_noise"),
         (["--frobnicate"], "No such option"),
         (["--recipe", "missing.toml"], "recipe"),
     ],
