@@ -18,16 +18,17 @@ PART = re.compile(r"([^,:]+?) ([\d.]+)(?:, |$)")
 
 def startup(text: str) -> Sheet:
     """Seconds of whole processes, and of what they consist."""
+    names = {
+        "regraft predict, one photograph": ("`predict` of one photograph, a cold process", 1.5),
+        "regraft train, everything stored": ("`train --unfreeze none`, everything stored", None),
+    }
     found = Sheet()
-    for name, *seconds in re.findall(rf"^(\S.*?)\s+{SPREAD}", text, re.MULTILINE):
-        if name == "regraft predict, one photograph":
-            found.rows.append(
-                Row("`predict` of one photograph, a cold process", "s", _spread(seconds), at_most=1.5)
-            )
-        elif name == "regraft train, everything stored":
-            found.rows.append(Row("`train --unfreeze none`, everything stored", "s", _spread(seconds)))
-        else:
-            found.rows.append(Row(f"for comparison: {name}", "s", _spread(seconds)))
+    for printed, *seconds, busy in re.findall(
+        rf"^(\S.*?)\s+{SPREAD}\s+processor\s+([\d.]+) s", text, re.MULTILINE
+    ):
+        name, most = names.get(printed, (f"for comparison: {printed}", None))
+        sides = (Side("of processors", "s", (float(busy),)),)
+        found.rows.append(Row(name, "s", _spread(seconds), at_most=most, sides=sides))
     if imported := re.search(r"^imports of predict.*$", text, re.MULTILINE):
         clean = not re.search(r"\b(keras|tensorflow|jax|torch)\b", imported[0])
         found.rows.append(Row("`predict` imports no backend", "yes", (float(clean),), at_least=1))
