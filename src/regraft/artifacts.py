@@ -52,7 +52,9 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
         if not overwrite:
             raise UsageError(f"{out} exists already. Choose another folder, or replace it with --overwrite.")
         if not ours:
-            raise UsageError(f"{out} holds no {mark}, so --overwrite does not replace it. Choose another.")
+            raise UsageError(
+                f"{out} is not a run folder (it holds no {mark}): --overwrite does not replace it. Choose another."
+            )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
