@@ -53,7 +53,8 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
             raise UsageError(f"{out} exists already. Choose another folder, or replace it with --overwrite.")
         if not ours:
             raise UsageError(
-                f"{out} is not a run folder (it holds no {mark}): --overwrite does not replace it. Choose another."
+                f"{out} is not a run folder (no {mark} in it), so --overwrite does not replace it. "
+                "Choose another."
             )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
