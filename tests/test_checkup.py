@@ -1,6 +1,7 @@
 """`regraft check`: what is planted is found, and what is said can be read by people and programs."""
 
 import json
+import os
 import shutil
 import sys
 from functools import partial
@@ -184,8 +185,10 @@ def test_the_page_needs_nothing_and_obeys_no_name(planted, tmp_path):
     name = "<script>alert(1)<\u202e&.jpg"
     shutil.copy(planted / "red" / "01.jpg", planted / "red" / name)
     (planted / "red" / "<b>.jpg").write_bytes(b"no picture")
+    (planted / "red" / os.fsdecode(b"undecodable\xff.jpg")).write_bytes(b"")
     found = check(planted, labels=False)
-    page = found.as_html()
+    page = found.as_html().encode("utf-8").decode()  # without lone surrogates
+    assert r"undecodable\udcff.jpg" in page
     assert "<script" not in page
     assert "<b>" not in page
     assert "\u202e" not in page

@@ -57,7 +57,10 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
         if not overwrite:
             raise UsageError(f"{out} exists already. Choose another folder, or replace it with --overwrite.")
         if not ours:
-            raise UsageError(f"{out} holds no {mark}, so --overwrite does not replace it. Choose another.")
+            raise UsageError(
+                f"{out} is not a run folder (no {mark} in it), so --overwrite does not replace it. "
+                "Choose another."
+            )
     prefix = f".{out.name}.writing-"
     with ExitStack() as stack:
         try:
