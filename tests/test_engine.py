@@ -174,7 +174,10 @@ def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, hea
 
 
 @needs_openvino
-@pytest.mark.parametrize("name", ["graph.xml", "graph.bin", "checksums.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["graph.bin", *(pytest.param(name, marks=pytest.mark.soak) for name in ("graph.xml", "checksums.json"))],
+)
 def test_a_converted_network_with_a_flipped_bit_is_not_used(network, tmp_path, heard, name):
     make_engine(network, tmp_path)
     (file,) = tmp_path.rglob(name)

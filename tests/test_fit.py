@@ -160,8 +160,8 @@ class InterruptedIn:
     def __getattr__(self, name: str) -> object:
         return getattr(self._batches, name)
 
-    def shuffled(self, epoch: int):
-        for number, batch in enumerate(self._batches.shuffled(epoch)):
+    def shuffled(self, epoch: int, begin: int = 0):
+        for number, batch in enumerate(self._batches.shuffled(epoch, begin), begin):
             if (epoch, number) == (self._epoch, 2):
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch

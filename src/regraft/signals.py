@@ -60,7 +60,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def finish_step() -> Iterator[threading.Event]:
         yield event
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            signal.signal(each, handler or signal.SIG_DFL)  # None for one that is not Python's
 
 
 def _at_once(number: int, frame: object) -> None:

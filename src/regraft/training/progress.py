@@ -139,7 +139,7 @@ class Progress:
         if self._resume:
             trained = sum(path.suffix == ".npz" for path in there)
             say(
-                f"Resuming the run that was begun before: {trained} phases with a checkpoint."
+                f"Resuming the run that was begun before. Phases with a checkpoint: {trained}."
                 if trained
                 else "Nothing was trained before: the run begins, with what the store has already."
             )
