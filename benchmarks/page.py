@@ -39,7 +39,9 @@ Each row says when it was measured, and of which commit: the last that changed r
 def write(files: Sequence[Path]) -> None:
     """Make the page of those results that are there, in this order."""
     results = [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
-    PAGE.write_text("\n".join(lines(results)).rstrip() + "\n", "utf-8")
+    missing = ", ".join(file.stem for file in files if not file.exists())
+    told = [*lines(results), *([f"Not measured yet: {missing}."] if missing else [])]
+    PAGE.write_text("\n".join(told).rstrip() + "\n", "utf-8")
 
 
 def lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
