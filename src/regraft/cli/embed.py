@@ -1,0 +1,50 @@
+"""`regraft embed`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regraft.cli.options import StoreOption, given, names
+from regraft.cli.show import safe
+
+__all__ = ["embed"]
+
+
+def embed(  # noqa: PLR0917 - typer reads the options off the signature
+    data: Annotated[
+        Path, typer.Argument(help="Folder of images, with or without class folders; or a table.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to make: .parquet, .csv, .npz or .npy.")
+    ] = Path("features.parquet"),
+    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column to copy as the class. [none]")] = None,
+    backbone: Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
+    pixels: Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Write the frozen backbone's features of images to a file, a row an image."""
+    from regraft.embedding import embed as embed_images
+    from regraft.recipe import HeadSpec, Recipe
+
+    chosen = {
+        "image": names(image),
+        "target": names(target),
+        "backbone": backbone,
+        "weights": weights,
+        "pixels": pixels,
+        "image_size": image_size,
+        "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
+    }
+    found = embed_images(data, replace(Recipe(), **given(chosen)), out, overwrite=overwrite, store=store)
+    print(f"{safe(str(found.path))}: {found.images:,} images, {found.features:,} features each")

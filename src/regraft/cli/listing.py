@@ -1,0 +1,57 @@
+"""`regraft backbones` and `regraft demo`: what there is, and what it does, without data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regraft.cli.options import Json
+
+__all__ = ["backbones", "demo"]
+
+_COLUMNS = (
+    ("image_size", 4), ("min_size", 4), ("parameters_m", 9), ("size_mb", 6), ("top1", 6), ("top5", 6),
+)  # fmt: skip
+
+
+def backbones(as_json: Json = False) -> None:
+    """List the backbones of keras.applications: size, parameters, accuracy, and what is on disk."""
+    from regraft.backbone.zoo import ZOO, weights_on_disk
+
+    rows = [
+        {
+            "name": entry.name,
+            "image_size": entry.image_size,
+            "min_size": entry.min_size,
+            "parameters_m": entry.parameters_m,
+            "size_mb": entry.size_mb,
+            "top1": entry.top1,
+            "top5": entry.top5,
+            "on_disk": str(weights_on_disk(entry) or ""),
+        }
+        for entry in ZOO.values()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    print(f"{'name':<22} {'px':>4} {'min':>4} {'params M':>9} {'MB':>6} {'top-1':>6} {'top-5':>6}  weights")
+    for row in rows:
+        cells = (f"{row[key] if row[key] is not None else '-':>{width}}" for key, width in _COLUMNS)
+        print(f"{row['name']:<22} {' '.join(cells)}  {'on disk' if row['on_disk'] else 'to download'}")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")] = False,
+) -> None:
+    """Show the main job in a minute, without network: learn digits 5-9 from a network that knows 0-4."""
+    from regraft.demo import run_demo
+
+    result = run_demo(out, overwrite=overwrite)
+    print(f"20 images a class, the same small network, top-1 on {result.tested} test images:")
+    print(f"  grafted (pre-trained on the digits 0-4): {result.grafted:.3f}")
+    print(f"  from scratch:                            {result.scratch:.3f}")
+    print(f"Report: {result.report}")

@@ -1,0 +1,89 @@
+"""`regraft recommend`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regraft.cli.options import Json, StoreOption, given, names
+from regraft.cli.show import safe
+from regraft.console import print_table
+
+__all__ = ["recommend"]
+
+
+def recommend(  # noqa: PLR0917 - typer reads the options off the signature
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")],
+    backbones: Annotated[
+        str | None,
+        typer.Option(help="Those to try, by commas, each as for train. [one of each kind, seven]"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, a file, or random; once, or once each, by commas. [imagenet]"),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=4, help="Images to look at, of every class its share.")] = 1000,
+    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column whose groups no fold tears apart.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
+    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
+    task: Annotated[str | None, typer.Option(help="As for train. [told from the data]")] = None,
+    pixels: Annotated[str | None, typer.Option(help="What your own backbones expect. [raw]")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels the backbones see. [each backbone's own]")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
+    as_json: Json = False,
+    store: StoreOption = None,
+) -> None:
+    """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
+    from regraft.recipe import HeadSpec, Recipe
+    from regraft.recommendation import BACKBONES
+    from regraft.recommendation import recommend as rank
+
+    chosen = {
+        "image": names(image),
+        "target": names(target),
+        "group": group,
+        "split": split,
+        "separator": separator,
+        "task": task,
+        "pixels": pixels,
+        "image_size": image_size,
+        "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
+    }
+    found = rank(
+        data,
+        replace(Recipe(), **given(chosen)),
+        backbones=names(backbones) or BACKBONES,
+        weights=names(weights) or "imagenet",
+        sample=sample,
+        store=store,
+    )
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    rows = [
+        (
+            each.backbone,
+            f"{each.score:.3f}",
+            f"{each.logme:.3f}",
+            f"{each.h_score:.2f}",
+            f"{each.images_per_second:.0f}",
+            f"{each.parameters / 1e6:.1f}",
+            f"{each.megabytes:.0f}",
+            str(each.image_size),
+        )
+        for each in found.ranked
+    ]
+    header = ("backbone", found.score_name, "LogME", "H-score", "images/s", "params M", "MB", "px")
+    print_table(header, rows)
+    for each in found.left_out:
+        print(f"Left out: {safe(each.backbone)}: {safe(each.reason)}")
+    print(safe(found.advice))
+    print(f"Next: {safe(found.command)}")
