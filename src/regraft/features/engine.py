@@ -250,11 +250,20 @@ def frozen_graph(network: keras.Model) -> bytes:
         for number, tensor in enumerate(network.inputs)
     ]
     traced = tf.function(constant, autograph=False).get_concrete_function(*signature)
-    if traced.captured_inputs:  # a SavedModel reads its own variables, not those of the scope
+    if any(value.dtype == tf.resource for value in traced.captured_inputs):
+        # A SavedModel reads its own variables, not those of the scope.
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
         traced = convert_variables_to_constants_v2(traced)
-    serialized: bytes = traced.graph.as_graph_def().SerializeToString()
+    graph = traced.graph.as_graph_def()
+    nodes = {node.name: node for node in graph.node}
+    for value, inside in traced.graph.captures:  # tensors that layers hold, such as a mean to subtract
+        node = nodes[inside.op.name]
+        node.op = "Const"
+        node.attr.clear()
+        node.attr["dtype"].type = value.dtype.as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    serialized: bytes = graph.SerializeToString()
     return serialized
 
 
