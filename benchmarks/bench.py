@@ -6,7 +6,7 @@ changed, so the page may come together over several sittings. --again measures a
 --quick proves in minutes that all of them work: on every eighth photograph, few rounds, small numbers. Its
 figures mean little; the page shows them, and says so, where there are no others.
 
-usage: bench.py [--only NAME ...] [--quick] [--again] [--list] [--page]
+usage: bench.py [--only NAME ...] [--rounds N] [--quick] [--again] [--list] [--page]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -135,12 +136,15 @@ def kept(benchmark: Benchmark, now: dict) -> bool:
     return all(before[fact] == now[fact] for fact in ("commit", "machine", "versions", "options"))
 
 
-def circumstances(benchmark: Benchmark, quick: bool) -> dict:
+def circumstances(benchmark: Benchmark, quick: bool, rounds: int | None) -> dict:
     """What a figure depends on; the commit is the last that changed anything of it."""
+    options = benchmark.quick if quick else benchmark.options
+    if rounds:
+        options = re.sub(r"--rounds \d+", f"--rounds {rounds}", options)
     return {
         "benchmark": benchmark.name,
         "script": benchmark.script,
-        "options": benchmark.quick if quick else benchmark.options,
+        "options": options,
         "quick": quick,
         "commit": commit("src", f"benchmarks/{benchmark.script}", "benchmarks/guide_recipe.py"),
         "machine": machine(),
@@ -206,6 +210,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
     )
+    parser.add_argument("--rounds", type=int, help="of those that have rounds; by itself, each has its own")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--again", action="store_true", help="also what is known already")
     parser.add_argument("--list", action="store_true", help="what there is, and how long it takes in full")
@@ -224,7 +229,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
         few = every_eighth(Path(folder) / "photographs") if options.quick else PHOTOS
         for each in chosen:
-            now = circumstances(each, options.quick)
+            now = circumstances(each, options.quick, options.rounds)
             if not options.again and kept(each, now):
                 print(f"{each.name}: kept, nothing has changed since", flush=True)
                 continue
