@@ -13,9 +13,9 @@ import sys
 from regraft import HeadSpec, Phase, Recipe, train
 
 
-def main(photos, out="runs/r02", *, weights="imagenet", image_size=224, epochs=10):
+def main(photos, out="runs/r02", *, backbone="resnet152", weights="imagenet", image_size=224, epochs=10):
     recipe = Recipe(
-        backbone="resnet152",
+        backbone=backbone,
         weights=weights,
         image_size=image_size,
         head=HeadSpec(hidden=(1024,), dropout=0),

@@ -12,12 +12,12 @@ import sys
 from regraft import HeadSpec, Recipe, train
 
 
-def main(table, out="runs/r03", *, target="price", weights="imagenet", image_size=224):
+def main(table, out="runs/r03", *, target="price", backbone="resnet152", weights="imagenet", image_size=224):
     recipe = Recipe(
         image=("image",),
         target=(target,),
         task="regression",
-        backbone="resnet152",
+        backbone=backbone,
         weights=weights,
         image_size=image_size,
         head=HeadSpec(hidden=(128,), dropout=0),

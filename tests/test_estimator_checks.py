@@ -105,7 +105,7 @@ def test_tags_say_that_tables_are_not_taken(kind: type) -> None:
     [
         (TabularEmbedder, NOT_FOR_IMAGES),
         (TabularClassifier, NOT_FOR_CLASSIFIER),
-        (TabularRegressor, NOT_FOR_IMAGES),
+        pytest.param(TabularRegressor, NOT_FOR_IMAGES, marks=pytest.mark.soak),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

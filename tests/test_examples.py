@@ -110,34 +110,37 @@ def head_of(run: regraft.Run) -> list[tuple[int | None, str]]:
     return [(layer.units, layer.activation.__name__) for layer in dense]
 
 
-# --- ResNet152
+# --- ResNet152, and in `make test` its smaller sibling, which has its kinds of layers
+
+
+RESNETS = {"resnet50": keras.applications.ResNet50, "resnet152": keras.applications.ResNet152}
+
+
+@pytest.fixture(scope="module", params=["resnet50", pytest.param("resnet152", marks=pytest.mark.soak)])
+def deep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    file = weights_file(RESNETS[request.param], tmp_path_factory.mktemp("weights"))
+    return {"backbone": request.param, "weights": file, "image_size": 32}
 
 
 @pytest.fixture(scope="module")
-def weights152(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    file = weights_file(keras.applications.ResNet152, tmp_path_factory.mktemp("weights"))
-    return {"weights": file, "image_size": 32}
-
-
-@pytest.fixture(scope="module")
-def resnet152(weights152: dict[str, object]) -> regraft.Backbone:
+def resnet(deep: dict[str, object]) -> regraft.Backbone:
     """Untouched."""
-    return regraft.load_backbone("resnet152", **weights152)
+    return regraft.load_backbone(str(deep["backbone"]), weights=str(deep["weights"]), image_size=32)
 
 
 def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
-    photos: Path, resnet152: regraft.Backbone, tmp_path: Path, weights152: dict[str, object]
+    photos: Path, resnet: regraft.Backbone, tmp_path: Path, deep: dict[str, object]
 ) -> None:
-    run = example("r01").main(photos, tmp_path / "run", **weights152)
+    run = example("r01").main(photos, tmp_path / "run", **deep)
     assert head_of(run) == [(1024, "relu"), (3, "softmax")]
-    assert moved(run, resnet152) == set()
-    reference = keras.applications.ResNet152(
-        include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3)
-    )
-    for layer in resnet152.layers:
+    assert moved(run, resnet) == set()
+    reference = RESNETS[resnet.name](include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3))
+    for layer in resnet.layers:
         reference.get_layer(layer.name).set_weights(layer.get_weights())
     expected = reference.predict(keras.applications.resnet.preprocess_input(pixels_of(photos, 32)), verbose=0)
-    embedder = regraft.ImageEmbedder("resnet152", **weights152)  # reads what the run has stored
+    embedder = regraft.ImageEmbedder(
+        deep["backbone"], weights=deep["weights"], image_size=32
+    )  # reads what the run has stored
     stored = embedder.transform(sorted(map(str, photos.rglob("*.png"))))
     assert_close(stored, expected, 1e-3)
     by_hand = reference.predict(pixels_of(photos, 32) / 255, verbose=0)
@@ -145,18 +148,16 @@ def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
 
 
 def test_r02_exactly_the_last_50_layers_move(
-    photos: Path, resnet152: regraft.Backbone, tmp_path: Path, weights152: dict[str, object]
+    photos: Path, resnet: regraft.Backbone, tmp_path: Path, deep: dict[str, object]
 ) -> None:
-    run = example("r02").main(photos, tmp_path / "run", **weights152, epochs=1)
-    assert moved(run, resnet152) == last(resnet152, 50)
-    assert len(last(resnet152, 50)) == 15
+    run = example("r02").main(photos, tmp_path / "run", **deep, epochs=1)
+    assert moved(run, resnet) == last(resnet, 50)
+    assert len(last(resnet, 50)) == 15
     (phase,) = run.metrics["decision"]["phases"][1:]
     assert (phase["unfreeze"], phase["layers"]) == ("last:50", 15)
 
 
-def test_r03_a_number_is_scored_as_a_number(
-    photos: Path, tmp_path: Path, weights152: dict[str, object]
-) -> None:
+def test_r03_a_number_is_scored_as_a_number(photos: Path, tmp_path: Path, deep: dict[str, object]) -> None:
     table = tmp_path / "houses.csv"
     rng = np.random.default_rng(0)
     mean = {"blue": 100_000.0, "green": 200_000.0, "red": 300_000.0}
@@ -164,7 +165,7 @@ def test_r03_a_number_is_scored_as_a_number(
         f"{file},{mean[file.parent.name] + rng.normal(0, 9000):.2f}" for file in sorted(photos.rglob("*.png"))
     ]
     table.write_text("\n".join(["image,price", *rows]))
-    run = example("r03").main(relative(table, photos), tmp_path / "run", **weights152)
+    run = example("r03").main(relative(table, photos), tmp_path / "run", **deep)
     assert head_of(run) == [(128, "relu"), (1, "linear")]
     scores = run.metrics["validation"]
     assert 0 < scores["mae"]["value"] < 82_000  # saying the mean is off by more

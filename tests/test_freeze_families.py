@@ -48,7 +48,7 @@ FAMILIES = [
     Family("efficientnet_b0", "block7", "block6d_add", "block[25]._se_"),
     Family("convnext_tiny", "stage_3", "convnext_tiny_stage_2_block_8_identity", "downsampling_conv_1|stem$"),
 ]
-SHORT = {"resnet50", "mobilenet_v2", "mobilenet_v3_small"}
+SHORT = {"mobilenet_v2", "mobilenet_v3_small"}
 
 
 @pytest.fixture(autouse=True)

@@ -86,6 +86,7 @@ def test_s01_presets_of_kerashub_are_backbones_too(tmp_path: Path) -> None:
 # --- S2, S3: what trains
 
 
+@pytest.mark.soak
 def test_s02_each_strategy_does_what_its_name_says(photos: Path, tmp_path: Path) -> None:
     runs = example("s02").main(photos, tmp_path / "runs", weights="random", image_size=32, epochs=1)
     plans = {
