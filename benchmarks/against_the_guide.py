@@ -11,8 +11,9 @@ its last one is added: such a figure is marked as extrapolated.
 What bounds it:
     whole process, first run, MobileNetV2: decoding and running the network take 9 s of two processors; the
         rest is what bounds the warm run, most of it in one thread of Python.
-    whole process, warm store, MobileNetV2: importing Keras and TensorFlow 4 s, building the network and reading
-        its weights 2 s, the head 1 s, looking for copies 0.6 s, writing and checking model and graph 2.5 s.
+    whole process, warm store, MobileNetV2: importing Keras and TensorFlow 4 s, building the network and
+        reading its weights 2 s, the head 1 s, looking for copies 0.6 s, writing and checking model and graph
+        2.5 s.
 
 usage: against_the_guide.py [--rounds N] [--backbone mobilenet_v2|resnet50] [--epochs 10] [--data FOLDER]
     [--weights FILE|random] [--auto] [--json FILE]
