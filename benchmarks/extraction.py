@@ -34,7 +34,7 @@ from regraft.console import quiet
 from regraft.data.catalog import Catalog
 from regraft.data.decode import decode
 from regraft.embedding import embedding_network
-from regraft.features.engine import fingerprint, make_engine
+from regraft.features.engine import fingerprint, kept_graph, make_engine
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
 
@@ -104,7 +104,7 @@ def measure(name: str, recipe: Recipe, catalog: Catalog, given: argparse.Namespa
         home = Path(folder)
         engines = Store(home).folder("engines", fingerprint(network))
         make_engine(network, engines, precision=precision)
-        graph = engines / "network" / "graph.xml"
+        graph = kept_graph(engines)
         # Decides nothing of the results: one round of extraction, so that both sides find all things warm.
         extraction(network, replace(catalog, samples=catalog.samples[:64]), home, precision)
         networks = {each: compiled(graph, *each, precision) for each in SETTINGS}
