@@ -20,7 +20,7 @@ from regraft.backbone import weights
 from regraft.backbone.load import load_backbone
 from regraft.backbone.weights import complete_scaling, published_weights
 from regraft.backbone.zoo import ZOO, keras_cache
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
 REAL_WEIGHTS = Path(__file__).parents[1] / "../shared/weights/mobilenet_v2_imagenet_224_notop.weights.h5"
 
@@ -174,6 +174,20 @@ def test_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     assert len(hashed) == 1
     path.write_bytes(b"another")
     assert weights.sha256(path, "weights") == hashlib.sha256(b"another").hexdigest()
+
+
+def test_file_is_looked_through_once_until_it_changes(tmp_path, new_file, monkeypatch):
+    path, looks = tmp_path / "a.weights.h5", []
+    path.write_bytes(Path(new_file).read_bytes())
+    look = weights.read_arrays
+    monkeypatch.setattr(weights, "read_arrays", lambda file: looks.append(file) or look(file))
+    for _ in range(3):
+        weights.choose_weights(path)
+    assert len(looks) == 1
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelRefused):
+        weights.choose_weights(path)
+    assert len(looks) == 2
 
 
 @pytest.mark.slow

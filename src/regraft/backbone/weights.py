@@ -72,7 +72,7 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     path = Path(weights)
     digest = sha256(path, "weights")
     _check_format(path)
-    read_arrays(path)
+    _look_through(path.resolve(), digest)
     return Weights(path, f"file {path.name} sha256 {digest}")
 
 
@@ -255,6 +255,11 @@ def _digest(path: Path, algorithm: str) -> str:
 def _hashed(path: Path, algorithm: str, state: tuple[int, int]) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+@cache  # as above: of a file whose content is known, the arrays are
+def _look_through(path: Path, digest: str) -> None:
+    read_arrays(path)
 
 
 def sha256(path: Path, what: str) -> str:
