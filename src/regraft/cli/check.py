@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import StoreOption, given, names
+from regraft.cli.options import (
+    BackboneOption,
+    DataArgument,
+    ImageColumn,
+    ImageSizeOption,
+    PixelsOption,
+    SeparatorOption,
+    SplitColumn,
+    StoreOption,
+    TargetColumns,
+    TaskOption,
+    WeightsOption,
+    given,
+    names,
+)
 from regraft.cli.show import safe
 from regraft.console import say
 from regraft.errors import EnvironmentFault, UsageError
@@ -25,28 +39,26 @@ SHOWN = 5  # cases of a problem
 
 
 def check(  # noqa: PLR0917 - typer reads the options off the signature
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")],
+    data: DataArgument,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to make, with check.html and check.json.")
     ] = None,
     as_json: Annotated[
         str | None, typer.Option("--json", help="File to write JSON to; - for standard output.")
     ] = None,
-    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
-    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    image: ImageColumn = None,
+    target: TargetColumns = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups belong together.")] = None,
-    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
-    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
-    task: Annotated[str | None, typer.Option(help="As for train. [told from the data]")] = None,
+    split: SplitColumn = None,
+    separator: SeparatorOption = None,
+    task: TaskOption = None,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Judge labels, which takes a backbone's weights.")
     ] = True,
-    backbone: Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
-    pixels: Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
-    ] = None,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    pixels: PixelsOption = None,
+    image_size: ImageSizeOption = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT or file.")] = False,
     store: StoreOption = None,

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli.options import StoreOption, given, names
+from regraft.cli.options import (
+    BackboneOption,
+    ImageColumn,
+    ImageSizeOption,
+    PixelsOption,
+    StoreOption,
+    WeightsOption,
+    given,
+    names,
+)
 from regraft.cli.show import safe
 
 __all__ = ["embed"]
@@ -21,14 +30,12 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to make: .parquet, .csv, .npz or .npy.")
     ] = Path("features.parquet"),
-    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
+    image: ImageColumn = None,
     target: Annotated[str | None, typer.Option(help="Column to copy as the class. [none]")] = None,
-    backbone: Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
-    pixels: Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
-    ] = None,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    pixels: PixelsOption = None,
+    image_size: ImageSizeOption = None,
     pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT.")] = False,
     store: StoreOption = None,

@@ -11,8 +11,39 @@ import typer
 from regraft.errors import UsageError
 from regraft.recipe import Phase
 
-__all__ = ["Json", "StoreOption", "given", "names", "phases", "whole_numbers"]
+__all__ = [
+    "BackboneOption",
+    "DataArgument",
+    "ImageColumn",
+    "ImageSizeOption",
+    "Json",
+    "PixelsOption",
+    "SeedOption",
+    "SeparatorOption",
+    "SplitColumn",
+    "StoreOption",
+    "TargetColumns",
+    "TaskOption",
+    "WeightsOption",
+    "given",
+    "names",
+    "phases",
+    "whole_numbers",
+]
 
+DataArgument = Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the table with image files.")]
+TargetColumns = Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Column that says train, validation or test.")]
+SeparatorOption = Annotated[str | None, typer.Option(help="What stands between labels in one cell.")]
+TaskOption = Annotated[str | None, typer.Option(help="As for train. [told from the data]")]
+BackboneOption = Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")]
+WeightsOption = Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")]
+PixelsOption = Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")]
+ImageSizeOption = Annotated[
+    int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
 StoreOption = Annotated[
     Path | None,

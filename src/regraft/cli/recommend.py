@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regraft.cli.options import Json, StoreOption, given, names
+from regraft.cli.options import (
+    DataArgument,
+    ImageColumn,
+    Json,
+    SeparatorOption,
+    SplitColumn,
+    StoreOption,
+    TargetColumns,
+    TaskOption,
+    given,
+    names,
+)
 from regraft.cli.show import safe
 from regraft.console import print_table
 
@@ -17,7 +27,7 @@ __all__ = ["recommend"]
 
 
 def recommend(  # noqa: PLR0917 - typer reads the options off the signature
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")],
+    data: DataArgument,
     backbones: Annotated[
         str | None,
         typer.Option(help="Those to try, by commas, each as for train. [one of each kind, seven]"),
@@ -27,12 +37,12 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
         typer.Option(help="imagenet, a file, or random; once, or once each, by commas. [imagenet]"),
     ] = None,
     sample: Annotated[int, typer.Option(min=4, help="Images to look at, of every class its share.")] = 1000,
-    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
-    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    image: ImageColumn = None,
+    target: TargetColumns = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups no fold tears apart.")] = None,
-    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
-    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
-    task: Annotated[str | None, typer.Option(help="As for train. [told from the data]")] = None,
+    split: SplitColumn = None,
+    separator: SeparatorOption = None,
+    task: TaskOption = None,
     pixels: Annotated[str | None, typer.Option(help="What your own backbones expect. [raw]")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels the backbones see. [each backbone's own]")

@@ -9,7 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from regraft.cli.options import StoreOption, given, names
+from regraft.cli.options import (
+    BackboneOption,
+    DataArgument,
+    ImageColumn,
+    ImageSizeOption,
+    PixelsOption,
+    SeedOption,
+    SeparatorOption,
+    StoreOption,
+    TargetColumns,
+    TaskOption,
+    WeightsOption,
+    given,
+    names,
+)
 from regraft.cli.show import print_scores
 from regraft.console import print_table
 from regraft.signals import exit_code
@@ -18,7 +32,7 @@ __all__ = ["search"]
 
 
 def search(  # noqa: PLR0917 - typer reads the options off the signature
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")],
+    data: DataArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")] = Path("run"),
     budget: Annotated[str, typer.Option(help="Time that the search may take, such as 30min.")] = "30min",
     unfreeze: Annotated[
@@ -38,18 +52,16 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of the longest attempts. [9]")] = None,
     recipe: Annotated[Path | None, typer.Option(help="recipe.toml for everything else.")] = None,
-    image: Annotated[str | None, typer.Option(help="Column of the table with image files.")] = None,
-    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
-    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
-    task: Annotated[str | None, typer.Option(help="As for train. [told from the data]")] = None,
-    backbone: Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
-    pixels: Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
-    ] = None,
+    image: ImageColumn = None,
+    target: TargetColumns = None,
+    separator: SeparatorOption = None,
+    task: TaskOption = None,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    pixels: PixelsOption = None,
+    image_size: ImageSizeOption = None,
     augment: Annotated[str | None, typer.Option(help="As for train. [flip,crop for labels]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
+    seed: SeedOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     store: StoreOption = None,
 ) -> None:

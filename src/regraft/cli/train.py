@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli.options import StoreOption, given, names, phases, whole_numbers
+from regraft.cli.options import (
+    ImageSizeOption,
+    SeedOption,
+    SeparatorOption,
+    SplitColumn,
+    StoreOption,
+    TargetColumns,
+    WeightsOption,
+    given,
+    names,
+    phases,
+    whole_numbers,
+)
 from regraft.cli.show import print_scores
 from regraft.errors import UsageError
 from regraft.recipe import AUGMENTATIONS
@@ -30,10 +42,10 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     image: Annotated[
         str | None, typer.Option(help="Column of the table with image files; several make one sample.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")] = None,
+    target: TargetColumns = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups no split tears apart.")] = None,
-    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
-    separator: Annotated[str | None, typer.Option(help="What stands between labels in one cell.")] = None,
+    split: SplitColumn = None,
+    separator: SeparatorOption = None,
     task: Annotated[
         str | None, typer.Option(help="multiclass, binary, multilabel or regression. [told from the data]")
     ] = None,
@@ -44,13 +56,11 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
             "kerashub:NAME. [mobilenet_v2]"
         ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")] = None,
+    weights: WeightsOption = None,
     pixels: Annotated[
         str | None, typer.Option(help="What your own backbone expects: raw, unit, tf, torch or caffe. [raw]")
     ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
-    ] = None,
+    image_size: ImageSizeOption = None,
     unfreeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,7 +112,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
             help="Layers whose features the head sees: last, late or auto (chosen from the last). [last]"
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")] = None,
+    seed: SeedOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was stopped or killed.")
