@@ -153,15 +153,11 @@ def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool) -> _S
             store.remember(hint(recipe), features.key)
             catalog = catalog.without(features.refused)
             vectors = features.matrix(catalog.samples, VECTOR)
-            return _Seen(catalog, features.facts_of(_contents(catalog)), vectors)
+            return _Seen(catalog, features.facts_of(catalog.contents), vectors)
     say(f"Labels are not checked: {why_not}")
     size = find(recipe.backbone).size_at(recipe.image_size) if is_name(recipe.backbone) else SIZE
     facts, refused = look_at(catalog, store=store, size=size)
     return _Seen(catalog.without(refused), facts, None, why_not)
-
-
-def _contents(catalog: Catalog) -> list[str]:
-    return list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
 
 
 def _doubted(seen: _Seen, copies: Copies, recipe: Recipe) -> tuple[Sequence[Suspect], DataError | None, str]:

@@ -80,7 +80,7 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
     entry = find(recipe.backbone)
     size = entry.size_at(recipe.image_size)
     find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
-    contents = list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
+    contents = catalog.contents
     key = store.recall(hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
     if recipe.keeps_pixels:
@@ -151,8 +151,7 @@ def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalo
 
 def find_copies(catalog: Catalog, features: Features) -> Copies:
     """Which of a catalog's images show one picture."""
-    contents = dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos)
-    return Copies.of(features.facts_of(list(contents)))
+    return Copies.of(features.facts_of(catalog.contents))
 
 
 def _parts(catalog: Catalog) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.folder import LAYOUT, list_folder, list_images
+from regraft.data.refusal import Refusal
 from regraft.data.retarget import retargeted
 from regraft.data.rows import Columns, list_rows
 from regraft.data.sample import Photo, Refused, Sample, Target
@@ -225,6 +226,24 @@ class Catalog:
             for sample in self.samples
         )
         return hashlib.blake2b("\n".join(rows).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+    @property
+    def photos(self) -> Iterator[Photo]:
+        """The image files of all samples, in their order; one that several samples name, as often."""
+        return (photo for sample in self.samples for photo in sample.photos)
+
+    @property
+    def contents(self) -> list[str]:
+        """The digests of all images, each once, in the order of the samples."""
+        return list(dict.fromkeys(photo.digest for photo in self.photos))
+
+    def refused_for(self, refusals: Mapping[str, Refusal]) -> list[Refused]:
+        """An entry for every file of a content that is refused, copies included; `refusals` by digest."""
+        return [
+            Refused(photo.path, found.code, found.detail)
+            for photo in dict.fromkeys(self.photos)
+            if (found := refusals.get(photo.digest)) is not None
+        ]
 
     def words(self, sample: Sample) -> str:
         """A sample's target for the eye: its class, its labels, or its values."""

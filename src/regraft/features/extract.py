@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import duration, say, track
-from regraft.data.catalog import Catalog, Photo, Refused, Sample
+from regraft.data.catalog import Catalog, Refused, Sample
 from regraft.data.decode import DECODER, Facts
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
@@ -134,7 +134,11 @@ def extract_features(
         work.run(decoding, speed)
     speed.release()
     return Features(
-        entries, speed=speed, computed=work.computed, reused=work.reused, refused=work.refused(catalog)
+        entries,
+        speed=speed,
+        computed=work.computed,
+        reused=work.reused,
+        refused=catalog.refused_for(work.refusals),
     )
 
 
@@ -151,10 +155,6 @@ def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead |
     return DecodeAhead(jobs_for(catalog, todo), size)
 
 
-def _photos(catalog: Catalog) -> Iterator[Photo]:
-    return (photo for sample in catalog.samples for photo in sample.photos)
-
-
 class _Image(NamedTuple):
     digest: str
     pixels: NDArray[np.uint8]
@@ -168,14 +168,15 @@ class _Work:
         missing: images without features. Those whose pixels are `stored` need no decoding.
         to_keep: images whose pixels are to be stored too.
         to_decode: images whose files have to be opened, in the catalog's order.
+        refusals: the verdict on each content that cannot be used, once it was decoded.
     """
 
     def __init__(
         self, entries: Entries, kept: Entries, catalog: Catalog, *, keep_pixels: bool, view: View
     ) -> None:
         self._entries, self._kept, self._view = entries, kept, view
-        self._refusals: dict[str, Refusal] = {}
-        self.contents = list(dict.fromkeys(photo.digest for photo in _photos(catalog)))
+        self.refusals: dict[str, Refusal] = {}
+        self.contents = catalog.contents
         self.missing = frozenset(entries.missing(self.contents))
         without_pixels = frozenset(kept.missing(self.contents if keep_pixels else self.missing))
         self.to_keep = without_pixels if keep_pixels else frozenset()
@@ -186,7 +187,7 @@ class _Work:
 
     @property
     def computed(self) -> int:
-        return len(self.missing - self._refusals.keys())
+        return len(self.missing - self.refusals.keys())
 
     @property
     def reused(self) -> int:
@@ -195,14 +196,6 @@ class _Work:
     @property
     def _of_view(self) -> str:
         return f" of view {self._view.number}" if self._view.number else ""
-
-    def refused(self, catalog: Catalog) -> list[Refused]:
-        """An entry for every file of a refused content, copies included."""
-        return [
-            Refused(photo.path, found.code, found.detail)
-            for photo in dict.fromkeys(_photos(catalog))
-            if (found := self._refusals.get(photo.digest)) is not None
-        ]
 
     def run(self, decoding: DecodeAhead, speed: Speed) -> None:
         if not self.missing and not self.to_decode:
@@ -222,7 +215,7 @@ class _Work:
             deque(batches, maxlen=0)  # where only pixels are wanted, there are none
             pixels.close()
             features.close()
-            advance(len(self._refusals))
+            advance(len(self.refusals))
 
     def _say_plan(self, speed: Speed) -> None:
         parts = []
@@ -245,7 +238,7 @@ class _Work:
             if job.digest not in todo:
                 continue
             if isinstance(result, Refusal):
-                self._refusals[job.digest] = result
+                self.refusals[job.digest] = result
             else:
                 yield _Image(job.digest, result.pixels, result.facts)
 

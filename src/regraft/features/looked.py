@@ -32,8 +32,7 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
     Example:
         facts, refused = look_at(Catalog.from_folder("photos"), store=Store(), size=224)
     """
-    photos = [photo for sample in catalog.samples for photo in sample.photos]
-    contents = list(dict.fromkeys(photo.digest for photo in photos))
+    contents = catalog.contents
     entries = store.entries(f"facts\n{DECODER}\nsize {size}")
     missing = entries.missing(contents)
     refusals: dict[str, Refusal] = {}
@@ -51,9 +50,4 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
     if fresh:
         entries.put(list(fresh), {}, fresh)
     known = [digest for digest in contents if digest not in refusals]
-    refused = (
-        Refused(photo.path, refusals[photo.digest].code, refusals[photo.digest].detail)
-        for photo in dict.fromkeys(photos)
-        if photo.digest in refusals
-    )
-    return dict(zip(known, entries.facts(known), strict=True)), list(refused)
+    return dict(zip(known, entries.facts(known), strict=True)), catalog.refused_for(refusals)

@@ -45,7 +45,7 @@ def choose_precision(
     """
     if wanted != "auto":
         return speed.at(wanted)
-    digests = sorted({photo.digest for sample in catalog.samples for photo in sample.photos})[:SAMPLE]
+    digests = sorted(catalog.contents)[:SAMPLE]
     question = f"precision: {engine_name('bf16')} through {speed.name} of {digests}"
     known = store.recall(question)
     if known is None:

@@ -39,7 +39,7 @@ def extract_views(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
-    contents = list(dict.fromkeys(photo.digest for sample in catalog.samples for photo in sample.photos))
+    contents = catalog.contents
     keys = [first.key.removesuffix(View().key) + view.key for view in views]
     missing = sum(len(store.entries(key).missing(contents)) for key in keys)
     if missing:
