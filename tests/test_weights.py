@@ -182,11 +182,11 @@ def test_file_is_looked_through_once_until_it_changes(tmp_path, new_file, monkey
     look = weights.read_arrays
     monkeypatch.setattr(weights, "read_arrays", lambda file: looks.append(file) or look(file))
     for _ in range(3):
-        weights.choose_weights(path)
+        weights.choose_weights(path, 0)
     assert len(looks) == 1
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelRefused):
-        weights.choose_weights(path)
+        weights.choose_weights(path, 0)
     assert len(looks) == 2
 
 
