@@ -20,7 +20,7 @@ from regraft.backbone import weights
 from regraft.backbone.load import load_backbone
 from regraft.backbone.weights import complete_scaling, published_weights
 from regraft.backbone.zoo import ZOO, keras_cache
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError
+from regraft.errors import EnvironmentFault, UsageError
 
 REAL_WEIGHTS = Path(__file__).parents[1] / "../shared/weights/mobilenet_v2_imagenet_224_notop.weights.h5"
 
@@ -184,9 +184,9 @@ def test_file_is_looked_through_once_until_it_changes(tmp_path, new_file, monkey
     for _ in range(3):
         weights.choose_weights(path, 0)
     assert len(looks) == 1
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelRefused):
-        weights.choose_weights(path, 0)
+    with h5py.File(path, "a") as file:
+        file["more"] = np.zeros(3, "float32")
+    weights.choose_weights(path, 0)
     assert len(looks) == 2
 
 
