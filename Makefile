@@ -27,7 +27,7 @@ lint: .venv/ready  ## format, lint and types
 	$(BIN)/mypy
 
 check: lint  ## the same and the fast tests: before every commit
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not soak"
 
 .venv-user/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-user

@@ -101,6 +101,7 @@ def test_the_random_state_of_the_program_is_left_alone():
     assert (random.random(), np.random.random(), float(keras.random.uniform(()))) == expected
 
 
+@pytest.mark.slow
 def test_threads_and_other_processes_make_the_same():
     expected, found = fingerprint(), []
     threads = [threading.Thread(target=lambda: found.append(fingerprint())) for _ in range(2)]
@@ -224,6 +225,7 @@ def test_weights_of_every_answer_are_mixed_too():
     np.testing.assert_allclose(mixed.weights, mixed.targets @ weights, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixup_and_cutmix_take_turns():
     black_and_white = np.stack([np.zeros((SIZE, SIZE, 3)), np.full((SIZE, SIZE, 3), 255)] * 3).astype(
         np.uint8

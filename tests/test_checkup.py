@@ -101,6 +101,7 @@ def cut(scenes, tmp_path):
 PAIR = frozenset({"train/red/07.jpg", "test/red/again.jpg"})
 
 
+@pytest.mark.slow
 def test_a_copy_of_training_in_test_is_a_leak(cut):
     found = check(cut, labels=False)
     leak = found.problem("leaked_copies")
@@ -110,6 +111,7 @@ def test_a_copy_of_training_in_test_is_a_leak(cut):
     assert found.problem("suspicious_labels") is None
 
 
+@pytest.mark.slow
 def test_train_says_what_leaks(cut, network_file, in_this_process, capsys, tmp_path):
     recipe = Recipe(backbone=str(network_file), phases=())
     run = train(cut, recipe, tmp_path / "run")
@@ -123,6 +125,7 @@ def test_train_says_what_leaks(cut, network_file, in_this_process, capsys, tmp_p
     assert "again.jpg" in page
 
 
+@pytest.mark.slow
 def test_train_keeps_copies_on_one_side(planted, network_file, in_this_process, tmp_path):
     copies = plant_copies(planted)
     run = train(planted, Recipe(backbone=str(network_file), phases=(), validation=0.4), tmp_path / "run")
@@ -133,6 +136,7 @@ def test_train_keeps_copies_on_one_side(planted, network_file, in_this_process, 
     assert run.metrics["leaks"] == {"validation": 0}
 
 
+@pytest.mark.slow
 def test_what_a_check_computed_train_finds(planted, network_file, in_this_process, tmp_path):
     recipe = Recipe(backbone=str(network_file), phases=(), views=1)
     plant_bad_files(planted)

@@ -66,6 +66,7 @@ def test_intervals_hold_their_value_and_stay_in_range() -> None:
         assert classification_scores(*answers(9, 4))[key].high <= 1
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     trials, covered = 100, dict.fromkeys(KEYS, 0)
     labels, probabilities = answers(200_000, 3, seed=99)
@@ -236,6 +237,7 @@ def test_binary_scores_that_are_undefined_are_left_out() -> None:
     assert "macro_auc" not in classification_scores([0, 0], [[0.9, 0.1], [0.8, 0.2]])
 
 
+@pytest.mark.slow
 def test_binary_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     labels, positive = two_classes(200_000, seed=99)
     truth = {name: score.value for name, score in binary_scores(labels[:50_000], positive[:50_000]).items()}

@@ -31,6 +31,7 @@ def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> No
         assert word in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
     done = regraft(command, "--help")
@@ -44,12 +45,14 @@ def test_commands_are_those_tested() -> None:
     assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
 
 
+@pytest.mark.slow
 def test_not_a_folder(tmp_path: Path) -> None:
     expect(regraft("train", tmp_path / "nothing", "-o", tmp_path / "run"), 2, "Expected a folder", "nothing")
     (tmp_path / "file.jpg").write_text("x")
     expect(regraft("train", tmp_path / "file.jpg", "-o", tmp_path / "run"), 2, "a file")
 
 
+@pytest.mark.slow
 def test_empty_folder_shows_the_expected_layout(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     done = regraft("train", tmp_path / "photos", "-o", tmp_path / "run")
@@ -57,16 +60,19 @@ def test_empty_folder_shows_the_expected_layout(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_class(make_photos, tmp_path: Path) -> None:
     done = regraft("train", make_photos(classes=1), "-o", tmp_path / "run")
     expect(done, 3, "at least 2 classes", "blue")
 
 
+@pytest.mark.slow
 def test_unknown_backbone_offers_the_nearest(photos: Path, tmp_path: Path) -> None:
     done = regraft("train", photos, "-o", tmp_path / "run", "--backbone", "resnet5")
     expect(done, 2, "resnet50", "regraft backbones")
 
 
+@pytest.mark.slow
 def test_image_size_below_the_minimum(photos: Path, tmp_path: Path) -> None:
     options = ["--backbone", "inception_v3", "--image-size", "60", "--weights", "random"]
     expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, "75", "60")
@@ -88,6 +94,7 @@ def test_weights_that_cannot_be_had(photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_unwritable_output(photos: Path) -> None:
     expect(regraft("train", photos, "-o", "/proc/run"), 4, "/proc")
 
@@ -115,6 +122,7 @@ def test_bad_options(photos: Path, tmp_path: Path, options: list[str], word: str
     expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, word)
 
 
+@pytest.mark.slow
 def test_predict_without_a_run_and_without_the_image(tmp_path: Path) -> None:
     expect(regraft("predict", tmp_path / "none", "a.jpg"), 2, "run folder")
     (tmp_path / "half").mkdir()
@@ -159,6 +167,7 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     assert set(scores["all"]["top1"]) == {"value", "low", "high"}
 
 
+@pytest.mark.slow
 def test_backbones_lists_all_and_what_is_on_disk(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     name = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"

@@ -46,6 +46,7 @@ def steps(grafted, compiled: Compiled, phase: Phase, what: str = "plan") -> dict
     return values(model)
 
 
+@pytest.mark.slow
 def test_what_was_trained_before_leaves_no_trace(grafted) -> None:
     compiled = Compiled()
     first = steps(grafted, compiled, FAST)

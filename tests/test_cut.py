@@ -150,6 +150,7 @@ def without_dropout(plan):
     return keras.Model(backbone.model.inputs[0], keras.layers.Dense(3, "softmax", name="head")(vector))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["none", "last:1", "last:3", "from:5", "match:block1_conv"])
 def test_one_step_of_the_cut_equals_one_step_of_the_whole(float64, plan):
     whole, other = without_dropout(plan), without_dropout(plan)
@@ -169,6 +170,7 @@ def step(model, given):
     model.train_on_batch(given, LABELS)
 
 
+@pytest.mark.slow
 def test_one_step_on_the_features_of_any_boundary_equals_one_step_of_the_whole(float64):
     """The suffix alone, on what the prefix gave."""
     model = without_dropout("last:3")
@@ -247,6 +249,7 @@ def test_nothing_trains():
         cut(model, trains)
 
 
+@pytest.mark.slow
 def test_a_prefix_that_trains_is_not_joined():
     halves = cut(planned("all"), lambda layer: layer.name in ("top_conv", "head_output"))
     with pytest.raises(
@@ -255,6 +258,7 @@ def test_a_prefix_that_trains_is_not_joined():
         halves.joined()
 
 
+@pytest.mark.slow
 def test_a_model_saved_after_cutting_and_training(tmp_path):
     model = planned("last:3")
     x = pixels(32, 4)
@@ -269,6 +273,7 @@ def test_a_model_saved_after_cutting_and_training(tmp_path):
 # --- contract 2: frozen means frozen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit", "train_on_batch"])
 def test_only_the_plan_moves(how):
     model = planned("last:3")
@@ -283,6 +288,7 @@ def test_only_the_plan_moves(how):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit", "train_on_batch"])
 def test_batch_normalisation_stays_when_everything_trains(how):
     model = planned("all")
@@ -300,6 +306,7 @@ def test_no_dropout_acts_in_the_frozen_part():
     assert_close(trained[0], answer(joined, x), 1e-6)
 
 
+@pytest.mark.slow
 def test_no_dropout_acts_in_the_frozen_part_during_fit():
     """Kept apart from a plain call: `fit` hands its own mode down to every layer."""
     model = planned("last:1", dropout=0)
@@ -327,6 +334,7 @@ def test_a_plan_in_the_middle_moves_only_that():
     assert changed(model, before) == {"block1_conv/kernel", "head_output/kernel", "head_output/bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "dropout"), [("last:3", 0.0), ("none", 0.5), ("last:1", 0.5)])
 def test_dropout_of_the_part_that_trains_acts(plan, dropout):
     """Also where it comes right after the frozen part: in the head, or as the first layer of the plan."""

@@ -148,6 +148,7 @@ def test_what_cannot_be_computed_in_bf16_is_computed_in_f32_and_that_is_said(
     assert heard == ["This network cannot be computed in bf16 (no such kernel): f32 is used."]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="names an operation of TensorFlow's")
 def test_what_xla_cannot_compile_runs_without_and_that_is_said(heard):
     import tensorflow as tf
@@ -214,6 +215,7 @@ def test_whoever_stops_early_leaves_nothing_running(network):
 # --- a whole extraction
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(network, tmp_path, gpu, heard):
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", each=6))

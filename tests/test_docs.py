@@ -108,6 +108,7 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield row, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "command"), list(commands()))
 def test_commands_make_the_recipe_of_the_program_beside_them(
     row: str, command: str, recipes: list[Recipe]
@@ -142,6 +143,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", regraft_blocks(), ids=lambda code: code.split("\n")[-2][:40])
 def test_code_of_the_guide_runs(
     code: str,

@@ -83,6 +83,7 @@ def test_openvino_equals_keras(network, openvino):
     assert_equal_to_keras(next(openvino.run([batch])), network, batch)
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_outputs_are_told_by_name(tmp_path):
     network = many_outputs()
@@ -103,6 +104,7 @@ def test_one_tensor_under_two_names(tmp_path):
     assert_equal_to_keras(next(running.run([batch])), network, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("openvino", marks=needs_openvino), "keras"])
 def test_many_batches_come_in_order_and_the_last_may_be_short(kind, network, openvino):
     running = openvino if kind == "openvino" else KerasEngine(network)
@@ -173,6 +175,7 @@ def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, hea
     assert heard == []
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize(
     "name",
@@ -222,6 +225,7 @@ def test_without_openvino_keras_runs_it(network, tmp_path, monkeypatch, heard):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_network_that_openvino_computes_wrongly_is_neither_used_nor_kept(
     network, tmp_path, monkeypatch, heard

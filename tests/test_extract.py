@@ -157,6 +157,7 @@ def test_an_edited_file_of_the_same_time_and_size_is_computed_again(network, pho
     assert counts(extract(network, photos, store)) == (1, 11)
 
 
+@pytest.mark.slow
 def test_another_size_prefix_weight_or_decoder_is_another_key(network, photos, store, monkeypatch):
     keys = {extract(network, photos, store).key}
     whole = small_network(SIZE)

@@ -74,6 +74,7 @@ class Task:
         }
 
 
+@pytest.mark.slow
 def test_first_record_is_the_solved_head_itself() -> None:
     task = Task()
     before = np.concatenate(
@@ -86,6 +87,7 @@ def test_first_record_is_the_solved_head_itself() -> None:
     assert fitted.history[0].epoch == 0
 
 
+@pytest.mark.slow
 def test_training_everything_moves_every_kernel_and_no_batch_normalisation() -> None:
     task = Task()
     before = task.weights()
@@ -96,6 +98,7 @@ def test_training_everything_moves_every_kernel_and_no_batch_normalisation() -> 
         assert moved == ("conv" in path or OUTPUT in path), path
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_everything_outside_it_bit_identical() -> None:
     task = Task()
     before = task.weights()
@@ -105,6 +108,7 @@ def test_a_plan_leaves_everything_outside_it_bit_identical() -> None:
     assert all("top_conv" in path or OUTPUT in path for path in moved)
 
 
+@pytest.mark.slow
 def test_model_ends_with_the_weights_of_the_best_epoch() -> None:
     task = Task()
     fitted = task.tune(epochs=4, learning_rate=5e-3)
@@ -115,6 +119,7 @@ def test_model_ends_with_the_weights_of_the_best_epoch() -> None:
     assert np.concatenate(losses).mean() == pytest.approx(fitted.history[fitted.best].val_loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_solved_head_comes_back_when_training_only_makes_it_worse() -> None:
     task = Task()
     before = task.weights()
@@ -167,6 +172,7 @@ class InterruptedIn:
             yield batch
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
     task = Task()
     handler = signal.getsignal(signal.SIGINT)
@@ -178,6 +184,7 @@ def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
     assert all(np.isfinite(value).all() for value in task.weights().values())
 
 
+@pytest.mark.slow
 def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
     task = Task(train=8)
     freeze(task.backbone, "all")

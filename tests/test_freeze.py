@@ -96,6 +96,7 @@ def test_whatever_the_flags_were_before(backbone):
 # --- layers within layers
 
 
+@pytest.mark.slow
 def test_batch_normalisation_in_a_container_never_trains():
     backbone = load_backbone(nested())
     freeze(backbone, "none")  # now "all" changes the containers' flags, which goes down to what they hold
@@ -141,6 +142,7 @@ def test_layers_made_frozen_and_models_saved_frozen_thaw(tmp_path):
         assert training(each.model) == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_convolutions_of_mobilenet_train_without_its_batch_normalisation():
     backbone = load_backbone("mobilenet", weights="random", image_size=32)
     trained = freeze(backbone, "stage:block_13")
@@ -216,6 +218,7 @@ def test_later_flags_do_not_blind_the_guard(backbone):
         guard.check()
 
 
+@pytest.mark.slow
 def test_statistics_of_new_batch_normalisation_may_move(backbone):
     freeze(backbone, "none")
     image = backbone.model.inputs[0]
@@ -306,6 +309,7 @@ def test_refused_plan_changes_nothing(backbone):
     assert training(backbone.model) == ["top_conv"]
 
 
+@pytest.mark.slow
 def test_documented_examples_are_true():
     result = doctest.testmod(importlib.import_module("regraft.backbone.freeze"))
     assert result.attempted

@@ -209,6 +209,7 @@ def test_counts_are_those_of_keras() -> None:
 CONSTRUCTORS = sorted(entry.constructor for entry in ZOO.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -253,6 +254,7 @@ def test_a_class_passes_that_the_users_program_has_registered(tmp_path: Path) ->
         read_model(path)
 
 
+@pytest.mark.slow
 def test_every_head_of_ours_passes(tmp_path: Path) -> None:
     """Pixel contracts, poolings, attention, rules of solved heads, several images a sample."""
     import keras

@@ -82,6 +82,7 @@ def test_predict_and_evaluate_import_nothing_that_they_do_not_use(finished: Path
     assert lines[-1] == "evaluate ['scipy']"  # whose sparse arrays count for the intervals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [True, False])
 def test_the_graph_answers_as_the_model(finished: Path, photos: Path, no_keras: None, few: bool) -> None:
     asked = photos / "red" if few else photos  # 6 images are run one by one, 18 in batches
@@ -107,6 +108,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, ...]]:
 PIXELS = (32, 32, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taps", ["last", "late"])  # one tensor, or several, between backbone and head
 def test_what_the_store_has_converted_is_not_converted_again(  # noqa: PLR0917
     photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]],
@@ -120,6 +122,7 @@ def test_what_the_store_has_converted_is_not_converted_again(  # noqa: PLR0917
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_graph_that_evaluated_a_fine_tuned_model_is_that_of_its_run(
     photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]]
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_graph_is_compiled_once(
     np.testing.assert_array_equal(values(bundle, photos), before)
 
 
+@pytest.mark.slow
 def test_samples_of_several_images(photos: Path, network_file: Path, no_keras: None, tmp_path: Path) -> None:
     table = photos.parent / "pairs.csv"
     rows = [f"{file},{file.with_name('000.png')},{file.parent.name}" for file in photos.rglob("*.png")]
@@ -154,6 +158,7 @@ def test_samples_of_several_images(photos: Path, network_file: Path, no_keras: N
     )
 
 
+@pytest.mark.slow
 def test_a_head_of_estimators_answers_from_the_graph(
     photos: Path, network_file: Path, no_keras: None, tmp_path: Path
 ) -> None:
@@ -202,6 +207,7 @@ def test_a_graph_that_openvino_refuses_is_named_and_keras_runs(
     assert "no such layer" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_that_was_changed_in_memory_is_the_one_that_answers(finished: Path, photos: Path) -> None:
     bundle = regraft.load(finished)
     before = values(bundle, photos)
@@ -212,6 +218,7 @@ def test_a_model_that_was_changed_in_memory_is_the_one_that_answers(finished: Pa
     assert np.abs(after - before).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
     photos: Path, network_file: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
@@ -242,6 +249,7 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
 # --- the answers kept with a run
 
 
+@pytest.mark.slow
 def test_the_answers_kept_with_a_run_are_its_models(finished: Path) -> None:
     with np.load(finished / SELFTEST) as kept:
         asked, given = kept["pictures"], kept["answers"]

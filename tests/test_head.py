@@ -148,6 +148,7 @@ def test_equal_layers_start_differently(backbone):
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_batch_normalised_head_keep_up(backbone):
     model = graft(backbone, HeadSpec(normalization="batch", dropout=0), outputs=3)
     freeze(backbone, "none")

@@ -70,6 +70,7 @@ def test_a_program_ends_without_looking_for_garbage() -> None:
     assert printed(code) == "True"
 
 
+@pytest.mark.slow
 def test_a_mistake_found_at_once_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     began = threading.Event()
     monkeypatch.setattr(imports, "_import_keras", began.set)

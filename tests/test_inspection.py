@@ -51,6 +51,7 @@ def test_another_file_is_called_by_its_name(tmp_path: Path) -> None:
         inspect(tmp_path / "nowhere.keras")
 
 
+@pytest.mark.slow
 def test_a_run_is_compared_with_its_manifest(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -70,6 +70,7 @@ def test_a_progressive_picture_that_ends_before_its_last_scan_is_noted():
     assert decode(data[:table] + END, 32).facts.notes == ("jpeg_missing_scans",)
 
 
+@pytest.mark.slow
 def test_thousands_of_scans_are_refused_before_any_is_read():
     data = encoded(Image.fromarray(scene(2000, 2000)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]

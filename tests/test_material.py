@@ -55,6 +55,7 @@ def prepared(tmp_path, in_this_process):
     return Prepared(write_photos(tmp_path / "photos", each=5), tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(prepared) -> None:
     before, found = prepared.model.get_weights(), []
     for stored in (prepared.halves, None):

@@ -39,6 +39,7 @@ def trained() -> tuple[Task, object]:
     return task, task.tune(epochs=2, learning_rate=1e-3, patience=9)
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_is_the_same_step(eager, room: list[int], capsys: pytest.CaptureFixture[str]) -> None:
     expected, whole = trained()
     assert set(room[1:]) == {8, 4}
@@ -55,6 +56,7 @@ def test_a_step_in_parts_is_the_same_step(eager, room: list[int], capsys: pytest
         assert np.abs(received.weights()[path] - value).max() <= 0.02 * moved, path
 
 
+@pytest.mark.slow
 def test_where_not_even_one_fits_that_is_said(eager, room: list[int]) -> None:
     room[:] = [0]
     with pytest.raises(EnvironmentFault, match="--image-size"):

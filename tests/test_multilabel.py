@@ -52,6 +52,7 @@ def test_images_without_any_label_leave_only_what_is_defined() -> None:
     assert list(multilabel_scores(np.zeros((3, 2)), np.full((3, 2), 0.9))) == ["micro_f1", "log_loss"]
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth = {name: score.value for name, score in multilabel_scores(*labelled(20_000, 3, seed=99)).items()}
     covered = dict.fromkeys(truth, 0)
@@ -73,6 +74,7 @@ def test_order_of_images_makes_no_difference() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decimals", [9, 1])
 def test_no_threshold_has_a_higher_f1(decimals: int) -> None:
     truth, answers = labelled(120, 5, decimals=decimals)
@@ -135,6 +137,7 @@ def test_random_answers_come_to_the_mean_share() -> None:
     assert mean_share([[0, 0]]) == 0.0
 
 
+@pytest.mark.slow
 def test_many_images_and_labels_are_quick() -> None:
     truth, answers = labelled(5000, 80)
     start = time.process_time()

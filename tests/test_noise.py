@@ -109,6 +109,7 @@ def network_file(tmp_path):
     return tmp_path / "network.keras"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_a_run_records_it_and_the_saved_model_has_none(photos, network_file, tmp_path) -> None:
     head, phases = HeadSpec(solver="gradient"), (Phase("none", epochs=2),)
@@ -121,6 +122,7 @@ def test_a_run_records_it_and_the_saved_model_has_none(photos, network_file, tmp
     assert Recipe.from_toml(tmp_path / "run" / "recipe.toml").feature_noise == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_noise_that_nothing_would_learn_from_is_refused(photos, network_file, tmp_path) -> None:
     recipe = Recipe(backbone=str(network_file), phases=(), feature_noise=0.1)

@@ -51,6 +51,7 @@ def test_where_bf16_is_close_it_is_used_and_said_once(network, catalog, store, s
     assert (again.precision, again.computed, len(said)) == ("bf16", 0, 1)
 
 
+@pytest.mark.slow
 def test_the_difference_said_is_the_difference_there_is(network, catalog, store, said):
     extract_features(network, catalog, store=store)
     exact, rough = (

@@ -34,6 +34,7 @@ def test_epochs_are_as_many_as_the_budget_holds() -> None:
     assert generous.epochs == EPOCHS
 
 
+@pytest.mark.slow
 def test_every_stage_further_from_the_head_learns_more_slowly():
     backbone = load_backbone("mobilenet_v2", weights="random", image_size=32)
     freeze(backbone, "all")

@@ -61,6 +61,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_and_prediction_say_the_same_of_every_file(
     mixed: Path, network_file: Path, tmp_path: Path
 ) -> None:

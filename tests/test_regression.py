@@ -81,6 +81,7 @@ def test_a_single_image() -> None:
     assert values(scores) == {"mae": 1.0, "rmse": 1.0, "median_error": 1.0}
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth = values(regression_scores(*measured(50_000, seed=99)))
     covered = dict.fromkeys(KEYS, 0)

@@ -249,6 +249,7 @@ def test_a_separator_with_several_columns_is_a_usage_error(root):
         listed(table(root, *good(0)), target=("label", "file"), separator="|")
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_seconds(root):
     for number in range(200):
         image = (root / "images" / f"{number % 12}.png").read_bytes()

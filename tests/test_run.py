@@ -58,6 +58,7 @@ def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "run", "store"]
 
 
+@pytest.mark.slow
 def test_second_run_computes_nothing_and_says_the_same(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     first = regraft.train(photos, probe, tmp_path / "a", store=tmp_path / "store")
     second = regraft.train(photos, probe, tmp_path / "b", store=tmp_path / "store")
@@ -65,6 +66,7 @@ def test_second_run_computes_nothing_and_says_the_same(photos: Path, probe: Reci
     assert second.metrics["validation"] == first.metrics["validation"]
 
 
+@pytest.mark.slow
 def test_ten_new_images_compute_ten_and_leave_the_split_as_it_was(
     photos: Path, probe: Recipe, tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_saved_model_opens_in_plain_keras_without_regraft(
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), run.model.predict(pixels, verbose=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_python_api_goes_on_with_an_ordinary_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     run.model.compile("sgd", "sparse_categorical_crossentropy")
@@ -177,6 +180,7 @@ def test_auto_states_what_it_decided(photos: Path, network_file: Path, tmp_path:
     assert (decision["kept"] == "fine-tuned") == any(phase["best_epoch"] for phase in decision["phases"])
 
 
+@pytest.mark.slow
 def test_auto_without_time_keeps_the_probe(photos: Path, network_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(backbone=str(network_file), budget=1e-6)
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
@@ -184,6 +188,7 @@ def test_auto_without_time_keeps_the_probe(photos: Path, network_file: Path, tmp
     assert "budget" in run.metrics["decision"]["reason"]
 
 
+@pytest.mark.slow
 def test_parts_of_the_users_own_are_kept(make_photos, probe: Recipe, tmp_path: Path) -> None:
     make_photos("set/train", each=8)
     make_photos("set/val", each=3, seed=1)
@@ -193,6 +198,7 @@ def test_parts_of_the_users_own_are_kept(make_photos, probe: Recipe, tmp_path: P
     assert run.metrics["test"]["n"] == 12
 
 
+@pytest.mark.slow
 def test_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_run(
     photos: Path, probe: Recipe, tmp_path: Path
 ) -> None:
@@ -209,6 +215,7 @@ def test_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_run(
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
     photos: Path, probe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +233,7 @@ def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
     assert not list(tmp_path.glob(".run*"))
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     (photos / "red" / "bad.png").write_bytes(b"not an image at all")
@@ -243,6 +251,7 @@ def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, 
     assert scores.scores["top1"].value > 0.8
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_classes_the_model_never_saw(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     (photos / "blue").rename(photos / "violet")
@@ -250,6 +259,7 @@ def test_evaluate_refuses_classes_the_model_never_saw(photos: Path, probe: Recip
         run.bundle.evaluate(photos)
 
 
+@pytest.mark.slow
 def test_damaged_model_or_manifest_is_refused(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     data = bytearray((run.path / "model.keras").read_bytes())

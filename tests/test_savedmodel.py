@@ -16,6 +16,7 @@ from regraft.backbone.savedmodel import digest_of, is_savedmodel  # noqa: E402
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError  # noqa: E402
 
 
+@pytest.mark.slow
 def test_open_size_is_224_or_what_is_asked_for(tmp_path):
     folder = reusable(tmp_path / "any", side=None, pooled=False)
     backbone = load_backbone(folder)
@@ -30,6 +31,7 @@ def test_fixed_size_cannot_be_changed(tmp_path):
         load_backbone(folder, image_size=32)
 
 
+@pytest.mark.slow
 def test_stated_contract_takes_the_place_of_unit(tmp_path):
     folder = reusable(tmp_path / "module")
     backbone = load_backbone(folder, pixels="tf")
@@ -95,6 +97,7 @@ def test_digest_covers_names_and_content(tmp_path):
     assert not is_savedmodel(tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_features_are_the_networks_own(tmp_path, capsys):
     """The engine traces networks for OpenVINO; a module's variables are not where Keras' are."""
     from regraft.data.catalog import Catalog

@@ -10,6 +10,7 @@ from regraft.errors import UsageError
 from regraft.training.classical import solve
 
 
+@pytest.mark.slow
 def test_kernel_and_bias_fill_a_dense_layer() -> None:
     features, centre = blobs()
     for solver in ("logistic", "ridge", "lda", "svm"):

@@ -46,6 +46,7 @@ def test_penalty_is_the_best_of_a_path_that_has_its_valley_inside() -> None:
     assert min(PENALTIES) < head.settings["penalty"] < max(PENALTIES)
 
 
+@pytest.mark.slow
 def test_noisier_features_get_a_stronger_penalty() -> None:
     clean, noisy = (probe(*blobs(150, 40, 3, noise=noise)) for noise in (0.5, 6.0))
     assert noisy.settings["penalty"] > clean.settings["penalty"]
@@ -168,6 +169,7 @@ def test_a_rough_logistic_path_is_near_scikit_learns_fits() -> None:
         )
 
 
+@pytest.mark.slow
 def test_blocks_of_features_count_alike_however_wide_they_are() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.normal(3, 2, (80, width)) for width in (4, 60)]

@@ -220,6 +220,7 @@ def multilabel(rng, count, shares):
     return Catalog(Path(), outputs, tuple(samples), task="multilabel")
 
 
+@pytest.mark.slow
 def test_every_label_has_its_share_and_rare_ones_at_least_half_of_it():
     shares = (0.6, 0.3, 0.1, 0.02, 0.004, 0.002)
     for seed in range(15):
@@ -242,6 +243,7 @@ def test_a_label_of_one_image_is_trained_on_and_that_is_said():
         assert cut.notes == ("The label c has a single image: it is trained on, and nothing validates it.",)
 
 
+@pytest.mark.slow
 def test_adding_samples_with_labels_moves_almost_none():
     moved = total = 0
     for seed in range(10):
@@ -253,6 +255,7 @@ def test_adding_samples_with_labels_moves_almost_none():
     assert moved <= total * 0.0005
 
 
+@pytest.mark.slow
 def test_adding_groups_moves_no_others():
     for seed in range(10):
         whole = grouped(random.Random(seed), 400)
@@ -261,6 +264,7 @@ def test_adding_groups_moves_no_others():
         assert parts(before).items() <= parts(split(whole, fraction=0.2, seed=seed)).items()
 
 
+@pytest.mark.slow
 def test_a_regression_validates_all_along_its_range():
     rng = random.Random(5)
     for count in (30, 100, 400, 3000):

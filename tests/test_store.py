@@ -197,6 +197,7 @@ def test_keys_are_separate(filled):
     assert words.read_text() == KEY + "\n"
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_found_and_costs_only_a_computation(tmp_path):
     """Every third byte of a shard: the answer is right or missing."""
     expected = tensors(2)
@@ -320,6 +321,7 @@ def test_no_pickle_is_ever_opened(filled, tmp_path):
         put(filled.entries(KEY), names(1), {"cut_0": objects[:1]})
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_key_and_both_succeed(tmp_path):
     program = (
         "import sys, numpy as np\n"

@@ -278,6 +278,7 @@ def test_what_is_no_stream_of_pairs_is_one_message(source, why):
         Catalog.from_stream(source)
 
 
+@pytest.mark.slow
 def test_memory_holds_one_picture_whatever_the_stream_s_length(tmp_path):
     side, count = 160, 400  # 30 MB of pixels
 

@@ -96,6 +96,7 @@ def test_new_layers_are_named_and_in_their_stage(backbone):
     assert [name for name in names(changed) if not name.startswith("se_")] == names(backbone)
 
 
+@pytest.mark.slow
 def test_new_layers_train_and_the_rest_does_not(backbone):
     changed = insert_after(backbone, "block1", partial(cbam, ratio=1))
     model = graft(changed, HeadSpec(dropout=0), outputs=3)
@@ -112,6 +113,7 @@ def test_new_layers_train_and_the_rest_does_not(backbone):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_changes_follow_one_another(backbone, tmp_path):
     x = pixels(32)
     expected = answer(cut_at(backbone, "block2").model, x)

@@ -41,6 +41,7 @@ def test_labels_one_by_one(data):
     assert {(one.row, one.output) for one in found[:2]} == {(12, 0), (31, 1)}
 
 
+@pytest.mark.slow
 def test_a_copy_does_not_vouch_for_a_copy(data):
     """Twenty copies of one picture under a wrong label: without groups they vouch for each other."""
     features, labels = data

@@ -123,6 +123,7 @@ def test_the_last_block_is_always_chosen() -> None:
     assert choose_taps([np.eye(3)[labels]], part) == (0,)
 
 
+@pytest.mark.slow
 def test_rows_of_one_group_do_not_tell_of_each_other() -> None:
     """A block that only tells images apart, of four views each, is worth nothing."""
     rng = np.random.default_rng(0)
@@ -154,6 +155,7 @@ def test_the_sum_of_gram_matrices_is_that_of_the_blocks_side_by_side() -> None:
 # --- a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["late", "auto"])
 def test_a_run_with_taps_answers_from_pixels_as_from_features(
     photos, network_file, tmp_path, in_this_process, which
@@ -167,6 +169,7 @@ def test_a_run_with_taps_answers_from_pixels_as_from_features(
     assert run.metrics["validation"]["top1"]["value"] > 0.8
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_same_graph(photos, network_file, tmp_path, in_this_process) -> None:
     phase = Phase("match:block2.*", epochs=1)
     recipe = Recipe(backbone=str(network_file), head=HeadSpec(taps="late"), phases=(phase,))

@@ -30,6 +30,7 @@ def evidence(features: np.ndarray, target: np.ndarray) -> float:
                 for start in starts)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [(40, 6), (24, 60)])
 @pytest.mark.parametrize("strength", [0.3, 3.0])
 def test_logme_is_the_largest_evidence(n: int, d: int, strength: float) -> None:

@@ -16,6 +16,7 @@ def test_view_0_is_the_image_under_the_key_it_always_had():
     assert View(0, ("flip",), 5).key == "view 0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_view_depends_on_its_number_names_seed_and_the_digest_only(name):
     first = View(1, (name,), 2).of(IMAGE, "ab")

@@ -32,6 +32,7 @@ def computed(features):
     return [each.computed for each in features]
 
 
+@pytest.mark.slow
 def test_views_are_computed_once_and_their_cost_is_said(network, catalog, tmp_path, capsys):
     store = Store(tmp_path / "store")
     first = extract_features(network, catalog, store=store)
@@ -52,6 +53,7 @@ def test_views_are_computed_once_and_their_cost_is_said(network, catalog, tmp_pa
         np.testing.assert_array_equal(after.matrix(catalog.samples, "pooled"), before)
 
 
+@pytest.mark.slow
 def test_a_further_view_costs_only_itself(network, catalog, tmp_path):
     store = Store(tmp_path / "store")
     first = extract_features(network, catalog, store=store)

@@ -83,6 +83,7 @@ def test_any_other_word_lists_the_choices(word):
 # --- weights from a path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["old_file", "new_file"])
 def test_weights_from_a_file(request, file, mobilenet):
     path = request.getfixturevalue(file)
@@ -212,6 +213,7 @@ def test_refused_weights_leave_the_model_alone(tmp_path, new_file):
         np.testing.assert_array_equal(now, before)
 
 
+@pytest.mark.slow
 def test_nested_layers_that_a_file_lacks_are_noticed(tmp_path):
     """Keras only warns of those and leaves them as they were."""
     file = tmp_path / "a.weights.h5"
@@ -228,6 +230,7 @@ def test_nested_layers_that_a_file_lacks_are_noticed(tmp_path):
 # --- ImageNet weights: the cache, the network
 
 
+@pytest.mark.slow
 def test_cached_file_is_used_without_network(cache, old_file, mobilenet, monkeypatch):
     monkeypatch.setattr(weights, "unreachable", None)  # calling it would fail
     (cache / old_file.name).symlink_to(old_file)

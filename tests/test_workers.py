@@ -97,6 +97,7 @@ def test_names_with_newlines_and_broken_bytes_reach_the_child(jobs, tmp_path):
         assert isinstance(next(iter(results)), Decoded)
 
 
+@pytest.mark.slow
 def test_a_child_killed_in_the_middle_costs_at_most_the_file_it_had(jobs, monkeypatch):
     monkeypatch.setattr(workers, "BUFFER_BYTES", 0)
     with DecodeAhead(jobs * 40, SIZE, workers=1) as results:
@@ -110,6 +111,7 @@ def test_a_child_killed_in_the_middle_costs_at_most_the_file_it_had(jobs, monkey
     assert all(refusal.code == "decoder_died" for refusal in lost)
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_on_a_file_is_replaced_for_the_next(jobs):
     child = Child()
     assert isinstance(child.decode(*jobs[0], SIZE), Decoded)
@@ -135,6 +137,7 @@ def test_a_child_that_hangs_is_refused_by_time_and_replaced(jobs, monkeypatch):
     child.end()
 
 
+@pytest.mark.slow
 def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs, monkeypatch, tmp_path):
     half = tmp_path / "half.py"
     half.write_text(
@@ -152,6 +155,7 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs,
     assert code(Child().decode(*jobs[0], SIZE)) == "decode_timeout"
 
 
+@pytest.mark.slow
 def test_a_file_that_takes_more_memory_than_a_child_may_have_is_refused(tmp_path):
     path = tmp_path / "large.png"
     Image.new("RGB", (4000, 4000)).save(path)  # 64 MB of pixels
@@ -240,6 +244,7 @@ def test_reading_on_after_closing_is_an_error_and_not_a_hang(jobs):
         next(iter(results))
 
 
+@pytest.mark.slow
 def test_decoding_runs_ahead_of_its_reader_but_not_without_bound(jobs, monkeypatch):
     monkeypatch.setattr(workers, "BUFFER_BYTES", 0)
     with DecodeAhead(jobs * 10, SIZE, workers=1) as results:
@@ -277,6 +282,7 @@ def test_a_module_in_the_current_folder_is_not_imported_by_the_child(jobs, tmp_p
         assert isinstance(next(iter(results)), Decoded)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_works(jobs, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
