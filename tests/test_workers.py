@@ -306,7 +306,7 @@ def test_a_child_ends_when_its_parent_is_killed(jobs):
         "from regraft.data.child import Child\n"
         "child = Child()\n"
         "child.decode(pathlib.Path(sys.argv[1]), sys.argv[2], 16)\n"
-        "print(child._process.pid, flush=True)\n"
+        "print(child._process._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen(

@@ -46,15 +46,14 @@ class Child:
     """
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Process | None = None
 
     def decode(self, path: Path, expected: str, size: int) -> Decoded | Refusal:
         """The picture in a file whose content has the digest `expected`, or why it is not used."""
-        process = self._process = self._process or _start()
+        process = self._process = self._process or _Process()
         begun = time.monotonic()
         try:
-            with _deadline(process):
-                return _ask(process, path, expected, size)
+            return process.ask(path, expected, size)
         except (OSError, EOFError, ValueError):
             self.end()
         if time.monotonic() - begun >= TIMEOUT:
@@ -69,34 +68,73 @@ class Child:
     def end(self) -> None:
         """End the process; the next `decode` starts another."""
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            self._process.end()
             self._process = None
 
 
-def _start() -> subprocess.Popen[bytes]:
-    """A child that has said it is ready."""
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "regraft.data.child"],  # -P: a folder of images may hold a json.py
-            env=_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libtiff prints what it thinks of a file; verdicts are ours
-        )
-    except OSError as error:
-        raise EnvironmentFault(
-            f"No process for decoding can be started: {error.strerror or error}."
-        ) from error
-    with _deadline(process):
-        ready = process.stdout is not None and process.stdout.readline() == _READY
-    if not ready:
-        process.kill()
-        process.communicate()
-        raise EnvironmentFault(
-            f"The decoding process ({sys.executable} -m regraft.data.child) does not start."
-        )
-    return process
+class _Process:
+    """A child that has said it is ready.
+
+    A thread kills it when one answer takes longer than TIMEOUT: then what waits for the answer ends. The
+    thread lives as long as the child, for one a file would take longer than the pipe does.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._process = subprocess.Popen(
+                # -P: a folder of images may hold a json.py
+                [sys.executable, "-P", "-m", "regraft.data.child"],
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libtiff prints what it thinks of a file; verdicts are ours
+            )
+        except OSError as error:
+            raise EnvironmentFault(
+                f"No process for decoding can be started: {error.strerror or error}."
+            ) from error
+        self._asked: float | None = None  # when what it works on was asked
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+        with self._in_time():
+            ready = self._process.stdout is not None and self._process.stdout.readline() == _READY
+        if not ready:
+            self.end()
+            raise EnvironmentFault(
+                f"The decoding process ({sys.executable} -m regraft.data.child) does not start."
+            )
+
+    def ask(self, path: Path, expected: str, size: int) -> Decoded | Refusal:
+        """Its answer.
+
+        Raises:
+            OSError, EOFError, ValueError: it ended in the middle.
+        """
+        with self._in_time():
+            return _ask(self._process, path, expected, size)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> None:
+        self._over.set()
+        self._process.kill()
+        self._process.communicate()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        self._asked = time.monotonic()
+        try:
+            yield
+        finally:
+            self._asked = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(TIMEOUT / 30):
+            asked = self._asked
+            if asked is not None and time.monotonic() - asked >= TIMEOUT:
+                self._process.kill()
+                return
 
 
 def _environment() -> dict[str, str]:
@@ -107,18 +145,6 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OPENBLAS_NUM_THREADS": "1",  # nothing is multiplied here, and threads count as memory
     }
-
-
-@contextmanager
-def _deadline(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the process if the block takes longer than TIMEOUT: then what it waits for ends."""
-    watchdog = threading.Timer(TIMEOUT, process.kill)
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()
 
 
 def _ask(process: subprocess.Popen[bytes], path: Path, expected: str, size: int) -> Decoded | Refusal:
