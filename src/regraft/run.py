@@ -17,20 +17,17 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from regraft.answered import final_answers, from_features
 from regraft.artifacts import claim_folder, versions, write_run
 from regraft.console import say
 from regraft.data.catalog import Catalog
-from regraft.data.refusal import Refusal
-from regraft.data.workers import DecodeAhead, Job, jobs_for
+from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.bundle import Bundle, load
-from regraft.errors import DataError, UsageError
 from regraft.features.store import Store
 from regraft.findings import warnings_of
+from regraft.grafting import choose_taps, grafted, of_samples, taps_for
 from regraft.imports import begin_keras
-from regraft.outcome import Converted, Outcome
+from regraft.outcome import Outcome
 from regraft.prepare import (
     begin_decoding,
     checked_phases,
@@ -51,9 +48,7 @@ if TYPE_CHECKING:
 
     from regraft.backbone.cut import Cut
     from regraft.backbone.load import Backbone
-    from regraft.backbone.taps import Tap
     from regraft.features.extract import Features
-    from regraft.training.heads import FoundHead
     from regraft.training.material import Material
     from regraft.training.phases import AsAsked
     from regraft.training.tuning import Search
@@ -61,8 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["Run", "learn", "search", "train"]
 
 SOME = 4  # samples on which a graph for another engine is compared with the model
-
-Answers = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -217,8 +210,8 @@ def learn(
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             for note in backbone.notes:
                 say(note)
-            taps = _taps(backbone, recipe, head)
-            model, whole = _grafted(backbone, catalog, recipe, head, taps)
+            taps = taps_for(backbone, recipe, head)
+            model, whole = grafted(backbone, catalog, recipe, head, taps)
         with clock("features"):
             features = _extract(whole, catalog, recipe, kept, ahead)
             recipe = replace(recipe, precision=features.precision)
@@ -229,23 +222,23 @@ def learn(
         with clock("head"):
             material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)
             if len(taps) > 1:
-                taps = _chosen(taps, material)
-                model, whole = _grafted(backbone, catalog, recipe, head, taps)
+                taps = choose_taps(taps, material)
+                model, whole = grafted(backbone, catalog, recipe, head, taps)
                 material = replace(material, names=whole.names)
             progress.expect(samples=_samples(catalog), features=features.key, weights=_shapes(model))
             learning = _learning(space, head, progress)
             found, material = learning.find_head(model, whole, material)
-            reference = _from_features(found, material)
+            reference = from_features(found, material)
         with clock("fine-tune"):
             decision = learning.fine_tune(found, material)
             say(decision.reason)
         with clock("evaluate"):
-            final, converted = _final(found, features, material, fine_tuned=decision.fine_tuned)
+            final, converted = final_answers(found, features, material, fine_tuned=decision.fine_tuned)
         outcome = Outcome(
             material.recipe,
             catalog,
             backbone,
-            _of_samples(found, whole, catalog),
+            of_samples(found, whole, catalog),
             features,
             found.words,
             decision,
@@ -275,63 +268,6 @@ def _some(outcome: Outcome) -> DecodeAhead:
     samples = (catalog.part("validation") or catalog.samples)[:SOME]
     jobs = [Job(catalog.root / photo.path, photo.digest) for s in samples for photo in s.photos]
     return DecodeAhead(jobs, outcome.backbone.image_size, workers=1)
-
-
-def _taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Where the features that the head may see are pooled; nothing where that is the output, as mostly."""
-    if recipe.head.taps == "last":
-        return ()
-    from regraft.backbone.taps import find_taps
-
-    if head is not None or backbone.new_layers:
-        what = "a head of your own" if head is not None else "layers that surgery put in"
-        raise UsageError(f"head.taps: expected last for {what}. Received: {recipe.head.taps}.")
-    return find_taps(backbone, recipe.head.taps)
-
-
-def _chosen(taps: tuple[Tap, ...], material: Material) -> tuple[Tap, ...]:
-    """The taps that the head will see: all of "late", of "auto" those that cross-validation chooses."""
-    from regraft.training.heads import tap_numbers
-
-    if material.recipe.head.taps == "auto":
-        taps = tuple(taps[number] for number in tap_numbers(material))
-    say(f"Taps: {', '.join(tap.layer for tap in taps)}.")
-    return taps
-
-
-def _grafted(
-    backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any, taps: tuple[Tap, ...]
-) -> tuple[keras.Model, Cut]:
-    """The model with a fresh head, and the same cut where what is not the untouched backbone begins."""
-    from regraft.backbone.cut import cut
-    from regraft.backbone.freeze import freeze
-    from regraft.backbone.head import graft, is_head
-    from regraft.backbone.taps import cut_at_taps
-
-    freeze(backbone, "none")  # else its dropout would count as something that acts
-    own = hasattr(head, "compute_output_shape")  # a Keras layer or model; not a scikit-learn estimator
-    model = graft(
-        backbone,
-        head if own else recipe.head,
-        task=catalog.task,
-        outputs=len(catalog.outputs),
-        units=_units(catalog),
-        taps=[tap.tensor for tap in taps],
-        seed=recipe.seed,
-    )
-    if taps:
-        return model, cut_at_taps(model, taps)
-    new = set(backbone.new_layers)
-    return model, cut(model, lambda layer: is_head(layer) or layer.name in new)
-
-
-def _units(catalog: Catalog) -> tuple[list[float], list[float]] | None:
-    """Deviation and mean of each target of regression where nothing is held out by the user."""
-    if catalog.task != "regression":
-        return None
-    targets = catalog.targets([s for s in catalog.samples if s.part in ("", "train")]).astype(np.float64)
-    deviation = targets.std(0)
-    return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()
 
 
 def _extract(
@@ -409,62 +345,3 @@ def _learning(space: Space | None, head: Any, progress: Progress) -> AsAsked | S
     from regraft.training.tuning import Search
 
     return AsAsked(head, progress) if space is None else Search(space)
-
-
-def _scored(catalog: Catalog) -> list[str]:
-    return [part for part in ("test", "validation") if catalog.part(part)]
-
-
-def _from_features(found: FoundHead, material: Material) -> Answers:
-    """The answers of the head on the untouched backbone, for each scored part, (n, units)."""
-    catalog = material.catalog
-    return {part: found.answers(material, catalog.part(part)) for part in _scored(catalog)}
-
-
-def _final(
-    found: FoundHead, features: Features, material: Material, *, fine_tuned: bool
-) -> tuple[Answers, Converted | None]:
-    """The answers of the model as it is in the end, for each scored part; and the graph that gave them, or
-    their features."""
-    if fine_tuned:
-        return _from_pixels(found.model, material)
-    answers = _from_features(found, material)  # a phase may have trained the head alone
-    several = any(sample.more for sample in material.catalog.samples)
-    if features.graph is None or found.kept is not None or several:
-        return answers, None
-    return answers, Converted(features.graph, material.names, found.head)
-
-
-def _from_pixels(model: keras.Model, material: Material) -> tuple[Answers, Converted | None]:
-    """The answers of a model to files, decoded as `predict` does it, for each scored part, (n, units); and
-    what gave them."""
-    from regraft.deploy.answers import answering, run_engine
-    from regraft.features.engine import fingerprint
-    from regraft.features.speed import Speed
-
-    catalog = material.catalog
-    samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
-    contents = list(dict.fromkeys(sample.digest for sample in samples))
-    network = answering(model)
-    speed = Speed(network, material.store, fingerprint(network))
-    with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
-        found = dict(zip(contents, run_engine(speed.engine, decoding), strict=True))
-    changed = [content for content, answer in found.items() if isinstance(answer, Refusal)]
-    if changed:
-        names = [sample.path for sample in samples if sample.digest in changed]
-        raise DataError(
-            f"{len(names)} images changed while the run was reading them, the first: {names[0]}. "
-            "Run again once nothing writes to the folder."
-        )
-    answers = {
-        part: np.array([found[sample.digest] for sample in catalog.part(part)]) for part in _scored(catalog)
-    }
-    return answers, None if speed.graph is None else Converted(speed.graph)
-
-
-def _of_samples(found: FoundHead, whole: Cut, catalog: Catalog) -> keras.Model:
-    """The model as it is shipped: where samples have several images, it takes all of them."""
-    from regraft.backbone.photos import over_photos
-
-    photos = len(catalog.samples[0].photos)
-    return found.model if photos == 1 else over_photos(whole.prefix, found.head, photos)
