@@ -92,9 +92,9 @@ BENCHMARKS = (
     Benchmark(
         "search",
         "search.py",
-        "",
+        "--each 50",
         f"--each 3 --epochs 2 --image-size 96 --plans stage:block_16 --data {FEW}",
-        55,
+        20,
     ),
     Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.taps),
     Benchmark("precision", "precision.py", "", f"--data {FEW}", 2),

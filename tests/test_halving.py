@@ -66,3 +66,9 @@ def test_an_attempt_too_short_to_say_anything_is_not_made() -> None:
 
 def test_no_time_no_attempt() -> None:
     assert Clock([1.0, 2.0]).run(9, 0.0) == []
+
+
+def test_where_a_third_says_nothing_half_has_to_do() -> None:
+    clock = Clock([3.0, 1.0, 2.0])
+    halve(range(3), clock.attempt, most=9, fewest=4, budget=1e6, now=lambda: clock.time)
+    assert clock.tried == [(0, 4), (1, 4), (2, 4), (1, 9)]

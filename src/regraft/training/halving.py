@@ -24,13 +24,15 @@ Candidate = TypeVar("Candidate")
 def rungs(most: int, fewest: int = 1) -> list[int]:
     """Epochs at each rung, the last one with the most, none with less than the fewest.
 
-    >>> rungs(9), rungs(6), rungs(9, fewest=2), rungs(1)
-    ([1, 3, 9], [2, 6], [3, 9], [1])
+    Where a third of the most says nothing yet, but half of it does, the first rung has the fewest.
+
+    >>> rungs(9), rungs(6), rungs(9, fewest=2), rungs(9, fewest=4), rungs(9, fewest=5)
+    ([1, 3, 9], [2, 6], [3, 9], [4, 9], [9])
     """
     found = [most]
     while found[0] // FACTOR >= fewest:
         found.insert(0, found[0] // FACTOR)
-    return found
+    return [fewest, most] if len(found) == 1 and 2 * fewest <= most else found
 
 
 def halve(
