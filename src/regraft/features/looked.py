@@ -1,12 +1,16 @@
-"""catalog + store -> what the decoder learns of every image, where no network is to see it."""
+"""catalog + store -> what the decoder learns of every image, where no network is to see it.
+
+A network that saw them has left it in the store, and one that sees them later finds it there.
+"""
 
 from __future__ import annotations
 
 from regraft.console import track
 from regraft.data.catalog import Catalog, Refused
-from regraft.data.decode import DECODER, Facts
+from regraft.data.decode import Facts
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, jobs_for
+from regraft.features.facts import as_tensors, facts_key, read_facts
 from regraft.features.store import Store
 
 __all__ = ["look_at"]
@@ -33,7 +37,7 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
         facts, refused = look_at(Catalog.from_folder("photos"), store=Store(), size=224)
     """
     contents = catalog.contents
-    entries = store.entries(f"facts\n{DECODER}\nsize {size}")
+    entries = store.entries(facts_key(size))
     missing = entries.missing(contents)
     refusals: dict[str, Refusal] = {}
     fresh: dict[str, Facts] = {}
@@ -44,10 +48,10 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
             else:
                 fresh[digest] = result.facts
             if len(fresh) == SHARD:
-                entries.put(list(fresh), {}, fresh)
+                entries.put(list(fresh), as_tensors(list(fresh.values())))
                 fresh = {}
             advance(1)
     if fresh:
-        entries.put(list(fresh), {}, fresh)
+        entries.put(list(fresh), as_tensors(list(fresh.values())))
     known = [digest for digest in contents if digest not in refusals]
-    return dict(zip(known, entries.facts(known), strict=True)), catalog.refused_for(refusals)
+    return dict(zip(known, read_facts(entries, known), strict=True)), catalog.refused_for(refusals)
