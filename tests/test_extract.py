@@ -359,6 +359,7 @@ def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, 
     del opened[:]
     again = extract(network, photos, Store(store.root), keep_pixels=True)
     assert (counts(again), len(opened)) == ((2, 10), 2)
+    assert sum(len(Shard(path).digests) for path in shards(store, "prefix")) == 12 + 2
     assert as_json(again, catalog) == learnt
     assert np.abs(again.matrix(catalog.samples, "cut_0") - expected).max() <= 1e-3 * np.abs(expected).max()
 
