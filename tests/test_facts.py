@@ -8,7 +8,7 @@ import pytest
 from regraft.data import decode as decode_module
 from regraft.data.decode import DECODER, Facts
 from regraft.data.notes import NOTES
-from regraft.features.facts import FORMAT, as_tensors, facts_key, read_facts
+from regraft.features.facts import RECORD, as_tensors, facts_key, read_facts
 from regraft.features.store import FORM, Store
 
 
@@ -54,7 +54,7 @@ def test_an_image_that_nobody_decoded_has_none(tmp_path: Path) -> None:
 
 
 def test_every_format_fits() -> None:
-    assert max(map(len, decode_module.FORMATS)) <= np.dtype(FORMAT).itemsize
+    assert max(map(len, decode_module.FORMATS)) <= RECORD["format"].itemsize
 
 
 def test_the_key_is_of_decoder_size_and_notes_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,15 @@ from regraft.features.store import Entries
 
 __all__ = ["as_tensors", "facts_key", "read_facts"]
 
-FORMAT = "S8"  # the longest name of a format has five letters
+# The bytes of a row: another layout is another `store.FORM`. The longest name of a format has five letters.
+RECORD = np.dtype(
+    [
+        ("size", "<u4", (2,)),
+        ("format", "S8"),
+        ("notes", "?", (len(NOTES),)),
+        ("thumbnail", "u1", (3 * THUMBNAIL**2,)),
+    ]
+)
 
 
 def facts_key(size: int) -> str:
@@ -26,25 +34,20 @@ def facts_key(size: int) -> str:
     return f"facts\n{DECODER}\nsize {size}\nnotes {' '.join(NOTES)}"
 
 
-def as_tensors(facts: Sequence[Facts]) -> dict[str, NDArray[np.generic]]:
-    """Facts as tensors, a row an image.
-
-    Returns:
-        "size" (n, 2), width and height; "format" (n,), ASCII; "notes" (n, number of `NOTES`), whether each
-        was made; "thumbnail" (n, 16, 16, 3).
+def as_tensors(facts: Sequence[Facts]) -> dict[str, NDArray[np.uint8]]:
+    """Facts as a tensor, a `RECORD` an image: "facts", (n, bytes of a record).
 
     Example:
-        >>> tensors = as_tensors([Facts(640, 480, "JPEG", ("uniform",))])
-        >>> tensors["size"].tolist(), tensors["format"].tolist(), tensors["notes"].sum()
-        ([[640, 480]], [b'JPEG'], np.int64(1))
+        >>> as_tensors([Facts(640, 480, "JPEG", ("uniform",))])["facts"][0, :4].view("<u4")
+        array([640], dtype=uint32)
     """
-    thumbnails = np.frombuffer(b"".join(each.thumbnail for each in facts), np.uint8)
-    return {
-        "size": np.array([(each.width, each.height) for each in facts], np.uint32),
-        "format": np.array([each.format for each in facts], FORMAT),
-        "notes": np.array([[note in each.notes for note in NOTES] for each in facts]),
-        "thumbnail": thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL, 3),
-    }
+    records = np.zeros(len(facts), RECORD)
+    for record, each in zip(records, facts, strict=True):
+        record["size"] = each.width, each.height
+        record["format"] = each.format.encode("ascii")
+        record["notes"] = [note in each.notes for note in NOTES]
+        record["thumbnail"] = np.frombuffer(each.thumbnail, np.uint8)
+    return {"facts": records.view(np.uint8).reshape(len(facts), RECORD.itemsize)}
 
 
 def read_facts(entries: Entries, digests: Sequence[str]) -> list[Facts]:
@@ -58,9 +61,13 @@ def read_facts(entries: Entries, digests: Sequence[str]) -> list[Facts]:
         KeyError: one of them has no sound row.
         EnvironmentFault: the store cannot be read any more.
     """
-    sizes, formats, made = (entries.read(digests, name).tolist() for name in ("size", "format", "notes"))
-    thumbnails = entries.read(digests, "thumbnail")
+    if not digests:
+        return []
+    records = entries.read(digests, "facts").view(RECORD)[:, 0]
+    sizes, formats, notes = (records[name].tolist() for name in ("size", "format", "notes"))
     return [
-        Facts(width, height, kind.decode("ascii"), tuple(compress(NOTES, notes)), small.tobytes())
-        for (width, height), kind, notes, small in zip(sizes, formats, made, thumbnails, strict=True)
+        Facts(width, height, kind.decode("ascii"), tuple(compress(NOTES, made)), small.tobytes())
+        for (width, height), kind, made, small in zip(
+            sizes, formats, notes, records["thumbnail"], strict=True
+        )
     ]
