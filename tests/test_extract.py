@@ -20,6 +20,7 @@ from regraft.features import engine as engine_module
 from regraft.features import extract as extract_module
 from regraft.features import precision as precision_module
 from regraft.features import speed as speed_module
+from regraft.features import writer as writer_module
 from regraft.features.extract import extract_features
 from regraft.features.shard import Shard
 from regraft.features.store import FORM, Store, pixel_key
@@ -262,7 +263,7 @@ def test_some_pixels_kept_and_some_not_come_out_right(network, photos, store):
 def test_several_shards_are_as_good_as_one(network, photos, store, monkeypatch):
     samples = Catalog.from_folder(photos).samples
     whole = extract(network, photos, store).matrix(samples, "cut_1")
-    monkeypatch.setattr(extract_module, "SHARD", 5)
+    monkeypatch.setattr(writer_module, "SHARD", 5)
     parts = extract(network, photos, Store(store.root / "other"))
     assert len(shards(Store(store.root / "other"), "prefix")) == 2
     assert len(shards(Store(store.root / "other"), "facts")) == 3
@@ -270,8 +271,8 @@ def test_several_shards_are_as_good_as_one(network, photos, store, monkeypatch):
 
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, store, monkeypatch):
-    monkeypatch.setattr(extract_module, "SHARD", 5)
-    put = extract_module.Entries.put
+    monkeypatch.setattr(writer_module, "SHARD", 5)
+    put = writer_module.Entries.put
     calls = []
 
     def interrupted(entries, *args):
@@ -281,7 +282,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, sto
         put(entries, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract_module.Entries, "put", interrupted)
+        patch.setattr(writer_module.Entries, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(network, photos, store)
     assert counts(extract(network, photos, store)) == (4, 8)

@@ -8,7 +8,7 @@ import pytest
 
 from regraft.data.catalog import Catalog
 from regraft.data.decode import decode
-from regraft.features import extract, looked
+from regraft.features import extract, looked, writer
 from regraft.features.extract import extract_features
 from regraft.features.facts import facts_key
 from regraft.features.looked import look_at
@@ -74,7 +74,7 @@ def test_every_image_is_looked_at_once_and_verdicts_are_found_again(
 def test_many_images_are_stored_in_several_files(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looked, "SHARD", 4)
+    monkeypatch.setattr(writer, "SHARD", 4)
     facts, _ = look_at(catalog, store=Store(tmp_path), size=SIZE)
     assert len(list(tmp_path.rglob("*.shard"))) == 3
     assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)

@@ -9,8 +9,8 @@ way, for all networks: see `features.facts`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +30,11 @@ from regraft.features.openvino import Precision
 from regraft.features.precision import choose_precision
 from regraft.features.speed import Speed
 from regraft.features.store import Entries, Store, pixel_key
+from regraft.features.writer import Writer
 from regraft.recipe import PrecisionChoice
 
 __all__ = ["Features", "extract_features"]
 
-SHARD = 256  # images stored at a time
-SHARD_BYTES = 64 * 2**20  # or fewer, where each of them is large: a feature map near the pixels
 AS_IT_IS = View()
 
 
@@ -223,9 +222,9 @@ class _Work:
             return
         self._say_plan(speed)
         label = f"Frozen features{self._of_view}"
-        with track(label, len(self.to_decode) + len(self.stored)) as advance, ThreadPoolExecutor(1) as writer:
+        with track(label, len(self.to_decode) + len(self.stored)) as advance, ThreadPoolExecutor(1) as thread:
             facts, pixels, features = (
-                _Shard(entries, writer) for entries in (self._known, self._kept, self._entries)
+                Writer(entries, thread) for entries in (self._known, self._kept, self._entries)
             )
             under_way: deque[list[str]] = deque()
             images = self._images(decoding, facts, pixels)
@@ -234,9 +233,9 @@ class _Work:
                 speed.tune(len(self.missing))
                 for outputs in speed.engine.run(batches):
                     features.add(under_way.popleft(), outputs)
-            deque(batches, maxlen=0)  # where only pixels are wanted, there are none
-            for shard in (facts, pixels, features):
-                shard.close()
+            deque(batches, maxlen=0)  # where only pixels or facts are wanted, there are none
+            for writer in (facts, pixels, features):
+                writer.close()
             advance(len(self.refusals))
 
     def _say_plan(self, speed: Speed) -> None:
@@ -250,8 +249,8 @@ class _Work:
             parts.append(f"about {duration(len(self.missing) * speed.seconds_per_image)}")
         say(f"Plan{self._of_view}: {', '.join(parts)}.")
 
-    def _images(self, decoding: DecodeAhead, facts: _Shard, pixels: _Shard) -> Iterator[_Image]:
-        """Every image that is looked at; what decoding it tells goes to the shards."""
+    def _images(self, decoding: DecodeAhead, facts: Writer, pixels: Writer) -> Iterator[_Image]:
+        """Every image that is looked at; what decoding tells is handed to the writers."""
         for digest in self.stored:
             yield _Image(digest, self._kept.read([digest], "pixels")[0])
         todo = frozenset(self.to_decode)
@@ -293,39 +292,3 @@ class _Work:
 
     def _seen(self, images: list[_Image]) -> NDArray[np.uint8]:
         return np.stack([self._view.of(image.pixels, image.digest) for image in images])
-
-
-class _Shard:
-    """Rows on their way into the store, written in shards beside the work that makes the next."""
-
-    def __init__(self, entries: Entries, writer: ThreadPoolExecutor) -> None:
-        self._entries, self._writer = entries, writer
-        self._digests: list[str] = []
-        self._parts: list[Mapping[str, NDArray[Any]]] = []
-        self._bytes = 0
-        self._written: Future[None] | None = None
-
-    def add(self, digests: list[str], tensors: Mapping[str, NDArray[Any]]) -> None:
-        self._digests += digests
-        self._parts.append(tensors)
-        self._bytes += sum(array.nbytes for array in tensors.values())
-        if len(self._digests) >= SHARD or self._bytes >= SHARD_BYTES:
-            self._hand_over()
-
-    def close(self) -> None:
-        """Everything is in the store now."""
-        if self._digests:
-            self._hand_over()
-        if self._written is not None:
-            self._written.result()
-
-    def _hand_over(self) -> None:
-        if self._written is not None:
-            self._written.result()  # one at a time: a slow disk does not fill the memory
-        self._written = self._writer.submit(_put, self._entries, self._digests, self._parts)
-        self._digests, self._parts, self._bytes = [], [], 0
-
-
-def _put(entries: Entries, digests: list[str], parts: list[Mapping[str, NDArray[Any]]]) -> None:
-    tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    entries.put(digests, tensors)
