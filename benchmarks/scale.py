@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,12 +37,14 @@ import numpy as np
 from PIL import Image
 from rows import Profile, Row, Sheet, Side, add_json
 
+from regraft.features.store import FORM
+
 CLASSES = 10
 FEW = 32  # photographs that the engine is tried on
 SIZE = (160, 120)
 SOURCES = 256  # photographs that crops are taken from
 WITHIN = 10.0  # %: most that time and memory may grow
-BYTES = 2.6 * 1024  # most for an image in the store
+BYTES = 2.6 * 1024  # most for the features of an image in the store
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = SHARED / "weights/mobilenet_v2_imagenet_224_notop.weights.h5"
 
@@ -125,8 +128,13 @@ def process(folder: Path, store: Path, options: argparse.Namespace) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def stored_bytes(store: Path) -> int:
-    return sum(file.stat().st_size for file in store.glob("features-*/*/*"))
+def stored_bytes(store: Path) -> Counter[str]:
+    """Of features, called "prefix", and of what the decoder learnt, called "facts"."""
+    found: Counter[str] = Counter()
+    for key in store.glob(f"{FORM}/*/key.txt"):
+        kind = key.read_text("utf-8").split()[0]
+        found[kind] += sum(file.stat().st_size for file in key.parent.iterdir())
+    return found
 
 
 def measure(place: Path, count: int, options: argparse.Namespace) -> dict[str, float]:
@@ -137,7 +145,7 @@ def measure(place: Path, count: int, options: argparse.Namespace) -> dict[str, f
         sys.exit(f"Not what was asked for: {first}, {again}")
     found = {f"{stage} ms": 1000 * first[stage]["seconds"] / count for stage in ("list", "extract", "read")}
     found |= {"MB": first["extract"]["megabytes"], "MB with the matrix": first["read"]["megabytes"]}
-    found["bytes"] = stored_bytes(store) / count
+    found |= {f"bytes {kind}": size / count for kind, size in stored_bytes(store).items()}
     found["all again s"] = sum(again[stage]["seconds"] for stage in ("list", "extract", "read"))
     shutil.rmtree(store)
     print(
@@ -171,7 +179,7 @@ def sheet(few: int, many: int, small: Sequence[dict[str, float]], large: Sequenc
         sides = (Side(f"{few:,}", unit, tuple(ours)), Side(f"{many:,}", unit, tuple(theirs)))
         return Row(f"{title}, {many:,} photographs over {few:,}", "%", grown, at_most=WITHIN, sides=sides)
 
-    size = tuple(each["bytes"] for each in large)
+    features, facts = (tuple(each[f"bytes {kind}"] for each in large) for kind in ("prefix", "facts"))
     again = tuple(each["all again s"] for each in large)
     stages = {
         name: statistics.median(each[name] for each in large) for name in ("list ms", "extract ms", "read ms")
@@ -181,11 +189,17 @@ def sheet(few: int, many: int, small: Sequence[dict[str, float]], large: Sequenc
             row("growth of extraction's time for an image", "extract ms", "ms"),
             row("growth of peak memory", "MB", "MB"),
             Row(
-                f"stored for an image, of {many:,}",
+                f"features stored for an image, of {many:,}",
                 "bytes",
-                size,
+                features,
                 at_most=BYTES,
                 remark="1,280 pooled numbers",
+            ),
+            Row(
+                f"facts stored for an image, of {many:,}",
+                "bytes",
+                facts,
+                remark="768 of them a thumbnail; once, whatever networks see it",
             ),
             Row(f"{many:,} photographs again, everything stored, imports left out", "s", again),
         ],

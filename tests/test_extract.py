@@ -20,9 +20,10 @@ from regraft.features import engine as engine_module
 from regraft.features import extract as extract_module
 from regraft.features import precision as precision_module
 from regraft.features import speed as speed_module
+from regraft.features import writer as writer_module
 from regraft.features.extract import extract_features
 from regraft.features.shard import Shard
-from regraft.features.store import Store, pixel_key
+from regraft.features.store import FORM, Store, pixel_key
 
 SIZE = 32
 
@@ -89,6 +90,26 @@ def add_photos(root, count):
     more = write_photos(root.parent / "more", classes=1, each=count, seed=5)
     for path in more.rglob("*.png"):
         shutil.copy(path, root / "red" / f"new{path.name}")
+
+
+def shards(store, kind):
+    """The files under keys that begin with this word: "prefix" for features, "pixels" or "facts"."""
+    return [
+        path
+        for path in store.root.glob(f"{FORM}/*/*.shard")
+        if (path.parent / "key.txt").read_text().startswith(kind)
+    ]
+
+
+def damage(path, rows):
+    """Flip a bit of each of these rows, of another tensor every time."""
+    columns, data = list(Shard(path)._columns.values()), bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for row in rows:
+        column = columns[row % len(columns)]
+        place = column.start + row * column.row_bytes + int(rng.integers(column.row_bytes))
+        data[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
 
 
 def counts(features):
@@ -242,25 +263,26 @@ def test_some_pixels_kept_and_some_not_come_out_right(network, photos, store):
 def test_several_shards_are_as_good_as_one(network, photos, store, monkeypatch):
     samples = Catalog.from_folder(photos).samples
     whole = extract(network, photos, store).matrix(samples, "cut_1")
-    monkeypatch.setattr(extract_module, "SHARD", 5)
+    monkeypatch.setattr(writer_module, "SHARD", 5)
     parts = extract(network, photos, Store(store.root / "other"))
-    assert len(list((store.root / "other").glob("features-3/*/*.shard"))) == 2
+    assert len(shards(Store(store.root / "other"), "prefix")) == 2
+    assert len(shards(Store(store.root / "other"), "facts")) == 3
     assert np.abs(parts.matrix(samples, "cut_1") - whole).max() <= 1e-3 * np.abs(whole).max()
 
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, store, monkeypatch):
-    monkeypatch.setattr(extract_module, "SHARD", 5)
-    put = extract_module.Entries.put
+    monkeypatch.setattr(writer_module, "SHARD", 5)
+    put = writer_module.Entries.put
     calls = []
 
     def interrupted(entries, *args):
-        calls.append(args)
-        if len(calls) == 2:
+        calls.append(entries.key.split()[0])
+        if calls.count("prefix") == 2:
             raise KeyboardInterrupt
         put(entries, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract_module.Entries, "put", interrupted)
+        patch.setattr(writer_module.Entries, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(network, photos, store)
     assert counts(extract(network, photos, store)) == (4, 8)
@@ -268,10 +290,8 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, sto
 
 def test_a_damaged_row_is_computed_again(network, photos, store):
     extract(network, photos, store)
-    (path,) = store.root.glob("features-3/*/*.shard")
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 4
-    path.write_bytes(data)
+    (path,) = shards(store, "prefix")
+    damage(path, [11])
     assert counts(extract(network, photos, Store(store.root))) == (1, 11)
     assert counts(extract(network, photos, Store(store.root))) == (0, 12)
 
@@ -282,19 +302,81 @@ def test_of_100_entries_with_a_flipped_bit_none_is_used_and_all_are_computed_aga
     root = write_photos(tmp_path / "many", classes=2, each=50)
     catalog = Catalog.from_folder(root)
     expected = extract(network, root, store).matrix(catalog.samples, "cut_1")
-    (path,) = store.root.glob("features-*/*/*.shard")
-    shard, data, rng = Shard(path), bytearray(path.read_bytes()), np.random.default_rng(0)
-    columns = list(shard._columns.values())
-    for row in range(100):
-        column = columns[row % 2]
-        place = column.start + row * column.row_bytes + int(rng.integers(column.row_bytes))
-        data[place] ^= 1 << int(rng.integers(8))
-    path.write_bytes(data)
+    (path,) = shards(store, "prefix")
+    damage(path, range(100))
     capsys.readouterr()
     again = extract(network, root, Store(store.root))
     assert counts(again) == (100, 0)
     np.testing.assert_array_equal(again.matrix(catalog.samples, "cut_1"), expected)
     assert "100 entries of the feature store are damaged" in capsys.readouterr().err
+
+
+# --- what the decoder learnt
+
+
+def as_json(features, catalog):
+    """Thumbnails too, which do not count when facts are compared."""
+    return [facts.as_json() for facts in features.facts(catalog.samples)]
+
+
+@pytest.fixture
+def learnt(photos):
+    """What the decoder says of each photo, in the catalog's order."""
+    samples = Catalog.from_folder(photos).samples
+    return [decode((photos / s.path).read_bytes(), SIZE, name=s.path).facts.as_json() for s in samples]
+
+
+@pytest.mark.slow
+def test_facts_are_stored_once_whatever_sees_the_image(network, photos, store, learnt):
+    catalog, other = Catalog.from_folder(photos), named(small_network(SIZE), "stem_relu")
+    found = [extract(network, photos, store, keep_pixels=True), extract(other, photos, store)]
+    found.append(extract(network, photos, store, view=View(1, ("flip",))))
+    assert [counts(features) for features in found] == [(12, 0)] * 3
+    (path,) = shards(store, "facts")
+    assert len(Shard(path).digests) == 12
+    assert [as_json(features, catalog) for features in found] == [learnt] * 3
+
+
+def test_facts_that_are_lost_are_learnt_again_and_nothing_else(network, photos, store, opened, learnt):
+    first = extract(network, photos, store, keep_pixels=True)
+    shutil.rmtree(shards(store, "facts")[0].parent)
+    del opened[:]
+    again = extract(network, photos, Store(store.root))
+    assert (counts(again), len(opened)) == ((0, 12), 12)
+    catalog = Catalog.from_folder(photos)
+    assert as_json(again, catalog) == learnt
+    assert (len(shards(store, "prefix")), len(shards(store, "pixels"))) == (1, 1)
+    np.testing.assert_array_equal(
+        again.matrix(catalog.samples, "cut_0"), first.matrix(catalog.samples, "cut_0")
+    )
+
+
+def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, opened, learnt):
+    """Though the pixels are there."""
+    catalog = Catalog.from_folder(photos)
+    expected = extract(network, photos, store, keep_pixels=True).matrix(catalog.samples, "cut_0")
+    for kind in ("facts", "prefix"):
+        damage(shards(store, kind)[0], [2, 7])
+    del opened[:]
+    again = extract(network, photos, Store(store.root), keep_pixels=True)
+    assert (counts(again), len(opened)) == ((2, 10), 2)
+    assert sum(len(Shard(path).digests) for path in shards(store, "prefix")) == 12 + 2
+    assert as_json(again, catalog) == learnt
+    assert np.abs(again.matrix(catalog.samples, "cut_0") - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_of_facts_with_a_flipped_bit_none_is_used_and_all_are_learnt_again(
+    network, photos, store, opened, learnt
+):
+    extract(network, photos, store)
+    damage(shards(store, "facts")[0], range(12))
+    del opened[:]
+    again = extract(network, photos, Store(store.root))
+    assert (counts(again), len(opened)) == ((0, 12), 12)
+    assert as_json(again, Catalog.from_folder(photos)) == learnt
+    del opened[:]
+    assert counts(extract(network, photos, Store(store.root))) == (0, 12)
+    assert opened == []
 
 
 @pytest.mark.parametrize("size", [SIZE, 48])

@@ -1,6 +1,7 @@
 """The store gives back what was put in, or says that it is missing: never anything else."""
 
 import errno
+import json
 import os
 import pickle
 import resource
@@ -12,14 +13,12 @@ import numpy as np
 import pytest
 
 from regraft.beside import new_file
-from regraft.data.decode import Facts
 from regraft.errors import EnvironmentFault
 from regraft.features import shard as shard_module
 from regraft.features import store as store_module
-from regraft.features.store import Store, default_root, pixel_key
+from regraft.features.store import FORM, Store, default_root, pixel_key
 
 KEY = "prefix abc\nsize 8"
-FACTS = Facts(640, 480, "JPEG", ("tiny_image",))
 
 
 def names(count, first=0):
@@ -35,14 +34,10 @@ def tensors(count, seed=0):
     }
 
 
-def put(entries, digests, values):
-    entries.put(digests, values, dict.fromkeys(digests, FACTS))
-
-
 @pytest.fixture
 def filled(tmp_path):
     store = Store(tmp_path / "store")
-    put(store.entries(KEY), names(4), tensors(4))
+    store.entries(KEY).put(names(4), tensors(4))
     return store
 
 
@@ -52,7 +47,7 @@ def opened(store):
 
 
 def shard_file(store):
-    (found,) = store.root.glob("features-3/*/*.shard")
+    (found,) = store.root.glob(f"{FORM}/*/*.shard")
     return found
 
 
@@ -64,14 +59,13 @@ def test_several_named_tensors_come_back_bit_by_bit_in_any_order(filled):
         received = entries.read(asked, name)
         assert received.dtype == expected.dtype
         np.testing.assert_array_equal(received, expected[[2, 0, 3, 0]])
-    assert entries.facts(asked) == [FACTS] * 4
 
 
 def test_what_was_put_is_there_for_the_one_who_put_it(tmp_path):
     entries = Store(tmp_path).entries(KEY)
     assert entries.missing(names(2)) == names(2)
-    put(entries, names(2), tensors(2))
-    put(entries, names(2, first=2), tensors(2, seed=1))
+    entries.put(names(2), tensors(2))
+    entries.put(names(2, first=2), tensors(2, seed=1))
     assert entries.missing(names(4)) == []
     np.testing.assert_array_equal(entries.read(names(4)[2:], "cut_0"), tensors(2, seed=1)["cut_0"])
 
@@ -83,12 +77,8 @@ def test_missing_names_each_image_once_in_the_order_asked(filled):
 
 def test_an_image_that_is_not_there_cannot_be_read(filled):
     (other,) = names(1, first=7)
-    for ask in (
-        lambda: filled.entries(KEY).read([*names(2), other], "flat"),
-        lambda: filled.entries(KEY).facts([other]),
-    ):
-        with pytest.raises(KeyError, match=other):
-            ask()
+    with pytest.raises(KeyError, match=other):
+        filled.entries(KEY).read([*names(2), other], "flat")
     with pytest.raises(KeyError, match="cut_7"):
         filled.entries(KEY).read(names(1), "cut_7")
 
@@ -97,22 +87,12 @@ def test_an_empty_store_has_nothing(tmp_path):
     assert Store(tmp_path).entries(KEY).missing(names(2)) == names(2)
 
 
-def test_every_image_has_its_own_facts(tmp_path):
-    facts = {
-        digest: Facts(9 + number, 70_000, ("JPEG", "PNG")[number % 2], ("tiny_image",) * (number % 3))
-        for number, digest in enumerate(names(7))
-    }
-    Store(tmp_path).entries(KEY).put(names(7), {"x": np.zeros((7, 1))}, facts)
-    asked = names(7)[::-1]
-    assert Store(tmp_path).entries(KEY).facts(asked) == [facts[digest] for digest in asked]
-
-
 def test_rows_of_many_shards_come_in_the_order_asked(tmp_path):
     rng = np.random.default_rng(0)
     digests = [rng.bytes(16).hex() for _ in range(60)]
     values = rng.integers(0, 1000, (60, 4)).astype(np.float32)
     for at in range(0, 60, 7):
-        put(Store(tmp_path).entries(KEY), digests[at : at + 7], {"x": values[at : at + 7]})
+        Store(tmp_path).entries(KEY).put(digests[at : at + 7], {"x": values[at : at + 7]})
     order = rng.integers(0, 60, 200)  # with repetitions
     received = Store(tmp_path).entries(KEY).read([digests[number] for number in order], "x")
     np.testing.assert_array_equal(received, values[order])
@@ -121,7 +101,7 @@ def test_rows_of_many_shards_come_in_the_order_asked(tmp_path):
 def test_float32_comes_back_rounded_to_eleven_bits_and_the_same_for_whoever_put_it(tmp_path):
     values = np.maximum(np.random.default_rng(0).normal(size=(40, 50)), 0).astype(np.float32)
     first = Store(tmp_path).entries(KEY)
-    put(first, names(40), {"x": values})
+    first.put(names(40), {"x": values})
     received = first.read(names(40), "x")
     assert received.dtype == np.float32
     assert np.abs(received - values).max() > 0
@@ -135,11 +115,11 @@ def test_what_a_row_becomes_depends_on_no_other(tmp_path):
     values = rng.normal(size=(4, 50)).astype(np.float32)
     values[2] *= 1e6
     values[3, 7] = np.nan
-    put(Store(tmp_path / "together").entries(KEY), names(4), {"x": values})
+    Store(tmp_path / "together").entries(KEY).put(names(4), {"x": values})
     together = Store(tmp_path / "together").entries(KEY).read(names(4), "x")
     for number in range(4):
         store = Store(tmp_path / "alone")
-        put(store.entries(KEY), names(1, number), {"x": values[[number]]})
+        store.entries(KEY).put(names(1, number), {"x": values[[number]]})
         np.testing.assert_array_equal(store.entries(KEY).read(names(1, number), "x"), together[[number]])
     np.testing.assert_array_equal(together[3], values[3])
 
@@ -147,8 +127,8 @@ def test_what_a_row_becomes_depends_on_no_other(tmp_path):
 def test_an_image_takes_two_bytes_a_value_and_little_more(tmp_path):
     values = np.random.default_rng(0).random((256, 1280), np.float32)
     store = Store(tmp_path)
-    put(store.entries(KEY), names(256), {"x": values})
-    assert shard_file(store).stat().st_size < 256 * (2 * 1280 + 768 + 40)  # and a thumbnail
+    store.entries(KEY).put(names(256), {"x": values})
+    assert shard_file(store).stat().st_size < 256 * (2 * 1280 + 40)
 
 
 def test_a_row_is_checked_once_in_a_process(filled, monkeypatch):
@@ -170,7 +150,7 @@ def test_a_row_is_checked_once_in_a_process(filled, monkeypatch):
 
 def test_what_another_process_stores_is_found_when_asked_again(filled):
     assert filled.entries(KEY).missing(names(6)) == names(2, first=4)
-    put(opened(filled), names(2, first=4), tensors(2))
+    opened(filled).put(names(2, first=4), tensors(2))
     assert filled.entries(KEY).missing(names(6)) == []
 
 
@@ -181,7 +161,7 @@ def test_a_store_of_another_version_is_neither_read_nor_touched(tmp_path):
     (tmp_path / "features-9").write_text("of the future")
     store = Store(tmp_path)
     assert store.entries(KEY).missing(names(2)) == names(2)
-    put(store.entries(KEY), names(2), tensors(2))
+    store.entries(KEY).put(names(2), tensors(2))
     assert opened(store).missing(names(2)) == []
     assert (folder / "index.json").read_text() == "[]"
 
@@ -193,7 +173,7 @@ def test_nothing_asked_is_nothing_read(filled):
 def test_keys_are_separate(filled):
     assert filled.entries(KEY + " ").missing(names(1)) == names(1)
     assert pixel_key(224) != pixel_key(299)
-    (words,) = filled.root.glob("features-3/*/key.txt")
+    (words,) = filled.root.glob(f"{FORM}/*/key.txt")
     assert words.read_text() == KEY + "\n"
 
 
@@ -202,7 +182,7 @@ def test_a_flipped_bit_anywhere_is_found_and_costs_only_a_computation(tmp_path):
     """Every third byte of a shard: the answer is right or missing."""
     expected = tensors(2)
     store = Store(tmp_path)
-    put(store.entries(KEY), names(2), expected)
+    store.entries(KEY).put(names(2), expected)
     path = shard_file(store)
     whole = path.read_bytes()
     lost = []
@@ -219,7 +199,6 @@ def test_a_flipped_bit_anywhere_is_found_and_costs_only_a_computation(tmp_path):
                 received = entries.read(digest, name)
                 assert received.dtype == expected[name].dtype, place
                 np.testing.assert_array_equal(received, expected[name][[number]])
-            assert entries.facts(digest) == [FACTS]
     assert lost.count(1) > 20  # records and rows
     assert lost.count(2) > 50  # the head, and what says how arrays are to be read
 
@@ -234,7 +213,7 @@ def test_damage_is_said_once_with_how_much_of_it(filled, capsys):
     assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
     assert "3 entries of the feature store are damaged and are computed again" in capsys.readouterr().err
     assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
-    put(entries, names(4)[1:], {name: value[1:] for name, value in tensors(4).items()})
+    entries.put(names(4)[1:], {name: value[1:] for name, value in tensors(4).items()})
     assert opened(filled).missing(names(4)) == []
     assert not capsys.readouterr().err
 
@@ -252,7 +231,7 @@ def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_w
     folder = shard_file(filled).parent
     (folder / ".writing-dead").write_bytes(b"half")
     with new_file(folder, ".writing-") as alive:
-        put(opened(filled), names(2, first=9), tensors(2))
+        opened(filled).put(names(2, first=9), tensors(2))
         assert [path.name for path in folder.glob(".writing-*")] == [alive.name]
 
 
@@ -269,7 +248,7 @@ def test_damage_to_one_row_costs_that_row_which_can_be_put_again(filled):
     path.write_bytes(data)
     entries = opened(filled)
     assert entries.missing(names(4)) == [names(4)[3]]
-    put(entries, [names(4)[3]], {name: value[3:] for name, value in tensors(4).items()})
+    entries.put([names(4)[3]], {name: value[3:] for name, value in tensors(4).items()})
     for again in (entries, opened(filled)):
         assert again.missing(names(4)) == []
         np.testing.assert_array_equal(again.read(names(4), "cut_0"), tensors(4)["cut_0"])
@@ -318,20 +297,19 @@ def test_no_pickle_is_ever_opened(filled, tmp_path):
         assert opened(filled).missing(names(4)) == names(4)
     assert not marker.exists()
     with pytest.raises(ValueError, match="Object"):
-        put(filled.entries(KEY), names(1), {"cut_0": objects[:1]})
+        filled.entries(KEY).put(names(1), {"cut_0": objects[:1]})
 
 
 @pytest.mark.slow
 def test_two_processes_write_the_same_key_and_both_succeed(tmp_path):
     program = (
         "import sys, numpy as np\n"
-        "from regraft.data.decode import Facts\n"
         "from regraft.features.store import Store\n"
         "for number in range(20):\n"
         "    digest = f'{number:032x}'\n"
         "    entries = Store(sys.argv[1]).entries('key')\n"
         "    for d in entries.missing([digest]):\n"
-        "        entries.put([d], {'x': np.full((1, 50), number)}, {d: Facts(1, 1, 'PNG')})\n"
+        "        entries.put([d], {'x': np.full((1, 50), number)})\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(2)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
@@ -346,7 +324,7 @@ def test_a_place_that_cannot_be_written_is_a_fault_of_the_environment(tmp_path):
     entries = Store(tmp_path / "file" / "store").entries(KEY)
     assert entries.missing(names(1)) == names(1)
     with pytest.raises(EnvironmentFault, match="REGRAFT_HOME") as caught:
-        put(entries, names(2), {"x": np.zeros((2, 500))})
+        entries.put(names(2), {"x": np.zeros((2, 500))})
     assert caught.value.exit_code == 4
     assert "8,000 bytes" in str(caught.value)
     assert str(tmp_path / "file") in str(caught.value)
@@ -365,7 +343,7 @@ def test_a_full_disk_leaves_nothing_behind_and_what_was_there_intact(filled, mon
     with monkeypatch.context() as patch:
         patch.setattr(store_module.os, "fsync", full)
         with pytest.raises(EnvironmentFault, match=r"cannot take .* bytes: No space left on device"):
-            put(entries, names(2, first=9), tensors(2))
+            entries.put(names(2, first=9), tensors(2))
     assert entries.missing(names(1, first=9)) == names(1, first=9)
     assert everything_below(filled.root) == before
     assert opened(filled).missing(names(4)) == []
@@ -378,7 +356,7 @@ def test_a_write_that_stops_halfway_says_why_and_leaves_nothing_behind(filled):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(EnvironmentFault, match="File too large") as caught:
-            put(filled.entries(KEY), names(9, first=9), {"x": np.zeros((9, 9000))})
+            filled.entries(KEY).put(names(9, first=9), {"x": np.zeros((9, 9000))})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.exit_code == 4
@@ -399,7 +377,7 @@ def test_a_real_disk_that_refuses(tmp_path, options, why):
         store.remember("how fast?", "12")
         assert store.entries(KEY).missing(names(9)) == names(9)
         with pytest.raises(EnvironmentFault, match=why) as caught:
-            put(store.entries(KEY), names(9), {"x": np.zeros((9, 9000))})
+            store.entries(KEY).put(names(9), {"x": np.zeros((9, 9000))})
         assert caught.value.exit_code == 4
         assert not list(store.root.rglob("*.shard")) + list(store.root.rglob(".writing-*"))
     finally:
@@ -413,7 +391,7 @@ def test_an_interruption_while_writing_leaves_nothing_behind(filled, monkeypatch
     monkeypatch.setattr(shard_module, "_checksums", interrupted)
     before = everything_below(filled.root)
     with pytest.raises(KeyboardInterrupt):
-        put(filled.entries(KEY), names(1, first=9), tensors(1))
+        filled.entries(KEY).put(names(1, first=9), tensors(1))
     assert everything_below(filled.root) == before
 
 
@@ -463,6 +441,6 @@ def test_a_shard_is_plain_npy_arrays(filled):
         arrays = [np.load(file, allow_pickle=False) for _ in range(5)]
         assert file.read() == b""
     head, index, *columns = arrays
-    assert b"tiny_image" in head.tobytes()
+    assert json.loads(head.tobytes()) == [["cut_0", "<f4"], ["cut_1", "|u1"], ["flat", "<f2"]]
     assert index["digest"].tobytes().hex() == "".join(names(4))
     assert [column.dtype for column in columns] == [np.float16, np.uint8, np.float16]

@@ -15,6 +15,7 @@ from regraft.data.leaks import Copies, groups_of, leaks_of
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.errors import UsageError
+from regraft.features.facts import facts_key
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
 
@@ -83,6 +84,7 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
     contents = catalog.contents
     key = store.recall(hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
+    wanted |= set(store.entries(facts_key(size)).missing(contents))
     if recipe.keeps_pixels:
         wanted |= set(store.entries(pixel_key(size)).missing(contents))
     return DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)

@@ -2,14 +2,15 @@
 
 One steady stream: child processes decode ahead, the engine has as many batches under way as suit the
 processor, and a thread writes what is done; none of them waits for another to finish a round. What the store
-already has is not computed again, and not decoded either.
+already has is not computed again, and not decoded either. What decoding tells of an image is stored on the
+way, for all networks: see `features.facts`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +25,16 @@ from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.engine import engine_name, fingerprint
-from regraft.features.openvino import Outputs, Precision
+from regraft.features.facts import as_tensors, facts_key, read_facts
+from regraft.features.openvino import Precision
 from regraft.features.precision import choose_precision
 from regraft.features.speed import Speed
 from regraft.features.store import Entries, Store, pixel_key
+from regraft.features.writer import Writer
 from regraft.recipe import PrecisionChoice
 
 __all__ = ["Features", "extract_features"]
 
-SHARD = 256  # images stored at a time
-SHARD_BYTES = 64 * 2**20  # or fewer, where each of them is large: a feature map near the pixels
 AS_IT_IS = View()
 
 
@@ -48,9 +49,16 @@ class Features:
     """
 
     def __init__(
-        self, entries: Entries, *, speed: Speed, computed: int, reused: int, refused: Sequence[Refused]
+        self,
+        entries: Entries,
+        known: Entries,
+        *,
+        speed: Speed,
+        computed: int,
+        reused: int,
+        refused: Sequence[Refused],
     ) -> None:
-        self._entries = entries
+        self._entries, self._known = entries, known
         self._speed = speed
         self.computed = computed
         self.reused = reused
@@ -90,11 +98,11 @@ class Features:
 
     def facts(self, samples: Sequence[Sample]) -> list[Facts]:
         """What the decoder learnt of each sample's first image."""
-        return self._entries.facts([sample.digest for sample in samples])
+        return read_facts(self._known, [sample.digest for sample in samples])
 
     def facts_of(self, digests: Sequence[str]) -> dict[str, Facts]:
         """What the decoder learnt of each of these images."""
-        return dict(zip(digests, self._entries.facts(digests), strict=True))
+        return dict(zip(digests, read_facts(self._known, digests), strict=True))
 
 
 def extract_features(
@@ -124,17 +132,18 @@ def extract_features(
     size = network.inputs[0].shape[1]
     name = fingerprint(network)
     speed = choose_precision(Speed(network, store, name), catalog, store, precision, size)
-    kept = store.entries(pixel_key(size))
+    kept, known = store.entries(pixel_key(size)), store.entries(facts_key(size))
     entries = store.entries(_feature_key(name, size, engine_name(speed.precision), view))
-    work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
+    work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
     if work.missing and speed.engine.name != engine_name(speed.precision):  # it cannot run this network
         entries = store.entries(_feature_key(name, size, speed.engine.name, view))
-        work = _Work(entries, kept, catalog, keep_pixels=keep_pixels, view=view)
+        work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
         work.run(decoding, speed)
     speed.release()
     return Features(
         entries,
+        known,
         speed=speed,
         computed=work.computed,
         reused=work.reused,
@@ -158,31 +167,40 @@ def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead |
 class _Image(NamedTuple):
     digest: str
     pixels: NDArray[np.uint8]
-    facts: Facts
 
 
 class _Work:
     """What the store does not have of a catalog, and the way to get it there.
 
     Attributes:
-        missing: images without features. Those whose pixels are `stored` need no decoding.
+        missing: images without features.
         to_keep: images whose pixels are to be stored too.
+        unknown: images of which the store does not know what the decoder tells.
         to_decode: images whose files have to be opened, in the catalog's order.
+        stored: images without features whose pixels are read from the store instead.
         refusals: the verdict on each content that cannot be used, once it was decoded.
     """
 
     def __init__(
-        self, entries: Entries, kept: Entries, catalog: Catalog, *, keep_pixels: bool, view: View
+        self,
+        entries: Entries,
+        kept: Entries,
+        known: Entries,
+        catalog: Catalog,
+        *,
+        keep_pixels: bool,
+        view: View,
     ) -> None:
-        self._entries, self._kept, self._view = entries, kept, view
+        self._entries, self._kept, self._known, self._view = entries, kept, known, view
         self.refusals: dict[str, Refusal] = {}
         self.contents = catalog.contents
         self.missing = frozenset(entries.missing(self.contents))
         without_pixels = frozenset(kept.missing(self.contents if keep_pixels else self.missing))
         self.to_keep = without_pixels if keep_pixels else frozenset()
-        wanted = self.to_keep | (self.missing & without_pixels)
+        self.unknown = frozenset(known.missing(self.contents))
+        wanted = self.to_keep | self.unknown | (self.missing & without_pixels)
         self.to_decode = [digest for digest in self.contents if digest in wanted]
-        with_pixels = self.missing - without_pixels
+        with_pixels = self.missing - wanted
         self.stored = [digest for digest in self.contents if digest in with_pixels]
 
     @property
@@ -204,17 +222,20 @@ class _Work:
             return
         self._say_plan(speed)
         label = f"Frozen features{self._of_view}"
-        with track(label, len(self.to_decode) + len(self.stored)) as advance, ThreadPoolExecutor(1) as writer:
-            pixels, features = _Shard(self._kept, writer), _Shard(self._entries, writer)
-            under_way: deque[list[_Image]] = deque()
-            batches = self._batches(decoding, speed, pixels, under_way, advance)
+        with track(label, len(self.to_decode) + len(self.stored)) as advance, ThreadPoolExecutor(1) as thread:
+            facts, pixels, features = (
+                Writer(entries, thread) for entries in (self._known, self._kept, self._entries)
+            )
+            under_way: deque[list[str]] = deque()
+            images = self._images(decoding, facts, pixels)
+            batches = self._batches(images, speed, under_way, advance)
             if self.missing:
                 speed.tune(len(self.missing))
                 for outputs in speed.engine.run(batches):
                     features.add(under_way.popleft(), outputs)
-            deque(batches, maxlen=0)  # where only pixels are wanted, there are none
-            pixels.close()
-            features.close()
+            deque(batches, maxlen=0)  # where only pixels or facts are wanted, there are none
+            for writer in (facts, pixels, features):
+                writer.close()
             advance(len(self.refusals))
 
     def _say_plan(self, speed: Speed) -> None:
@@ -228,9 +249,10 @@ class _Work:
             parts.append(f"about {duration(len(self.missing) * speed.seconds_per_image)}")
         say(f"Plan{self._of_view}: {', '.join(parts)}.")
 
-    def _images(self, decoding: DecodeAhead) -> Iterator[_Image]:
+    def _images(self, decoding: DecodeAhead, facts: Writer, pixels: Writer) -> Iterator[_Image]:
+        """Every image that is looked at; what decoding tells is handed to the writers."""
         for digest in self.stored:
-            yield _Image(digest, self._kept.read([digest], "pixels")[0], self._kept.facts([digest])[0])
+            yield _Image(digest, self._kept.read([digest], "pixels")[0])
         todo = frozenset(self.to_decode)
         if not todo:
             return
@@ -239,70 +261,34 @@ class _Work:
                 continue
             if isinstance(result, Refusal):
                 self.refusals[job.digest] = result
-            else:
-                yield _Image(job.digest, result.pixels, result.facts)
+                continue
+            if job.digest in self.unknown:
+                facts.add([job.digest], as_tensors([result.facts]))
+            if job.digest in self.to_keep:
+                pixels.add([job.digest], {"pixels": result.pixels[None]})
+            yield _Image(job.digest, result.pixels)
 
     def _batches(
         self,
-        decoding: DecodeAhead,
+        images: Iterator[_Image],
         speed: Speed,
-        pixels: _Shard,
-        under_way: deque[list[_Image]],
+        under_way: deque[list[str]],
         advance: Callable[[int], None],
     ) -> Iterator[NDArray[np.uint8]]:
-        """What the network has to see, a batch at a time; the images of each are put into `under_way`."""
+        """What the network has to see, a batch at a time; the digests of each are put into `under_way`."""
         batch: list[_Image] = []
         size = speed.engine.batch if self.missing else 1
-        for image in self._images(decoding):
+        for image in images:
             advance(1)
-            if image.digest in self.to_keep:
-                pixels.add([image], {"pixels": image.pixels[None]})
             if image.digest in self.missing:
                 batch.append(image)
             if len(batch) == size:
-                under_way.append(batch)
+                under_way.append([image.digest for image in batch])
                 yield self._seen(batch)
                 batch = []
         if batch:
-            under_way.append(batch)
+            under_way.append([image.digest for image in batch])
             yield self._seen(batch)
 
     def _seen(self, images: list[_Image]) -> NDArray[np.uint8]:
         return np.stack([self._view.of(image.pixels, image.digest) for image in images])
-
-
-class _Shard:
-    """Rows on their way into the store, written in shards beside the work that makes the next."""
-
-    def __init__(self, entries: Entries, writer: ThreadPoolExecutor) -> None:
-        self._entries, self._writer = entries, writer
-        self._images: list[_Image] = []
-        self._parts: list[Mapping[str, NDArray[Any]]] = []
-        self._bytes = 0
-        self._written: Future[None] | None = None
-
-    def add(self, images: list[_Image], tensors: Outputs | dict[str, NDArray[np.uint8]]) -> None:
-        self._images += images
-        self._parts.append(tensors)
-        self._bytes += sum(array.nbytes for array in tensors.values())
-        if len(self._images) >= SHARD or self._bytes >= SHARD_BYTES:
-            self._hand_over()
-
-    def close(self) -> None:
-        """Everything is in the store now."""
-        if self._images:
-            self._hand_over()
-        if self._written is not None:
-            self._written.result()
-
-    def _hand_over(self) -> None:
-        if self._written is not None:
-            self._written.result()  # one at a time: a slow disk does not fill the memory
-        self._written = self._writer.submit(_put, self._entries, self._images, self._parts)
-        self._images, self._parts, self._bytes = [], [], 0
-
-
-def _put(entries: Entries, images: list[_Image], parts: list[Mapping[str, NDArray[Any]]]) -> None:
-    facts = {image.digest: image.facts for image in images}
-    tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    entries.put([image.digest for image in images], tensors, facts)

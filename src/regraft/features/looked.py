@@ -1,17 +1,22 @@
-"""catalog + store -> what the decoder learns of every image, where no network is to see it."""
+"""catalog + store -> what the decoder learns of every image, where no network is to see it.
+
+A network that saw them has left it in the store, and one that sees them later finds it there.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from regraft.console import track
 from regraft.data.catalog import Catalog, Refused
-from regraft.data.decode import DECODER, Facts
+from regraft.data.decode import Facts
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, jobs_for
+from regraft.features.facts import as_tensors, facts_key, read_facts
 from regraft.features.store import Store
+from regraft.features.writer import Writer
 
 __all__ = ["look_at"]
-
-SHARD = 4096  # images whose facts are stored at a time
 
 
 def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Facts], list[Refused]]:
@@ -33,21 +38,21 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
         facts, refused = look_at(Catalog.from_folder("photos"), store=Store(), size=224)
     """
     contents = catalog.contents
-    entries = store.entries(f"facts\n{DECODER}\nsize {size}")
+    entries = store.entries(facts_key(size))
     missing = entries.missing(contents)
     refusals: dict[str, Refusal] = {}
-    fresh: dict[str, Facts] = {}
-    with track("Decoded", len(missing)) as advance, DecodeAhead(jobs_for(catalog, missing), size) as decoding:
+    with (
+        track("Decoded", len(missing)) as advance,
+        DecodeAhead(jobs_for(catalog, missing), size) as decoding,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        writer = Writer(entries, thread)
         for digest, result in zip(missing, decoding, strict=True):
             if isinstance(result, Refusal):
                 refusals[digest] = result
             else:
-                fresh[digest] = result.facts
-            if len(fresh) == SHARD:
-                entries.put(list(fresh), {}, fresh)
-                fresh = {}
+                writer.add([digest], as_tensors([result.facts]))
             advance(1)
-    if fresh:
-        entries.put(list(fresh), {}, fresh)
+        writer.close()
     known = [digest for digest in contents if digest not in refusals]
-    return dict(zip(known, entries.facts(known), strict=True)), catalog.refused_for(refusals)
+    return dict(zip(known, read_facts(entries, known), strict=True)), catalog.refused_for(refusals)

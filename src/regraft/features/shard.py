@@ -4,8 +4,8 @@ The file is .npy arrays one behind the other, without pickle:
 
 | array | what it holds |
 |---|---|
-| head | uint8, JSON: name and type of each tensor as it was given, and the formats and notes of the images |
-| index | a record an image: digest, size, number of format and notes, thumbnail, exponents, checksum |
+| head | uint8, JSON: name and type of each tensor as it was given |
+| index | a record an image: digest, exponents, checksum |
 | a tensor each | (n, ...): a row an image; float32 as float16, see `features.half` |
 
 An image's checksum covers its rows, its record and the head, and how all of them are to be read.
@@ -24,7 +24,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.decode import THUMBNAIL, Facts
 from regraft.features.half import pack, unpack
 
 __all__ = ["Shard", "as_bytes", "write_shard"]
@@ -56,22 +55,14 @@ def as_bytes(digests: Sequence[str]) -> NDArray[np.bytes_]:
     return np.frombuffer(bytes.fromhex("".join(digests)), "S16", len(digests))
 
 
-def write_shard(
-    file: IO[bytes], digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]
-) -> None:
+def write_shard(file: IO[bytes], digests: Sequence[str], tensors: Mapping[str, Array]) -> None:
     """Write a shard: `tensors[name]` has a row for each digest.
 
     Raises:
         ValueError: an array of Python objects.
     """
-    kinds: dict[tuple[str, tuple[str, ...]], int] = {}
     records = np.zeros(len(digests), _record(len(tensors)))
     records["digest"] = as_bytes(digests)
-    for record, digest in zip(records, digests, strict=True):
-        said = facts[digest]
-        kind = kinds.setdefault((said.format, said.notes), len(kinds))
-        record["width"], record["height"], record["kind"] = said.width, said.height, kind
-        record["thumbnail"] = np.frombuffer(said.thumbnail, np.uint8)
     columns = []
     for number, array in enumerate(tensors.values()):
         column = np.ascontiguousarray(array)
@@ -80,8 +71,7 @@ def write_shard(
         if column.dtype == np.float32:
             column, records["exponents"][:, number] = pack(column)
         columns.append(column)
-    given = [[name, array.dtype.str] for name, array in tensors.items()]
-    head = json.dumps({"tensors": given, "kinds": list(kinds)}).encode()
+    head = json.dumps([[name, array.dtype.str] for name, array in tensors.items()]).encode()
     begin = _begin(head, [(column.dtype, column.shape[1:]) for column in columns])
     records["checksum"] = _checksums(records, begin, columns)
     for array in (np.frombuffer(head, np.uint8), records, *columns):
@@ -102,11 +92,9 @@ class Shard:
         self._path = path
         with path.open("rb") as file:
             head = _read(file).tobytes()
-            said = json.loads(head)
             self._records = _read(file)
-            self._kinds = [(str(kind), tuple(map(str, notes))) for kind, notes in said["kinds"]]
             self._columns: dict[str, Column] = {}
-            for name, given in said["tensors"]:
+            for name, given in json.loads(head):
                 (count, *shape), stored = _read_header(file)
                 column = Column(stored, np.dtype(given), tuple(shape), file.tell())
                 self._columns[name] = column
@@ -169,16 +157,6 @@ class Shard:
             return raw
         return unpack(raw, self._records["exponents"][rows, list(self._columns).index(name)])
 
-    def facts(self, rows: NDArray[np.int64]) -> list[Facts]:
-        """What the decoder learnt of images."""
-        said = self._records[rows]
-        kinds = (self._kinds[kind] for kind in said["kind"].tolist())
-        found = zip(said["width"].tolist(), said["height"].tolist(), kinds, said["thumbnail"], strict=True)
-        return [
-            Facts(width, height, kind, notes, small.tobytes())
-            for width, height, (kind, notes), small in found
-        ]
-
     def _gather(self, column: Column, rows: NDArray[np.int64]) -> Array:
         """Rows of a tensor, those that lie one behind the other in one go.
 
@@ -196,9 +174,7 @@ class Shard:
 
 def _record(tensors: int) -> np.dtype[Any]:
     """The type of an image's record; the checksum comes last, so that the rest of it can be covered."""
-    fields: list[Any] = [("digest", "S16"), ("width", "<u4"), ("height", "<u4"), ("kind", "<u2")]
-    fields += [("thumbnail", "u1", (3 * THUMBNAIL**2,))]
-    return np.dtype([*fields, ("exponents", "i1", (tensors,)), ("checksum", "<u4")])
+    return np.dtype([("digest", "S16"), ("exponents", "i1", (tensors,)), ("checksum", "<u4")])
 
 
 def _begin(head: bytes, columns: Iterable[tuple[np.dtype[Any], tuple[int, ...]]]) -> int:

@@ -1,7 +1,7 @@
 """The content-addressed store: what was computed once, found by what it was computed from.
 
-    <root>/features-3/<digest of the key>/key.txt          the key in words
-    <root>/features-3/<digest of the key>/<name>.shard     some images: see `features.shard`
+    <root>/features-4/<digest of the key>/key.txt          the key in words
+    <root>/features-4/<digest of the key>/<name>.shard     some images: see `features.shard`
 
 A key says everything that determines a value besides the image itself (prefix, pixel contract, size,
 engine, precision, view), so there is no invalidation: another version is another key. The form of the files
@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from regraft.beside import new_file, sweep
 from regraft.console import say
-from regraft.data.decode import DECODER, Facts
+from regraft.data.decode import DECODER
 from regraft.errors import EnvironmentFault
 from regraft.features.shard import Shard, as_bytes, write_shard
 
-__all__ = ["Entries", "Store", "default_root", "pixel_key"]
+__all__ = ["FORM", "Entries", "Store", "default_root", "pixel_key"]
 
-FORM = "features-3"  # of the files; another form is another folder
+FORM = "features-4"  # of the files; another form is another folder
 
 Array = NDArray[Any]
 Places = NDArray[np.int64]
@@ -126,7 +126,7 @@ class _Table(NamedTuple):
 
 
 class Entries:
-    """The rows of one key: named tensors and facts, by image digest.
+    """The rows of one key: named tensors, by image digest.
 
     float32 tensors come back with eleven significant bits (see `features.half`), all others as they were put.
     """
@@ -167,18 +167,6 @@ class Entries:
             )
         return missing
 
-    def facts(self, digests: Sequence[str]) -> list[Facts]:
-        """What the decoder learnt of images when their rows were computed.
-
-        Raises:
-            KeyError: one of them has no sound row.
-        """
-        shards, rows = self._found(digests)
-        facts: dict[int, Facts] = {}
-        for shard, places in _by_shard(shards, rows):
-            facts.update(zip(places.tolist(), self._shards[shard].facts(rows[places]), strict=True))
-        return [facts[place] for place in range(len(digests))]
-
     def read(self, digests: Sequence[str], name: str) -> Array:
         """One named tensor of many images: array of shape (len(digests), ...), in the order given.
 
@@ -186,7 +174,9 @@ class Entries:
             KeyError: one of them has no sound row, or there is no such tensor.
             EnvironmentFault: the store cannot be read any more.
         """
-        shards, rows = self._found(digests)
+        shards, rows = self._find(digests)
+        if (shards < 0).any():
+            raise KeyError(digests[int(shards.argmin())])
         values = np.empty((0,))
         for shard, places in _by_shard(shards, rows):
             try:
@@ -201,7 +191,7 @@ class Entries:
             values[places] = found
         return values
 
-    def put(self, digests: Sequence[str], tensors: Mapping[str, Array], facts: Mapping[str, Facts]) -> None:
+    def put(self, digests: Sequence[str], tensors: Mapping[str, Array]) -> None:
         """Store one shard: `tensors[name]` has a row for each digest.
 
         Raises:
@@ -216,7 +206,7 @@ class Entries:
             (self._folder / "key.txt").write_text(self.key + "\n", "utf-8")
             with new_file(self._folder, ".writing-") as beside:
                 with beside.open("wb") as file:
-                    write_shard(file, digests, tensors, facts)
+                    write_shard(file, digests, tensors)
                     file.flush()
                     os.fsync(file.fileno())
                 beside.rename(self._folder / name)
@@ -244,12 +234,6 @@ class Entries:
                 (self._folder / name).unlink()
             return
         self._table = None
-
-    def _found(self, digests: Sequence[str]) -> tuple[Places, Places]:
-        shards, rows = self._find(digests)
-        if (shards < 0).any():
-            raise KeyError(digests[int(shards.argmin())])
-        return shards, rows
 
     def _find(self, digests: Sequence[str]) -> tuple[Places, Places]:
         """The shard and the row of each image, -1 for those without a sound row."""
