@@ -86,9 +86,9 @@ def embed(
         pandas.read_parquet(found.path).filter(regex="^f[0-9]")
     """
     recipe, out = recipe or Recipe(), Path(out)
-    write = _writer(out, overwrite=overwrite)
+    write, kept = _writer(out, overwrite=overwrite), Store.open(store)
     catalog = _listed(Path(data), recipe)
-    features, catalog = vectors(embedding_network(recipe), catalog, Store(store), recipe.precision)
+    features, catalog = vectors(embedding_network(recipe), catalog, kept, recipe.precision)
     say_refused(catalog)
     table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
     try:

@@ -194,7 +194,7 @@ def learn(
 
     Arguments and errors are theirs; `progress` is where it is kept how far training came.
     """
-    clock, kept, progress = _Clock(), Store(store), progress or Progress()
+    clock, kept, progress = _Clock(), Store.open(store), progress or Progress()
     with ExitStack() as stack:
         with clock("list"), begin_keras():
             catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)

@@ -28,7 +28,7 @@ from regraft.backbone.weights import unreachable
 from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.features.store import default_root
+from regraft.features.home import default_root
 
 __all__ = ["Handle", "fetch", "parse_handle"]
 
