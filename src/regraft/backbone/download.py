@@ -12,7 +12,7 @@ from regraft.console import track
 
 __all__ = ["FAULTS", "receive", "unreachable"]
 
-REACH_SECONDS = 8.0  # how long a server has to begin its answer
+REACH_SECONDS = 6.0  # how long a server has to begin its answer
 STALL_SECONDS = 8.0  # how long it may fall silent
 BLOCK = 10**6  # bytes
 
