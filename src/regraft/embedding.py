@@ -6,6 +6,8 @@ The same features as those `train` learns from, under the same keys of the store
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike, fspath
@@ -87,20 +89,29 @@ def embed(
     """
     recipe, out = recipe or Recipe(), Path(out)
     write, kept = _writer(out, overwrite=overwrite), Store.open(store)
-    catalog = _listed(Path(data), recipe)
-    features, catalog = vectors(embedding_network(recipe), catalog, kept, recipe.precision)
-    say_refused(catalog)
-    table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
-    try:
-        sweep(out.parent, f".{out.name}.writing-")
-        with new_folder(out.parent, f".{out.name}.writing-") as beside:
+    with ExitStack() as stack:
+        with _said_of(out):
+            sweep(out.parent, f".{out.name}.writing-")
+            beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
+        catalog = _listed(Path(data), recipe)
+        features, catalog = vectors(embedding_network(recipe), catalog, kept, recipe.precision)
+        say_refused(catalog)
+        table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
+        with _said_of(out):
             write(beside / out.name, table)
             (beside / out.name).replace(out)
+    return Embedded(out, len(catalog), features.shape[1], catalog.refused)
+
+
+@contextmanager
+def _said_of(out: Path) -> Iterator[None]:
+    """What the disk refuses is a fault that names `out`."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, EnvironmentFault):
             raise
         raise EnvironmentFault(f"{out} cannot be written: {error.strerror or error}.") from error
-    return Embedded(out, len(catalog), features.shape[1], catalog.refused)
 
 
 def vectors(
