@@ -21,7 +21,7 @@ from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
-from regraft.data.sample import Refused, Sample, look
+from regraft.data.sample import Refused, Sample, look_at_all
 from regraft.errors import DataError, EnvironmentFault, UsageError
 from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.features.store import Store
@@ -201,8 +201,9 @@ def _listed(path: Path, recipe: Recipe) -> Catalog:
 
 def _unlabelled(root: Path) -> Catalog:
     samples, refused = [], []
-    for file in list_images(root):
-        name, verdict = file.relative_to(root).as_posix(), look(file)
+    files = list(list_images(root))
+    for file, verdict in zip(files, look_at_all(files), strict=True):
+        name = file.relative_to(root).as_posix()
         if isinstance(verdict, Refusal):
             refused.append(Refused(name, verdict.code, verdict.detail))
         else:
