@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import regraft
+from regraft.checkup import check
 from regraft.errors import EnvironmentFault
 from regraft.features.home import default_root, writable_root
 
@@ -114,3 +116,18 @@ def test_a_disk_that_is_full_or_read_only_is_found_out(bad_disk: Path) -> None:
     with pytest.raises(EnvironmentFault, match=r"Read-only file system|No space left on device"):
         writable_root(bad_disk / "store")
     assert not list(bad_disk.rglob(".trying-*"))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [regraft.train, regraft.search, regraft.embed, regraft.recommend, check],
+    ids=lambda work: work.__name__,
+)
+def test_no_work_begins_without_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[..., object]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvironmentFault, match=r"The store .*file.store cannot be written"):
+        work(tmp_path / "nowhere", store=tmp_path / "file" / "store")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

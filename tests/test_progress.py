@@ -108,6 +108,17 @@ def test_without_resume_it_begins_anew_and_says_so(
         assert found.bookmark().take() is None
 
 
+def test_a_run_killed_before_its_first_checkpoint_is_nothing_to_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_of(tmp_path / "run").mkdir()
+    (folder_of(tmp_path / "run") / "run.json").write_text('{"facts": {"seed": 1}}')
+    with Progress.of(tmp_path / "run", resume=False) as found:
+        found.begin()
+        found.expect(seed=2)
+    assert "--resume" not in capsys.readouterr().err
+
+
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     facts = {"recipe": {"seed": 0, "phases": [{"epochs": 2}], "head": {"hidden": [8]}}, "samples": "30"}
     begun(tmp_path / "run", **facts)
