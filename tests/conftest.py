@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,27 @@ def _shared(path: str) -> Path:
     if not (SHARED / path).exists():
         pytest.skip(f"../shared/{path} is not here")
     return SHARED / path
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Makes a folder one that nobody can write to: a mount for root, whom permissions do not stop."""
+    mounted: list[Path] = []
+
+    def make(folder: Path) -> Path:
+        if os.geteuid():
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(path.stat().st_mode & ~0o222)
+            return folder
+        for options in (["--bind", str(folder)], ["-o", "remount,ro,bind"]):
+            if subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode:
+                pytest.skip("nothing can be mounted here")
+            mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in set(mounted):
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -405,3 +407,47 @@ def test_folders_named_by_numbers_can_be_a_regression(tmp_path):
     assert sorted(found.targets(found.samples).tolist()) == [[3.5], [20.0]]
     with pytest.raises(UsageError, match="cannot be multiclass"):
         found.as_task("multiclass")
+
+
+def test_progress_is_shown_where_there_are_many_files(tmp_path, capsys, monkeypatch):
+    folder = two_classes(tmp_path / "photos")
+    (tmp_path / "photos.csv").write_text(
+        "image,label\n"
+        + "".join(f"photos/{kind}/{n}.png,{kind}\n" for kind in ("cat", "wolf") for n in (0, 1))
+    )
+
+    def listed():
+        Catalog.from_folder(folder)
+        Catalog.from_table(tmp_path / "photos.csv", image="image", target="label")
+        return capsys.readouterr().err
+
+    assert listed() == ""
+    monkeypatch.setattr(sample_module, "MANY", 4)
+    assert listed().count("Listing: 4 files") == 2
+
+
+LIST = """
+import resource, sys
+from regraft.data.catalog import Catalog
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+catalog = Catalog.from_folder(sys.argv[1])
+print(len(catalog), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_listing_takes_a_kilobyte_or_two_a_file(tmp_path, count):
+    """Not the bytes of the files, which are 20 KB each."""
+    image = picture(tmp_path / "one.png").read_bytes()
+    for number in range(count):
+        path = tmp_path / "photos" / f"class{number % 10}" / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image + number.to_bytes(4) + bytes(20_000))
+    done = subprocess.run(
+        [sys.executable, "-c", LIST, tmp_path / "photos"], capture_output=True, text=True, check=True
+    )
+    listed, kilobytes = map(int, done.stdout.split())
+    assert listed == count
+    assert kilobytes < 8_000 + 2 * count, f"{kilobytes:,} KB"
+    assert ("Listing: " in done.stderr) == (count > sample_module.MANY)

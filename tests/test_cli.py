@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+from PIL import Image
 
+from regraft import load
 from regraft.cli import app
+from regraft.data.decode import decode
 
 COMMANDS = [
     "train", "search", "recommend", "check", "predict", "evaluate", "embed", "inspect", "backbones", "demo",
@@ -22,6 +27,13 @@ def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProce
         [sys.executable, "-m", "regraft", *map(str, arguments)],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
+
+
+def turned() -> Image.Exif:
+    """Metadata of a photograph that was taken with the camera on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
 
 
 def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -160,6 +172,18 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     assert done.stdout.split("\t") == [
         str(photos / "blue" / "000.png"), good["label"], f"{good['values'][good['label']]:.3f}\n",
     ]  # fmt: skip
+
+    noise = np.random.default_rng(0).integers(0, 255, (50, 30, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "unsure.jpg", exif=turned())
+    files = [tmp_path / "unsure.jpg", photos / "blue" / "000.png"]
+    lines = regraft("predict", out, *files, "--json").stdout.splitlines()
+    by_command = [list(json.loads(line)["values"].values()) for line in lines]
+    by_library = [list(answer.values.values()) for answer in load(out).predict(files)]
+    pixels = np.stack([decode(file.read_bytes(), 32).pixels for file in files])
+    by_keras = keras.models.load_model(out / "model.keras").predict(pixels.astype("float32"), verbose=0)
+    assert 0.001 < by_keras[0].max() < 0.999
+    np.testing.assert_allclose(by_command, by_keras, atol=1e-5)
+    np.testing.assert_allclose(by_library, by_keras, atol=1e-5)
 
     done = regraft("evaluate", out, photos, "--json")
     scores = json.loads(done.stdout)

@@ -1,5 +1,6 @@
 """What is frozen is computed once: keyed by content, equal to Keras, nothing lost and nothing silent."""
 
+import errno
 import os
 import shutil
 
@@ -463,3 +464,20 @@ def test_pixels_kept_beside_a_view_are_those_of_the_image_itself(network, photos
     kept = store.entries(pixel_key(SIZE)).read([s.digest for s in catalog.samples], "pixels")
     for sample, image in zip(catalog.samples, kept, strict=True):
         np.testing.assert_array_equal(image, decode((photos / sample.path).read_bytes(), SIZE).pixels)
+
+
+def test_where_the_disk_takes_nothing_more_the_features_are_the_same(network, photos, store, monkeypatch):
+    expected = extract(network, photos, store)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    nowhere = Store(store.root.parent / "full")
+    features = extract(network, photos, nowhere, keep_pixels=True)
+    samples = Catalog.from_folder(photos).samples
+    for name in ("cut_0", "cut_1"):
+        np.testing.assert_array_equal(features.matrix(samples, name), expected.matrix(samples, name))
+    pixels = nowhere.entries(pixel_key(SIZE)).read([sample.digest for sample in samples], "pixels")
+    assert pixels[0].tolist() == decode((photos / samples[0].path).read_bytes(), SIZE).pixels.tolist()
+    assert not list(nowhere.root.rglob("*.shard"))

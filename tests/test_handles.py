@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from regraft.backbone import handles, weights
+from regraft.backbone import download, handles
 from regraft.backbone.handles import fetch, parse_handle
 from regraft.backbone.load import load_backbone
 from regraft.errors import EnvironmentFault, UsageError
@@ -184,7 +184,7 @@ def test_offline_says_at_once_what_to_do(tmp_path):
 def test_silent_server_is_given_up(monkeypatch, served):
     import socket
 
-    monkeypatch.setattr(weights, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(download, "REACH_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(handles, "KAGGLE", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()

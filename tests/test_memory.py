@@ -1,4 +1,4 @@
-"""A batch that does not fit the memory is computed in parts, and training goes the same way."""
+"""What a step takes is known before; a batch that does not fit is computed in parts, which is the same."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 from test_fit import Task
 
+from regraft.backbone.cut import sides
+from regraft.backbone.freeze import trains
 from regraft.errors import EnvironmentFault
-from regraft.training.memory import in_parts, is_out_of_memory
+from regraft.training.memory import in_parts, is_out_of_memory, step_bytes
 
 
 @pytest.fixture
@@ -82,3 +84,27 @@ def test_parts_have_one_size_and_the_mean_of_the_whole(samples: int, count: int)
 
     found = np.mean([loss(rows, of) for (rows,), of in parts])
     assert found == pytest.approx(loss(inputs, weighted), rel=1e-5)
+
+
+@pytest.fixture
+def chain() -> keras.Model:
+    """8 x 8 pixels, two convolutions, an answer of 2 units."""
+    pixels = x = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(64, 3, padding="same", name="first")(x)
+    x = keras.layers.MaxPooling2D(2, name="smaller")(x)
+    x = keras.layers.Conv2D(5, 3, padding="same", name="second")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(pixels, keras.layers.Dense(2)(x))
+
+
+def test_a_step_takes_what_gradients_need_and_what_passes(chain: keras.Model) -> None:
+    first, smaller, second, dense = 3 * 9 * 64 + 64, 4 * 4 * 64, 64 * 9 * 5 + 5, 5 * 2 + 2
+    everything = 10 * (8 * 8 * 3 + smaller + 5 + 3 * 8 * 8 * 64) + 4 * (first + second + dense)
+    assert step_bytes(chain, samples=10) == 4 * everything
+    chain.get_layer("first").trainable = False
+    behind = 10 * (smaller + 5 + 3 * 8 * 8 * 64) + 4 * (second + dense)
+    assert step_bytes(chain, samples=10) == 4 * behind
+    at = sides(chain, trains).boundaries[-1]
+    assert at.name == "smaller"
+    stored = 10 * (smaller + 5 + 3 * 4 * 4 * 5) + 4 * (second + dense)
+    assert step_bytes(chain, samples=10, boundary=at) == 4 * stored

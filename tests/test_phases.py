@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -332,6 +333,7 @@ def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
     said = capsys.readouterr().err
     assert "Plan: store 4 KB an image in 2 views, " in said
     assert said.index("Plan: store 4 KB") < said.index("Plan of view 1")
+    assert re.search(r"Plan: fine-tune last:1, .*; a step takes about \d+ KB of memory\.", said)
     again = regraft.train(table, recipe, tmp_path / "b", store=store)
     said = capsys.readouterr().err
     assert said.count("nothing to compute") == 3  # pooled, and the boundary in two views

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+import regraft
 from regraft.errors import EnvironmentFault, UsageError
+from regraft.recipe import Recipe
 from regraft.training import checkpoint, progress
 from regraft.training.checkpoint import read_checkpoint, write_checkpoint
 from regraft.training.progress import Progress
@@ -104,6 +108,17 @@ def test_without_resume_it_begins_anew_and_says_so(
         assert found.bookmark().take() is None
 
 
+def test_a_run_killed_before_its_first_checkpoint_is_nothing_to_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_of(tmp_path / "run").mkdir()
+    (folder_of(tmp_path / "run") / "run.json").write_text('{"facts": {"seed": 1}}')
+    with Progress.of(tmp_path / "run", resume=False) as found:
+        found.begin()
+        found.expect(seed=2)
+    assert "--resume" not in capsys.readouterr().err
+
+
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     facts = {"recipe": {"seed": 0, "phases": [{"epochs": 2}], "head": {"hidden": [8]}}, "samples": "30"}
     begun(tmp_path / "run", **facts)
@@ -125,6 +140,35 @@ def test_a_run_that_another_process_makes_is_left_alone(tmp_path: Path) -> None:
                 pass
         first.bookmark().keep(SAID, arrays())
     begun(tmp_path / "run", resume=True)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from regraft.training.progress import Progress
+with Progress.of(Path(sys.argv[1]), resume=False) as progress:
+    progress.begin()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_place_belongs_to_one_process_until_it_ends_or_is_killed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        for make in (regraft.train, regraft.search):
+            with pytest.raises(EnvironmentFault, match=f"in use by process {holder.pid}") as caught:
+                make(tmp_path / "photos", Recipe(), out)  # there are none: nothing is looked at before
+            assert caught.value.exit_code == 4
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert folder_of(out).is_dir()  # what it left says nothing any more
+    begun(out, seed=1)
 
 
 def test_nothing_is_left_of_a_run_that_trained_nothing(tmp_path: Path) -> None:

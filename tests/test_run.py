@@ -234,6 +234,30 @@ def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
 
 
 @pytest.mark.slow
+def test_images_that_may_only_be_read_are_as_good_as_any(
+    photos: Path, probe: Recipe, tmp_path: Path, read_only, in_this_process
+) -> None:
+    run = regraft.train(read_only(photos), probe, tmp_path / "run", store=tmp_path / "store")
+    assert run.metrics["images"] == {"used": 30, "refused": 0}
+    assert len(list(run.bundle.predict([photos]))) == 30
+
+
+def test_a_place_that_may_only_be_read_is_refused_before_anything_is_looked_at(
+    tmp_path: Path, read_only
+) -> None:
+    place, nowhere = tmp_path / "place", tmp_path / "nowhere"
+    place.mkdir()
+    read_only(place)
+    for make in (regraft.train, regraft.search):
+        with pytest.raises(regraft.EnvironmentFault, match=r"Nothing can be written to|cannot be written"):
+            make(nowhere, Recipe(), place / "run")
+    with pytest.raises(regraft.EnvironmentFault, match=r"features.csv cannot be written"):
+        regraft.embed(nowhere, Recipe(), place / "features.csv")
+    with pytest.raises(regraft.UsageError, match="nowhere"):  # which is looked at first where one can write
+        regraft.train(nowhere, Recipe(), tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     (photos / "red" / "bad.png").write_bytes(b"not an image at all")

@@ -1,5 +1,6 @@
 """Weights: the very file that was asked for, whole, or an error that names it and says what to do."""
 
+import contextlib
 import dataclasses
 import hashlib
 import http.server
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from networks import answer, assert_close, nested, pixels, tiny
 
-from regraft.backbone import weights
+from regraft.backbone import download, weights
 from regraft.backbone.load import load_backbone
 from regraft.backbone.weights import complete_scaling, published_weights
 from regraft.backbone.zoo import ZOO, keras_cache
@@ -45,9 +46,10 @@ def cache(tmp_path, monkeypatch):
 def published_at(monkeypatch):
     """Moves the address of MobileNet's weights to `base`."""
 
-    def move(base):
+    def move(base, digest=None):
         entry = ZOO["mobilenet"]
-        moved = dataclasses.replace(entry, weights_url=f"{base}/{entry.weights_file}")
+        url = f"{base}/{entry.weights_file}"
+        moved = dataclasses.replace(entry, weights_url=url, weights_hash=digest)
         monkeypatch.setitem(ZOO, "mobilenet", moved)
         return moved
 
@@ -253,7 +255,7 @@ def test_offline_says_at_once_what_to_do(cache, published_at):
 
 
 def test_silent_server_is_given_up(cache, published_at, monkeypatch):
-    monkeypatch.setattr(weights, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(download, "REACH_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         published_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
@@ -286,6 +288,60 @@ def test_file_that_the_server_lacks(cache, published_at, server):
     published_at(server + "/nowhere")
     with pytest.raises(EnvironmentFault, match="404"):
         load_backbone("mobilenet")
+
+
+@pytest.fixture
+def answers():
+    """A server, and what it has still to answer: body and stated length of each file, in turn.
+
+    Whoever only asks whether it is there closes the connection and counts too.
+    """
+    waiting = []
+
+    class Handler(QuietHandler):
+        def do_GET(self):
+            body, length = waiting.pop(0)
+            self.send_response(200)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", waiting
+        running.shutdown()
+
+
+PAGE = b"<!DOCTYPE html><html>Please sign in to this network</html>"
+
+
+@pytest.mark.parametrize("digest", [None, f"md5:{'0' * 32}"])
+def test_what_is_not_the_published_file_does_not_reach_the_cache(cache, published_at, answers, digest):
+    """A page of a hotel's network, and what a connection that broke off leaves."""
+    base, waiting = answers
+    entry = published_at(base, digest)
+    waiting += [(b"", 0), (PAGE, len(PAGE)), (PAGE[:20], 10_000)]
+    with pytest.raises(
+        EnvironmentFault, match=r"cannot be downloaded: .*broke off after 20 of 10,000"
+    ) as caught:
+        published_weights(entry, 32)
+    for part in (entry.weights_url, str(cache), "--weights FILE"):
+        assert part in str(caught.value)
+    waiting += [(b"", 0), (PAGE, len(PAGE)), (PAGE, len(PAGE))]
+    with pytest.raises(EnvironmentFault, match="what the server sent is not the published file"):
+        published_weights(entry, 32)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_arrives_damaged_is_downloaded_once_more(cache, published_at, answers, old_file):
+    base, waiting = answers
+    whole = old_file.read_bytes()
+    entry = published_at(base, f"md5:{hashlib.md5(whole).hexdigest()}")
+    damaged = whole[:-1] + bytes([whole[-1] ^ 1])
+    waiting += [(b"", 0), (damaged, len(whole)), (whole, len(whole))]
+    assert published_weights(entry, 32).file.read_bytes() == whole
+    assert [path.name for path in cache.iterdir()] == [entry.weights_file]
 
 
 @pytest.mark.parametrize("name", ["vgg16", "mobilenet"])  # with and without a published digest

@@ -99,7 +99,7 @@ def check(
         found = check("photos").problem("suspicious_labels")
         [case.images[0].image for case in found.cases[:30]]
     """
-    recipe, kept = recipe or Recipe(), Store(store)
+    recipe, kept = recipe or Recipe(), Store.open(store)
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     say(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
     seen = _seen(catalog, recipe, kept, labels=labels)

@@ -70,7 +70,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
         )
 
     def _catalog(self, images: Any) -> Catalog:
-        return list_pictures(images, Spool(Store(self.store).root / "spool", scale=self.scale))
+        return list_pictures(images, Spool(Store.open(self.store).root / "spool", scale=self.scale))
 
     def _shown(self) -> AbstractContextManager[None]:
         return nullcontext() if self.verbose else quiet()
@@ -120,7 +120,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
         with self._shown():
             catalog = self._catalog(X)
-            features = extract_features(self._network(), catalog, store=Store(self.store))
+            features = extract_features(self._network(), catalog, store=Store.open(self.store))
         expect_all(features.refused)
         return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32)
 

@@ -6,6 +6,8 @@ The same features as those `train` learns from, under the same keys of the store
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike, fspath
@@ -19,7 +21,7 @@ from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
-from regraft.data.sample import Refused, Sample, look
+from regraft.data.sample import Refused, Sample, look_at_all
 from regraft.errors import DataError, EnvironmentFault, UsageError
 from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.features.store import Store
@@ -86,21 +88,30 @@ def embed(
         pandas.read_parquet(found.path).filter(regex="^f[0-9]")
     """
     recipe, out = recipe or Recipe(), Path(out)
-    write = _writer(out, overwrite=overwrite)
-    catalog = _listed(Path(data), recipe)
-    features, catalog = vectors(embedding_network(recipe), catalog, Store(store), recipe.precision)
-    say_refused(catalog)
-    table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
-    try:
-        sweep(out.parent, f".{out.name}.writing-")
-        with new_folder(out.parent, f".{out.name}.writing-") as beside:
+    write, kept = _writer(out, overwrite=overwrite), Store.open(store)
+    with ExitStack() as stack:
+        with _said_of(out):
+            sweep(out.parent, f".{out.name}.writing-")
+            beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
+        catalog = _listed(Path(data), recipe)
+        features, catalog = vectors(embedding_network(recipe), catalog, kept, recipe.precision)
+        say_refused(catalog)
+        table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
+        with _said_of(out):
             write(beside / out.name, table)
             (beside / out.name).replace(out)
+    return Embedded(out, len(catalog), features.shape[1], catalog.refused)
+
+
+@contextmanager
+def _said_of(out: Path) -> Iterator[None]:
+    """What the disk refuses is a fault that names `out`."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, EnvironmentFault):
             raise
         raise EnvironmentFault(f"{out} cannot be written: {error.strerror or error}.") from error
-    return Embedded(out, len(catalog), features.shape[1], catalog.refused)
 
 
 def vectors(
@@ -190,8 +201,9 @@ def _listed(path: Path, recipe: Recipe) -> Catalog:
 
 def _unlabelled(root: Path) -> Catalog:
     samples, refused = [], []
-    for file in list_images(root):
-        name, verdict = file.relative_to(root).as_posix(), look(file)
+    files = list(list_images(root))
+    for file, verdict in zip(files, look_at_all(files), strict=True):
+        name = file.relative_to(root).as_posix()
         if isinstance(verdict, Refusal):
             refused.append(Refused(name, verdict.code, verdict.detail))
         else:

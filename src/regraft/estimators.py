@@ -92,7 +92,7 @@ class _HeadEstimator(ImageEstimator):
         """Answers of the model in the order of `run_.bundle.outputs`, float64 (n, units)."""
         check_is_fitted(self)
         with self._shown():
-            return self.run_.answers(self._catalog(X), Store(self.store)).astype(np.float64)
+            return self.run_.answers(self._catalog(X), Store.open(self.store)).astype(np.float64)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -145,10 +145,11 @@ def recommend(
     """
     recipe = recipe or Recipe()
     asked = _asked(recipe, backbones, weights)
+    kept = Store.open(store)
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     catalog = _sampled(catalog.learnable(), sample, recipe.seed)
     say(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
-    trial = _Trial(catalog, Store(store), several=len(asked) > 1)
+    trial = _Trial(catalog, kept, several=len(asked) > 1)
     tried = [trial.of(each) for each in asked]
     ranked = [each for each in tried if isinstance(each, Ranked)]
     faults = [each for each in tried if not isinstance(each, Ranked)]

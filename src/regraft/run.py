@@ -153,7 +153,7 @@ def search(
     """Find how many layers to train, at which rates, on which head; the run is the best of what was tried.
 
     What `regraft search` calls. Its `recipe.toml` makes the same model again with `train`; its metrics and
-    its report name everything that was tried.
+    its report name everything that was tried. One that was killed begins anew, with what the store has.
 
     Args:
         data, out, backbone, overwrite, store: as for `train`.
@@ -168,9 +168,14 @@ def search(
         run.metrics["search"][0]["val_loss"]
     """
     recipe = replace(recipe or Recipe(), phases=(Phase(),))
-    with claim_folder(Path(out), overwrite=overwrite) as folder:
+    place = Path(out)
+    with (  # nothing is resumed, but the place belongs to one process
+        Progress.of(place, resume=False) as progress,
+        claim_folder(place, overwrite=overwrite) as folder,
+    ):
+        progress.begin()
         outcome = learn(data, recipe, backbone=backbone, space=space or Space(), store=store)
-        return _written(outcome, folder, Path(out))
+        return _written(outcome, folder, place)
 
 
 def learn(
@@ -187,7 +192,7 @@ def learn(
 
     Arguments and errors are theirs; `progress` is where it is kept how far training came.
     """
-    clock, kept, progress = _Clock(), Store(store), progress or Progress()
+    clock, kept, progress = _Clock(), Store.open(store), progress or Progress()
     with ExitStack() as stack:
         with clock("list"), begin_keras():
             catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)

@@ -12,29 +12,24 @@ used where it is; downloads go to regraft's own folder, which survives a restart
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import re
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.savedmodel import is_savedmodel
-from regraft.backbone.weights import unreachable
 from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.features.store import default_root
+from regraft.features.home import default_root
 
 __all__ = ["Handle", "fetch", "parse_handle"]
 
 TFHUB = "https://tfhub.dev"
 KAGGLE = "https://www.kaggle.com"
-STALL_SECONDS = 8.0  # how long a server may fall silent
 _FRAMEWORKS = {"tensorflow2": "tensorFlow2", "tensorflow1": "tensorFlow1"}
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -158,7 +153,7 @@ def fetch(handle: Handle) -> Path:
     try:
         if reason is None:
             return _download(handle)
-    except (OSError, http.client.HTTPException, tarfile.TarError, EOFError, ValueError) as fault:
+    except (*FAULTS, tarfile.TarError, EOFError) as fault:
         reason = str(fault) or type(fault).__name__
     raise EnvironmentFault(
         f"{handle.text} is not on this machine and cannot be downloaded: {reason}\n  from: {handle.url}\n"
@@ -176,7 +171,7 @@ def _download(handle: Handle) -> Path:
     with new_folder(target.parent, ".writing-") as beside:
         archive, unpacked = beside / "archive", beside / "module"
         with archive.open("wb") as file:
-            _receive(handle.url, file)
+            receive(handle.url, file)
         _unpack(archive, unpacked)
         try:
             unpacked.rename(target)
@@ -184,14 +179,6 @@ def _download(handle: Handle) -> Path:
             if not is_savedmodel(target):  # another process was first, which is as good
                 raise
     return target
-
-
-def _receive(url: str, file: IO[bytes]) -> None:
-    with urllib.request.urlopen(url, timeout=STALL_SECONDS) as response:
-        expected = response.headers.get("Content-Length")
-        shutil.copyfileobj(response, file, 1 << 20)
-    if expected is not None and file.tell() != int(expected):
-        raise OSError(f"the connection broke off after {file.tell():,} of {int(expected):,} bytes")
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import keras
 
+from regraft.backbone.download import unreachable
 from regraft.backbone.own import replayed
 from regraft.backbone.pixels import apply_contract, contract_of, rescaled
-from regraft.backbone.weights import unreachable
 from regraft.backbone.zoo import Stages
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief, nearest
 

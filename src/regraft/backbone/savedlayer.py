@@ -18,7 +18,7 @@ import numpy as np
 
 from regraft.backbone.savedmodel import Facts, Module, digest_of, facts_of, read_module, tensorflow
 from regraft.errors import ModelRefused, UsageError
-from regraft.features.store import default_root
+from regraft.features.home import default_root
 
 __all__ = ["SavedModelLayer", "open_savedmodel", "trust"]
 

@@ -7,10 +7,6 @@ never a network that is partly random.
 from __future__ import annotations
 
 import hashlib
-import http.client
-import queue
-import threading
-import urllib.request
 import warnings
 from collections import Counter
 from functools import cache
@@ -20,7 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
+from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
+from regraft.beside import new_folder, sweep
+from regraft.console import say
 from regraft.errors import EnvironmentFault, UsageError, brief, nearest
 from regraft.gate.arrays import read_arrays
 
@@ -36,10 +35,9 @@ __all__ = [
     "load_weights",
     "published_weights",
     "sha256",
-    "unreachable",
 ]
 
-REACH_SECONDS = 8.0  # how long the server of published weights has to begin its answer
+ATTEMPTS = 2  # to download what arrives damaged
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _CHOICES = ("imagenet", "random")
 
@@ -92,31 +90,36 @@ def published_weights(entry: Entry, size: int) -> Weights:
         EnvironmentFault: they are not on this machine and cannot be had, or are damaged.
     """
     path = weights_on_disk(entry, size) or _download(entry, size)
-    algorithm, _, expected = (entry.weights_hash or "").partition(":")
     # Keras would download over a file that it finds changed, and delete it where there is no network.
-    if expected and _digest(path, algorithm) != expected:
+    if wrong := _not_published(path, entry):
         raise EnvironmentFault(
-            f"{path} is damaged or not the published file: its {algorithm} is {_digest(path, algorithm)}, "
-            f"expected {expected}. Delete it to have it downloaded again, or name it as the file of weights."
+            f"{path} is damaged or not the published file: {wrong} Delete it to have it downloaded again, "
+            "or name it as the file of weights."
         )
+    return Weights(path, f"imagenet ({path.name}, sha256 {_digest(path, 'sha256')})")
+
+
+def _not_published(path: Path, entry: Entry) -> str:
+    """What tells a file from the published one, as a sentence; empty where nothing does."""
+    algorithm, _, expected = (entry.weights_hash or "").partition(":")
+    if expected and _digest(path, algorithm) != expected:
+        return f"its {algorithm} is {_digest(path, algorithm)}, expected {expected}."
     try:
         _check_format(path)
     except UsageError as fault:
-        raise EnvironmentFault(f"{fault} Delete {path} to have it downloaded again.") from fault
-    return Weights(path, f"imagenet ({path.name}, sha256 {_digest(path, 'sha256')})")
+        return str(fault)
+    return ""
 
 
 def _download(entry: Entry, size: int) -> Path:
     file, url = entry.weights_file_at(size), entry.weights_url_at(size)
+    target = keras_cache() / file
     reason = unreachable(url)
-    if reason is None:
-        import keras
-
+    for _ in range(ATTEMPTS if reason is None else 0):
         try:
-            return Path(
-                keras.utils.get_file(file, url, cache_dir=keras_cache().parent, cache_subdir="models")
-            )
-        except Exception as fault:  # Keras raises the bare class
+            _fetch(entry, url, target)
+            return target
+        except FAULTS as fault:
             reason = brief(fault)
     raise EnvironmentFault(
         f"The ImageNet weights of {entry.name} are not on this machine and cannot be downloaded: {reason}\n"
@@ -126,22 +129,17 @@ def _download(entry: Entry, size: int) -> Path:
     )
 
 
-def unreachable(url: str) -> str | None:
-    """Why `url` cannot be had, or None. A thread, since looking a name up knows no timeout."""
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=REACH_SECONDS):
-                answers.put(None)
-        except (OSError, ValueError, http.client.HTTPException) as fault:
-            answers.put(str(fault) or type(fault).__name__)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answers.get(timeout=REACH_SECONDS)
-    except queue.Empty:
-        return f"no answer within {REACH_SECONDS:g} seconds"
+def _fetch(entry: Entry, url: str, target: Path) -> None:
+    """Put a published file in its place, once it is known to be that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    say(f"Downloading the ImageNet weights of {entry.name} to {target}.")
+    sweep(target.parent, ".writing-")
+    with new_folder(target.parent, ".writing-") as beside:
+        with (beside / target.name).open("wb") as file:
+            receive(url, file)
+        if wrong := _not_published(beside / target.name, entry):
+            raise OSError(f"what the server sent is not the published file: {wrong}")
+        (beside / target.name).replace(target)
 
 
 def _check_format(path: Path) -> None:

@@ -154,7 +154,7 @@ class Catalog:
             >>> Catalog.from_arrays(pixels, [0, 1], names=["cat", "dog"], store=tempfile.mkdtemp()).outputs
             ('cat', 'dog')
         """
-        spool = Spool(Store(store).root / "spool", scale=scale)
+        spool = Spool(Store.open(store).root / "spool", scale=scale)
         found = list_stream(open_arrays(images, targets), spool, names=names, task=task, groups=groups)
         return _not_empty(cls(*found))
 
@@ -189,7 +189,7 @@ class Catalog:
             >>> Catalog.from_stream(rows, store=tempfile.mkdtemp()).task
             'regression'
         """
-        spool = Spool(Store(store).root / "spool", scale=scale)
+        spool = Spool(Store.open(store).root / "spool", scale=scale)
         return _not_empty(
             cls(*list_stream(open_source(source, columns, limit), spool, names=names, task=task))
         )

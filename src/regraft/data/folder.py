@@ -9,14 +9,13 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.data.copies import contradictions, same_files
 from regraft.data.decode import EXTENSIONS
 from regraft.data.refusal import CONTRADICTED, Refusal
-from regraft.data.sample import Listing, Refused, Sample, look
+from regraft.data.sample import Listing, Refused, Sample, look_at_all
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
 __all__ = [
@@ -38,7 +37,6 @@ PART_NAMES = {
     "validation": "validation", "val": "validation", "valid": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-TOGETHER = 64  # files that a thread looks at before it is given more
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -101,9 +99,7 @@ def list_folder(root: Path) -> Listing:
     notes += _twins(classes)
     index = {name: label for label, name in enumerate(classes)}
     jobs = [(folder, file) for folder in found for file in folder.files]
-    some = [[file for _, file in jobs[at : at + TOGETHER]] for at in range(0, len(jobs), TOGETHER)]
-    with ThreadPoolExecutor(8) as pool:
-        verdicts = [verdict for part in pool.map(_look_at, some) for verdict in part]
+    verdicts = look_at_all([file for _, file in jobs])
     samples, refused, ignored = [], [], Counter[str]()
     for (folder, file), verdict in zip(jobs, verdicts, strict=True):
         name = "/".join(file.parts[len(root.parts) :])  # `relative_to` takes ten times as long
@@ -138,10 +134,6 @@ def _twins(classes: tuple[str, ...]) -> list[str]:
         for names in alike.values()
         if len(names) > 1
     ]
-
-
-def _look_at(files: list[Path]) -> list[str | Refusal]:
-    return [look(file) for file in files]
 
 
 def _is_bystander(file: Path, verdict: Refusal) -> bool:

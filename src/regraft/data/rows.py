@@ -9,9 +9,8 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from regraft.data.cells import as_cell
 from regraft.data.copies import contradictions, same_files
 from regraft.data.folder import PART_NAMES
 from regraft.data.refusal import CONTRADICTED, Refusal
-from regraft.data.sample import Listing, Photo, Refused, Sample, Target, expect_most, look
+from regraft.data.sample import Listing, Photo, Refused, Sample, Target, expect_most, look_at_all
 from regraft.data.table import Table, read_table
 from regraft.data.targets import Targets, read_targets
 from regraft.errors import DataError, UsageError
@@ -204,15 +203,14 @@ def _without_conflicts(rows: list[_Row], notes: list[str], refused: dict[int, Re
 def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> dict[int, Sample]:
     """The samples by the numbers of their rows."""
     paths = list(dict.fromkeys(path for row in rows for path in row.paths))
-    with ThreadPoolExecutor(8) as pool:
-        verdicts = dict(zip(paths, pool.map(partial(_look, root), paths), strict=True))
+    verdicts = dict(zip(paths, look_at_all([root / path for path in paths]), strict=True))
     samples = {}
     for row in rows:
         photos = []
         for path in row.paths:
             verdict = verdicts[path]
             if isinstance(verdict, Refusal):
-                refused[row.number] = _refused(row.number, path, verdict)
+                refused[row.number] = _refused(row.number, path, _missing(root / path) or verdict)
                 break
             photos.append(Photo(path, verdict))
         else:
@@ -223,11 +221,10 @@ def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> dict[
     return samples
 
 
-def _look(root: Path, path: str) -> str | Refusal:
-    verdict = look(root / path)
-    if isinstance(verdict, Refusal) and not os.path.exists(root / path):  # noqa: PTH110
-        return Refusal("missing_file", "there is no such file")
-    return verdict
+def _missing(path: Path) -> Refusal | None:
+    """The verdict on a file that is not there: `look` only tells that it cannot be read."""
+    there = os.path.exists(path)  # noqa: PTH110 - any name will do
+    return None if there else Refusal("missing_file", "there is no such file")
 
 
 def _check_groups(samples: Sequence[Sample], columns: Columns, notes: list[str]) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.features.half import pack, unpack
+from regraft.features.spare import InMemory
 
 __all__ = ["Shard", "as_bytes", "write_shard"]
 
@@ -88,7 +89,7 @@ class Shard:
         Exception: of any kind, where the file is none or damaged outside the rows.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | InMemory) -> None:
         self._path = path
         with path.open("rb") as file:
             head = _read(file).tobytes()
@@ -103,7 +104,7 @@ class Shard:
                     raise ValueError(f"{name} has {count} rows of {len(self._records)}")
             if self._records.dtype != _record(len(self._columns)) or self._records.ndim != 1:
                 raise ValueError("the index holds something else")
-            if file.tell() != os.fstat(file.fileno()).st_size:
+            if file.tell() != file.seek(0, os.SEEK_END):
                 raise ValueError("the file ends elsewhere")
         self._begin = _begin(head, [(column.stored, column.shape) for column in self._columns.values()])
         self._checked = np.zeros(len(self._records), bool)

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import threading
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +30,11 @@ from regraft.beside import new_file, sweep
 from regraft.console import say
 from regraft.data.decode import DECODER
 from regraft.errors import EnvironmentFault
+from regraft.features.home import default_root, writable_root
 from regraft.features.shard import Shard, as_bytes, write_shard
+from regraft.features.spare import InMemory, Spare
 
-__all__ = ["FORM", "Entries", "Store", "default_root", "pixel_key"]
+__all__ = ["FORM", "Entries", "Store", "pixel_key"]
 
 FORM = "features-4"  # of the files; another form is another folder
 
@@ -41,17 +42,6 @@ Array = NDArray[Any]
 Places = NDArray[np.int64]
 
 _NONE = np.array([b"\xff" * 16])  # sorts behind every digest
-
-
-def default_root() -> Path:
-    """$REGRAFT_HOME, else regraft/ in the user's cache folder, else (no home) in the temporary folder."""
-    if chosen := os.environ.get("REGRAFT_HOME"):
-        return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache) if cache else Path.home() / ".cache") / "regraft"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / "regraft"
 
 
 def pixel_key(size: int) -> str:
@@ -65,7 +55,13 @@ class Store:
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.root = Path(root) if root is not None else default_root()
         self._entries: dict[str, Entries] = {}
+        self._spare = Spare()
         self._swept = False
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str] | None = None) -> Store:
+        """A store to work with; see `home.writable_root` for its place, and for errors."""
+        return cls(writable_root(root))
 
     def entries(self, key: str) -> Entries:
         """Everything stored under a key, with what other processes have stored by now.
@@ -74,7 +70,7 @@ class Store:
         """
         if key not in self._entries:
             folder = self.root / FORM / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-            self._entries[key] = Entries(folder, key)
+            self._entries[key] = Entries(folder, key, self._spare)
         self._entries[key].refresh()
         return self._entries[key]
 
@@ -131,9 +127,10 @@ class Entries:
     float32 tensors come back with eleven significant bits (see `features.half`), all others as they were put.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, spare: Spare) -> None:
         self.key = key
         self._folder = folder
+        self._spare = spare
         self._names: set[str] = set()  # of the files that were looked at
         self._shards: list[Shard] = []
         self._table: _Table | None = None  # made when it is needed
@@ -147,7 +144,7 @@ class Entries:
         with self._lock:
             for name in names:
                 if name not in self._names:
-                    self._add(name)
+                    self._add(name, self._folder / name)
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of the images that have no sound row here, each once, in the order given.
@@ -194,35 +191,42 @@ class Entries:
     def put(self, digests: Sequence[str], tensors: Mapping[str, Array]) -> None:
         """Store one shard: `tensors[name]` has a row for each digest.
 
+        Where the disk does not take it, it is kept in memory, see `features.spare`; nothing is left
+        half-written.
+
         Raises:
-            EnvironmentFault: the disk is full or may not be written; nothing is left half-written.
+            EnvironmentFault: the disk is full or may not be written, and it is too much for the memory.
         """
         name = f"{uuid.uuid4().hex}.shard"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if not self._swept:
-                sweep(self._folder, ".writing-")
-                self._swept = True
-            (self._folder / "key.txt").write_text(self.key + "\n", "utf-8")
-            with new_file(self._folder, ".writing-") as beside:
-                with beside.open("wb") as file:
-                    write_shard(file, digests, tensors)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.rename(self._folder / name)
-        except OSError as error:
-            size = sum(array.nbytes for array in tensors.values())
-            raise EnvironmentFault(
-                f"The feature store {self._folder} cannot take {size:,} bytes: {error.strerror or error}. "
-                "Free some space, or choose another place with --store or REGRAFT_HOME."
-            ) from error
-        with self._lock:
-            self._add(name)
+        place: Path | InMemory = self._folder / name
 
-    def _add(self, name: str) -> None:
+        def write(file: IO[bytes]) -> None:
+            write_shard(file, digests, tensors)
+
+        try:
+            self._write(name, write)
+        except OSError as error:
+            place = self._spare.keep(write, self._folder, error)
+        with self._lock:
+            self._add(name, place)
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], None]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            sweep(self._folder, ".writing-")
+            self._swept = True
+        (self._folder / "key.txt").write_text(self.key + "\n", "utf-8")
+        with new_file(self._folder, ".writing-") as beside:
+            with beside.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(self._folder / name)
+
+    def _add(self, name: str, place: Path | InMemory) -> None:
         self._names.add(name)
         try:
-            self._shards.append(Shard(self._folder / name))
+            self._shards.append(Shard(place))
         except OSError:  # it may be readable another time
             return
         except Exception:  # a damaged file may hold anything; its images are computed again

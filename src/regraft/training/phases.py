@@ -27,6 +27,7 @@ from regraft.training.compiled import Compiled
 from regraft.training.fit import Fitted, fine_tune, finished
 from regraft.training.heads import FoundHead, find_head, solver_of
 from regraft.training.material import Material, Tensors
+from regraft.training.memory import step_bytes
 from regraft.training.progress import Bookmark, Progress
 from regraft.training.search import Depth, Search, pays
 
@@ -222,14 +223,15 @@ class _Tuner:
         )
 
     def _say(self, depth: Depth) -> None:
-        phase, images = depth.phase, self._search.images
+        phase, images, boundary = depth.phase, self._search.images, depth.placed.boundary
         say(
             f"Plan: fine-tune {phase.unfreeze}, {phase.epochs or max(1, depth.epochs)} passes over "
-            f"{images.train:,} images, about {duration(depth.seconds)}, at most {duration(self._left)}."
+            f"{images.train:,} images, about {duration(depth.seconds)}, at most {duration(self._left)}; "
+            f"a step takes about {amount(step_bytes(self._model, phase.batch_size, boundary))} of memory."
         )
-        if self._material.recipe.feature_noise and not depth.placed.boundary:
+        if self._material.recipe.feature_noise and not boundary:
             say("Plan: no noise on features, for this phase reads pixels.")
-        if depth.placed.boundary:
+        if boundary:
             say(f"Plan: {depth.placed}; what is frozen runs once.")
         elif self._mixing:
             say(f"Plan: what is frozen runs in every epoch, for {' and '.join(self._mixing)} mix images.")

@@ -136,18 +136,19 @@ class Progress:
             return
         sweep(self._folder, ".writing-")
         there = sorted(self._folder.iterdir())
+        trained = sum(path.suffix == ".npz" for path in there)
         if self._resume:
-            trained = sum(path.suffix == ".npz" for path in there)
             say(
                 f"Resuming the run that was begun before. Phases with a checkpoint: {trained}."
                 if trained
                 else "Nothing was trained before: the run begins, with what the store has already."
             )
-        elif there:
-            say(
-                f"An unfinished run was in {self._folder}; begun anew now. --resume would go on.",
-                style="yellow",
-            )
+        else:
+            if trained:
+                say(
+                    f"An unfinished run was in {self._folder}; begun anew now. --resume would go on.",
+                    style="yellow",
+                )
             for path in there:
                 path.unlink()
         self._state["process"] = os.getpid()

@@ -1,0 +1,83 @@
+"""Where the store lies, and whether it can be written: found out before work begins."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+from regraft.beside import new_file, new_folder, sweep
+from regraft.console import say
+from regraft.errors import EnvironmentFault
+
+__all__ = ["default_root", "writable_root"]
+
+TRIED = 2**18  # bytes that a place has to take to count as one
+
+
+def default_root() -> Path:
+    """$REGRAFT_HOME, else regraft/ in the user's cache folder, else (no home) in the temporary folder."""
+    if chosen := os.environ.get("REGRAFT_HOME"):
+        return Path(chosen)
+    cached = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cached) if cached else Path.home() / ".cache") / "regraft"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "regraft"
+
+
+def writable_root(named: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a store that takes what is written to it; a little is written, to try.
+
+    Args:
+        named: by the user; None for `default_root()`. Where that is nobody's choice and cannot be written,
+            it is a temporary folder of this process instead, and that is said once.
+
+    Raises:
+        EnvironmentFault: a place that somebody chose cannot be written, or no place at all.
+    """
+    root = default_root() if named is None else Path(named)
+    try:
+        _try(root)
+    except OSError as error:
+        why = error.strerror or str(error)
+        if named is not None or os.environ.get("REGRAFT_HOME"):
+            raise EnvironmentFault(
+                f"The store {root} cannot be written: {why}. Free some space there, make it writable, or "
+                "choose another place with --store or REGRAFT_HOME."
+            ) from error
+        return _temporary(root, why)
+    return root
+
+
+def _try(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    sweep(root, ".trying-")
+    with new_file(root, ".trying-") as path, path.open("wb") as file:
+        file.write(bytes(TRIED))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@cache
+def _temporary(root: Path, why: str) -> Path:
+    """A folder that is gone when the process ends, or when the next one needs one."""
+    parent, kept = Path(tempfile.gettempdir()), ExitStack()
+    try:
+        sweep(parent, "regraft-store-")
+        folder = kept.enter_context(new_folder(parent, "regraft-store-"))
+    except OSError as error:
+        raise EnvironmentFault(
+            f"The store can be written neither to {root} ({why}) nor to {parent} "
+            f"({error.strerror or error}). Choose another place with --store or REGRAFT_HOME."
+        ) from error
+    atexit.register(kept.close)
+    say(
+        f"The store {root} cannot be written ({why}): what is computed is kept in {folder} until this "
+        "process ends. Choose a place to keep it with --store or REGRAFT_HOME.",
+        style="yellow",
+    )
+    return folder
