@@ -59,7 +59,7 @@ def test_it_is_said_once_and_is_gone_with_the_run(
 def test_more_than_there_is_room_for_is_a_fault_with_place_and_bytes(
     half_stored: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spare, "ROOM", 3_000)  # of all keys together
+    monkeypatch.setattr(spare, "ROOM", 1_000)  # of all keys together
     put(half_stored.entries("key"), 2, 4)
     with pytest.raises(EnvironmentFault, match=r"cannot take [\d,]+ bytes: No space left"):
         put(half_stored.entries("another"), 4, 6)
