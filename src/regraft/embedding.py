@@ -62,6 +62,7 @@ def embed(
     out: str | PathLike[str] = "features.parquet",
     *,
     overwrite: bool = False,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Embedded:
     """Write the features of images to a file. What `regraft embed` calls.
@@ -75,6 +76,7 @@ def embed(
             does not matter here.
         out: the file to make; its extension says which kind.
         overwrite: replace `out` if it is there.
+        trust: you know where a SavedModel comes from; see `load_backbone`.
         store: folder of computed features; None for the user's cache.
 
     Raises:
@@ -88,7 +90,9 @@ def embed(
     recipe, out = recipe or Recipe(), Path(out)
     write = _writer(out, overwrite=overwrite)
     catalog = _listed(Path(data), recipe)
-    features, catalog = vectors(embedding_network(recipe), catalog, Store(store), recipe.precision)
+    features, catalog = vectors(
+        embedding_network(recipe, trust=trust), catalog, Store(store), recipe.precision
+    )
     say_refused(catalog)
     table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
     try:
@@ -115,11 +119,11 @@ def vectors(
     return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32), catalog
 
 
-def embedding_network(recipe: Recipe) -> keras.Model:
+def embedding_network(recipe: Recipe, *, trust: bool = False) -> keras.Model:
     """The backbone of a recipe, from float RGB pixels (b, size, size, 3) in 0..255 to {"cut_0": (b, d)}.
 
     The last two are kept in memory: every fold of a cross-validation asks for the same one. It is never
-    trained. A file that changed is another network.
+    trained. A file that changed is another network. `trust` is as in `load_backbone`.
 
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone`; or a pooling that has to be learned.
@@ -138,12 +142,12 @@ def embedding_network(recipe: Recipe) -> keras.Model:
         seed=recipe.seed if recipe.weights == "random" else 0,
         head=replace(Recipe().head, pooling=recipe.head.pooling),
     )
-    return _opened(alike, _contents(recipe.backbone) + _contents(recipe.weights))
+    return _opened(alike, _contents(recipe.backbone) + _contents(recipe.weights), trust)
 
 
 @lru_cache(maxsize=2)
-def _opened(recipe: Recipe, contents: str) -> keras.Model:
-    return pooled_network(open_backbone(recipe), recipe.head)
+def _opened(recipe: Recipe, contents: str, trust: bool) -> keras.Model:
+    return pooled_network(open_backbone(recipe, trust=trust), recipe.head)
 
 
 def pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:

@@ -100,11 +100,11 @@ def hint(recipe: Recipe) -> str:
     return f"key of {network}"
 
 
-def open_backbone(recipe: Recipe) -> Backbone:
-    """The backbone of a recipe; plans that it cannot have are refused before any work.
+def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
+    """The backbone of a recipe; `trust` is as in `load_backbone`.
 
     Raises:
-        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `planned`.
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
     """
     if recipe.backbone.startswith(HANDED):
         raise UsageError(
@@ -119,6 +119,7 @@ def open_backbone(recipe: Recipe) -> Backbone:
         pixels=recipe.pixels or None,
         image_size=recipe.image_size,
         seed=recipe.seed,
+        trust=trust,
     )
 
 

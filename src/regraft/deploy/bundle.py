@@ -100,9 +100,12 @@ class Bundle:
         photos: how many images a sample has.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = (), *, trust: bool = False
+    ) -> None:
         self.path = path
         self._trusted = tuple(trusted)
+        self._trust = trust
         self.manifest = manifest
         self.task: str = manifest["task"]
         self.outputs: list[str] = list(manifest["outputs"])
@@ -117,7 +120,7 @@ class Bundle:
         from regraft.backbone.own import read_model
 
         self._check("model.keras")
-        return read_model(self.path / "model.keras")
+        return read_model(self.path / "model.keras", trust=self._trust)
 
     @cached_property
     def kept(self) -> Kept | None:
@@ -307,12 +310,13 @@ class Bundle:
             raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
-def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Bundle:
+def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = (), trust: bool = False) -> Bundle:
     """Open a run folder that `train` wrote.
 
     Args:
         path: the folder.
         trusted: full names of types that a head made of estimators may have besides scikit-learn's own.
+        trust: you know where a SavedModel that the model holds comes from; see `load_backbone`.
 
     Raises:
         UsageError: there is no such folder.
@@ -332,7 +336,7 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Bundle
             raise ModelRefused(
                 f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
             )
-        return Bundle(folder, manifest, trusted)
+        return Bundle(folder, manifest, trusted, trust=trust)
     except (EnvironmentFault, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise

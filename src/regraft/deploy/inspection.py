@@ -77,7 +77,6 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     if not file.is_file():
         raise UsageError(f"Expected a .keras file. Received: {file}, which is none.")
     contents = look_into(file)
-    layers = contents.configuration.layers
     types: Counter[str] = Counter()
     for array in contents.arrays:
         types[array.dtype] += array.bytes
@@ -91,9 +90,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         kinds=_kinds(contents),
         parameters=sum(array.size for array in contents.arrays if array.learned),
         types=dict(types),
-        savedmodels=tuple(
-            str(layer.config["facts"]["digest"]) for layer in layers if layer.kind == "SavedModelLayer"
-        ),
+        savedmodels=contents.savedmodels,
         members={member.name: member.size for member in contents.archive.members} if contents.archive else {},
         suspicious=contents.suspicious,
         manifest=manifest,
