@@ -237,10 +237,20 @@ def test_an_animation_gives_its_first_frame_and_a_note(kind):
     assert np.abs(decoded.pixels[20, 20].astype(int) - [255, 0, 0]).max() <= 6
 
 
-def test_a_camera_s_burst_gives_its_first_picture():
-    frames = [Image.fromarray(scene()), Image.fromarray(255 - scene())]
-    decoded = decode(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), None, name="a.jpg")
-    assert (decoded.facts.format, decoded.facts.notes) == ("MPO", ())
+@pytest.mark.parametrize(
+    ("second", "notes"),
+    [
+        (Image.fromarray(255 - scene()), ("first_page",)),
+        (Image.fromarray(255 - scene()).resize((50, 50)), ()),  # a preview
+        (Image.fromarray(255 - scene()).convert("L"), ()),  # a gain map
+    ],
+    ids=["burst", "preview", "gain map"],
+)
+def test_of_a_camera_s_several_pictures_the_first_is_used(second, notes):
+    first = Image.fromarray(scene())
+    data = encoded(first, "MPO", save_all=True, append_images=[second], progressive=True)
+    decoded = decode(data, None, name="a.jpg")
+    assert (decoded.facts.format, decoded.facts.notes) == ("MPO", notes)
     assert np.abs(decoded.pixels.astype(int) - scene()).mean() < 3
 
 

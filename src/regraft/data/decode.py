@@ -41,6 +41,7 @@ from regraft.data.jpeg import (
     frame,
     is_complete,
     is_refined,
+    last_scan_is_whole,
     without_end_marker,
 )
 from regraft.data.png import SIGNATURE, checked
@@ -173,10 +174,10 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> Decoded:
 def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     image = _open(data)
     width, height, kind = image.width, image.height, image.format or ""
-    notes = _notes(image, name)
+    notes = _notes(image, data, name)
     if size is not None:  # a JPEG of twice the size or more: its own blocks are read smaller, never below it
         image.draft(None, (size, size))
-    rgb = to_rgb(_load(image, data, notes), size)
+    rgb = to_rgb(_load(image, data, size, notes), size)
     seen = _finished(rgb if size is None else resize(rgb, size), image, notes)
     pixels = np.asarray(seen)
     if _is_uniform(pixels):
@@ -249,12 +250,14 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise Refusal("unsupported_bit_depth", "12-bit samples; convert the file to 8 or 16 bits")
 
 
-def _notes(image: Image.Image, name: str) -> list[str]:
+def _notes(image: Image.Image, data: bytes, name: str) -> list[str]:
     notes = []
     suffix = PurePath(name).suffix.lower()
     if suffix in EXTENSIONS and suffix not in FORMATS[image.format or ""]:
         notes.append("extension_mismatch")
-    if image.format != "MPO" and _has_more_frames(image):
+    if image.format == "MPO":
+        notes += ["first_page"] if _is_burst(image, data) else []
+    elif _has_more_frames(image):
         notes.append("animated_first_frame" if image.format != "TIFF" else "first_page")
     if min(image.size) < TINY:
         notes.append("tiny_image")
@@ -270,7 +273,18 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
 
 
-def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
+def _is_burst(image: Image.Image, data: bytes) -> bool:
+    """Whether the second picture of a camera's file is as good as the first, as in a burst or a stereo pair.
+    Most phones put a preview or a gain map behind every photograph, which is smaller or has one channel."""
+    try:
+        second = Image.open(io.BytesIO(data), formats=["JPEG"])
+        second.seek(1)
+        return (second.size, second.mode) == (image.size, image.mode)
+    except Exception:  # there is none, or it is broken
+        return False
+
+
+def _load(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> Image.Image:
     """Decode every pixel now, so that a broken file is refused here and nowhere later."""
     jpeg = image.format in ("JPEG", "MPO")
     try:
@@ -281,18 +295,18 @@ def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
             return whole
         raise
     if jpeg:
-        _check_jpeg(image, data, notes)
+        _check_jpeg(image, data, size, notes)
     return image
 
 
-def _check_jpeg(image: Image.Image, data: bytes, notes: list[str]) -> None:
-    """What libjpeg shows without a word: grey for scan lines that are missing."""
+def _check_jpeg(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> None:
+    """What libjpeg shows without a word: grey for scan lines that are missing, blur for scans."""
     unfilled = ends_in_hole(data)
     if (unfilled or ends_in_grey(image)) and not is_complete(data):
         raise Refusal("truncated", "scan lines are missing")
     if unfilled:
         notes.append("jpeg_missing_eoi")
-    if "progressive" in image.info and not is_refined(data):
+    if "progressive" in image.info and not (is_refined(data) and last_scan_is_whole(image, data, size)):
         notes.append("jpeg_missing_scans")
 
 

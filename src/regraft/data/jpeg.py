@@ -26,6 +26,7 @@ __all__ = [
     "frame",
     "is_complete",
     "is_refined",
+    "last_scan_is_whole",
     "without_end_marker",
 ]
 
@@ -124,8 +125,7 @@ def without_end_marker(data: bytes) -> Image.Image | None:
 
 def is_complete(data: bytes) -> bool:
     """Whether all scan lines stand before the end marker."""
-    end = next((start - 2 for kind, start, _ in _segments(data) if kind == 0xD9), len(data))
-    return without_end_marker(data[:end]) is not None
+    return without_end_marker(data[: _end(data)]) is not None
 
 
 def is_refined(data: bytes) -> bool:
@@ -141,6 +141,33 @@ def is_refined(data: bytes) -> bool:
             if bits & 0x0F == 0:
                 missing -= {(c, k) for c in body[1 : 1 + 2 * count : 2] for k in range(first, last + 1)}
     return not missing
+
+
+def last_scan_is_whole(image: Image.Image, data: bytes, size: int | None) -> bool:
+    """Whether a progressive JPEG's last scan goes to its end, as far as that shows at this size.
+
+    What is missing of it is no grey but a little blur; made-up bytes behind it show, as in
+    `without_end_marker`.
+
+    Args:
+        image: the picture, loaded.
+        data: the whole file.
+        size: what the decoder was told that suffices; None for all of it.
+    """
+    try:
+        filled = Image.open(
+            io.BytesIO(data[: _end(data)].rstrip(b"\xff") + _MADE_UP[-1] + _END), formats=["JPEG"]
+        )
+        if size is not None:
+            filled.draft(None, (size, size))
+        return np.array_equal(np.asarray(image), np.asarray(filled))
+    except Exception:  # no memory for two of the largest: the picture is there all the same
+        return True
+
+
+def _end(data: bytes) -> int:
+    """Where the end marker is, or would be."""
+    return next((start - 2 for kind, start, _ in _segments(data) if kind == 0xD9), len(data))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
