@@ -97,6 +97,13 @@ def test_a_header_of_endless_pieces_is_refused_before_any_is_read(piece):
     assert refusal(data[:2] + piece * 70_000 + data[2:]).code == "decode_timeout"
 
 
+def test_exif_of_millions_of_numbers_is_refused_before_any_is_read():
+    data = jpeg()
+    segment = b"\xff\xe1" + (60_008).to_bytes(2, "big") + b"Exif\0\0" + bytes(60_000)
+    assert refusal(data[:2] + segment * 40 + data[2:]).code == "decode_timeout"
+    assert decode(data[:2] + segment * 10 + data[2:], 32)
+
+
 def test_a_video_behind_the_picture_is_not_taken_for_scans():
     data = encoded(Image.fromarray(scene(2000, 2000)), "JPEG")
     assert decode(data + b"\xff\xda\0\x08" * 2000, 32)

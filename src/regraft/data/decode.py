@@ -31,11 +31,10 @@ from PIL import (  # each plugin is imported by name: only these formats ever se
     WebPImagePlugin,  # noqa: F401
 )
 
-from regraft.data import heif
+from regraft.data import gif, heif, jpeg, tiff
 from regraft.data.colour import BadProfile, to_rgb, to_srgb
 from regraft.data.header import check_size, stated_size
 from regraft.data.jpeg import (
-    check_work,
     ends_in_grey,
     ends_in_hole,
     frame,
@@ -83,7 +82,7 @@ FORMATS = {
 }
 EXTENSIONS = frozenset().union(*FORMATS.values())
 THUMBNAIL = 16  # pixels: side of the picture in `Facts`
-MAX_TILES = 250_000  # of 16 x 16 pixels, the smallest there are, in a picture of the largest size
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -208,12 +207,16 @@ def _open(data: bytes) -> Image.Image:
         raise verdict
     formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]
     if data.startswith(b"\xff\xd8"):
-        check_work(data)
+        jpeg.check_work(data)
     elif data.startswith(SIGNATURE):
         data = checked(data)
     elif is_heif(data):
         heif.register()
         formats = ["HEIF"]
+    elif data.startswith(b"GIF8"):
+        gif.check_work(data)
+    elif data.startswith(_TIFF):
+        tiff.check_work(data)
     if (stated := stated_size(data)) is not None and 0 not in stated:
         check_size(*stated)
     try:
@@ -242,8 +245,10 @@ def _unidentified(data: bytes, stated: tuple[int, int, str] | None) -> Refusal:
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     """Two kinds of TIFF that Pillow opens as something they are not, and one that it opens for minutes."""
-    if len(image.tile) > MAX_TILES:
-        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {MAX_TILES:,}")
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]  # Pillow looks for text in it
+    if len(image.tile) > tiff.MAX_TILES:
+        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {tiff.MAX_TILES:,}")
     if image.tag_v2.get(_SUBFILE_TYPE) == 1:
         raise Refusal("unsupported_format", "a raw photograph: its first picture is only a preview")
     if 12 in image.tag_v2.get(_BITS_PER_SAMPLE, ()):
@@ -286,15 +291,15 @@ def _is_burst(image: Image.Image, data: bytes) -> bool:
 
 def _load(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> Image.Image:
     """Decode every pixel now, so that a broken file is refused here and nowhere later."""
-    jpeg = image.format in ("JPEG", "MPO")
+    is_jpeg = image.format in ("JPEG", "MPO")
     try:
         image.load()
     except Exception:
-        if jpeg and (whole := without_end_marker(data)):
+        if is_jpeg and (whole := without_end_marker(data)):
             notes.append("jpeg_missing_eoi")
             return whole
         raise
-    if jpeg:
+    if is_jpeg:
         _check_jpeg(image, data, size, notes)
     return image
 
@@ -317,7 +322,8 @@ def _finished(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.I
     except BadProfile:
         notes.append("bad_colour_profile")
     try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        readable = len(image.info.get("exif", b"")) <= jpeg.MAX_EXIF  # a number in it may be millions of them
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if readable else None
     except Exception:  # corrupt metadata never costs the picture
         turn = None
     return rgb if turn is None else rgb.transpose(turn)

@@ -19,6 +19,7 @@ from PIL import Image
 from regraft.data.refusal import Refusal
 
 __all__ = [
+    "MAX_EXIF",
     "Frame",
     "check_work",
     "ends_in_grey",
@@ -33,6 +34,7 @@ __all__ = [
 MAX_PASSED = (
     2_000_000_000  # pixels over all scans, for each passes over the whole picture however few its bytes
 )
+MAX_EXIF = 2 * 2**20  # bytes, of which Pillow makes numbers; a camera fills a segment of 65,533
 MAX_PIECES = 10_000  # segments before the first scan; a large colour profile has 200
 _PADDING = b"\xff" * 65536  # allowed before a marker, in any number
 _END = b"\xff\xd9"
@@ -67,17 +69,22 @@ def frame(data: bytes) -> Frame | None:
 
 
 def check_work(data: bytes) -> None:
-    """Refuse a file that takes minutes to decode: its picture comes in thousands of scans, or its header in
-    millions of pieces, which Pillow takes one by one.
+    """Refuse a file that takes minutes to decode: its picture comes in thousands of scans, its header in
+    millions of pieces, which Pillow takes one by one, or its EXIF holds millions of numbers.
 
     Raises:
         Refusal: `decode_timeout`.
     """
-    pieces = sum(
-        1 for _ in takewhile(lambda segment: segment[0] != 0xDA, islice(_segments(data), MAX_PIECES + 1))
-    )
+    pieces = exif = 0
+    for kind, start, end in takewhile(
+        lambda segment: segment[0] != 0xDA, islice(_segments(data), MAX_PIECES + 1)
+    ):
+        pieces += 1
+        exif += (end - start) * (kind == 0xE1 and data.startswith(b"Exif", start))
     if pieces > MAX_PIECES or _PADDING in data:
         raise Refusal("decode_timeout", f"a JPEG whose header has more than {MAX_PIECES:,} pieces")
+    if exif > MAX_EXIF:
+        raise Refusal("decode_timeout", f"a JPEG with {exif:,} bytes of EXIF, at most {MAX_EXIF:,}")
     found = frame(data)
     if found is None:
         return
