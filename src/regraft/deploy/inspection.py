@@ -12,6 +12,7 @@ from typing import Any
 from regraft.deploy.bundle import load, sha256
 from regraft.errors import UsageError
 from regraft.gate.arrays import Array
+from regraft.gate.kinds import expect_here
 from regraft.gate.model import Contents, look_into
 
 __all__ = ["Inspection", "Kind", "inspect"]
@@ -65,9 +66,10 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
     Raises:
         UsageError: there is no such file, or the folder is none that `train` wrote.
-        ModelRefused: the folder's manifest is missing or damaged.
+        ModelRefused: the folder's manifest is missing or damaged, or it is an address.
         EnvironmentFault: it cannot be read.
     """
+    expect_here(path, "a .keras file or a run folder")
     given = Path(path)
     if not given.exists():
         raise UsageError(f"Expected a .keras file or a run folder. There is nothing at {given}.")
