@@ -19,7 +19,7 @@ def main(photos, handle, out="runs/r15", *, image_size=None):
         head=HeadSpec(hidden=(1024,), dropout=0),
         phases=(),
     )
-    return train(photos, recipe, out)
+    return train(photos, recipe, out, trust=True)  # the graph is run: you know where it comes from
 
 
 if __name__ == "__main__":

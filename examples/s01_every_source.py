@@ -8,10 +8,10 @@ import sys
 from regraft import load_backbone
 
 
-def main(sources, *, weights="imagenet", image_size=None):
+def main(sources, *, weights="imagenet", image_size=None, trust=False):
     table = {}
     for source in sources:
-        backbone = load_backbone(source, weights=weights, image_size=image_size)
+        backbone = load_backbone(source, weights=weights, image_size=image_size, trust=trust)
         features = backbone.model.output_shape[-1]
         table[backbone.name] = (backbone.image_size, len(backbone.layers), features, backbone.contract)
     return table

@@ -131,6 +131,12 @@ CONFIGURATIONS = {
     ),
     "no module, as in old files": lambda: in_the_middle("Dense", {"units": 4}, module=None),
     "model of a class of its own": lambda: members({**functional(), "class_name": "Evil", "module": "evil"}),
+    "path for the digest of a SavedModel": lambda: in_the_middle(
+        "SavedModelLayer",
+        {"facts": {"digest": "../../evil", "variables": []}},
+        module="regraft.backbone.savedlayer",
+        registered_name="regraft>SavedModelLayer",
+    ),
     "10^9 units": lambda: members(functional(last=dense(units=10**9))),
     "no shape": lambda: members(functional(last={**dense(), "build_config": None})),
     "shape that is none": lambda: members(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,7 +94,9 @@ def test_junk_of_operating_systems_is_neither_class_nor_image(tmp_path):
     catalog = Catalog.from_folder(root)
     assert catalog.outputs == ("cat", "wolf")
     assert len(catalog) == 4
-    assert catalog.refused == catalog.notes == ()
+    assert catalog.refused == ()
+    # 5 files in the class and 5 beside it, 3 folders in it and 3 beside it
+    assert catalog.notes == ("16 hidden or system files or folders, such as .DS_Store, were left out.",)
 
 
 def test_images_are_known_by_content_whatever_their_extension(tmp_path):
@@ -177,6 +180,44 @@ def test_links_to_folders_are_not_followed_and_that_is_said(tmp_path):
     assert set(catalog.notes) == {
         f"The folder {name} is a symbolic link and was not followed." for name in ("linked", "deeper")
     }
+
+
+def test_links_that_lead_nowhere_or_to_each_other_are_named(tmp_path):
+    root = two_classes(tmp_path / "photos")
+    (root / "cat" / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "cat" / "self.png").symlink_to("self.png")
+    (root / "bear").symlink_to(tmp_path / "nowhere")
+    for one, other in (("a", "b.png"), ("b.png", "a")):
+        (root / one).symlink_to(root / other)
+    catalog = Catalog.from_folder(root)
+    assert len(catalog) == 4
+    assert {item.image: item.code for item in catalog.refused} == {
+        "cat/broken.png": "unreadable",
+        "cat/self.png": "unreadable",
+    }
+    assert catalog.refused[0].detail == "a link that leads nowhere"
+    assert list(catalog.notes) == [
+        f"The link {name} leads nowhere and was left out." for name in ("a", "b.png", "bear")
+    ]
+
+
+def test_names_of_255_bytes_are_used_and_paths_beyond_4096_are_named(tmp_path):
+    root = two_classes(tmp_path / "photos")
+    long = "n" * 251 + ".png"
+    picture(root / "cat" / long, 50)
+    here = os.open(root / "wolf", os.O_RDONLY)
+    for _ in range(20):  # no path leads there in one go
+        os.mkdir("d" * 240, dir_fd=here)
+        inside = os.open("d" * 240, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inside
+    os.close(os.open("deep.png", os.O_CREAT, dir_fd=here))
+    os.close(here)
+    catalog = Catalog.from_folder(root)
+    assert len(catalog) == 5
+    assert f"cat/{long}" in [sample.path for sample in catalog.samples]
+    (said,) = catalog.notes
+    assert re.fullmatch(r"The folder /.{40,320} cannot be read: File name too long\.", said)
 
 
 def test_a_link_to_an_image_is_that_image(tmp_path):

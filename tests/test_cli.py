@@ -211,3 +211,8 @@ def test_demo_runs_without_network_and_grafting_wins(tmp_path: Path) -> None:
     assert grafted > scratch > 0.5
     assert (tmp_path / "demo" / "grafted" / "report.html").is_file()
     expect(regraft("demo", "-o", tmp_path / "demo"), 2, "--overwrite")
+
+
+@pytest.mark.slow
+def test_a_name_that_is_too_long_is_one_message(tmp_path: Path) -> None:
+    expect(regraft("predict", "a" * 5000, tmp_path), 2, "File name too long: aaa")

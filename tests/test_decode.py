@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 import regraft.data.colour
 import regraft.data.decode
 import regraft.data.refusal
+import regraft.data.tiff
 from regraft.data.decode import EXTENSIONS, Facts, decode, digest
 from regraft.data.refusal import sniff
 from regraft.data.workers import DecodeAhead, Job
@@ -237,10 +238,20 @@ def test_an_animation_gives_its_first_frame_and_a_note(kind):
     assert np.abs(decoded.pixels[20, 20].astype(int) - [255, 0, 0]).max() <= 6
 
 
-def test_a_camera_s_burst_gives_its_first_picture():
-    frames = [Image.fromarray(scene()), Image.fromarray(255 - scene())]
-    decoded = decode(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), None, name="a.jpg")
-    assert (decoded.facts.format, decoded.facts.notes) == ("MPO", ())
+@pytest.mark.parametrize(
+    ("second", "notes"),
+    [
+        (Image.fromarray(255 - scene()), ("first_page",)),
+        (Image.fromarray(255 - scene()).resize((50, 50)), ()),  # a preview
+        (Image.fromarray(255 - scene()).convert("L"), ()),  # a gain map
+    ],
+    ids=["burst", "preview", "gain map"],
+)
+def test_of_a_camera_s_several_pictures_the_first_is_used(second, notes):
+    first = Image.fromarray(scene())
+    data = encoded(first, "MPO", save_all=True, append_images=[second], progressive=True)
+    decoded = decode(data, None, name="a.jpg")
+    assert (decoded.facts.format, decoded.facts.notes) == ("MPO", notes)
     assert np.abs(decoded.pixels.astype(int) - scene()).mean() < 3
 
 
@@ -253,7 +264,7 @@ def test_pages_that_lead_in_a_circle_end():
 
 
 def test_more_tiles_than_any_picture_has_are_refused(monkeypatch):
-    monkeypatch.setattr(regraft.data.decode, "MAX_TILES", 399)
+    monkeypatch.setattr(regraft.data.tiff, "MAX_TILES", 399)
     tags = [(256, 20), (257, 20), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
     behind = 8 + 2 + 12 * (len(tags) + 2) + 4

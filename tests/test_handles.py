@@ -13,7 +13,7 @@ import pytest
 from regraft.backbone import download, handles
 from regraft.backbone.handles import fetch, parse_handle
 from regraft.backbone.load import load_backbone
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
 TFHUB = "https://tfhub.dev/google/imagenet/resnet_v2_50/feature_vector/5"
 KAGGLE = "google/resnet-v2/tensorFlow2/50-feature-vector/2"
@@ -175,7 +175,7 @@ def test_caches_of_public_tools_are_used_where_they_lie(tmp_path, monkeypatch):
 def test_offline_says_at_once_what_to_do(tmp_path):
     started = time.monotonic()
     with pytest.raises(EnvironmentFault) as caught:
-        load_backbone(KAGGLE)
+        load_backbone(KAGGLE, trust=True)
     assert time.monotonic() - started < 10
     for part in (KAGGLE, "http://127.0.0.1:9/api", str(tmp_path / "home/savedmodels/kaggle"), "Unpack"):
         assert part in str(caught.value)
@@ -227,3 +227,11 @@ def test_what_is_not_whole_or_not_safe_leaves_nothing(content, length, reason, s
         fetch(parse_handle(KAGGLE))
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize("text", [TFHUB, KAGGLE])
+def test_nothing_is_downloaded_that_nobody_trusts(text, served):
+    asked = served(MODULE)
+    with pytest.raises(ModelRefused, match=f"^{text} holds a SavedModel that was never trusted.*--trust"):
+        load_backbone(text)
+    assert asked == []

@@ -70,6 +70,17 @@ def test_a_progressive_picture_that_ends_before_its_last_scan_is_noted():
     assert decode(data[:table] + END, 32).facts.notes == ("jpeg_missing_scans",)
 
 
+@pytest.mark.parametrize("quality", [60, 90])
+@pytest.mark.parametrize("share", [0, 0.3, 0.9, 1])
+def test_a_progressive_picture_that_ends_within_its_last_scan_is_noted_or_refused(share, quality):
+    data = encoded(Image.fromarray(scene(300, 200)), "JPEG", progressive=True, quality=quality)
+    begin = data.rindex(b"\xff\xda") + 12
+    cut = data[: min(begin + round(share * (len(data) - begin)), len(data) - 4)]
+    assert decode(data, None).facts.notes == decode(data, 64).facts.notes == ()
+    assert decode(cut + END, None).facts.notes == ("jpeg_missing_scans",)
+    assert refusal(cut).code == "truncated"
+
+
 @pytest.mark.slow
 def test_thousands_of_scans_are_refused_before_any_is_read():
     data = encoded(Image.fromarray(scene(2000, 2000)), "JPEG", progressive=True)
@@ -84,6 +95,13 @@ def test_thousands_of_scans_are_refused_before_any_is_read():
 def test_a_header_of_endless_pieces_is_refused_before_any_is_read(piece):
     data = jpeg()
     assert refusal(data[:2] + piece * 70_000 + data[2:]).code == "decode_timeout"
+
+
+def test_exif_of_millions_of_numbers_is_refused_before_any_is_read():
+    data = jpeg()
+    segment = b"\xff\xe1" + (60_008).to_bytes(2, "big") + b"Exif\0\0" + bytes(60_000)
+    assert refusal(data[:2] + segment * 40 + data[2:]).code == "decode_timeout"
+    assert decode(data[:2] + segment * 10 + data[2:], 32)
 
 
 def test_a_video_behind_the_picture_is_not_taken_for_scans():

@@ -1,4 +1,4 @@
-"""A SavedModel as a layer: what moves, what is saved, and who is trusted."""
+"""A SavedModel as a layer: what moves, what is saved."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from regraft.backbone import savedlayer  # noqa: E402
 from regraft.backbone.freeze import freeze  # noqa: E402
 from regraft.backbone.head import graft  # noqa: E402
 from regraft.backbone.load import load_backbone  # noqa: E402
-from regraft.errors import ModelRefused, UsageError  # noqa: E402
+from regraft.errors import UsageError  # noqa: E402
 from regraft.recipe import HeadSpec  # noqa: E402
 
 
@@ -28,7 +28,7 @@ def module(tmp_path_factory):
 
 def trained(module, unfreeze="all"):
     """A model grafted on the module and fine-tuned for two steps; the module's weights before."""
-    backbone = load_backbone(module)
+    backbone = load_backbone(module, trust=True)
     model = graft(backbone, HeadSpec(), outputs=2)
     freeze(backbone, unfreeze)
     layer = backbone.layers[0]
@@ -39,7 +39,7 @@ def trained(module, unfreeze="all"):
 
 
 def test_answers_are_the_modules_own_in_inference_mode(module):
-    backbone = load_backbone(module)
+    backbone = load_backbone(module, trust=True)
     x = pixels(16)
     expected = tf.saved_model.load(str(module))
     np.testing.assert_allclose(
@@ -64,7 +64,7 @@ def test_frozen_means_frozen(module):
 
 
 def test_regularisation_is_part_of_the_loss_where_it_trains(module):
-    backbone = load_backbone(module)
+    backbone = load_backbone(module, trust=True)
     layer = backbone.layers[0]
     backbone.model(pixels(16))
     penalty = 0.01 * np.sum(np.square(layer.weights[0]))
@@ -92,21 +92,6 @@ def test_saved_reloaded_and_exported_it_predicts_the_same(module, tmp_path):
     np.testing.assert_array_equal(again.layers[0].weights[0], model.get_layer("vector").weights[0])
 
 
-def test_file_with_a_module_that_nobody_named_here_is_refused(module, tmp_path, monkeypatch):
-    model = load_backbone(module).model
-    model.save(tmp_path / "stranger.keras")
-    monkeypatch.setattr(savedlayer, "_NAMED", set())
-    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
-    with pytest.raises(ModelRefused, match=r"never used on this machine.*trust\(\"[0-9a-f]{64}\"\)"):
-        load_backbone(tmp_path / "stranger.keras")
-    savedlayer.trust(model.layers[-1].facts.digest)
-    monkeypatch.setattr(savedlayer, "_NAMED", set())  # what is remembered on disk is enough
-    x = pixels(16)
-    np.testing.assert_array_equal(
-        answer(load_backbone(tmp_path / "stranger.keras").model, x), answer(model, x)
-    )
-
-
 @pytest.mark.parametrize("kind", ["hub1", "signature"])
 def test_what_cannot_be_fine_tuned_is_used_frozen_and_says_why(kind, tmp_path):
     if kind == "hub1":
@@ -114,7 +99,7 @@ def test_what_cannot_be_fine_tuned_is_used_frozen_and_says_why(kind, tmp_path):
     else:
         net = Net()
         folder, why = signature_only(tmp_path / "only", net, images(16)), "signatures only"
-    backbone = load_backbone(folder)
+    backbone = load_backbone(folder, trust=True)
     assert why in backbone.frozen_because
     assert any("can only be used frozen" in note for note in backbone.notes)
     assert backbone.model.output_shape == (None, 4)
@@ -126,7 +111,7 @@ def test_what_cannot_be_fine_tuned_is_used_frozen_and_says_why(kind, tmp_path):
 
 
 def test_layer_without_its_module_says_so(module):
-    layer = load_backbone(module).layers[0]
+    layer = load_backbone(module, trust=True).layers[0]
     bare = savedlayer.SavedModelLayer.from_config(layer.get_config())
     with pytest.raises(UsageError, match="copied without its SavedModel"):
         bare(np.zeros((1, 16, 16, 3)))

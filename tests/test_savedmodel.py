@@ -19,22 +19,22 @@ from regraft.errors import EnvironmentFault, ModelRefused, UsageError  # noqa: E
 @pytest.mark.slow
 def test_open_size_is_224_or_what_is_asked_for(tmp_path):
     folder = reusable(tmp_path / "any", side=None, pooled=False)
-    backbone = load_backbone(folder)
+    backbone = load_backbone(folder, trust=True)
     assert (backbone.image_size, backbone.model.output_shape) == (224, (None, 112, 112, 4))
     assert "224 pixels" in backbone.notes[0]
-    assert load_backbone(folder, image_size=32).model.output_shape == (None, 16, 16, 4)
+    assert load_backbone(folder, trust=True, image_size=32).model.output_shape == (None, 16, 16, 4)
 
 
 def test_fixed_size_cannot_be_changed(tmp_path):
     folder = reusable(tmp_path / "fixed")
     with pytest.raises(UsageError, match=r"takes 16 and nothing else\. Received: 32"):
-        load_backbone(folder, image_size=32)
+        load_backbone(folder, trust=True, image_size=32)
 
 
 @pytest.mark.slow
 def test_stated_contract_takes_the_place_of_unit(tmp_path):
     folder = reusable(tmp_path / "module")
-    backbone = load_backbone(folder, pixels="tf")
+    backbone = load_backbone(folder, trust=True, pixels="tf")
     x = pixels(16)
     expected = tf.saved_model.load(str(folder))(x / 127.5 - 1, training=False)
     np.testing.assert_allclose(answer(backbone.model, x), expected, rtol=1e-4, atol=1e-5)
@@ -65,13 +65,13 @@ def number(x):
 def test_module_that_is_no_image_model(tmp_path, function, spec, reason):
     folder = signature_only(tmp_path / "module", function, spec)
     with pytest.raises(ModelRefused, match=f"is no image model.*{reason}"):
-        load_backbone(folder)
+        load_backbone(folder, trust=True)
 
 
 def test_damaged_module(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"nothing")
     with pytest.raises(ModelRefused, match="cannot be read as a SavedModel"):
-        load_backbone(tmp_path)
+        load_backbone(tmp_path, trust=True)
 
 
 def test_it_brings_its_own_weights(tmp_path):
@@ -84,7 +84,7 @@ def test_another_backend_is_told_what_is_missing(tmp_path, monkeypatch):
     folder = reusable(tmp_path / "module")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(EnvironmentFault, match="runs on jax here"):
-        load_backbone(folder)
+        load_backbone(folder, trust=True)
 
 
 def test_digest_covers_names_and_content(tmp_path):
@@ -105,7 +105,7 @@ def test_features_are_the_networks_own(tmp_path, capsys):
     from regraft.features.extract import extract_features
     from regraft.features.store import Store
 
-    backbone = load_backbone(reusable(tmp_path / "module"))
+    backbone = load_backbone(reusable(tmp_path / "module"), trust=True)
     network = keras.Model(backbone.model.inputs[0], {"vector": backbone.model.outputs[0]})
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", classes=2, each=3))
     features = extract_features(network, catalog, store=Store(tmp_path / "store"))

@@ -4,10 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_photos
+from PIL import Image
 
+import regraft
+from regraft.checkup import check
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Facts
+from regraft.evaluation import shortcuts
+from regraft.evaluation.problems import cautions
 from regraft.evaluation.shortcuts import find_shortcuts
+from regraft.recipe import Recipe
 
 
 def kinds(paths, labels, facts, *, task="multiclass", groups=None):
@@ -86,3 +93,34 @@ def test_copies_do_not_make_one(labels, anywhere):
 
 def test_numbers_have_no_class_to_be_told(labels, anywhere):
     assert kinds(anywhere[0], labels, anywhere[1], task="multilabel") == []
+
+
+def test_of_many_images_some_are_enough(labels, anywhere, monkeypatch):
+    monkeypatch.setattr(shortcuts, "MOST", 80)
+    facts = [Facts(640, 480, ("JPEG", "PNG", "WEBP")[label]) for label in labels]
+    assert kinds(anywhere[0], labels, facts) == ["format"]
+    assert kinds(anywhere[0], labels, anywhere[1]) == []
+
+
+@pytest.mark.parametrize(("class_weight", "said"), [("none", 1), ("balanced", 0)])
+def test_training_is_warned_of_imbalance_unless_it_is_balanced(class_weight, said):
+    samples = tuple(Sample(f"{n}.png", int(n >= 10_000), f"{n:032x}") for n in range(10_005))
+    catalog, facts = Catalog(Path(), ("cat", "dog"), samples), [Facts(64, 64, "PNG")] * 10_005
+    found = cautions(catalog, facts, groups=np.arange(10_005), class_weight=class_weight)
+    assert len(found) == said
+    assert all(text.startswith("cat has 10,000 images, dog 5.") for text in found)
+
+
+@pytest.mark.slow
+def test_training_says_what_a_checkup_says(tmp_path, network_file, in_this_process):
+    write_photos(tmp_path / "photos", classes=1, each=150, size=20)
+    for number, path in enumerate(sorted((tmp_path / "photos" / "blue").iterdir())[:14]):
+        (tmp_path / "photos" / "other").mkdir(exist_ok=True)
+        turned = Image.open(path).transpose(Image.Transpose.ROTATE_90).resize((60, 20))
+        turned.save(tmp_path / "photos" / "other" / f"{number}.webp")
+    run = regraft.train(tmp_path / "photos", Recipe(backbone=str(network_file), phases=()), tmp_path / "run")
+    problems = check(tmp_path / "photos", labels=False).findings.problems
+    codes = ("shortcut_size", "shortcut_format", "imbalance")
+    expected = [problem.summary for problem in problems if problem.code in codes]
+    assert len(expected) == 3
+    assert [text for text in run.metrics["warnings"] if text in expected] == expected

@@ -22,7 +22,7 @@ from regraft.data.child import Child
 from regraft.data.decode import Decoded, decode, digest
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, Job, jobs_for
-from regraft.errors import EnvironmentFault
+from regraft.errors import EnvironmentFault, UsageError
 
 SIZE = 16
 
@@ -163,7 +163,7 @@ def test_a_file_that_takes_more_memory_than_a_child_may_have_is_refused(tmp_path
         "import pathlib, sys\n"
         "from regraft.data import child\n"
         "child.MEMORY = int(sys.argv[2]) * 2**20\n"
-        "child._limit_memory()\n"
+        "child._limit()\n"
         "try:\n"
         "    print(child.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16).pixels.shape)\n"
         "except child.Refusal as refusal:\n"
@@ -189,6 +189,34 @@ def test_a_child_limits_its_memory(jobs):
     child.end()
     assert limit == child_module.MEMORY
     assert 2 * limit < 1_010_000_000
+
+
+@pytest.mark.slow
+def test_the_ceiling_of_pixels_can_be_moved_and_memory_goes_with_it(jobs, tmp_path, monkeypatch):
+    large = Image.linear_gradient("L").resize((10_000, 9_000), Image.Resampling.NEAREST)  # 90 million pixels
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG", compress_level=1)
+    huge = job(tmp_path / "huge.png", buffer.getvalue())
+    found = {}
+    for most in ("", "128", "0.001"):
+        monkeypatch.setenv("REGRAFT_MAX_MEGAPIXELS", most)
+        child = Child()
+        found[most] = [code(child.decode(*each, SIZE)) for each in (huge, jobs[0])]
+        limit = resource.prlimit(children()[0], resource.RLIMIT_DATA)[0]
+        assert limit == child_module.MEMORY * (2 if most == "128" else 1)
+        child.end()
+    assert found == {
+        "": ["too_many_pixels", None],
+        "128": [None, None],
+        "0.001": ["too_many_pixels", "too_many_pixels"],
+    }
+
+
+@pytest.mark.parametrize("said", ["many", "0", "-1", "nan", "inf"])
+def test_a_ceiling_that_is_none_is_said_before_anything_is_decoded(jobs, monkeypatch, said):
+    monkeypatch.setenv("REGRAFT_MAX_MEGAPIXELS", said)
+    with pytest.raises(UsageError, match=f"REGRAFT_MAX_MEGAPIXELS: expected millions .* Received: {said}"):
+        DecodeAhead(jobs, SIZE)
 
 
 @pytest.mark.soak

@@ -80,6 +80,7 @@ def check(
     recipe: Recipe | None = None,
     *,
     labels: bool = True,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Checkup:
     """Look for what is wrong with images and labels. What `regraft check` calls.
@@ -89,11 +90,13 @@ def check(
         recipe: a table's columns, task, and the backbone whose features judge the labels, as for `train`.
         labels: whether labels are judged; without, no backbone is needed. They are not, and that is said,
             where its weights cannot be had, for regression, and where `train` refuses the data.
+        trust: you know where a SavedModel comes from; see `load_backbone`.
         store: folder of computed features; None for the user's cache.
 
     Raises:
         UsageError, DataError: no such data, or not one image that can be used; see `Catalog`.
         EnvironmentFault: the store cannot be written.
+        ModelRefused: see `load_backbone`.
 
     Example:
         found = check("photos").problem("suspicious_labels")
@@ -102,7 +105,7 @@ def check(
     recipe, kept = recipe or Recipe(), Store.open(store)
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     say(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
-    seen = _seen(catalog, recipe, kept, labels=labels)
+    seen = _seen(catalog, recipe, kept, labels=labels, trust=trust)
     copies = Copies.of(seen.facts)
     suspects, fault, unchecked = _doubted(seen, copies, recipe)
     problems = find_problems(seen.catalog, seen.facts, copies, suspects)
@@ -133,7 +136,7 @@ class _Seen:
     why_not: str = ""
 
 
-def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool) -> _Seen:
+def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool, trust: bool) -> _Seen:
     """Decode every image; with a backbone at hand also run it, for whose features `train` will ask."""
     why_not = "" if labels else "nobody asked for it."
     if catalog.task not in TASKS:
@@ -141,7 +144,7 @@ def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool) -> _S
     if not why_not:
         try:
             with begin_keras():
-                backbone = open_backbone(recipe)
+                backbone = open_backbone(recipe, trust=trust)
         except EnvironmentFault as fault:
             why_not = str(fault)
         else:

@@ -42,6 +42,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
         image_size: side of the square the backbone sees, in pixels; None for its own.
         scale: what pixels in arrays are multiplied by to lie in 0..255, such as 255 for those in 0..1.
         store: folder of computed features; None for the user's cache.
+        trust: you know where a SavedModel comes from; see `load_backbone`.
         verbose: show what is done and how far it is.
     """
 
@@ -52,6 +53,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
     image_size: int | None = None
     scale: float = 1.0
     store: str | PathLike[str] | None = None
+    trust: bool = False
     verbose: bool = False
 
     def __sklearn_tags__(self) -> Any:
@@ -81,7 +83,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
     """Images -> features of a frozen backbone, for any estimator of scikit-learn.
 
     Args:
-        backbone, weights, pixels, image_size, scale, store, verbose: see `ImageEstimator`.
+        backbone, weights, pixels, image_size, scale, store, trust, verbose: see `ImageEstimator`.
         pooling: "avg", "max" or "both", of the feature map to one vector.
 
     Nothing is learnt: `fit` only checks, and `transform` needs no `fit`.
@@ -141,4 +143,5 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
     def _network(self) -> keras.Model:
         recipe = self._recipe()
-        return embedding_network(replace(recipe, head=replace(recipe.head, pooling=self.pooling)))
+        head = replace(recipe.head, pooling=self.pooling)
+        return embedding_network(replace(recipe, head=head), trust=self.trust)

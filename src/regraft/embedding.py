@@ -64,6 +64,7 @@ def embed(
     out: str | PathLike[str] = "features.parquet",
     *,
     overwrite: bool = False,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Embedded:
     """Write the features of images to a file. What `regraft embed` calls.
@@ -77,6 +78,7 @@ def embed(
             does not matter here.
         out: the file to make; its extension says which kind.
         overwrite: replace `out` if it is there.
+        trust: you know where a SavedModel comes from; see `load_backbone`.
         store: folder of computed features; None for the user's cache.
 
     Raises:
@@ -94,7 +96,7 @@ def embed(
             sweep(out.parent, f".{out.name}.writing-")
             beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
         catalog = _listed(Path(data), recipe)
-        features, catalog = vectors(embedding_network(recipe), catalog, kept, recipe.precision)
+        features, catalog = vectors(embedding_network(recipe, trust=trust), catalog, kept, recipe.precision)
         say_refused(catalog)
         table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
         with _said_of(out):
@@ -126,11 +128,11 @@ def vectors(
     return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32), catalog
 
 
-def embedding_network(recipe: Recipe) -> keras.Model:
+def embedding_network(recipe: Recipe, *, trust: bool = False) -> keras.Model:
     """The backbone of a recipe, from float RGB pixels (b, size, size, 3) in 0..255 to {"cut_0": (b, d)}.
 
     The last two are kept in memory: every fold of a cross-validation asks for the same one. It is never
-    trained. A file that changed is another network.
+    trained. A file that changed is another network. `trust` is as in `load_backbone`.
 
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone`; or a pooling that has to be learned.
@@ -149,12 +151,12 @@ def embedding_network(recipe: Recipe) -> keras.Model:
         seed=recipe.seed if recipe.weights == "random" else 0,
         head=replace(Recipe().head, pooling=recipe.head.pooling),
     )
-    return _opened(alike, _contents(recipe.backbone) + _contents(recipe.weights))
+    return _opened(alike, _contents(recipe.backbone) + _contents(recipe.weights), trust)
 
 
 @lru_cache(maxsize=2)
-def _opened(recipe: Recipe, contents: str) -> keras.Model:
-    return pooled_network(open_backbone(recipe), recipe.head)
+def _opened(recipe: Recipe, contents: str, trust: bool) -> keras.Model:
+    return pooled_network(open_backbone(recipe, trust=trust), recipe.head)
 
 
 def pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:

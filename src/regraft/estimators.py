@@ -62,7 +62,7 @@ class _HeadEstimator(ImageEstimator):
             samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
             names = tuple(str(name) for name in outputs)
             catalog = replace(listed, outputs=names, samples=samples, task=task)
-            run.write(learn(catalog, recipe, head=own, store=self.store))
+            run.write(learn(catalog, recipe, head=own, trust=self.trust, store=self.store))
         self.run_ = run
 
     def _recipe(self) -> Recipe:
@@ -100,7 +100,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
     """Images -> classes, or several labels each.
 
     Args:
-        backbone, weights, pixels, image_size, scale, store, verbose: see `ImageEstimator`.
+        backbone, weights, pixels, image_size, scale, store, trust, verbose: see `ImageEstimator`.
         unfreeze: "none" (the head is found on frozen features), a plan such as "last:20" or "auto" for one
             phase of fine-tuning, or a sequence of `Phase`.
         head: a solver of `HeadSpec`, a whole `HeadSpec`, an estimator of scikit-learn for the features, or a
@@ -190,7 +190,7 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
     """Images -> numbers.
 
     Args:
-        backbone, weights, pixels, image_size, scale, store, verbose: see `ImageEstimator`.
+        backbone, weights, pixels, image_size, scale, store, trust, verbose: see `ImageEstimator`.
         unfreeze, head, budget, validation, random_state: see `ImageClassifier`.
 
     Attributes:

@@ -102,11 +102,11 @@ def hint(recipe: Recipe) -> str:
     return f"key of {network}"
 
 
-def open_backbone(recipe: Recipe) -> Backbone:
-    """The backbone of a recipe; plans that it cannot have are refused before any work.
+def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
+    """The backbone of a recipe; `trust` is as in `load_backbone`.
 
     Raises:
-        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `planned`.
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
     """
     if recipe.backbone.startswith(HANDED):
         raise UsageError(
@@ -121,6 +121,7 @@ def open_backbone(recipe: Recipe) -> Backbone:
         pixels=recipe.pixels or None,
         image_size=recipe.image_size,
         seed=recipe.seed,
+        trust=trust,
     )
 
 
@@ -142,13 +143,21 @@ def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalo
     Returns:
         The catalog; part -> how many of its samples show a picture of a part before it; warnings.
     """
+    from regraft.evaluation.problems import cautions  # it takes scikit-learn, which predicting does not
+
     ties = find_copies(catalog, features).ties
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
     say(_parts(catalog))
-    leaks, cautions = leaks_of(catalog, ties)
+    leaks, said_of_leaks = leaks_of(catalog, ties)
+    told = cautions(
+        catalog,
+        features.facts(catalog.samples),
+        groups=groups_of(catalog.samples, ties),
+        class_weight=recipe.class_weight,
+    )
     said = _copies(catalog, ties, leaks)
     say(said)
-    return replace(catalog, notes=(*catalog.notes, said)), leaks, cautions
+    return replace(catalog, notes=(*catalog.notes, said)), leaks, [*said_of_leaks, *told]
 
 
 def find_copies(catalog: Catalog, features: Features) -> Copies:

@@ -119,6 +119,7 @@ def recommend(
     backbones: Sequence[str] = BACKBONES,
     weights: str | Sequence[str] = "imagenet",
     sample: int = SAMPLE,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Recommendation:
     """Rank backbones on your own images. What `regraft recommend` calls.
@@ -131,6 +132,7 @@ def recommend(
             let go before the next.
         weights: one for all, or one for each backbone.
         sample: how many images, the same share of every class; all of them if there are fewer.
+        trust: you know where SavedModels among them come from; see `load_backbone`.
         store: folder of computed features; None for the user's cache.
 
     Raises:
@@ -149,7 +151,7 @@ def recommend(
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     catalog = _sampled(catalog.learnable(), sample, recipe.seed)
     say(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
-    trial = _Trial(catalog, kept, several=len(asked) > 1)
+    trial = _Trial(catalog, kept, several=len(asked) > 1, trust=trust)
     tried = [trial.of(each) for each in asked]
     ranked = [each for each in tried if isinstance(each, Ranked)]
     faults = [each for each in tried if not isinstance(each, Ranked)]
@@ -225,14 +227,14 @@ def _sampled(catalog: Catalog, count: int, seed: int) -> Catalog:
 class _Trial:
     """Backbones on the same sample, one after the other. What the first one cannot decode none sees."""
 
-    def __init__(self, catalog: Catalog, store: Store, *, several: bool) -> None:
-        self.catalog, self._store, self._several = catalog, store, several
+    def __init__(self, catalog: Catalog, store: Store, *, several: bool, trust: bool) -> None:
+        self.catalog, self._store, self._several, self._trust = catalog, store, several, trust
 
     def of(self, recipe: Recipe) -> Ranked | RegraftError:
         """One backbone: loaded, run over what the store lacks, scored, let go; or why it cannot be loaded."""
         gc.collect()  # the one before: layers of a model refer to each other
         try:
-            backbone = open_backbone(recipe)
+            backbone = open_backbone(recipe, trust=self._trust)
         except RegraftError as fault:
             say(f"Left out: {recipe.backbone}. {fault}", style="yellow")
             return fault

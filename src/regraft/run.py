@@ -102,6 +102,7 @@ def train(
     head: Any = None,
     overwrite: bool = False,
     resume: bool = False,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Run:
     """Train a model on images and write a run folder. What `regraft train` calls.
@@ -117,6 +118,7 @@ def train(
         overwrite: replace `out` if it holds an earlier run.
         resume: go on where a run of these very arguments was stopped, whatever stopped it; it ends with the
             same bits. Where nothing was trained yet it begins, with what the store has already.
+        trust: you know where a SavedModel comes from; see `load_backbone`.
         store: folder of computed features; None for the user's cache.
 
     Raises:
@@ -132,7 +134,13 @@ def train(
         with claim_folder(place, overwrite=overwrite or progress.may_replace(place)) as folder:
             progress.begin()
             outcome = learn(
-                data, recipe or Recipe(), backbone=backbone, head=head, store=store, progress=progress
+                data,
+                recipe or Recipe(),
+                backbone=backbone,
+                head=head,
+                trust=trust,
+                store=store,
+                progress=progress,
             )
             run = _written(outcome, folder, place)
             progress.deliver(folder)
@@ -148,6 +156,7 @@ def search(
     space: Space | None = None,
     backbone: Backbone | None = None,
     overwrite: bool = False,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Run:
     """Find how many layers to train, at which rates, on which head; the run is the best of what was tried.
@@ -156,7 +165,7 @@ def search(
     its report name everything that was tried. One that was killed begins anew, with what the store has.
 
     Args:
-        data, out, backbone, overwrite, store: as for `train`.
+        data, out, backbone, overwrite, trust, store: as for `train`.
         recipe: as for `train`, but phases, which are what is looked for. Its budget is that of the search.
         space: what to choose from; None for the defaults.
 
@@ -174,7 +183,7 @@ def search(
         claim_folder(place, overwrite=overwrite) as folder,
     ):
         progress.begin()
-        outcome = learn(data, recipe, backbone=backbone, space=space or Space(), store=store)
+        outcome = learn(data, recipe, backbone=backbone, space=space or Space(), trust=trust, store=store)
         return _written(outcome, folder, place)
 
 
@@ -185,6 +194,7 @@ def learn(
     backbone: Backbone | None = None,
     head: Any = None,
     space: Space | None = None,
+    trust: bool = False,
     store: str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -207,7 +217,7 @@ def learn(
                 name for name, value in (("backbone", backbone), ("head", head)) if value is not None
             )
             recipe = recorded(recipe, backbone) if backbone else recipe
-            backbone = backbone or open_backbone(recipe)
+            backbone = backbone or open_backbone(recipe, trust=trust)
             recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
             if space is not None:
                 checked_phases(backbone, tuple(Phase(plan) for plan in space.plans))

@@ -31,6 +31,7 @@ from regraft.backbone.own import (
 from regraft.backbone.pixels import apply_contract, check_contract, contract_of
 from regraft.backbone.savedlayer import SavedModelLayer, open_savedmodel
 from regraft.backbone.savedmodel import is_savedmodel
+from regraft.backbone.trust import refusal
 from regraft.backbone.weights import (
     Weights,
     choose_weights,
@@ -93,6 +94,7 @@ def load_backbone(
     image_size: int | None = None,
     seed: int = 0,
     pixels: str | None = None,
+    trust: bool = False,
 ) -> Backbone:
     """A backbone by name or handle, from a file or a folder, or from a Functional model.
 
@@ -106,9 +108,7 @@ def load_backbone(
             - the path of a `.keras` file, or a Functional model. A classifier at its end, and a head of
               regraft's, is cut off (see `regraft.backbone.classifier`);
             - the path of a folder with a SavedModel, `https://tfhub.dev/PUBLISHER/MODEL/VERSION`, or a Kaggle
-              model, `OWNER/MODEL/tensorFlow2/VARIATION/VERSION` (see `regraft.backbone.handles`). Its graph
-              is
-              run: name only what you trust;
+              model, `OWNER/MODEL/tensorFlow2/VARIATION/VERSION` (see `regraft.backbone.handles`);
             - `kerashub:PRESET`, or the path of a preset's folder (see `regraft.backbone.hub`).
         weights: `"imagenet"` (what is not in `regraft backbones`: its own), `"random"`, or the path of an
             HDF5 file of weights, with or without the classifier. A SavedModel has its own and no others; a
@@ -119,14 +119,16 @@ def load_backbone(
             `"tf"`, `"torch"` or `"caffe"` (see `regraft.backbone.pixels`). Defaults to `"unit"` for a
             SavedModel, and to `"raw"` for the others; but a bare model of `keras.applications` gets the
             contract of its family.
+        trust: you know where a SavedModel comes from, by itself or in a `.keras` file: its graph is a program
+            and is run. Remembered on this machine by content.
 
     Raises:
         UsageError: unknown name, weights or contract, a handle without a version, a size that cannot be,
             weights of another architecture, or a contract for a backbone whose contract is known.
         EnvironmentFault: what is asked for is not on this machine and cannot be had, or is damaged; or a
             package is missing.
-        ModelRefused: the `.keras` file cannot be read safely, or the SavedModel or preset is not one of
-            images.
+        ModelRefused: the `.keras` file cannot be read safely, a SavedModel is not trusted, or it or a preset
+            is not one of images.
 
     Example:
         >>> backbone = load_backbone("mobilenet_v2", weights="random", image_size=64)
@@ -140,13 +142,13 @@ def load_backbone(
         )
     if pixels is not None:
         check_contract(pixels)
-    asked = _Asked(weights, image_size, seed, pixels)
+    asked = _Asked(weights, image_size, seed, pixels, trust)
     if isinstance(name, keras.Model):
         return _from_model(name, Weights(None, f"own weights of the model {name.name}"), asked)
     text, path = str(name), Path(name)
     if text.endswith(".keras"):
         own = Weights(None, f"file {path.name} sha256 {sha256(path, 'model')}")
-        model = read_model(path)
+        model = read_model(path, trust=trust)
         if "keras_hub" in sys.modules:  # it holds layers that are to be saved again
             from regraft.backbone.hub import mend_layers
 
@@ -156,6 +158,8 @@ def load_backbone(
         return _from_savedmodel(path, path.resolve().name, f"folder {path.name}", asked)
     if (handle := parse_handle(text)) is not None:
         _expect_own_weights(text, asked.weights)
+        if not trust and handle.on_disk() is None:
+            raise refusal(handle.text)  # before anything is downloaded
         return _from_savedmodel(fetch(handle), handle.name, handle.text, asked)
     if text.startswith("kerashub:") or (path / "config.json").is_file():
         return _from_preset(text.removeprefix("kerashub:"), asked)
@@ -180,6 +184,7 @@ class _Asked:
     image_size: int | None
     seed: int
     pixels: str | None
+    trust: bool
 
 
 def _backbone(
@@ -304,7 +309,7 @@ def _expect_own_weights(name: str, weights: str | Path) -> None:
 def _from_savedmodel(folder: Path, name: str, source: str, asked: _Asked) -> Backbone:
     _expect_own_weights(source, asked.weights)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    layer = open_savedmodel(folder, image_size=asked.image_size, name=plain)
+    layer = open_savedmodel(folder, image_size=asked.image_size, name=plain, trust=asked.trust)
     size = layer.facts.image_size
     image = keras.Input((size, size, 3), name="image")
     model = keras.Model(image, layer(apply_contract(asked.pixels or "unit", image)), name=plain)

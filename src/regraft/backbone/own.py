@@ -13,6 +13,7 @@ from regraft.backbone.pixels import apply_contract, contract_of
 
 # This import also makes the layer known to Keras, so that files that hold one can be read.
 from regraft.backbone.savedlayer import SavedModelLayer
+from regraft.backbone.trust import expect_trust
 from regraft.backbone.zoo import Entry
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief
 from regraft.gate.model import check_model_file
@@ -29,22 +30,31 @@ __all__ = [
 ]
 
 
-def read_model(path: Path) -> keras.Model:
+def read_model(path: Path, *, trust: bool = False) -> keras.Model:
     """A `.keras` file, opened in Keras' safe mode once `regraft.gate` has looked through it.
 
     Also files with layers that do not come with Keras but that somebody vouches for: regraft for its own of a
-    SavedModel, which asks for trust (see `regraft.backbone.savedlayer`), and for KerasHub's; the user's
+    SavedModel, which has to be trusted (see `regraft.backbone.trust`), and for KerasHub's; the user's
     program for classes that it has registered with `keras.saving.register_keras_serializable`.
 
+    Args:
+        path: the file.
+        trust: SavedModels in it are trusted; need not be said again of the same content.
+
     Raises:
-        ModelRefused: the file is damaged, or holds code or a layer that nobody vouches for.
+        ModelRefused: the file is damaged, or holds code, a layer that nobody vouches for or a SavedModel that
+            nobody trusts.
         EnvironmentFault: it needs KerasHub or TensorFlow, which is not there.
     """
-    layers = check_model_file(path, _registered()).configuration.layers
-    if any(layer.module.startswith("keras_hub.") for layer in layers) and not _has("keras_hub"):
+    contents = check_model_file(path, _registered())
+    if any(layer.module.startswith("keras_hub.") for layer in contents.configuration.layers) and not _has(
+        "keras_hub"
+    ):
         raise EnvironmentFault(
             f'{path} holds layers of KerasHub, which is not installed: pip install "regraft[hub]".'
         )
+    for digest in contents.savedmodels:
+        expect_trust(str(path), digest, said=trust)
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except (EnvironmentFault, ModelRefused):

@@ -1,9 +1,4 @@
-"""A SavedModel as a Keras layer, and whether it is trusted.
-
-The graph of a SavedModel is a program that may read and write files. Naming one as a backbone is trust, and
-its digest is remembered on this machine; a `.keras` file that holds one nobody named here is refused, see
-`trust`.
-"""
+"""A SavedModel as a Keras layer. It has to be trusted before its graph is read, see `backbone.trust`."""
 
 from __future__ import annotations
 
@@ -17,10 +12,10 @@ import keras
 import numpy as np
 
 from regraft.backbone.savedmodel import Facts, Module, digest_of, facts_of, read_module, tensorflow
+from regraft.backbone.trust import expect_trust
 from regraft.errors import ModelRefused, UsageError
-from regraft.features.home import default_root
 
-__all__ = ["SavedModelLayer", "open_savedmodel", "trust"]
+__all__ = ["SavedModelLayer", "open_savedmodel"]
 
 _INSIDE = "savedmodel"  # the folder within a `.keras` file's assets
 
@@ -98,7 +93,7 @@ class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc] # Keras is unty
             (name, tuple(shape), kind, trains) for name, shape, kind, trains in facts["variables"]
         )
         tensorflow()
-        _check_trust(facts["digest"])
+        expect_trust("The file", facts["digest"], said=False)
         return cls(**{**config, "facts": Facts(**facts)})
 
     def save_assets(self, dir_path: str) -> None:
@@ -119,13 +114,16 @@ class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc] # Keras is unty
         self.attach(module)
 
 
-def open_savedmodel(folder: Path, *, image_size: int | None, name: str) -> SavedModelLayer:
-    """A SavedModel of images as a layer. Its graph is run: name only what you trust.
+def open_savedmodel(
+    folder: Path, *, image_size: int | None, name: str, trust: bool = False
+) -> SavedModelLayer:
+    """A SavedModel of images as a layer. Its graph is run.
 
     Args:
         folder: holds `saved_model.pb`.
         image_size: pixels a side; None for the module's own, or 224 where it leaves that open.
         name: of the layer.
+        trust: the user knows where it comes from; need not be said again of the same content.
 
     Returns:
         A layer from float RGB `(batch, size, size, 3)`, on the scale the module wants (as a rule 0..1), to a
@@ -133,43 +131,11 @@ def open_savedmodel(folder: Path, *, image_size: int | None, name: str) -> Saved
 
     Raises:
         UsageError: the module takes another image size.
-        ModelRefused: it is damaged, or does not map RGB images to one vector, tokens or map.
+        ModelRefused: it is not trusted, damaged, or does not map RGB images to one vector, tokens or map.
         EnvironmentFault: Keras does not run on TensorFlow.
     """
+    expect_trust(str(folder), digest_of(folder), said=trust)
     module = read_module(folder)
     layer = SavedModelLayer(facts_of(module, image_size), name=name)
     layer.attach(module)
-    trust(layer.facts.digest)
     return layer
-
-
-def _trusted() -> Path:
-    return default_root() / "trusted-savedmodels"
-
-
-_NAMED: set[str] = set()  # where the folder cannot be written, trust lasts as long as the process
-
-
-def trust(digest: str) -> None:
-    """Let `.keras` files open that hold the SavedModel with this SHA-256; remembered on this machine.
-
-    `open_savedmodel` does this for the module that it is given, so it is needed for models that were trained
-    elsewhere. Who made the file can make its graph read and write files.
-
-    >>> trust("0" * 64)
-    """
-    _NAMED.add(digest)
-    try:
-        _trusted().mkdir(parents=True, exist_ok=True)
-        (_trusted() / digest).touch()
-    except OSError:
-        pass
-
-
-def _check_trust(digest: str) -> None:
-    if digest not in _NAMED and not (digest.isalnum() and (_trusted() / digest).exists()):
-        raise ModelRefused(
-            f"The file holds a SavedModel that was never used on this machine, sha256 {digest}. Its graph "
-            "may read and write files. If you trust who made it, say so once: "
-            f"python -c 'from regraft.backbone.savedlayer import trust; trust(\"{digest}\")'"
-        )

@@ -22,6 +22,7 @@ from regraft.cli.options import (
     StoreOption,
     TargetColumns,
     TaskOption,
+    TrustOption,
     WeightsOption,
     given,
     names,
@@ -61,6 +62,7 @@ def check(  # noqa: PLR0917 - typer reads the options off the signature
     image_size: ImageSizeOption = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT or file.")] = False,
+    trust: TrustOption = False,
     store: StoreOption = None,
 ) -> None:
     """Find bad files, copies, leaks between parts, doubtful labels and more, before anything is trained."""
@@ -84,7 +86,7 @@ def check(  # noqa: PLR0917 - typer reads the options off the signature
     if as_json not in (None, "-") and Path(as_json).exists() and not overwrite:
         raise UsageError(f"{as_json} exists already. Choose another file, or replace it with --overwrite.")
     with claim_folder(out, overwrite=overwrite, mark="check.json") if out else nullcontext() as folder:
-        found = look_over(data, replace(Recipe(), **given(chosen)), labels=labels, store=store)
+        found = look_over(data, replace(Recipe(), **given(chosen)), labels=labels, trust=trust, store=store)
         if folder is not None:
             (folder / "check.json").write_text(found.as_json(), "utf-8")
             (folder / "check.html").write_text(found.as_html(), "utf-8")

@@ -14,6 +14,7 @@ from regraft.cli.options import (
     ImageSizeOption,
     PixelsOption,
     StoreOption,
+    TrustOption,
     WeightsOption,
     given,
     names,
@@ -38,6 +39,7 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
     image_size: ImageSizeOption = None,
     pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT.")] = False,
+    trust: TrustOption = False,
     store: StoreOption = None,
 ) -> None:
     """Write the frozen backbone's features of images to a file, a row an image."""
@@ -53,5 +55,7 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
         "image_size": image_size,
         "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
     }
-    found = embed_images(data, replace(Recipe(), **given(chosen)), out, overwrite=overwrite, store=store)
+    found = embed_images(
+        data, replace(Recipe(), **given(chosen)), out, overwrite=overwrite, trust=trust, store=store
+    )
     print(f"{safe(str(found.path))}: {found.images:,} images, {found.features:,} features each")

@@ -45,7 +45,7 @@ def _print_inspection(found: Inspection) -> None:
     print(f"gives       {safe(', '.join(found.outputs))}")
     print(f"parameters  {found.parameters:,} in {safe(', '.join(found.types))}")
     for digest in found.savedmodels:
-        print(f"SavedModel  sha256 {safe(digest)}, a program that has to be trusted")
+        print(f"SavedModel  sha256 {safe(digest)}, a program: loaded only with --trust")
     if found.kinds:
         rows = [
             (safe(kind.name), str(kind.layers), f"{kind.parameters:,}", kind.package) for kind in found.kinds

@@ -24,6 +24,7 @@ __all__ = [
     "StoreOption",
     "TargetColumns",
     "TaskOption",
+    "TrustOption",
     "WeightsOption",
     "given",
     "names",
@@ -44,6 +45,9 @@ ImageSizeOption = Annotated[
     int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the graph of a SavedModel: you know where it comes from.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
 StoreOption = Annotated[
     Path | None,

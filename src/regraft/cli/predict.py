@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import Json
+from regraft.cli.options import Json, TrustOption
 from regraft.cli.show import print_scores, safe
 
 if TYPE_CHECKING:
@@ -21,13 +21,14 @@ __all__ = ["evaluate", "predict"]
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    trust: TrustOption = False,
     as_json: Json = False,
 ) -> None:
     """Say what images show: label and probability. A bad image is named with the reason."""
     from regraft.data.catalog import Refused
     from regraft.deploy.bundle import load
 
-    for answer in load(run).predict(images):
+    for answer in load(run, trust=trust).predict(images):
         if as_json:
             line = (
                 {"image": answer.image, "refused": answer.code}
@@ -44,12 +45,13 @@ def predict(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
     data: Annotated[Path, typer.Argument(help="Folder of class folders, as for train.")],
+    trust: TrustOption = False,
     as_json: Json = False,
 ) -> None:
     """Score a trained model on labelled images, each part of them by itself."""
     from regraft.deploy.bundle import load
 
-    found = load(run).evaluate(data)
+    found = load(run, trust=trust).evaluate(data)
     scores = {
         item.part: {"n": item.n, **{name: asdict(score) for name, score in item.scores.items()}}
         for item in found

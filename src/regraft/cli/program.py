@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -20,7 +21,7 @@ from regraft.cli.recommend import recommend
 from regraft.cli.search import search
 from regraft.cli.train import train
 from regraft.console import say
-from regraft.errors import RegraftError
+from regraft.errors import RegraftError, UsageError
 from regraft.imports import end_at_once, left_out_of_keras
 from regraft.signals import exit_code, terminable
 
@@ -58,6 +59,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        say(f"regraft: {error.strerror}: {os.fsdecode(error.filename or '')[:60]}...", style="red")
+        sys.exit(UsageError.exit_code)
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors
         if show is None:

@@ -17,6 +17,7 @@ from regraft.cli.options import (
     StoreOption,
     TargetColumns,
     TaskOption,
+    TrustOption,
     given,
     names,
 )
@@ -49,6 +50,7 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
     as_json: Json = False,
+    trust: TrustOption = False,
     store: StoreOption = None,
 ) -> None:
     """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
@@ -73,6 +75,7 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
         backbones=names(backbones) or BACKBONES,
         weights=names(weights) or "imagenet",
         sample=sample,
+        trust=trust,
         store=store,
     )
     if as_json:

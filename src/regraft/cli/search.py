@@ -20,6 +20,7 @@ from regraft.cli.options import (
     StoreOption,
     TargetColumns,
     TaskOption,
+    TrustOption,
     WeightsOption,
     given,
     names,
@@ -63,6 +64,7 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     augment: Annotated[str | None, typer.Option(help="As for train. [flip,crop for labels]")] = None,
     seed: SeedOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    trust: TrustOption = False,
     store: StoreOption = None,
 ) -> None:
     """Find how many layers to train, at which rates, on which head; write the best as a run folder."""
@@ -93,7 +95,7 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     named = {name: tuple(values) for name, values in lists.items() if values}
     space = replace(Space(), **named, **given({"epochs": epochs}))  # type: ignore[arg-type]
     run = run_search(
-        data, replace(start, **given(chosen)), out, space=space, overwrite=overwrite, store=store
+        data, replace(start, **given(chosen)), out, space=space, overwrite=overwrite, trust=trust, store=store
     )
     _print_attempts(run.metrics["search"])
     print_scores(run.metrics)

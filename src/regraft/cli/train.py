@@ -16,6 +16,7 @@ from regraft.cli.options import (
     SplitColumn,
     StoreOption,
     TargetColumns,
+    TrustOption,
     WeightsOption,
     given,
     names,
@@ -117,6 +118,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was stopped or killed.")
     ] = False,
+    trust: TrustOption = False,
     store: StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
@@ -153,7 +155,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "seed": seed,
     }
     settings = replace(start, **given(chosen))
-    run = run_recipe(source, settings, out, overwrite=overwrite, resume=resume, store=store)
+    run = run_recipe(source, settings, out, overwrite=overwrite, resume=resume, trust=trust, store=store)
     print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")
     if run.interrupted:

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import AvifImagePlugin
+from PIL import AvifImagePlugin, Image
 
 from regraft.data.decode import Decoded, Facts, decode, digest
+from regraft.data.header import MAX_PIXELS, allowance
 from regraft.data.refusal import Refusal
 from regraft.errors import EnvironmentFault
 
@@ -42,10 +43,12 @@ class Child:
     """A process that decodes one file at a time, replaced when it hangs or dies.
 
     Raises:
+        UsageError: how many pixels a picture may have is set to no number.
         EnvironmentFault: from `decode`, where no such process can be started.
     """
 
     def __init__(self) -> None:
+        allowance()  # here, where somebody hears of a mistake, and not in the process
         self._process: _Process | None = None
 
     def decode(self, path: Path, expected: str, size: int) -> Decoded | Refusal:
@@ -191,13 +194,15 @@ def _work(requests: IO[bytes], replies: IO[bytes]) -> None:
         replies.flush()
 
 
-def _limit_memory() -> None:
-    """What is asked for beyond MEMORY is not given. Windows has no such limit."""
+def _limit() -> None:
+    """More than MEMORY, or than larger pictures need, is not given. Windows has no such limit."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, int(MAX_PIXELS * allowance()))
     if sys.platform != "win32":
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+        memory = int(MEMORY * max(1.0, allowance()))
+        limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
@@ -207,5 +212,5 @@ if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a C library prints does not end up between the answers
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a processor
-    _limit_memory()
+    _limit()
     _work(sys.stdin.buffer, answers)

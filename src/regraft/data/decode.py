@@ -31,16 +31,16 @@ from PIL import (  # each plugin is imported by name: only these formats ever se
     WebPImagePlugin,  # noqa: F401
 )
 
-from regraft.data import heif
+from regraft.data import gif, heif, jpeg, tiff
 from regraft.data.colour import BadProfile, to_rgb, to_srgb
 from regraft.data.header import check_size, stated_size
 from regraft.data.jpeg import (
-    check_work,
     ends_in_grey,
     ends_in_hole,
     frame,
     is_complete,
     is_refined,
+    last_scan_is_whole,
     without_end_marker,
 )
 from regraft.data.png import SIGNATURE, checked
@@ -82,7 +82,7 @@ FORMATS = {
 }
 EXTENSIONS = frozenset().union(*FORMATS.values())
 THUMBNAIL = 16  # pixels: side of the picture in `Facts`
-MAX_TILES = 250_000  # of 16 x 16 pixels, the smallest there are, in a picture of the largest size
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -173,10 +173,10 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> Decoded:
 def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     image = _open(data)
     width, height, kind = image.width, image.height, image.format or ""
-    notes = _notes(image, name)
+    notes = _notes(image, data, name)
     if size is not None:  # a JPEG of twice the size or more: its own blocks are read smaller, never below it
         image.draft(None, (size, size))
-    rgb = to_rgb(_load(image, data, notes), size)
+    rgb = to_rgb(_load(image, data, size, notes), size)
     seen = _finished(rgb if size is None else resize(rgb, size), image, notes)
     pixels = np.asarray(seen)
     if _is_uniform(pixels):
@@ -207,12 +207,16 @@ def _open(data: bytes) -> Image.Image:
         raise verdict
     formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]
     if data.startswith(b"\xff\xd8"):
-        check_work(data)
+        jpeg.check_work(data)
     elif data.startswith(SIGNATURE):
         data = checked(data)
     elif is_heif(data):
         heif.register()
         formats = ["HEIF"]
+    elif data.startswith(b"GIF8"):
+        gif.check_work(data)
+    elif data.startswith(_TIFF):
+        tiff.check_work(data)
     if (stated := stated_size(data)) is not None and 0 not in stated:
         check_size(*stated)
     try:
@@ -241,20 +245,24 @@ def _unidentified(data: bytes, stated: tuple[int, int, str] | None) -> Refusal:
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     """Two kinds of TIFF that Pillow opens as something they are not, and one that it opens for minutes."""
-    if len(image.tile) > MAX_TILES:
-        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {MAX_TILES:,}")
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]  # Pillow looks for text in it
+    if len(image.tile) > tiff.MAX_TILES:
+        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {tiff.MAX_TILES:,}")
     if image.tag_v2.get(_SUBFILE_TYPE) == 1:
         raise Refusal("unsupported_format", "a raw photograph: its first picture is only a preview")
     if 12 in image.tag_v2.get(_BITS_PER_SAMPLE, ()):
         raise Refusal("unsupported_bit_depth", "12-bit samples; convert the file to 8 or 16 bits")
 
 
-def _notes(image: Image.Image, name: str) -> list[str]:
+def _notes(image: Image.Image, data: bytes, name: str) -> list[str]:
     notes = []
     suffix = PurePath(name).suffix.lower()
     if suffix in EXTENSIONS and suffix not in FORMATS[image.format or ""]:
         notes.append("extension_mismatch")
-    if image.format != "MPO" and _has_more_frames(image):
+    if image.format == "MPO":
+        notes += ["first_page"] if _is_burst(image, data) else []
+    elif _has_more_frames(image):
         notes.append("animated_first_frame" if image.format != "TIFF" else "first_page")
     if min(image.size) < TINY:
         notes.append("tiny_image")
@@ -270,29 +278,40 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
 
 
-def _load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
+def _is_burst(image: Image.Image, data: bytes) -> bool:
+    """Whether the second picture of a camera's file is as good as the first, as in a burst or a stereo pair.
+    Most phones put a preview or a gain map behind every photograph, which is smaller or has one channel."""
+    try:
+        second = Image.open(io.BytesIO(data), formats=["JPEG"])
+        second.seek(1)
+        return (second.size, second.mode) == (image.size, image.mode)
+    except Exception:  # there is none, or it is broken
+        return False
+
+
+def _load(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> Image.Image:
     """Decode every pixel now, so that a broken file is refused here and nowhere later."""
-    jpeg = image.format in ("JPEG", "MPO")
+    is_jpeg = image.format in ("JPEG", "MPO")
     try:
         image.load()
     except Exception:
-        if jpeg and (whole := without_end_marker(data)):
+        if is_jpeg and (whole := without_end_marker(data)):
             notes.append("jpeg_missing_eoi")
             return whole
         raise
-    if jpeg:
-        _check_jpeg(image, data, notes)
+    if is_jpeg:
+        _check_jpeg(image, data, size, notes)
     return image
 
 
-def _check_jpeg(image: Image.Image, data: bytes, notes: list[str]) -> None:
-    """What libjpeg shows without a word: grey for scan lines that are missing."""
+def _check_jpeg(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> None:
+    """What libjpeg shows without a word: grey for scan lines that are missing, blur for scans."""
     unfilled = ends_in_hole(data)
     if (unfilled or ends_in_grey(image)) and not is_complete(data):
         raise Refusal("truncated", "scan lines are missing")
     if unfilled:
         notes.append("jpeg_missing_eoi")
-    if "progressive" in image.info and not is_refined(data):
+    if "progressive" in image.info and not (is_refined(data) and last_scan_is_whole(image, data, size)):
         notes.append("jpeg_missing_scans")
 
 
@@ -303,7 +322,8 @@ def _finished(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.I
     except BadProfile:
         notes.append("bad_colour_profile")
     try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        readable = len(image.info.get("exif", b"")) <= jpeg.MAX_EXIF  # a number in it may be millions of them
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if readable else None
     except Exception:  # corrupt metadata never costs the picture
         turn = None
     return rgb if turn is None else rgb.transpose(turn)

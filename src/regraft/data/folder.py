@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from regraft.data.copies import contradictions, same_files
@@ -22,6 +22,7 @@ __all__ = [
     "LAYOUT",
     "PART_NAMES",
     "ClassFolder",
+    "Walk",
     "class_folders",
     "files_below",
     "list_folder",
@@ -37,6 +38,7 @@ PART_NAMES = {
     "validation": "validation", "val": "validation", "valid": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+LONG = 300  # characters of a path that nobody reads whole
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -49,10 +51,31 @@ class ClassFolder:
     files: tuple[Path, ...]
 
 
-def class_folders(root: Path, notes: list[str]) -> list[ClassFolder]:
+@dataclass
+class Walk:
+    """What is left out on the way through folders: sentences in `notes`, and how much `junk` of systems."""
+
+    notes: list[str] = field(default_factory=list)
+    junk: int = 0
+
+    def skips(self, name: str) -> bool:
+        """Whether a name is junk, which then is counted."""
+        is_junk = _is_junk(name)
+        self.junk += is_junk
+        return is_junk
+
+    def sentences(self) -> list[str]:
+        """The notes, and how much junk there was."""
+        s = "s" * (self.junk != 1)
+        were = "were" if s else "was"
+        said = f"{self.junk:,} hidden or system file{s} or folder{s}, such as .DS_Store, {were} left out."
+        return [*self.notes, *([said] if self.junk else [])]
+
+
+def class_folders(root: Path, walk: Walk) -> list[ClassFolder]:
     """The class folders of `root`, or of its train, validation (val, valid) and test folders.
 
-    What is left out on the way is appended to `notes`.
+    What is left out on the way is noted in `walk`.
 
     Raises:
         UsageError: `root` is no folder.
@@ -64,9 +87,9 @@ def class_folders(root: Path, notes: list[str]) -> list[ClassFolder]:
             raise UsageError(f"Expected a folder of images. Received: {root} ({_what_is(root)}).")
         parts = _parts(root)
         found = [
-            ClassFolder(part, each.name, tuple(files_below(each, notes)))
+            ClassFolder(part, each.name, tuple(files_below(each, walk)))
             for part, folder in parts
-            for each in _subfolders(folder, notes)
+            for each in _subfolders(folder, walk)
         ]
         stray = sum(_stray_images(folder) for folder in {root, *(folder for _, folder in parts)})
     except OSError as error:
@@ -77,22 +100,23 @@ def class_folders(root: Path, notes: list[str]) -> list[ClassFolder]:
     if not found:
         raise DataError(f"No class folders in {root}{f': {outside}' if stray else ''}. {LAYOUT}")
     if stray:
-        notes.append(f"{outside}, and was left out." if stray == 1 else f"{outside}, and were left out.")
+        walk.notes.append(f"{outside}, and was left out." if stray == 1 else f"{outside}, and were left out.")
     return found
 
 
 def list_images(path: Path) -> Iterator[Path]:
     """Every file below a folder that may be an image, junk left out, sorted; a file gives itself."""
     if path.is_dir():
-        yield from (file for file in files_below(path, []) if file.suffix.lower() in EXTENSIONS)
+        yield from (file for file in files_below(path, Walk()) if file.suffix.lower() in EXTENSIONS)
     else:
         yield path
 
 
 def list_folder(root: Path) -> Listing:
     """The images of class folders, each with its class. Errors are those of `class_folders`."""
-    notes: list[str] = []
-    found = class_folders(root, notes)
+    walk = Walk()
+    found = class_folders(root, walk)
+    notes = walk.sentences()
     classes = tuple(sorted({folder.name for folder in found if folder.files}))
     empty = sorted({folder.name for folder in found} - set(classes))
     notes += [f"The class folder {name} is empty and was left out." for name in empty]
@@ -142,16 +166,18 @@ def _is_bystander(file: Path, verdict: Refusal) -> bool:
     return named_otherwise and verdict.code in ("not_an_image", "empty")
 
 
-def files_below(folder: Path, notes: list[str]) -> Iterator[Path]:
-    """Every file below a folder but junk, sorted. Links to folders are not followed; that joins `notes`."""
+def files_below(folder: Path, walk: Walk) -> Iterator[Path]:
+    """Every file below a folder but junk, sorted. Links to folders are not followed; `walk` notes that."""
 
     def unreadable(error: OSError) -> None:
-        notes.append(f"The folder {error.filename} cannot be read: {error.strerror}.")
+        name = os.fspath(error.filename)
+        shown = name if len(name) < LONG else f"{name[: LONG // 2]} ... {name[-LONG // 2 :]}"
+        walk.notes.append(f"The folder {shown} cannot be read: {error.strerror}.")
 
     for here, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not _is_junk(name))
-        notes += [_not_followed(name) for name in folders if Path(here, name).is_symlink()]
-        yield from (Path(here, name) for name in sorted(files) if not _is_junk(name))
+        folders[:] = sorted(name for name in folders if not walk.skips(name))
+        walk.notes += [_not_followed(name) for name in folders if _safely(Path(here, name).is_symlink)]
+        yield from (Path(here, name) for name in sorted(files) if not walk.skips(name))
 
 
 def _what_is(path: Path) -> str:
@@ -168,13 +194,15 @@ def _not_followed(name: str) -> str:
 
 def _parts(root: Path) -> list[tuple[str, Path]]:
     """The parts the user cut, when every subfolder is one; otherwise the root itself, uncut."""
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_junk(entry.name))
+    names = sorted(
+        entry.name for entry in os.scandir(root) if _safely(entry.is_dir) and not _is_junk(entry.name)
+    )
     parts = [(PART_NAMES[name.lower()], root / name) for name in names if name.lower() in PART_NAMES]
     others = [name for name in names if name.lower() not in PART_NAMES]
     if "train" not in dict(parts):
         return [("", root)]
     if others:
-        if len(parts) > 1 and any(_subfolders(folder, []) for part, folder in parts if part == "train"):
+        if len(parts) > 1 and any(_subfolders(folder, Walk()) for part, folder in parts if part == "train"):
             raise DataError(f"Is {others[0]!r} a class? It lies beside train/ in {root}. {LAYOUT}")
         return [("", root)]
     twice = [part for part, n in Counter(part for part, _ in parts).items() if n > 1]
@@ -183,21 +211,31 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
     return parts
 
 
-def _subfolders(folder: Path, notes: list[str]) -> list[Path]:
+def _subfolders(folder: Path, walk: Walk) -> list[Path]:
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if _is_junk(entry.name) or not entry.is_dir():
+        if walk.skips(entry.name):
             continue
-        if entry.is_symlink():
-            notes.append(_not_followed(entry.name))
-        else:
+        if entry.is_symlink() and not _safely(Path(entry.path).exists):
+            walk.notes.append(f"The link {entry.name} leads nowhere and was left out.")
+        elif _safely(entry.is_dir) and entry.is_symlink():
+            walk.notes.append(_not_followed(entry.name))
+        elif _safely(entry.is_dir):
             found.append(Path(entry.path))
     return found
+
+
+def _safely(is_so: Callable[[], bool]) -> bool:
+    """Whether something is so; it is not of links that lead to each other and of names that are too long."""
+    try:
+        return is_so()
+    except OSError:
+        return False
 
 
 def _stray_images(folder: Path) -> int:
     """Images beside the class folders, which belong to no class."""
     return sum(
-        entry.is_file() and not _is_junk(entry.name) and Path(entry.name).suffix.lower() in EXTENSIONS
+        not _is_junk(entry.name) and Path(entry.name).suffix.lower() in EXTENSIONS and _safely(entry.is_file)
         for entry in os.scandir(folder)
     )

@@ -2,20 +2,42 @@
 
 Decoders ask for memory by what the header says. A ceiling is what one decoding process can hold
 (`data.child.MEMORY`) of a format, by the bytes that its decoder takes for a pixel.
+REGRAFT_MAX_MEGAPIXELS moves the ceilings of all formats, and that memory with them: an environment variable,
+because what fits is a matter of the machine and not of a run, and because decoding processes inherit it.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 
 from regraft.data.jpeg import frame
 from regraft.data.png import SIGNATURE
 from regraft.data.refusal import Refusal
+from regraft.errors import UsageError
 
-__all__ = ["LOWER", "MAX_PIXELS", "check_size", "stated_size"]
+__all__ = ["LOWER", "MAX_PIXELS", "allowance", "check_size", "stated_size"]
 
 MAX_PIXELS = 64_000_000
 LOWER = {"WEBP": 20_000_000, "AVIF": 40_000_000, "HEIF": 50_000_000}  # 8 to 20 bytes for a pixel
+SETTING = "REGRAFT_MAX_MEGAPIXELS"
+
+
+def allowance() -> float:
+    """How many times as many pixels as by default a picture may have here.
+
+    Raises:
+        UsageError: the setting is no number above zero.
+    """
+    said = os.environ.get(SETTING) or str(MAX_PIXELS // 10**6)
+    try:
+        found = float(said) * 1e6 / MAX_PIXELS
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(f"{SETTING}: expected millions of pixels, such as 200. Received: {said}.")
+    return found
 
 
 def check_size(width: int, height: int, kind: str) -> None:
@@ -24,11 +46,11 @@ def check_size(width: int, height: int, kind: str) -> None:
     Raises:
         Refusal: `bad_dimensions`, `too_many_pixels`.
     """
-    most = LOWER.get(kind, MAX_PIXELS)
+    most = int(LOWER.get(kind, MAX_PIXELS) * allowance())
     if width < 1 or height < 1:
         raise Refusal("bad_dimensions", f"{width} x {height}")
     if width * height > most:
-        raise Refusal("too_many_pixels", f"{width} x {height}, at most {most:,} in {kind}")
+        raise Refusal("too_many_pixels", f"{width} x {height}, at most {most:,} in {kind}; see {SETTING}")
 
 
 def stated_size(data: bytes) -> tuple[int, int, str] | None:

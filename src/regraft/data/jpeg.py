@@ -19,6 +19,7 @@ from PIL import Image
 from regraft.data.refusal import Refusal
 
 __all__ = [
+    "MAX_EXIF",
     "Frame",
     "check_work",
     "ends_in_grey",
@@ -26,12 +27,14 @@ __all__ = [
     "frame",
     "is_complete",
     "is_refined",
+    "last_scan_is_whole",
     "without_end_marker",
 ]
 
 MAX_PASSED = (
     2_000_000_000  # pixels over all scans, for each passes over the whole picture however few its bytes
 )
+MAX_EXIF = 2 * 2**20  # bytes, of which Pillow makes numbers; a camera fills a segment of 65,533
 MAX_PIECES = 10_000  # segments before the first scan; a large colour profile has 200
 _PADDING = b"\xff" * 65536  # allowed before a marker, in any number
 _END = b"\xff\xd9"
@@ -66,17 +69,22 @@ def frame(data: bytes) -> Frame | None:
 
 
 def check_work(data: bytes) -> None:
-    """Refuse a file that takes minutes to decode: its picture comes in thousands of scans, or its header in
-    millions of pieces, which Pillow takes one by one.
+    """Refuse a file that takes minutes to decode: its picture comes in thousands of scans, its header in
+    millions of pieces, which Pillow takes one by one, or its EXIF holds millions of numbers.
 
     Raises:
         Refusal: `decode_timeout`.
     """
-    pieces = sum(
-        1 for _ in takewhile(lambda segment: segment[0] != 0xDA, islice(_segments(data), MAX_PIECES + 1))
-    )
+    pieces = exif = 0
+    for kind, start, end in takewhile(
+        lambda segment: segment[0] != 0xDA, islice(_segments(data), MAX_PIECES + 1)
+    ):
+        pieces += 1
+        exif += (end - start) * (kind == 0xE1 and data.startswith(b"Exif", start))
     if pieces > MAX_PIECES or _PADDING in data:
         raise Refusal("decode_timeout", f"a JPEG whose header has more than {MAX_PIECES:,} pieces")
+    if exif > MAX_EXIF:
+        raise Refusal("decode_timeout", f"a JPEG with {exif:,} bytes of EXIF, at most {MAX_EXIF:,}")
     found = frame(data)
     if found is None:
         return
@@ -124,8 +132,7 @@ def without_end_marker(data: bytes) -> Image.Image | None:
 
 def is_complete(data: bytes) -> bool:
     """Whether all scan lines stand before the end marker."""
-    end = next((start - 2 for kind, start, _ in _segments(data) if kind == 0xD9), len(data))
-    return without_end_marker(data[:end]) is not None
+    return without_end_marker(data[: _end(data)]) is not None
 
 
 def is_refined(data: bytes) -> bool:
@@ -141,6 +148,33 @@ def is_refined(data: bytes) -> bool:
             if bits & 0x0F == 0:
                 missing -= {(c, k) for c in body[1 : 1 + 2 * count : 2] for k in range(first, last + 1)}
     return not missing
+
+
+def last_scan_is_whole(image: Image.Image, data: bytes, size: int | None) -> bool:
+    """Whether a progressive JPEG's last scan goes to its end, as far as that shows at this size.
+
+    What is missing of it is no grey but a little blur; made-up bytes behind it show, as in
+    `without_end_marker`.
+
+    Args:
+        image: the picture, loaded.
+        data: the whole file.
+        size: what the decoder was told that suffices; None for all of it.
+    """
+    try:
+        filled = Image.open(
+            io.BytesIO(data[: _end(data)].rstrip(b"\xff") + _MADE_UP[-1] + _END), formats=["JPEG"]
+        )
+        if size is not None:
+            filled.draft(None, (size, size))
+        return np.array_equal(np.asarray(image), np.asarray(filled))
+    except Exception:  # no memory for two of the largest: the picture is there all the same
+        return True
+
+
+def _end(data: bytes) -> int:
+    """Where the end marker is, or would be."""
+    return next((start - 2 for kind, start, _ in _segments(data) if kind == 0xD9), len(data))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

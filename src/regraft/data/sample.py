@@ -92,7 +92,8 @@ def look(path: Path) -> str | Refusal:
                 return Refusal("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
             return digest(head + file.read())
     except OSError as error:
-        return Refusal("unreadable", error.strerror or str(error))
+        nowhere = isinstance(error, FileNotFoundError) and path.is_symlink()
+        return Refusal("unreadable", "a link that leads nowhere" if nowhere else error.strerror or str(error))
 
 
 def look_at_all(files: Sequence[Path]) -> list[str | Refusal]:

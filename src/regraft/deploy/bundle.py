@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
 from regraft.features.openvino import BATCH
+from regraft.gate.kinds import expect_here, kind_of, kind_of_folder
 from regraft.prepare import read_catalog
 from regraft.recipe import Recipe, TaskChoice
 
@@ -46,7 +48,9 @@ __all__ = [
     "write_model",
 ]
 
+MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2
+RUN = "a run folder written by `regraft train`, and nothing else"
 ESTIMATOR = "head.skops"
 
 
@@ -100,9 +104,12 @@ class Bundle:
         photos: how many images a sample has.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = (), *, trust: bool = False
+    ) -> None:
         self.path = path
         self._trusted = tuple(trusted)
+        self._trust = trust
         self.manifest = manifest
         self.task: str = manifest["task"]
         self.outputs: list[str] = list(manifest["outputs"])
@@ -117,7 +124,7 @@ class Bundle:
         from regraft.backbone.own import read_model
 
         self._check("model.keras")
-        return read_model(self.path / "model.keras")
+        return read_model(self.path / "model.keras", trust=self._trust)
 
     @cached_property
     def kept(self) -> Kept | None:
@@ -307,32 +314,39 @@ class Bundle:
             raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
-def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Bundle:
+def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = (), trust: bool = False) -> Bundle:
     """Open a run folder that `train` wrote.
 
     Args:
         path: the folder.
         trusted: full names of types that a head made of estimators may have besides scikit-learn's own.
+        trust: you know where a SavedModel that the model holds comes from; see `load_backbone`.
 
     Raises:
         UsageError: there is no such folder.
-        ModelRefused: it is not a finished run, or not one of this program's.
+        ModelRefused: it is a file or an address, not a finished run, or not one of this program's.
 
     Example:
         bundle = load("runs/clothes")
         for prediction in bundle.predict(["photo.jpg"]):
             print(prediction.label, prediction.probability)
     """
+    expect_here(path, RUN)
     folder = Path(path)
+    if not folder.exists():
+        raise UsageError(f"Expected {RUN}. There is nothing at {folder}.")
     if not folder.is_dir():
-        raise UsageError(f"Expected a run folder written by `regraft train`. Received: {folder}.")
+        whole = "; give the folder it lies in" if (folder.parent / MANIFEST).is_file() else ""
+        raise ModelRefused(f"Expected {RUN}. Received: {folder}, {_kind(folder)}{whole}.")
+    if not (folder / MANIFEST).is_file() and (what := kind_of_folder(folder)):
+        raise ModelRefused(f"Expected {RUN}. Received: {folder}, {what}.")
     try:
-        manifest = json.loads(_read(folder / "manifest.json"))
+        manifest = json.loads(_read(folder / MANIFEST))
         if manifest["format"] != MANIFEST_FORMAT:
             raise ModelRefused(
                 f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
             )
-        return Bundle(folder, manifest, trusted)
+        return Bundle(folder, manifest, trusted, trust=trust)
     except (EnvironmentFault, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise
@@ -361,6 +375,14 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _kind(file: Path) -> str:
+    """What a file is that is no run folder."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        return "a pipe, socket or device"
+    with file.open("rb") as stream:
+        return kind_of(stream.read(8))
 
 
 def _existing(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 from regraft.deploy.bundle import load, sha256
 from regraft.errors import UsageError
 from regraft.gate.arrays import Array
+from regraft.gate.kinds import expect_here
 from regraft.gate.model import Contents, look_into
 
 __all__ = ["Inspection", "Kind", "inspect"]
@@ -65,9 +66,10 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
     Raises:
         UsageError: there is no such file, or the folder is none that `train` wrote.
-        ModelRefused: the folder's manifest is missing or damaged.
+        ModelRefused: the folder's manifest is missing or damaged, or it is an address.
         EnvironmentFault: it cannot be read.
     """
+    expect_here(path, "a .keras file or a run folder")
     given = Path(path)
     if not given.exists():
         raise UsageError(f"Expected a .keras file or a run folder. There is nothing at {given}.")
@@ -77,7 +79,6 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     if not file.is_file():
         raise UsageError(f"Expected a .keras file. Received: {file}, which is none.")
     contents = look_into(file)
-    layers = contents.configuration.layers
     types: Counter[str] = Counter()
     for array in contents.arrays:
         types[array.dtype] += array.bytes
@@ -91,9 +92,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         kinds=_kinds(contents),
         parameters=sum(array.size for array in contents.arrays if array.learned),
         types=dict(types),
-        savedmodels=tuple(
-            str(layer.config["facts"]["digest"]) for layer in layers if layer.kind == "SavedModelLayer"
-        ),
+        savedmodels=contents.savedmodels,
         members={member.name: member.size for member in contents.archive.members} if contents.archive else {},
         suspicious=contents.suspicious,
         manifest=manifest,

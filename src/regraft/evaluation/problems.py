@@ -23,8 +23,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Facts
@@ -33,7 +35,7 @@ from regraft.data.notes import NOTES
 from regraft.evaluation.shortcuts import find_shortcuts
 from regraft.training.suspects import Suspect
 
-__all__ = ["Case", "Picture", "Problem", "find_problems"]
+__all__ = ["Case", "Picture", "Problem", "cautions", "find_problems"]
 
 IMBALANCE = 10  # images of the largest class for one of the smallest
 FEW = 5  # images of a class
@@ -98,26 +100,52 @@ def find_problems(
     """
     groups = groups_of(catalog.samples, copies.ties)
     of_samples = [facts[sample.digest] for sample in catalog.samples]
-    shortcuts = find_shortcuts(catalog, of_samples, groups=groups)
     found: list[Problem | None] = [
         *_of_groups(catalog, copies, groups.tolist()),
         _suspicious(catalog, suspects),
-        *(
-            Problem(
-                f"shortcut_{each.kind}",
-                "warning",
-                f"The {each.kind} alone tells the class of {each.score.value:.0%} of the images "
-                f"(the most frequent class is {each.baseline:.0%}). A model may learn that instead of what "
-                "is shown: check it on images of another source.",
-            )
-            for each in shortcuts
-        ),
-        *_of_classes(catalog),
+        *_shortcuts(catalog, of_samples, groups),
+        _imbalance(catalog),
+        _small_classes(catalog),
         _uniform(catalog, of_samples),
         *_same_pictures(catalog, copies, groups.tolist()),
         *_noted(catalog, of_samples),
     ]
     return [problem for problem in found if problem is not None]
+
+
+def cautions(
+    catalog: Catalog, facts: Sequence[Facts], *, groups: NDArray[Any], class_weight: str = "none"
+) -> list[str]:
+    """What of these problems a person should know whose model is trained on the data, as sentences.
+
+    Args:
+        catalog: what can be used.
+        facts: of each sample.
+        groups: shape (n,); equal for samples that belong together.
+        class_weight: that of the recipe; imbalance is no news where it is "balanced".
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples = tuple(Sample(f"{n}.png", int(n < 5), f"{n:032x}") for n in range(100))
+        >>> facts = [Facts(64, 64, "PNG")] * 100
+        >>> cautions(Catalog(Path(), ("a", "b"), samples), facts, groups=np.arange(100))[0][:36]
+        'a has 95 images, b 5. Look at the sc'
+    """
+    found = [*_shortcuts(catalog, facts, groups), _imbalance(catalog) if class_weight == "none" else None]
+    return [problem.summary for problem in found if problem is not None]
+
+
+def _shortcuts(catalog: Catalog, facts: Sequence[Facts], groups: NDArray[Any]) -> list[Problem]:
+    return [
+        Problem(
+            f"shortcut_{each.kind}",
+            "warning",
+            f"The {each.kind} alone tells the class of {each.score.value:.0%} of the images "
+            f"(the most frequent class is {each.baseline:.0%}). A model may learn that instead of what "
+            "is shown: check it on images of another source.",
+        )
+        for each in find_shortcuts(catalog, facts, groups=groups)
+    ]
 
 
 def _picture(catalog: Catalog, sample: Sample) -> Picture:
@@ -229,33 +257,41 @@ def _suspicious(catalog: Catalog, suspects: Sequence[Suspect]) -> Problem | None
     )
 
 
-def _of_classes(catalog: Catalog) -> list[Problem | None]:
-    if catalog.task == "regression":
-        return []
-    counts = np.array([catalog.counts(part) for part in {sample.part for sample in catalog.samples}]).sum(0)
+def _counts(catalog: Catalog) -> NDArray[np.int64]:
+    """Samples of each class or label, over all parts."""
+    parts = {sample.part for sample in catalog.samples}
+    return np.array([catalog.counts(part) for part in parts], np.int64).sum(axis=0)  # type: ignore[no-any-return]
+
+
+def _imbalance(catalog: Catalog) -> Problem | None:
+    if catalog.task not in ("multiclass", "binary"):
+        return None
+    counts, names = _counts(catalog), catalog.outputs
     most, least = int(counts.argmax()), int(counts.argmin())
-    names = catalog.outputs
-    ratio = counts[most] / max(1, counts[least])
+    if counts[most] < IMBALANCE * max(1, counts[least]):
+        return None
+    return Problem(
+        "imbalance",
+        "warning",
+        f"{names[most]} has {counts[most]:,} images, {names[least]} {counts[least]:,}. Look at the "
+        "scores of each class; --class-weight balanced lets rare ones count as much.",
+    )
+
+
+def _small_classes(catalog: Catalog) -> Problem | None:
+    if catalog.task == "regression":
+        return None
+    counts, names = _counts(catalog), catalog.outputs
     few = [
         Case((), f"{names[at]}: {counts[at]}") for at in np.argsort(counts, kind="stable") if counts[at] < FEW
     ]
-    return [
-        Problem(
-            "imbalance",
-            "warning",
-            f"{names[most]} has {counts[most]:,} images, {names[least]} {counts[least]:,}. Look at the "
-            "scores of each class; --class-weight balanced lets rare ones count as much.",
-        )
-        if ratio >= IMBALANCE and catalog.task != "multilabel"
-        else None,
-        _problem(
-            "small_classes",
-            "warning",
-            few,
-            f"{len(few):,} of {len(names):,} classes or labels have fewer than {FEW} images. One that has a "
-            "single image is trained on, and nothing validates it.",
-        ),
-    ]
+    return _problem(
+        "small_classes",
+        "warning",
+        few,
+        f"{len(few):,} of {len(names):,} classes or labels have fewer than {FEW} images. One that has a "
+        "single image is trained on, and nothing validates it.",
+    )
 
 
 def _uniform(catalog: Catalog, facts: Sequence[Facts]) -> Problem | None:

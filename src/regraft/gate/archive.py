@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from regraft.errors import EnvironmentFault, ModelRefused
+from regraft.gate.kinds import kind_of
 
 __all__ = ["CONFIG", "WEIGHTS", "Archive", "Member", "quoted", "read_archive", "refused"]
 
@@ -25,20 +26,6 @@ MOST_BYTES = {CONFIG: 8 << 20, METADATA: 64 << 10}  # the largest of keras.appli
 _LOCAL, _END, _END64, _LOCATOR64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _UTF8_NAMES = 0x800
 _BAD = set("\\:\0")
-_MAGIC = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; open it with Keras and save it again as .keras"),
-    (b"\x80\x02", "a pickle, which is a program"),
-    (b"\x80\x03", "a pickle, which is a program"),
-    (b"\x80\x04", "a pickle, which is a program"),
-    (b"\x80\x05", "a pickle, which is a program"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"7z\xbc\xaf", "a 7z archive"),
-    (b"\x89PNG", "an image"),
-    (b"\xff\xd8\xff", "an image"),
-    (b"\x7fELF", "a program"),
-    (_END, "an empty archive"),
-)
 
 
 @dataclass(frozen=True)
@@ -115,9 +102,7 @@ def _expect_kind(path: Path, file: BinaryIO) -> None:
     first = file.read(8)
     if first.startswith(_LOCAL):
         return
-    named = (what for magic, what in _MAGIC if first.startswith(magic))
-    what = next(named, "a TensorFlow Lite model" if first[4:] == b"TFL3" else "something else")
-    raise refused(path, f"expected a .keras file as Keras' model.save writes it. Received: {what}.")
+    raise refused(path, f"expected a .keras file as Keras' model.save writes it. Received: {kind_of(first)}.")
 
 
 def _expect_end(path: Path, file: BinaryIO) -> None:

@@ -8,6 +8,7 @@ Keras nor a backend is imported.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from pathlib import Path
 from regraft.errors import ModelRefused
 from regraft.gate.archive import Archive, quoted, read_archive, refused
 from regraft.gate.arrays import Array, held, read_arrays
-from regraft.gate.config import Configuration, read_config
+from regraft.gate.config import Configuration, Layer, read_config
 from regraft.gate.parameters import too_large
 
 __all__ = ["Contents", "check_model_file", "look_into"]
+
+SAVEDMODEL = "SavedModelLayer"  # the layer that holds one
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Contents:
     configuration: Configuration
     arrays: tuple[Array, ...]
     suspicious: tuple[str, ...]
+
+    @property
+    def savedmodels(self) -> tuple[str, ...]:
+        """SHA-256 of the SavedModels inside, which have to be trusted; see `backbone.trust`."""
+        found = (_savedmodel(layer) for layer in self.configuration.layers if layer.kind == SAVEDMODEL)
+        return tuple(digest for digest in found if digest)
 
     @property
     def saved_by(self) -> str:
@@ -64,7 +73,11 @@ def look_into(path: Path, own: Collection[str] = ()) -> Contents:
         return Contents(None, Configuration(), (), (str(fault).removeprefix(begin),))
     configuration = read_config(archive.config, own)
     suspicious = list(configuration.suspicious)
-    if archive.assets and not any(layer.kind == "SavedModelLayer" for layer in configuration.layers):
+    modules = [layer for layer in configuration.layers if layer.kind == SAVEDMODEL]
+    suspicious += [
+        f"{layer} has no SHA-256 of its SavedModel." for layer in modules if not _savedmodel(layer)
+    ]
+    if archive.assets and not modules:
         suspicious.append(f"member {quoted(archive.assets[0].name)} belongs to no layer.")
     arrays: tuple[Array, ...] = ()
     try:
@@ -92,3 +105,10 @@ def check_model_file(path: Path, own: Collection[str] = ()) -> Contents:
         rest = f" And {more:,} more: see `regraft inspect`." if more else ""
         raise refused(path, found.suspicious[0] + rest)
     return found
+
+
+def _savedmodel(layer: Layer) -> str | None:
+    """What a layer says is the digest of its SavedModel; None for anything that cannot be one."""
+    facts = layer.config.get("facts")
+    digest = facts.get("digest") if isinstance(facts, dict) else None
+    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None
