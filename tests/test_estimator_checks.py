@@ -104,7 +104,7 @@ def test_tags_say_that_tables_are_not_taken(kind: type) -> None:
     ("kind", "skipped"),
     [
         (TabularEmbedder, NOT_FOR_IMAGES),
-        (TabularClassifier, NOT_FOR_CLASSIFIER),
+        pytest.param(TabularClassifier, NOT_FOR_CLASSIFIER, marks=pytest.mark.soak),
         pytest.param(TabularRegressor, NOT_FOR_IMAGES, marks=pytest.mark.soak),
     ],
 )

@@ -26,7 +26,7 @@ def peak(child: Child) -> int:
     """The most memory a child has had, in MB."""
     if child._process is None:  # it died on this file
         return 0
-    status = Path(f"/proc/{child._process.pid}/status").read_text()
+    status = Path(f"/proc/{child._process._process.pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000
 
 
