@@ -14,6 +14,10 @@ What bounds it:
     whole process, warm store, MobileNetV2: importing Keras and TensorFlow 4 s, building the network and
         reading its weights 2 s, the head 1 s, looking for copies 0.6 s, writing and checking model and graph
         2.5 s.
+    whole process, first run, ResNet50: the network alone runs 29 images/s in f32, which is 47 s for
+        these; decoding takes 9 s of a processor, converting the network 3.5 s; this processor has no bf16.
+    whole process, warm store, ResNet50: as for MobileNetV2, with 90 MB of weights to make, hash, write and
+        compare.
 
 usage: against_the_guide.py [--rounds N] [--backbone mobilenet_v2|resnet50] [--epochs 10] [--data FOLDER]
     [--weights FILE|random] [--auto] [--json FILE]

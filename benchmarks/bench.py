@@ -92,7 +92,7 @@ BENCHMARKS = (
     Benchmark(
         "search",
         "search.py",
-        "--each 50",
+        "--image-size 96",
         f"--each 3 --epochs 2 --image-size 96 --plans stage:block_16 --data {FEW}",
         20,
     ),

@@ -24,7 +24,7 @@ __all__ = ["choose_precision"]
 
 SAMPLE = 32  # images
 FEWEST = 8  # images below which nothing can be said
-LIMIT = 0.2  # of the spread between images
+LIMIT = 0.1  # of the spread between images: at 0.14 a probe on MobileNetV2 answers 0.9 points less right
 
 
 def choose_precision(
