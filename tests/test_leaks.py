@@ -69,6 +69,11 @@ def test_samples_that_share_any_photo_are_one_group():
     assert len(set(groups_of(samples, [(name(3), name(5))]).tolist())) == 1
 
 
+def test_groups_are_numbered_in_the_order_of_the_samples():
+    """Folds depend on the numbers, so they may not depend on the process."""
+    assert groups_of(catalog([""] * 60).samples, []).tolist() == list(range(60))
+
+
 def facts(picture):
     return Facts(64, 64, "PNG", thumbnail=np.clip(picture, 0, 255).astype(np.uint8).tobytes())
 

@@ -70,8 +70,12 @@ class Copies:
 
 
 def groups_of(samples: Sequence[Sample], ties: Iterable[tuple[str, str]]) -> NDArray[np.int64]:
-    """A number for each sample, shape (n,): the same for samples that share a picture, or are tied."""
-    names = {digest: at for at, digest in enumerate({p.digest for s in samples for p in s.photos})}
+    """A number for each sample, shape (n,): the same for samples that share a picture, or are tied.
+
+    Numbers rise in the order of the samples, for folds depend on them.
+    """
+    digests = dict.fromkeys(photo.digest for sample in samples for photo in sample.photos)
+    names = {digest: at for at, digest in enumerate(digests)}
     pairs = [
         *((names[sample.digest], names[photo.digest]) for sample in samples for photo in sample.more),
         *((names[one], names[two]) for one, two in ties if one in names and two in names),
