@@ -142,15 +142,21 @@ def test_killed_at_any_moment_and_resumed(killing: Killing, number: int) -> None
 def test_killed_while_it_is_written_the_place_has_the_old_run_or_the_new_one(killing: Killing) -> None:
     out, rng, arguments = "written", random.Random(0), ("--overwrite", "--seed", "1", "--resume")
     old = killing.whole(eager=True)["made"]
+    killing.run("new", *arguments)
+    new = made(killing.folder / "new")
+    assert new != old
     shutil.copytree(killing.folder / "whole-True", killing.folder / out)
-    for _ in range(50):  # all that is written below the folder beside
+    kept = 0
+    for _ in range(50):  # all that is written below the folder beside, and what is cleared away afterwards
         at = (f".{out}.writing-", rng.randint(2, 40))
         done = killing.run(out, *arguments, at=at, codes=(0, -9))
         found = made(killing.folder / out)
-        assert (found == old) == (done["code"] == -9)
-        if not done["code"]:
+        assert found == new or (found == old and done["code"] == -9)
+        kept += found == old
+        if found == new:
             shutil.rmtree(killing.folder / out)
             shutil.copytree(killing.folder / "whole-True", killing.folder / out)
+    assert kept > 25
     killing.run(out, *arguments)
-    assert made(killing.folder / out) != old
+    assert made(killing.folder / out) == new
     assert not killing.hidden(out)
