@@ -10,8 +10,8 @@ head is solved in the same way on both sides.
 Whether the search finds the best is asked of a second one that gives all 24 the full number of epochs.
 
 What bounds it:
-    search of plans and rates: at 96 pixels what is frozen is quick, and most of an attempt is tracing and
-        training what is not, which nothing shares; the larger the images and the frozen part, the more it saves.
+    search of plans and rates: at 96 pixels the frozen part is quick, and most of an attempt is training the
+        rest, which nothing shares. The larger the images and the frozen part, the more a search saves.
 
 Times are wall clock and, for a machine with other work, seconds of processors in this process.
 
