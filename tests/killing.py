@@ -107,6 +107,7 @@ def _run(
             os.kill(mine, by)
 
     sys.addaudithook(count)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     tensorflow.config.run_functions_eagerly(eager)
     sys.argv = ["regraft", "train", *arguments]
     try:
