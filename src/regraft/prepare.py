@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.leaks import Copies, groups_of, leaks_of
@@ -149,13 +152,10 @@ def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalo
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
     say(_parts(catalog))
     leaks, said_of_leaks = leaks_of(catalog, ties)
-    told = cautions(
-        catalog,
-        features.facts(catalog.samples),
-        groups=groups_of(catalog.samples, ties),
-        class_weight=recipe.class_weight,
-    )
-    said = _copies(catalog, ties, leaks)
+    groups = groups_of(catalog.samples, ties)
+    facts = features.facts(catalog.samples)
+    told = cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
+    said = _copies(groups, leaks)
     say(said)
     return replace(catalog, notes=(*catalog.notes, said)), leaks, [*said_of_leaks, *told]
 
@@ -172,9 +172,8 @@ def _parts(catalog: Catalog) -> str:
     return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
 
 
-def _copies(catalog: Catalog, ties: list[tuple[str, str]], leaks: dict[str, int]) -> str:
+def _copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
     """How many images show a picture that another one shows, and what became of it."""
-    groups = groups_of(catalog.samples, ties)
     copies = len(groups) - len(set(groups.tolist()))
     said = f"{copies:,} image{' is a copy' if copies == 1 else 's are copies'} of another"
     if not leaks:

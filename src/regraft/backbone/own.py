@@ -47,9 +47,8 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
         EnvironmentFault: it needs KerasHub or TensorFlow, which is not there.
     """
     contents = check_model_file(path, _registered())
-    if any(layer.module.startswith("keras_hub.") for layer in contents.configuration.layers) and not _has(
-        "keras_hub"
-    ):
+    layers = contents.configuration.layers
+    if any(layer.module.startswith("keras_hub.") for layer in layers) and not _has("keras_hub"):
         raise EnvironmentFault(
             f'{path} holds layers of KerasHub, which is not installed: pip install "regraft[hub]".'
         )

@@ -134,8 +134,9 @@ def open_savedmodel(
         ModelRefused: it is not trusted, damaged, or does not map RGB images to one vector, tokens or map.
         EnvironmentFault: Keras does not run on TensorFlow.
     """
-    expect_trust(str(folder), digest_of(folder), said=trust)
+    digest = digest_of(folder)
+    expect_trust(str(folder), digest, said=trust)
     module = read_module(folder)
-    layer = SavedModelLayer(facts_of(module, image_size), name=name)
+    layer = SavedModelLayer(facts_of(module, digest, image_size), name=name)
     layer.attach(module)
     return layer

@@ -222,8 +222,9 @@ def _answer(module: Module, size: int) -> tuple[int, ...]:
     return tuple(int(side) for side in shape[1:])
 
 
-def facts_of(module: Module, image_size: int | None) -> Facts:
-    """What a module is at a size; None for its own, or 224 where it leaves that open."""
+def facts_of(module: Module, digest: str, image_size: int | None) -> Facts:
+    """What a module with this `digest_of` its folder is at a size; None for its own, or 224 where it leaves
+    that open."""
     size = _size(module, image_size)
     trains = {id(variable) for variable in module.trainable}
     variables = tuple(
@@ -235,7 +236,6 @@ def facts_of(module: Module, image_size: int | None) -> Facts:
         )
         for variable in module.variables
     )
-    digest = digest_of(module.folder)
     return Facts(digest, size, _answer(module, size), variables, module.frozen_because)
 
 

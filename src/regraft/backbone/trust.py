@@ -6,11 +6,11 @@ So it is run only when it is trusted, wherever it lies: in a folder, behind a ha
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from regraft.errors import ModelRefused
 from regraft.features.home import default_root
+from regraft.gate.model import is_sha256
 
 __all__ = ["expect_trust", "is_trusted", "refusal", "trust"]
 
@@ -71,5 +71,5 @@ def _folder() -> Path:
 
 def _expect_digest(digest: object) -> None:
     """A model file may say anything; a digest names a file below."""
-    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+    if not is_sha256(digest):
         raise ModelRefused("A SavedModel in the file has no SHA-256 that could be one.")

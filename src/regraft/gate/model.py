@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from regraft.errors import ModelRefused
 from regraft.gate.archive import Archive, quoted, read_archive, refused
@@ -19,7 +20,7 @@ from regraft.gate.arrays import Array, held, read_arrays
 from regraft.gate.config import Configuration, Layer, read_config
 from regraft.gate.parameters import too_large
 
-__all__ = ["Contents", "check_model_file", "look_into"]
+__all__ = ["Contents", "check_model_file", "is_sha256", "look_into"]
 
 SAVEDMODEL = "SavedModelLayer"  # the layer that holds one
 
@@ -111,4 +112,13 @@ def _savedmodel(layer: Layer) -> str | None:
     """What a layer says is the digest of its SavedModel; None for anything that cannot be one."""
     facts = layer.config.get("facts")
     digest = facts.get("digest") if isinstance(facts, dict) else None
-    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None
+    return digest if is_sha256(digest) else None
+
+
+def is_sha256(said: object) -> TypeGuard[str]:
+    """Whether something read from a file is a SHA-256 in hex, and so may name a file.
+
+    >>> is_sha256("0" * 64), is_sha256("../" + "0" * 61), is_sha256(None)
+    (True, False, False)
+    """
+    return isinstance(said, str) and re.fullmatch("[0-9a-f]{64}", said) is not None
