@@ -38,8 +38,9 @@ from regraft.console import quiet
 from regraft.data.catalog import Catalog
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.embedding import embedding_network
-from regraft.features.engine import fingerprint, kept_graph, make_engine
+from regraft.features.engine import kept_graph, make_engine
 from regraft.features.extract import extract_features
+from regraft.features.network import fingerprint
 from regraft.features.store import Store
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -21,8 +21,9 @@ from regraft.backbone.load import Backbone, load_backbone
 from regraft.backbone.pooling import pool
 from regraft.backbone.taps import find_taps
 from regraft.data.catalog import Catalog
-from regraft.features.engine import BATCH, fingerprint, make_engine
+from regraft.features.engine import BATCH, make_engine
 from regraft.features.extract import extract_features
+from regraft.features.network import fingerprint
 from regraft.features.store import Store
 from regraft.prepare import read_catalog
 from regraft.recipe import Recipe, Taps

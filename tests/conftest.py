@@ -156,7 +156,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    from regraft.features import device, extract, precision, speed
+    from regraft.features import device, network, speed
 
     counts: list[int] = []
 
@@ -166,7 +166,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
                 yield from super().run([batch])
 
-    monkeypatch.setattr(speed, "make_engine", lambda network, cache, **_: Counting(network))
-    for module in (extract, precision, speed):
-        monkeypatch.setattr(module, "engine_name", lambda precision="f32": device.keras_name("f32"))
+    monkeypatch.setattr(speed, "make_engine", lambda frozen, cache, **_: Counting(frozen.model))
+    monkeypatch.setattr(network, "engine_name", lambda precision="f32": device.keras_name("f32"))
     return counts

@@ -12,8 +12,9 @@ from conftest import small_network, write_photos
 from regraft.data.catalog import Catalog
 from regraft.features import device, engine, precision
 from regraft.features.device import AHEAD, KerasEngine, accelerator, in_bf16
-from regraft.features.engine import engine_name, fast_in_bf16, make_engine
+from regraft.features.engine import fast_in_bf16, make_engine
 from regraft.features.extract import extract_features
+from regraft.features.network import engine_name
 from regraft.features.openvino import BATCH
 from regraft.features.speed import IMAGES, Speed
 from regraft.features.store import Store
@@ -55,7 +56,7 @@ def relative(received, expected) -> float:
 
 def test_without_a_gpu_there_is_no_accelerator():
     assert accelerator() == ""
-    assert not fast_in_bf16() or engine_name().startswith("openvino")
+    assert not fast_in_bf16(engine_name()) or engine_name().startswith("openvino")
 
 
 def test_a_backend_whose_devices_keras_cannot_list_runs_on_the_processor(monkeypatch):
@@ -90,7 +91,7 @@ def test_bf16_is_measured_where_the_gpu_has_it(gpu, monkeypatch, capability, fas
     facts = {} if capability is None else {"compute_capability": capability}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda one: facts)
-    assert fast_in_bf16() is fast
+    assert fast_in_bf16(engine_name()) is fast
 
 
 # --- what it computes
@@ -233,7 +234,7 @@ def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(n
 
 def test_time_is_measured_on_whole_batches(network, tmp_path, monkeypatch, gpu):
     monkeypatch.setattr(device, "ON_ACCELERATOR", 2 * IMAGES)
-    speed = Speed(network, Store(tmp_path), "name")
+    speed = Speed(network, Store(tmp_path))
     assert 0 < speed.seconds_per_image < 10
     speed.tune(10**9)
     assert speed.engine.batch == 2 * IMAGES

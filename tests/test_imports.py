@@ -36,8 +36,8 @@ def test_openvino_comes_without_what_reports_its_use() -> None:
 @pytest.mark.slow
 def test_a_program_imports_keras_without_what_only_others_use() -> None:
     code = (
-        "import sys\nfrom regraft.imports import left_out_of_keras\n"
-        "left_out_of_keras()\nimport keras\n"
+        "import sys\nfrom regraft.imports import leave_out_needless\n"
+        "leave_out_needless()\nimport keras\n"
         "print([name for name in ('pandas', 'sklearn', 'jax', 'pyarrow') if name in sys.modules])\n"
         "import sklearn.base, pandas\n"
         "print([name for name in ('pandas', 'sklearn') if name not in sys.modules], keras.backend.backend())"
@@ -47,8 +47,8 @@ def test_a_program_imports_keras_without_what_only_others_use() -> None:
 
 def test_importing_begins_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     began = threading.Event()
-    monkeypatch.setattr(imports, "_import_keras", began.set)
-    with imports.begin_keras():
+    monkeypatch.setattr(imports, "_import_all", lambda *_: began.set())
+    with imports.begin("keras"):
         assert began.wait(10)
 
 
@@ -56,7 +56,7 @@ def test_garbage_is_looked_for_again_but_not_among_what_was_imported(tmp_path: P
     (tmp_path / "keras.py").write_text("import gc\nlooked = gc.isenabled()\n")
     code = (
         f"import gc, sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
-        "from regraft import imports\nimports._import_keras()\nimport keras\n"
+        "from regraft import imports\nimports._import_all('keras')\nimport keras\n"
         "print(keras.looked, gc.isenabled(), gc.get_freeze_count() > 1000)"
     )
     assert printed(code) == "False True True"
@@ -73,9 +73,9 @@ def test_a_program_ends_without_looking_for_garbage() -> None:
 @pytest.mark.slow
 def test_a_mistake_found_at_once_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     began = threading.Event()
-    monkeypatch.setattr(imports, "_import_keras", began.set)
+    monkeypatch.setattr(imports, "_import_all", lambda *_: began.set())
     monkeypatch.setattr(imports, "SOON", 0.5)
-    with pytest.raises(ValueError, match="mistake"), imports.begin_keras():
+    with pytest.raises(ValueError, match="mistake"), imports.begin("keras"):
         raise ValueError("mistake")
     time.sleep(0.7)
     assert not began.is_set()

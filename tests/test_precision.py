@@ -7,8 +7,8 @@ from conftest import small_network, write_photos
 
 from regraft.data.catalog import Catalog
 from regraft.features import precision as room
-from regraft.features.engine import engine_name
 from regraft.features.extract import extract_features
+from regraft.features.network import engine_name
 from regraft.features.store import Store
 
 pytestmark = [
@@ -38,7 +38,7 @@ def said(monkeypatch):
     """What is said; on a processor that has bf16, which OpenVINO imitates elsewhere."""
     lines = []
     monkeypatch.setattr(room, "say", lines.append)
-    monkeypatch.setattr(room, "fast_in_bf16", lambda: True)
+    monkeypatch.setattr(room, "fast_in_bf16", lambda *_: True)
     return lines
 
 
@@ -76,7 +76,7 @@ def test_where_images_hardly_differ_bf16_is_not_used(network, catalog, store, sa
 
 
 def test_without_bf16_in_the_processor_nothing_is_measured(network, catalog, store, said, monkeypatch):
-    monkeypatch.setattr(room, "fast_in_bf16", lambda: False)
+    monkeypatch.setattr(room, "fast_in_bf16", lambda *_: False)
     assert extract_features(network, catalog, store=store).precision == "f32"
     assert said == []
 

@@ -4,7 +4,7 @@ import keras
 import pytest
 from conftest import small_network
 
-from regraft.features.engine import engine_name
+from regraft.features.network import engine_name
 from regraft.features.openvino import BATCH
 from regraft.features.speed import Speed
 from regraft.features.store import Store
@@ -27,12 +27,12 @@ def test_the_faster_batch_is_taken_and_remembered(network, tmp_path, monkeypatch
         return 1.0 if engine.batch == faster else 2.0
 
     monkeypatch.setattr(Speed, "_seconds", seconds)
-    first = Speed(network, Store(tmp_path), "name")
+    first = Speed(network, Store(tmp_path))
     first.tune(1)
     assert set(measured) == {BATCH}
     first.tune(100)
     assert first.engine.batch == faster
     del measured[:]
-    again = Speed(network, Store(tmp_path), "name")
+    again = Speed(network, Store(tmp_path))
     again.tune(100)
     assert (again.engine.batch, measured) == (faster, [])

@@ -46,21 +46,20 @@ def final_answers(
     several = any(sample.more for sample in material.catalog.samples)
     if features.graph is None or found.kept is not None or several:
         return answers, None
-    return answers, Converted(features.graph, material.names, found.head)
+    return answers, Converted(features.graph, material.names, found.linear(material) or found.head)
 
 
 def _from_pixels(model: keras.Model, material: Material) -> tuple[Answers, Converted | None]:
     """The answers of a model to files, decoded as `predict` does it, for each scored part, (n, units); and
     what gave them."""
     from regraft.deploy.answers import answering, run_engine
-    from regraft.features.engine import fingerprint
     from regraft.features.speed import Speed
 
     catalog = material.catalog
     samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
     contents = list(dict.fromkeys(sample.digest for sample in samples))
     network = answering(model)
-    speed = Speed(network, material.store, fingerprint(network))
+    speed = Speed(network, material.store)
     with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
         found = dict(zip(contents, run_engine(speed.engine, decoding), strict=True))
     changed = [content for content, answer in found.items() if isinstance(answer, Refusal)]

@@ -6,40 +6,33 @@ Whoever looks sees the old run or the new one, never half of one.
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import json
-import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from regraft.beside import new_folder, sweep, take_place
 from regraft.data.cells import safe_cell
 from regraft.data.decode import DECODER
 from regraft.data.workers import DecodeAhead
-from regraft.deploy.bundle import ESTIMATOR, MANIFEST_FORMAT, sha256, write_model
-from regraft.deploy.graph import GRAPH, write_graph
-from regraft.deploy.selftest import SELFTEST, write_answers
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError
+from regraft.deploy.bundle import MANIFEST_FORMAT
+from regraft.deploy.graph import GRAPH
+from regraft.errors import EnvironmentFault, UsageError
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
 from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe, TaskChoice
-from regraft.training.kept import write_estimator
+from regraft.versions import versions
 
 if TYPE_CHECKING:
-    import keras
-
     from regraft.training.fit import Fitted
 
-__all__ = ["claim_folder", "versions", "write_run"]
+__all__ = ["claim_folder", "write_run"]
 
 
 @contextmanager
@@ -81,7 +74,7 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
 
 
 def write_run(
-    outcome: Outcome, folder: Path, out: Path, photographs: DecodeAhead | None = None
+    outcome: Outcome, folder: Path, out: Path, some: Callable[[], DecodeAhead] | None = None
 ) -> dict[str, Any]:
     """Fill a run folder that will end as `out`; returns the metrics.
 
@@ -89,17 +82,15 @@ def write_run(
         outcome: what the run found.
         folder: where to write.
         out: the name that the folder will have.
-        photographs: a few of the run's, on which a graph for OpenVINO has to answer as the model does; None
-            for a run without a graph and without answers to compare.
+        some: see `outcome.Trained.write`.
 
     Raises:
         ModelRefused: a weight of the model is not a finite number.
     """
-    _expect_finite(outcome.model)
     with ThreadPoolExecutor(1) as beside:  # thumbnails take no Keras, and half a second
         scored = beside.submit(_write_scores, outcome, folder, out)
         _write_records(outcome, folder)
-        files = _write_network(outcome, folder, photographs)
+        files = outcome.network.write(folder, some)
         metrics = scored.result()
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
@@ -134,30 +125,6 @@ def _write_records(outcome: Outcome, folder: Path) -> None:
             for record in phase.history
         ],
     )
-
-
-def _write_network(outcome: Outcome, folder: Path, photographs: DecodeAhead | None) -> dict[str, str]:
-    """The model, and what runs or completes it; returns the digests of these files."""
-    files = {"model.keras": write_model(outcome.model, folder / "model.keras")}
-    if outcome.kept is not None:
-        write_estimator(outcome.kept, folder / ESTIMATOR)
-        files[ESTIMATOR] = sha256(folder / ESTIMATOR)
-    if photographs is not None:
-        photos = len(outcome.catalog.samples[0].photos)
-        graph = write_graph(outcome.model, folder, photographs, photos, outcome.converted)
-        write_answers(outcome.model, folder / SELFTEST, photos)
-        files |= {name: sha256(folder / name) for name in (*graph, SELFTEST)}
-    return files
-
-
-def _expect_finite(model: keras.Model) -> None:
-    for weight in model.weights:
-        value = np.asarray(weight)
-        if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
-            raise ModelRefused(
-                f"The model is not written: its weight {weight.path} holds numbers that are not finite. Are "
-                "those of the backbone's file? If not, train at a lower --learning-rate."
-            )
 
 
 def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
@@ -254,22 +221,9 @@ def _manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
         "data": {"root": catalog.root.name, "digest": catalog.digest, "images": len(catalog)},
         "files": files,
         "graph_of": files["model.keras"] if GRAPH[0] in files else None,
-        "parameters": outcome.model.count_params(),
+        "parameters": outcome.network.parameters,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of everything that computes, by name."""
-    import keras
-
-    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for name in ("regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

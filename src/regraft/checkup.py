@@ -37,7 +37,7 @@ from regraft.features.looked import look_at
 from regraft.features.store import Store
 from regraft.findings import now
 from regraft.gallery import thumbnail
-from regraft.imports import begin_keras
+from regraft.imports import begin
 from regraft.prepare import hint, is_name, open_backbone, read_catalog
 from regraft.recipe import Recipe
 from regraft.training.suspects import TASKS, Suspect, find_suspects
@@ -143,7 +143,7 @@ def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool, trust
         why_not = f"the targets of {catalog.task} are no labels."
     if not why_not:
         try:
-            with begin_keras():
+            with begin("keras"):
                 backbone = open_backbone(recipe, trust=trust)
         except EnvironmentFault as fault:
             why_not = str(fault)

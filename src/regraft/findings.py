@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from regraft.console import say
 from regraft.data.catalog import PARTS
 from regraft.data.notes import NOTES
 from regraft.evaluation.baseline import baseline, no_better
@@ -31,9 +34,10 @@ from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
 from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
 from regraft.outcome import Attempt, Outcome
+from regraft.prepare import enlarged
 from regraft.tasks import TASKS
 
-__all__ = ["now", "report_of", "score_parts", "thresholds", "warnings_of"]
+__all__ = ["now", "report_of", "score_parts", "thresholds", "warned", "warnings_of"]
 
 Array = npt.NDArray[Any]
 
@@ -57,10 +61,20 @@ def thresholds(outcome: Outcome) -> dict[str, float]:
 
 
 def warnings_of(outcome: Outcome) -> tuple[str, ...]:
-    """What the user must know of the model: whether it is no better than not looking at the images."""
+    """Whether the model is no better than not looking at the images, as a sentence if so."""
     first = next(iter(outcome.answers), None)
     caution = _caution(outcome, first) if first else ""
     return (caution,) if caution else ()
+
+
+def warned(outcome: Outcome, cautions: Sequence[str]) -> Outcome:
+    """The outcome with what the user must know of the model, which is said: cautions about the data, whether
+    images are enlarged, `warnings_of`."""
+    small = enlarged(outcome.catalog, outcome.features, outcome.backbone.image_size)
+    found = (*cautions, *filter(None, [small]), *warnings_of(outcome))
+    for warning in found:
+        say(warning, style="yellow")
+    return replace(outcome, warnings=found)
 
 
 def score_parts(outcome: Outcome) -> list[PartScores]:
@@ -202,7 +216,7 @@ def _summary(outcome: Outcome) -> list[tuple[str, str]]:
         ("Backbone", backbone.name),
         ("Weights", backbone.weights_briefly),
         ("Image size", f"{backbone.image_size} by {backbone.image_size} pixels"),
-        ("Parameters", f"{outcome.model.count_params():,}"),
+        ("Parameters", f"{outcome.network.parameters:,}"),
         ("Trained in the backbone", ", then ".join(kept) or "nothing: head only"),
         ("Head", outcome.head),
         ("Frozen features", f"{features.computed:,} computed, {features.reused:,} reused"),

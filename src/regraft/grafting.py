@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
 from regraft.recipe import Recipe
+from regraft.units import units_of
 
 if TYPE_CHECKING:
     import keras
@@ -37,7 +36,7 @@ def taps_for(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
 
 def choose_taps(taps: tuple[Tap, ...], material: Material) -> tuple[Tap, ...]:
     """The taps that the head will see: all of "late", of "auto" those that cross-validation chooses."""
-    from regraft.training.heads import tap_numbers
+    from regraft.training.solving import tap_numbers
 
     if material.recipe.head.taps == "auto":
         taps = tuple(taps[number] for number in tap_numbers(material))
@@ -61,7 +60,7 @@ def grafted(
         head if own else recipe.head,
         task=catalog.task,
         outputs=len(catalog.outputs),
-        units=_units(catalog),
+        units=units_of(catalog),
         taps=[tap.tensor for tap in taps],
         seed=recipe.seed,
     )
@@ -69,15 +68,6 @@ def grafted(
         return model, cut_at_taps(model, taps)
     new = set(backbone.new_layers)
     return model, cut(model, lambda layer: is_head(layer) or layer.name in new)
-
-
-def _units(catalog: Catalog) -> tuple[list[float], list[float]] | None:
-    """Deviation and mean of each target of regression where nothing is held out by the user."""
-    if catalog.task != "regression":
-        return None
-    targets = catalog.targets([s for s in catalog.samples if s.part in ("", "train")]).astype(np.float64)
-    deviation = targets.std(0)
-    return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()
 
 
 def of_samples(found: FoundHead, whole: Cut, catalog: Catalog) -> keras.Model:

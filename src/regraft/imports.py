@@ -1,14 +1,16 @@
 """Imports that a package makes only because another one happens to be installed, left out.
 
-Keras and TensorFlow try to import pandas, scikit-learn and JAX, to take their arrays or to wrap
-their models; that takes a third of the time until they are there. OpenVINO imports its converter, which
-tells its maker over the network that it was imported. All of them go on without what they do not find.
+Keras and TensorFlow try to import pandas, scikit-learn and JAX, and scikit-learn pandas, to take their
+arrays or to wrap their models; that takes a third of the time until they are there. OpenVINO imports its
+converter, which tells its maker over the network that it was imported. All of them go on without what they do
+not find.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["LeftOut", "begin_keras", "end_at_once", "import_openvino", "left_out_of_keras"]
+__all__ = ["LeftOut", "begin", "end_at_once", "import_openvino", "leave_out_needless"]
 
 SOON = 0.1  # seconds: mistakes that are found at once end a program before it has begun to import a backend
 
@@ -59,13 +61,13 @@ def _importer() -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-def left_out_of_keras() -> None:
-    """From now on, Keras and TensorFlow are imported without what only their users may want.
+def leave_out_needless() -> None:
+    """From now on, Keras, TensorFlow and scikit-learn are imported without what only their users may want.
 
-    For a process that is a program of ours: elsewhere, Keras would no longer take a data frame.
+    For a process that is a program of ours: elsewhere, they would no longer take a data frame.
     """
     callbacks = "keras.src.callbacks"
-    needless = {"pandas": ["keras"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
+    needless = {"pandas": ["keras", "sklearn"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
     sys.meta_path.insert(0, LeftOut(needless))
 
 
@@ -85,25 +87,25 @@ def import_openvino() -> Any:
 
 
 @contextmanager
-def begin_keras() -> Iterator[None]:
-    """Meanwhile, and after it if need be, Keras and its backend are imported in a thread of their own.
+def begin(*modules: str) -> Iterator[None]:
+    """Meanwhile, and after it if need be, these are imported in a thread of their own.
 
     Whoever imports them himself waits for that. A program does not end before it, so it begins only after a
     moment, and not at all where the block ends or fails before.
     """
-    begin = threading.Timer(SOON, _import_keras)
-    begin.start()
+    timer = threading.Timer(SOON, _import_all, modules)
+    timer.start()
     try:
         yield
     finally:
-        begin.cancel()
+        timer.cancel()
 
 
-def _import_keras() -> None:
-    if "keras" in sys.modules:
-        return
-    with suppress(Exception), _lasting():  # whoever needs it meets the same, and says so
-        import keras  # noqa: F401
+def _import_all(*modules: str) -> None:
+    for name in modules:
+        if name not in sys.modules:
+            with suppress(Exception), _lasting():  # whoever needs it meets the same, and says so
+                importlib.import_module(name)
 
 
 @contextmanager

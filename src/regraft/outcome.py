@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from regraft.backbone.facts import BackboneFacts
 from regraft.data.catalog import Catalog
 from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
     import keras
 
-    from regraft.backbone.load import Backbone
+    from regraft.data.workers import DecodeAhead
     from regraft.features.extract import Features
     from regraft.training.fit import Fitted
-    from regraft.training.kept import Kept
+    from regraft.training.linear import LinearHead
 
-__all__ = ["Attempt", "Converted", "Decision", "Outcome"]
+__all__ = ["UNTOUCHED", "Attempt", "Converted", "Decision", "Outcome", "Trained"]
+
+UNTOUCHED = "Nothing of the backbone was trained, as asked for."
 
 _ENDS = {
     "budget": "the budget ran out",
@@ -126,7 +130,33 @@ class Converted:
 
     graph: Path
     names: tuple[str, ...] = ()
-    rest: keras.Model | None = None
+    rest: LinearHead | keras.Model | None = None
+
+
+class Trained(Protocol):
+    """The network that a run made, which can become files.
+
+    Attributes:
+        parameters: how many numbers it holds.
+    """
+
+    @property
+    def parameters(self) -> int: ...
+
+    def write(self, folder: Path, some: Callable[[], DecodeAhead] | None) -> dict[str, str]:
+        """Fill a run folder with `model.keras` and what runs or completes it.
+
+        Args:
+            folder: where to write.
+            some: begins to decode a few of the run's photographs, on which a graph for OpenVINO has to answer
+                as the model does; None for a run without a graph and without answers to compare.
+
+        Returns:
+            The SHA-256 of each file, by name.
+
+        Raises:
+            ModelRefused: a weight of the model is not a finite number.
+        """
 
 
 @dataclass(frozen=True)
@@ -137,23 +167,19 @@ class Outcome:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
-        kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
         leaks: part -> how many of its samples show a picture of a part before it; see `data.leaks`.
         handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
-        converted: see there; None where nothing of the model is.
     """
 
     recipe: Recipe
     catalog: Catalog
-    backbone: Backbone
-    model: keras.Model
+    backbone: BackboneFacts
+    network: Trained
     features: Features
     head: str
     decision: Decision
     answers: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
-    kept: Kept | None = None
     handed: tuple[str, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
-    converted: Converted | None = None

@@ -23,13 +23,17 @@ from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
 
 if TYPE_CHECKING:
+    import keras
+
     from regraft.backbone.load import Backbone
     from regraft.features.extract import Features
+    from regraft.features.network import Network
 
 __all__ = [
     "begin_decoding",
     "checked_phases",
     "enlarged",
+    "extracted",
     "hint",
     "is_name",
     "open_backbone",
@@ -126,6 +130,25 @@ def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
         seed=recipe.seed,
         trust=trust,
     )
+
+
+def extracted(
+    network: keras.Model | Network, catalog: Catalog, recipe: Recipe, store: Store, ahead: DecodeAhead | None
+) -> Features:
+    """The features of a catalog's images, and a hint of where they lie for the next run; see
+    `features.extract`."""
+    from regraft.features.extract import extract_features
+
+    features = extract_features(
+        network,
+        catalog,
+        store=store,
+        keep_pixels=recipe.keeps_pixels,
+        ahead=ahead,
+        precision=recipe.precision,
+    )
+    store.remember(hint(recipe), features.key)
+    return features
 
 
 def say_refused(catalog: Catalog) -> None:

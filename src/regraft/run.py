@@ -9,30 +9,32 @@ What needs a deep-learning backend is imported where it is used: listing and dec
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft import known
 from regraft.answered import final_answers, from_features
-from regraft.artifacts import claim_folder, versions, write_run
+from regraft.artifacts import claim_folder, write_run
+from regraft.clock import Clock
 from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.workers import DecodeAhead, Job
+from regraft.deploy.built import Built
 from regraft.deploy.bundle import Bundle, load
 from regraft.features.store import Store
-from regraft.findings import warnings_of
+from regraft.findings import warned
 from regraft.grafting import choose_taps, grafted, of_samples, taps_for
-from regraft.imports import begin_keras
+from regraft.imports import begin
 from regraft.outcome import Outcome
 from regraft.prepare import (
     begin_decoding,
     checked_phases,
-    enlarged,
-    hint,
+    extracted,
     open_backbone,
     parted,
     read_catalog,
@@ -42,6 +44,7 @@ from regraft.prepare import (
 from regraft.recipe import Phase, Recipe
 from regraft.space import Space
 from regraft.training.progress import Progress
+from regraft.versions import versions
 
 if TYPE_CHECKING:
     import keras
@@ -64,33 +67,24 @@ class Run:
 
     Attributes:
         path: its folder.
-        model: the trained network, an ordinary `keras.Model`.
         metrics: the content of metrics.json.
         interrupted: training was stopped by Ctrl-C; the model is the best so far.
     """
 
     path: Path
-    model: keras.Model
     metrics: dict[str, Any]
     interrupted: bool = False
+    _model: keras.Model | None = field(default=None, repr=False)
 
     @property
+    def model(self) -> keras.Model:
+        """The trained network, an ordinary `keras.Model`; read from its file where no backend was needed."""
+        return self.bundle.model if self._model is None else self._model
+
+    @cached_property
     def bundle(self) -> Bundle:
         """The run as `load` opens it."""
         return load(self.path)
-
-
-@dataclass
-class _Clock:
-    """Seconds a stage, in the order in which they ran."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.seconds[stage] = time.monotonic() - begun
 
 
 def train(
@@ -202,16 +196,21 @@ def learn(
 
     Arguments and errors are theirs; `progress` is where it is kept how far training came.
     """
-    clock, kept, progress = _Clock(), Store.open(store), progress or Progress()
+    clock, kept, progress = Clock(), Store.open(store), progress or Progress()
+    ours = backbone is None and head is None and space is None
+    soon = ours and known.expected(recipe, kept)
     with ExitStack() as stack:
-        with clock("list"), begin_keras():
-            catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
-            recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
-            catalog = catalog.learnable()
-            say(_task(catalog, recipe))
+        with clock("list"), begin(*(known.IMPORTED if soon else ("keras",))):
+            catalog, recipe = _listed(data, recipe)
+            listed = catalog
             ahead = None if backbone else begin_decoding(catalog, recipe, kept)
             if ahead is not None:
                 stack.callback(ahead.close)
+            template = known.find_template(catalog, recipe, kept) if soon else None
+        if template is not None:
+            return known.learn_head(
+                template, catalog, recipe, store=kept, ahead=ahead, clock=clock, progress=progress
+            )
         with clock("load"):
             handed = tuple(
                 name for name, value in (("backbone", backbone), ("head", head)) if value is not None
@@ -228,7 +227,7 @@ def learn(
             taps = taps_for(backbone, recipe, head)
             model, whole = grafted(backbone, catalog, recipe, head, taps)
         with clock("features"):
-            features = _extract(whole, catalog, recipe, kept, ahead)
+            features = extracted(whole.prefix, catalog, recipe, kept, ahead)
             recipe = replace(recipe, precision=features.precision)
             catalog = catalog.without(features.refused)
             say_refused(catalog)
@@ -249,32 +248,39 @@ def learn(
             say(decision.reason)
         with clock("evaluate"):
             final, converted = final_answers(found, features, material, fine_tuned=decision.fine_tuned)
+        keep = known.keeper(listed, whole, found, material, features) if ours and converted else None
+        network = Built(
+            of_samples(found, whole, catalog), len(catalog.samples[0].photos), found.kept, converted, keep
+        )
         outcome = Outcome(
             material.recipe,
             catalog,
             backbone,
-            of_samples(found, whole, catalog),
+            network,
             features,
             found.words,
             decision,
             {part: (final[part], reference[part]) for part in final},
             clock.seconds,
-            kept=found.kept,
             handed=handed,
             leaks=leaks,
-            converted=converted,
         )
-        small = enlarged(catalog, features, backbone.image_size)
-        outcome = replace(outcome, warnings=(*cautions, *filter(None, [small]), *warnings_of(outcome)))
-    for warning in outcome.warnings:
-        say(warning, style="yellow")
-    return outcome
+        return warned(outcome, cautions)
+
+
+def _listed(data: Catalog | str | PathLike[str], recipe: Recipe) -> tuple[Catalog, Recipe]:
+    """What can be learned of the data, its task said; and the recipe that names the data."""
+    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+    recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
+    catalog = catalog.learnable()
+    say(_task(catalog, recipe))
+    return catalog, recipe
 
 
 def _written(outcome: Outcome, folder: Path, out: Path) -> Run:
-    with _some(outcome) as photographs:
-        metrics = write_run(outcome, folder, out, photographs)
-    return Run(out, outcome.model, metrics, interrupted=outcome.decision.interrupted)
+    metrics = write_run(outcome, folder, out, lambda: _some(outcome))
+    model = outcome.network.model if isinstance(outcome.network, Built) else None
+    return Run(out, metrics, outcome.decision.interrupted, model)
 
 
 def _some(outcome: Outcome) -> DecodeAhead:
@@ -283,23 +289,6 @@ def _some(outcome: Outcome) -> DecodeAhead:
     samples = (catalog.part("validation") or catalog.samples)[:SOME]
     jobs = [Job(catalog.root / photo.path, photo.digest) for s in samples for photo in s.photos]
     return DecodeAhead(jobs, outcome.backbone.image_size, workers=1)
-
-
-def _extract(
-    whole: Cut, catalog: Catalog, recipe: Recipe, store: Store, ahead: DecodeAhead | None
-) -> Features:
-    from regraft.features.extract import extract_features
-
-    features = extract_features(
-        whole.prefix,
-        catalog,
-        store=store,
-        keep_pixels=recipe.keeps_pixels,
-        ahead=ahead,
-        precision=recipe.precision,
-    )
-    store.remember(hint(recipe), features.key)
-    return features
 
 
 def _views(

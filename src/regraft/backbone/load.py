@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 
 from regraft.backbone.classifier import MODEL_PREFIX, without_classifier
+from regraft.backbone.facts import BackboneFacts
 from regraft.backbone.handles import fetch, parse_handle
 from regraft.backbone.own import (
     behind_contract,
@@ -48,43 +49,24 @@ from regraft.gate.model import check_model_file
 __all__ = ["Backbone", "load_backbone"]
 
 
-@dataclass(frozen=True)
-class Backbone:
+@dataclass(frozen=True, kw_only=True)
+class Backbone(BackboneFacts):
     """A pre-trained network without its classifier, that takes plain pixels.
 
-    Args:
-        name: the table's name for it, or the name of the file, model, module or preset it came from.
+    Attributes:
         model: one Functional graph from RGB float pixels 0..255, shape `(batch, size, size, 3)`, to a feature
             map `(batch, height, width, channels)`, to tokens `(batch, tokens, channels)` of a vision
             transformer (its class token among them, where it has one), or to a feature vector `(batch,
             channels)`.
-        image_size: pixels a side.
         layers: the backbone's own layers in the order of `model.layers`; the input layer and the pixel
             contract are left out, conversions that the published model brings along are not. A SavedModel is
             one layer.
         stages: stage name -> index in `layers` of the stage's first layer, in order; may be empty.
-        weights: where the weights come from, as a phrase for reports.
-        contract: the pixel contract in front of the layers, see `regraft.backbone.pixels`.
-        new_layers: names of layers with weights that learned nothing yet, see `regraft.backbone.surgery`.
-        notes: what was done to the network on the way, as sentences for reports.
-        frozen_because: why its layers cannot train; "" where they can.
     """
 
-    name: str
     model: keras.Model
-    image_size: int
     layers: tuple[keras.layers.Layer, ...]
     stages: dict[str, int]
-    weights: str
-    contract: str
-    new_layers: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    frozen_because: str = ""
-
-    @property
-    def weights_briefly(self) -> str:
-        """`weights` with digests cut to twelve digits, for the eye."""
-        return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", self.weights)
 
 
 def load_backbone(
@@ -207,13 +189,13 @@ def _backbone(
     frozen_because = next((layer.facts.frozen_because for layer in modules), "")
     size = int(model.inputs[0].shape[1])
     return Backbone(
-        name,
-        model,
-        size,
-        layers,
-        stages or {},
-        weights,
-        contract,
+        name=name,
+        model=model,
+        image_size=size,
+        layers=layers,
+        stages=stages or {},
+        weights=weights,
+        contract=contract,
         notes=notes,
         frozen_because=frozen_because,
     )

@@ -12,7 +12,6 @@ ImageNet ones (keras.io's table; for MobileNetV3 its docstring) at the default s
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from regraft.errors import UsageError, nearest
+from regraft.versions import keras_home
 
 __all__ = ["ZOO", "Entry", "Stages", "find", "keras_cache", "recognise", "weights_on_disk"]
 
@@ -383,8 +383,7 @@ def recognise(model_name: str) -> Entry | None:
 
 def keras_cache() -> Path:
     """The folder where Keras keeps downloaded weights: `models` in $KERAS_HOME, else in ~/.keras."""
-    home = os.environ.get("KERAS_HOME")
-    return (Path(home) if home else Path.home() / ".keras") / "models"
+    return keras_home() / "models"
 
 
 def weights_on_disk(entry: Entry, image_size: int | None = None) -> Path | None:

@@ -22,7 +22,7 @@ from regraft.cli.search import search
 from regraft.cli.train import train
 from regraft.console import say
 from regraft.errors import RegraftError, UsageError
-from regraft.imports import end_at_once, left_out_of_keras
+from regraft.imports import end_at_once, leave_out_needless
 from regraft.signals import exit_code, terminable
 
 __all__ = ["app", "main"]
@@ -44,7 +44,7 @@ for command in (train, predict, evaluate, check, inspect, recommend, search, emb
 def main() -> None:
     """Run the command line. The only place that catches: one message to standard error, one exit code."""
     _silence_native_code()
-    left_out_of_keras()
+    leave_out_needless()
     end_at_once()
     try:
         with terminable():

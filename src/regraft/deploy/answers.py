@@ -36,10 +36,9 @@ def answering(model: keras.Model) -> keras.Model:
 
 def engine_of(model: keras.Model) -> Engine:
     """What runs a model in memory fastest."""
-    from regraft.features.engine import fingerprint, make_engine
+    from regraft.features.speed import Speed
 
-    network = answering(model)
-    return make_engine(network, Store().folder("engines", fingerprint(network)))
+    return Speed(answering(model), Store()).engine
 
 
 def run_engine(

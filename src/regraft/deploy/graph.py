@@ -19,18 +19,20 @@ import numpy as np
 from regraft.console import say
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead
-from regraft.deploy.answers import answering, grouped
+from regraft.deploy.answers import OUTPUT, answering, grouped
 from regraft.errors import brief
-from regraft.features.openvino import BATCH, OpenVinoEngine, join, rewrite
+from regraft.features.openvino import BATCH, OpenVinoEngine, join, join_linear, rewrite
+from regraft.training.linear import LinearHead
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.outcome import Converted
 
-__all__ = ["GRAPH", "read_graph", "write_graph"]
+__all__ = ["GRAPH", "NO_GRAPH", "read_graph", "write_graph"]
 
 GRAPH = ("openvino.xml", "openvino.bin")  # what is computed, and the weights
+NO_GRAPH = "The run has no graph for OpenVINO ({}): it will be predicted with Keras."
 
 
 def write_graph(
@@ -52,7 +54,8 @@ def write_graph(
     Returns:
         The names of the files written: those of GRAPH, or none, and then it is said why.
     """
-    from regraft.features.engine import converts, expect_agreement
+    from regraft.features.engine import expect_agreement
+    from regraft.features.network import converts
 
     if not converts():
         return ()
@@ -67,7 +70,7 @@ def write_graph(
     except Exception as error:
         for name in GRAPH:
             (folder / name).unlink(missing_ok=True)
-        say(f"The run has no graph for OpenVINO ({brief(error, most=160)}): it will be predicted with Keras.")
+        say(NO_GRAPH.format(brief(error, most=160)))
         return ()
     return GRAPH
 
@@ -78,6 +81,9 @@ def _write(network: keras.Model, converted: Converted | None, target: Path) -> N
     if converted is not None and converted.rest is None:
         for name in GRAPH:
             shutil.copyfile(converted.graph.with_suffix(Path(name).suffix), target.with_name(name))
+        return
+    if converted is not None and isinstance(converted.rest, LinearHead):
+        join_linear(converted.graph, converted.names, converted.rest, target, output=OUTPUT)
         return
     missing = network if converted is None else answering(converted.rest)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from regraft.features.engine import Engine
 
-__all__ = ["SELFTEST", "check_answers", "pictures", "write_answers"]
+__all__ = ["SELFTEST", "check_answers", "keep_answers", "pictures", "write_answers"]
 
 SELFTEST = "selftest.npz"
 PICTURES = 4
@@ -67,7 +67,11 @@ def write_answers(model: keras.Model, path: Path, photos: int = 1) -> None:
     shown = pictures(int(model.inputs[0].shape[-2]))
     if photos > 1:
         shown = np.stack([np.roll(shown, number, axis=0) for number in range(photos)], axis=1)
-    answers = keras.ops.convert_to_numpy(model(shown.astype(np.float32), training=False))
+    keep_answers(path, shown, keras.ops.convert_to_numpy(model(shown.astype(np.float32), training=False)))
+
+
+def keep_answers(path: Path, shown: NDArray[np.uint8], answers: NDArray[np.floating[Any]]) -> None:
+    """Write pictures and the answers to them to an .npz file."""
     np.savez_compressed(path, pictures=shown, answers=answers.astype(np.float32))
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import say
 from regraft.errors import brief
 from regraft.features.openvino import BATCH, Outputs, Precision, padded
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = ["KerasEngine", "accelerator", "in_bf16", "keras_name"]
 
@@ -27,6 +29,8 @@ AHEAD = 2  # batches that wait for the device, ready
 
 def accelerator() -> str:
     """What Keras' backend computes on where that is not the processor: "gpu" or "tpu"; else empty."""
+    import keras
+
     try:
         kind = keras.distribution.list_devices()[0].partition(":")[0]
     except AttributeError:  # of PyTorch's devices Keras lists none
@@ -36,6 +40,8 @@ def accelerator() -> str:
 
 def keras_name(precision: Precision) -> str:
     """Keras, its backend, the device and a precision, for the keys of what they compute."""
+    import keras
+
     return f"keras {keras.__version__} {keras.backend.backend()} {accelerator() or 'cpu'} {precision}"
 
 
@@ -92,11 +98,14 @@ def in_bf16(network: keras.Model) -> keras.Model:
     configuration, are shared and compute as they did.
 
     Example:
+        >>> import keras
         >>> image = keras.Input((8, 8, 3))
         >>> network = keras.Model(image, {"map": keras.layers.Conv2D(4, 3)(image)})
         >>> in_bf16(network).output["map"].dtype, network.output["map"].dtype
         ('bfloat16', 'float32')
     """
+
+    import keras
 
     def rougher(layer: Any) -> Any:
         if not type(layer).__module__.startswith("keras"):

@@ -8,7 +8,6 @@ parses it in a fraction of the time that tracing variables one by one takes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -16,34 +15,28 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.beside import new_folder, sweep
 from regraft.console import say
 from regraft.errors import brief
-from regraft.features.device import KerasEngine, accelerator, keras_name
-from regraft.features.openvino import (
-    BATCH,
-    OpenVinoEngine,
-    Outputs,
-    Precision,
-    has_bf16,
-    name_of,
-    rewrite,
-)
+from regraft.features.device import KerasEngine, accelerator
+from regraft.features.network import Network
+from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, has_bf16, rewrite
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = [
+    "TOLERANCE",
     "Engine",
-    "converts",
-    "engine_name",
     "expect_agreement",
     "fast_in_bf16",
-    "fingerprint",
     "frozen_graph",
+    "is_whole",
     "kept_graph",
     "make_engine",
 ]
@@ -52,10 +45,6 @@ KEPT = "network-2"  # the folder of a converted network; another form of it is a
 CHECKSUMS = "checksums.json"  # in it
 AMPERE = (8, 0)  # NVIDIA's first GPUs that multiply bf16 natively; others have had it for as long
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
-
-# In a network's configuration: what refers to layers by name, and what inference does not look at.
-_REFERENCES = ("keras_history", "input_layers", "output_layers")
-_UNSEEN = ("name", "trainable", "compile_config")
 
 
 class Engine(Protocol):
@@ -68,26 +57,17 @@ class Engine(Protocol):
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]: ...
 
 
-def converts() -> bool:
-    """Whether OpenVINO is installed and can be given networks of Keras' backend."""
-    return keras.backend.backend() == "tensorflow" and name_of("f32") is not None
-
-
-def engine_name(precision: Precision = "f32") -> str:
-    """The engine and precision that `make_engine` tries first, for the keys of what it computes."""
-    name = None if accelerator() or not converts() else name_of(precision)
-    return name or keras_name(precision)
-
-
-def fast_in_bf16() -> bool:
-    """Whether what `make_engine` tries first computes faster in bf16 than in f32 here."""
-    if engine_name().startswith("openvino"):
+def fast_in_bf16(engine: str) -> bool:
+    """Whether the engine of this name, one of `engine_name`, computes faster in bf16 than in f32 here."""
+    if engine.startswith("openvino"):
         return has_bf16()
     return bool(accelerator()) and _generation() >= AMPERE
 
 
 def _generation() -> tuple[int, int]:
     """The compute capability of the oldest NVIDIA GPU that TensorFlow sees; `AMPERE` where nobody says."""
+    import keras
+
     if keras.backend.backend() != "tensorflow":
         return AMPERE
     import tensorflow as tf
@@ -96,61 +76,8 @@ def _generation() -> tuple[int, int]:
     return min((facts.get("compute_capability", AMPERE) for facts in seen), default=AMPERE)
 
 
-def fingerprint(network: keras.Model) -> str:
-    """A name for what a network computes: 32 hex digits of its graph and its weights.
-
-    Neither the names of its layers nor what only training looks at (`trainable` flags, the state of random
-    numbers) change it: the same network has the same fingerprint in every process and under every plan.
-
-    Args:
-        network: a Functional model, run in inference mode.
-
-    Example:
-        >>> image = keras.Input((8, 8, 3))
-        >>> one, same = (keras.Model(image, keras.layers.MaxPooling2D()(image)) for _ in range(2))
-        >>> fingerprint(one) == fingerprint(same)
-        True
-    """
-    mix = hashlib.blake2b(digest_size=16)
-    config = _nameless(network.get_config(), {})
-    mix.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for variable in network.weights:
-        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
-        mix.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
-    return mix.hexdigest()
-
-
-def _nameless(config: Any, place: dict[str, str]) -> Any:
-    """A configuration whose layers are named by their place in the network that holds them.
-
-    Names are numbered by a counter of the process. They stand under the keys below and nowhere else: the
-    name "relu" is not the activation "relu".
-    """
-    if isinstance(config, (list, tuple)):
-        return [_nameless(item, place) for item in config]
-    # The name of a precision policy is what it is; every other name is only a name.
-    if not isinstance(config, dict) or str(config.get("class_name")).endswith("DTypePolicy"):
-        return config
-    if isinstance(config.get("layers"), list):
-        place = {layer.get("name", ""): f"#{number}" for number, layer in enumerate(config["layers"])}
-    return {
-        key: _replaced(value, place) if key in _REFERENCES else _nameless(value, place)
-        for key, value in config.items()
-        if key not in _UNSEEN
-    }
-
-
-def _replaced(reference: Any, place: dict[str, str]) -> Any:
-    """References to layers, lists and dictionaries of `[name, node, tensor]`, by place."""
-    if isinstance(reference, (list, tuple)):
-        return [_replaced(item, place) for item in reference]
-    if isinstance(reference, dict):
-        return {key: _replaced(value, place) for key, value in reference.items()}
-    return place.get(reference, reference) if isinstance(reference, str) else reference
-
-
 def make_engine(
-    network: keras.Model, cache: Path, *, precision: Precision = "f32", batch: int = BATCH
+    network: keras.Model | Network, cache: Path, *, precision: Precision = "f32", batch: int = BATCH
 ) -> Engine:
     """The fastest engine that can run a network here.
 
@@ -165,16 +92,17 @@ def make_engine(
     one whose files are not what was written. What OpenVINO cannot run, and what Keras cannot run in bf16,
     Keras runs in f32. All of that is said.
     """
-    if not engine_name().startswith("openvino"):
-        return _by_keras(network, precision)
+    network = Network.of(network)
+    if not network.engine_name().startswith("openvino"):
+        return _by_keras(network.model, precision)
     kept = kept_graph(cache)
     try:
-        if not _is_whole(kept.parent):
-            return _converted(network, kept, precision, batch)
+        if not is_whole(kept.parent):
+            return _converted(network.model, kept, precision, batch)
         return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
         say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
-        return KerasEngine(network)
+        return KerasEngine(network.model)
 
 
 def kept_graph(cache: Path) -> Path:
@@ -182,8 +110,8 @@ def kept_graph(cache: Path) -> Path:
     return cache / KEPT / "graph.xml"
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a converted network is there as it was written; if it is damaged it goes, and that is said."""
+def is_whole(folder: Path) -> bool:
+    """Whether the folder of `kept_graph` is there as it was written. A damaged one goes, and that is said."""
     if not folder.is_dir():
         return False
     with contextlib.suppress(OSError, ValueError):
@@ -235,6 +163,7 @@ def frozen_graph(network: keras.Model) -> bytes:
         network: pixels, or other tensors, to a dictionary of named tensors. The batch stays free. Inputs are
             called `in_0`, `in_1` and so on, outputs their name with `out_` in front.
     """
+    import keras
     import tensorflow as tf
 
     values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
@@ -285,6 +214,8 @@ def expect_agreement(network: keras.Model, pixels: NDArray[np.uint8], *engines: 
     Raises:
         ValueError: one leaves out an output, or is further off than float32 sums in another order.
     """
+    import keras
+
     expected = network(pixels.astype(np.float32), training=False)
     for engine in engines:
         batches = (pixels[at : at + engine.batch] for at in range(0, len(pixels), engine.batch))

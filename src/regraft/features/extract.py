@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,14 +23,17 @@ from regraft.data.decode import DECODER, Facts
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import engine_name, fingerprint
 from regraft.features.facts import as_tensors, facts_key, read_facts
+from regraft.features.network import Network
 from regraft.features.openvino import Precision
 from regraft.features.precision import choose_precision
 from regraft.features.speed import Speed
 from regraft.features.store import Entries, Store, pixel_key
 from regraft.features.writer import Writer
 from regraft.recipe import PrecisionChoice
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = ["Features", "extract_features"]
 
@@ -82,6 +84,11 @@ class Features:
         return self._entries.key
 
     @property
+    def fingerprint(self) -> str:
+        """That of the network."""
+        return self._speed.network.fingerprint
+
+    @property
     def precision(self) -> Precision:
         """What the engine computed in, or was to."""
         return self._speed.precision
@@ -106,7 +113,7 @@ class Features:
 
 
 def extract_features(
-    network: keras.Model,
+    network: keras.Model | Network,
     catalog: Catalog,
     *,
     store: Store,
@@ -129,13 +136,13 @@ def extract_features(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
-    size = network.inputs[0].shape[1]
-    name = fingerprint(network)
-    speed = choose_precision(Speed(network, store, name), catalog, store, precision, size)
+    network = Network.of(network)
+    size, name = network.size, network.fingerprint
+    speed = choose_precision(Speed(network, store), catalog, store, precision)
     kept, known = store.entries(pixel_key(size)), store.entries(facts_key(size))
-    entries = store.entries(_feature_key(name, size, engine_name(speed.precision), view))
+    entries = store.entries(_feature_key(name, size, speed.engine_name, view))
     work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
-    if work.missing and speed.engine.name != engine_name(speed.precision):  # it cannot run this network
+    if work.missing and speed.engine.name != speed.engine_name:  # it cannot run this network
         entries = store.entries(_feature_key(name, size, speed.engine.name, view))
         work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:

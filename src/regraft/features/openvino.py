@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from regraft.imports import import_openvino
 from regraft.signals import own_signal_stack
+from regraft.training.linear import LinearHead
 
 __all__ = [
     "BATCH",
@@ -23,6 +24,7 @@ __all__ = [
     "Precision",
     "has_bf16",
     "join",
+    "join_linear",
     "name_of",
     "padded",
     "rewrite",
@@ -30,7 +32,8 @@ __all__ = [
 
 BATCH = 8
 
-Outputs = dict[str, NDArray[np.float32]]
+Array = NDArray[np.float32]
+Outputs = dict[str, Array]
 Precision = Literal["f32", "bf16"]
 
 
@@ -74,6 +77,35 @@ def join(first: Path, names: Sequence[str], rest: Path, target: Path) -> None:
         for taker in rest_of_it.input(f"in_{number}:0").get_target_inputs():
             taker.replace_source_output(given)
     whole = openvino.Model(rest_of_it.get_results(), begun.get_parameters())
+    openvino.save_model(whole, target, compress_to_fp16=False)
+
+
+def join_linear(first: Path, names: Sequence[str], head: LinearHead, target: Path, *, output: str) -> None:
+    """A network and the linear head behind it, as one in OpenVINO's own form.
+
+    Args:
+        first, names, target: as for `join`; the outputs, which are vectors, go on side by side.
+        head: what takes them.
+        output: the name of what it gives.
+    """
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+
+    begun = openvino.Core().read_model(first)
+    there = {op.get_friendly_name() for op in begun.get_ops()}
+    vectors = [begun.output(f"out_{name}:0").get_node().input_value(0) for name in names]
+    values = vectors[0] if len(vectors) == 1 else ops.concat(vectors, 1)
+    values = ops.matmul(values, ops.constant(head.kernel), transpose_a=False, transpose_b=False)
+    values = ops.add(values, ops.constant(head.bias))
+    if head.activation != "linear":
+        values = ops.softmax(values, 1) if head.activation == "softmax" else ops.sigmoid(values)
+    if head.scale is not None and head.offset is not None:
+        values = ops.add(ops.multiply(values, ops.constant(head.scale)), ops.constant(head.offset))
+    result = ops.result(values)
+    result.output(0).get_tensor().set_names({f"out_{output}:0"})
+    whole = openvino.Model([result], begun.get_parameters(), "network")
+    for number, op in enumerate(op for op in whole.get_ordered_ops() if op.get_friendly_name() not in there):
+        op.set_friendly_name(f"head_{number}")  # of itself it is numbered by a counter of the process
     openvino.save_model(whole, target, compress_to_fp16=False)
 
 

@@ -14,7 +14,7 @@ from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import Engine, engine_name, fast_in_bf16
+from regraft.features.engine import Engine, fast_in_bf16
 from regraft.features.openvino import Outputs
 from regraft.features.speed import Speed
 from regraft.features.store import Store
@@ -27,9 +27,7 @@ FEWEST = 8  # images below which nothing can be said
 LIMIT = 0.1  # of the spread between images: at 0.14 a probe on MobileNetV2 answers 0.9 points less right
 
 
-def choose_precision(
-    speed: Speed, catalog: Catalog, store: Store, wanted: PrecisionChoice, size: int
-) -> Speed:
+def choose_precision(speed: Speed, catalog: Catalog, store: Store, wanted: PrecisionChoice) -> Speed:
     """The network in the precision that is wanted; for "auto" in bf16 where that is faster and close enough.
 
     Close enough: over a few dozen images, the root mean square of bf16 less f32 is below `LIMIT` of the
@@ -41,26 +39,25 @@ def choose_precision(
         catalog: the user's images.
         store: where the answer is remembered.
         wanted: "auto", or what it has to be.
-        size: side of the images in pixels.
     """
     if wanted != "auto":
         return speed.at(wanted)
     digests = sorted(catalog.contents)[:SAMPLE]
-    question = f"precision: {engine_name('bf16')} through {speed.name} of {digests}"
+    question = f"precision: {speed.at('bf16').engine_name} through {speed.network.fingerprint} of {digests}"
     known = store.recall(question)
     if known is None:
-        known = "bf16" if _is_close(speed, catalog, digests, size) else "f32"
+        known = "bf16" if _is_close(speed, catalog, digests) else "f32"
         store.remember(question, known)
     return speed.at("bf16" if known == "bf16" else "f32")
 
 
-def _is_close(speed: Speed, catalog: Catalog, digests: list[str], size: int) -> bool:
-    if not fast_in_bf16() or len(digests) < FEWEST:
+def _is_close(speed: Speed, catalog: Catalog, digests: list[str]) -> bool:
+    if not fast_in_bf16(speed.engine_name) or len(digests) < FEWEST:
         return False
     exact, rough = speed.engine, speed.at("bf16").engine
     if not (exact.name.endswith("f32") and rough.name.endswith("bf16")):
         return False  # the engine refuses this network
-    with DecodeAhead(jobs_for(catalog, digests), size) as decoding:
+    with DecodeAhead(jobs_for(catalog, digests), speed.network.size) as decoding:
         images = [result.pixels for result in decoding if isinstance(result, Decoded)]
     if len(images) < FEWEST:
         return False

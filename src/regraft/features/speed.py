@@ -6,13 +6,17 @@ import math
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
-from regraft.features.engine import Engine, engine_name, kept_graph, make_engine
+from regraft.features.engine import Engine, kept_graph, make_engine
+from regraft.features.network import Network
 from regraft.features.openvino import BATCH, OpenVinoEngine, Precision
 from regraft.features.store import Store
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = ["Speed"]
 
@@ -26,20 +30,23 @@ class Speed:
     Args:
         network: what the engine runs.
         store: where compiled networks and measured times are kept.
-        name: the network's fingerprint.
         precision: what it computes in.
     """
 
-    def __init__(self, network: keras.Model, store: Store, name: str, precision: Precision = "f32") -> None:
-        self._network = network
+    def __init__(self, network: keras.Model | Network, store: Store, precision: Precision = "f32") -> None:
+        self.network = Network.of(network)
         self._store = store
-        self.name = name
         self.precision = precision
 
     def at(self, precision: Precision) -> Speed:
         """The same network in another precision."""
         same = precision == self.precision
-        return self if same else Speed(self._network, self._store, self.name, precision)
+        return self if same else Speed(self.network, self._store, precision)
+
+    @property
+    def engine_name(self) -> str:
+        """The engine and precision that are tried first."""
+        return self.network.engine_name(self.precision)
 
     @cached_property
     def engine(self) -> Engine:
@@ -87,18 +94,18 @@ class Speed:
         self._store.remember(question, str(self.engine.batch))
 
     def _made(self, batch: int) -> Engine:
-        return make_engine(self._network, self._folder, precision=self.precision, batch=batch)
+        return make_engine(self.network, self._folder, precision=self.precision, batch=batch)
 
     @property
     def _folder(self) -> Path:
-        return self._store.folder("engines", self.name)
+        return self._store.folder("engines", self.network.fingerprint)
 
     def _question(self, what: str) -> str:
-        return f"{what}: {engine_name(self.precision)} through {self.name}"
+        return f"{what}: {self.engine_name} through {self.network.fingerprint}"
 
     def _seconds(self, engine: Engine) -> float:
-        size = self._network.inputs[0].shape[1:]
-        black = [np.zeros((engine.batch, *size), np.uint8)] * math.ceil(IMAGES / engine.batch)
+        size = self.network.size
+        black = [np.zeros((engine.batch, size, size, 3), np.uint8)] * math.ceil(IMAGES / engine.batch)
         list(engine.run(black[:1]))
         begun = time.monotonic()
         list(engine.run(black))

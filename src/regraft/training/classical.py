@@ -95,7 +95,7 @@ def solve(
         phrase=_phrase(family, _shown(chosen), trials),
         settings=_shown(chosen),
         losses={_text(trial.settings): float(trial.losses.mean()) for trial in trials},
-        score=_score(best, part.rows(held), task),
+        score=_score(best, part.told(held), task),
         rule=rule,
         scaler=scaler,
         link=link,
@@ -217,8 +217,10 @@ def _solved(family: Family, part: Part, chosen: list[Settings]) -> tuple[Rule, S
 def _score(best: list[Trial], part: Part, task: str) -> float:
     if not best:
         return float("nan")
-    answers = np.stack([trial.link(trial.decisions)[:, unit] for unit, trial in enumerate(best)], 1)
-    return TASKS[task].score(answers, part.targets)
+    different = {id(trial): trial for trial in best}  # mostly one for all units
+    answers = {number: trial.link(trial.decisions) for number, trial in different.items()}
+    chosen = np.stack([answers[id(trial)][:, unit] for unit, trial in enumerate(best)], 1)
+    return TASKS[task].score(chosen, part.targets)
 
 
 def _shown(chosen: list[Settings]) -> Settings:

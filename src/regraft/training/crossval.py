@@ -12,7 +12,7 @@ certainty.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,6 +76,10 @@ class Part:
         return replace(
             self, data=self.data[chosen], targets=self.targets[chosen], weights=self.weights[chosen]
         )
+
+    def told(self, chosen: NDArray[np.bool_]) -> Part:
+        """Targets and weights of some of the rows, without their features, which may be large."""
+        return replace(self, data=self.data[:, :0]).rows(chosen)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -166,15 +170,22 @@ def cross_validate(
     parts = folds(answers[sample], task=part.task, count=family.count, seed=part.seed, groups=groups)
     seen = np.any(parts, axis=0) if parts else np.zeros(len(part.data), bool)
     trials: list[Trial] = []
+    hold, told = _holder(family, part) if parts else None, part.told(seen)
     # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        hold = _holder(family, part) if parts else None
         ready = list(pool.map(hold, parts)) if hold else []
-        for settings in grid if parts else []:
+
+        def try_out(settings: Settings, run: Callable[..., Iterable[Matrix]] = map) -> Trial:
             decisions = np.zeros_like(part.targets)
-            for held, answer in zip(parts, pool.map(partial(_answer, settings), ready), strict=True):
+            for held, answer in zip(parts, run(partial(_answer, settings), ready), strict=True):
                 decisions[held] = answer
-            trials.append(judged(settings, decisions[seen], part.rows(seen), family))
+            return judged(settings, decisions[seen], told, family)
+
+        # Where folds share their work, a setting is cheap: each has a thread of its own, all are tried.
+        together = family.views is not None
+        tried = pool.map(try_out, grid) if together else (try_out(settings, pool.map) for settings in grid)
+        for trial in tried if parts else ():
+            trials.append(trial)
             if family.ordered and _risen(trials):
                 break
     answered = np.zeros(len(sample), bool)
@@ -269,11 +280,12 @@ def _gain(decisions: Matrix, soft: Matrix, weights: Matrix) -> float:
     from scipy.optimize import brentq
 
     below = (decisions - decisions.max(1, keepdims=True)).astype(np.float32)
-    wanted = float(weights @ (soft * below).sum(1))
+    wanted = float(weights @ np.einsum("ij,ij->i", soft, below))
+    answer = np.empty_like(below)
 
     def slope(log_gain: float) -> float:
-        answer = np.exp(np.float32(np.exp(log_gain)) * below)
-        return float(weights @ ((answer * below).sum(1) / answer.sum(1))) - wanted
+        np.exp(np.multiply(below, np.float32(np.exp(log_gain)), out=answer), out=answer)
+        return float(weights @ (np.einsum("ij,ij->i", answer, below) / answer.sum(1))) - wanted
 
     low, high = GAINS
     if slope(low) >= 0:

@@ -17,9 +17,10 @@ from regraft.backbone.freeze import freeze, may_move, trains
 from regraft.backbone.load import Backbone
 from regraft.recipe import Phase
 from regraft.training.compiled import Compiled
+from regraft.training.lesson import Lesson
 from regraft.training.progress import Bookmark
 from regraft.training.rates import Clock, compile_network
-from regraft.training.session import EpochRecord, Fitted, Lesson, Session
+from regraft.training.session import EpochRecord, Fitted, Session
 
 __all__ = ["EpochRecord", "Fitted", "Lesson", "fine_tune", "finished", "fit_head"]
 

@@ -5,8 +5,8 @@ In both cases nothing of the backbone runs: that is what its features were compu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -14,24 +14,22 @@ from numpy.typing import NDArray
 
 from regraft.backbone.cut import Cut
 from regraft.backbone.head import OUTPUT, UNITS, is_linear
-from regraft.console import say
 from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
-from regraft.training.classical import part_of, solve
 from regraft.training.fit import Fitted, finished, fit_head
 from regraft.training.kept import Kept
+from regraft.training.linear import LinearHead
 from regraft.training.material import Material
 from regraft.training.progress import Bookmark, Progress
-from regraft.training.solved import SolvedHead
-from regraft.training.taps import choose_taps
+from regraft.training.solving import Weights, solve_head, solver_for, solver_name
 
-__all__ = ["FoundHead", "find_head", "solver_of", "tap_numbers"]
+__all__ = ["FoundHead", "find_head", "solver_of"]
 
 CHUNK = 256  # samples answered at a time
 
 Answers = NDArray[np.floating[Any]]
-Weights = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (d, units) and bias (units,)
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,23 @@ class FoundHead:
         if self.kept is not None:
             answered: Answers = self.kept.predict(inputs[0])
             return answered
+        if (linear := self.linear(material)) is not None:
+            return linear.answers(inputs)
         chunks = [[array[at : at + CHUNK] for array in inputs] for at in range(0, len(samples), CHUNK)]
         found = [self.head(chunk if len(chunk) > 1 else chunk[0], training=False) for chunk in chunks]
         return np.concatenate([keras.ops.convert_to_numpy(answer) for answer in found])
+
+    def linear(self, material: Material) -> LinearHead | None:
+        """The head as the arrays that it holds now, where it is one Dense layer on the stored features."""
+        if not self.trainable or not _is_linear(self.model, material):
+            return None
+        layers = {layer.name: layer for layer in self.model.layers}
+        kernel, bias = layers[OUTPUT].get_weights()
+        linear = LinearHead(kernel, bias, layers[OUTPUT].activation.__name__)
+        if (units := layers.get(UNITS)) is None:
+            return linear
+        scale, offset = (np.asarray(each, np.float32) for each in (units.scale, units.offset))
+        return replace(linear, scale=scale, offset=offset)
 
 
 def find_head(
@@ -90,25 +102,30 @@ def find_head(
         UsageError: a solver for a head with layers of its own before the output; noise on features that
             nothing trains on.
     """
-    # Layers that surgery put in have learned nothing: they train with the head, which then cannot be solved.
-    linear = is_linear(model) and not material.backbone.new_layers
+    linear = _is_linear(model, material)
     if solver == "gradient" or (solver == "auto" and not linear):
         bookmark = (progress or Progress()).bookmark()
         phase = phase or HEAD_PHASE
         return _trained(model, whole, material, phase=phase, budget=budget, bookmark=bookmark)
     if not linear:
         raise UsageError(
-            f"head.solver: {_name(solver)} solves a head without weights before its output. Received: one "
-            "with layers of its own; give it the solver gradient."
+            f"head.solver: {solver_name(solver)} solves a head without weights before its output. "
+            "Received: one with layers of its own; give it the solver gradient."
         )
     if material.recipe.feature_noise and not material.recipe.trains_backbone:
         raise UsageError(
             "feature_noise: expected 0 where nothing trains by gradient: the head is solved. "
             f"Received: {material.recipe.feature_noise:g}. Give the head the solver gradient."
         )
-    if solver == "auto":
-        solver = "ridge" if material.catalog.task == "regression" else "logistic"
-    return _solved(model, whole, material, solver)
+    return _solved(model, whole, material, solver_for(solver, material.catalog.task))
+
+
+def _is_linear(model: keras.Model, material: Material) -> bool:
+    """Whether the output layer is all that has to learn on the stored features.
+
+    Layers that surgery put in have learned nothing: they train with the head, which then cannot be solved.
+    """
+    return is_linear(model) and not material.backbone.new_layers
 
 
 def _trained(
@@ -134,103 +151,26 @@ def _trained(
     return FoundHead(model, whole.suffix, words, fitted=fitted)
 
 
-class _Rows(NamedTuple):
-    """Every view of every training sample: blocks of features (n, d), targets, weights (n, 1 or units), and
-    the sample of each row, whose views stay on one side of a fold."""
-
-    blocks: list[Answers]
-    targets: NDArray[Any]
-    weights: NDArray[np.float32] | None
-    groups: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, material: Material) -> _Rows:
-        catalog, count = material.catalog, len(material.views)
-        samples = catalog.part("train")
-        inputs = [material.inputs(samples, view) for view in range(count)]
-        return cls(
-            [np.concatenate(views) for views in zip(*inputs, strict=True)],
-            np.concatenate([catalog.targets(samples)] * count),
-            None if material.weights is None else np.concatenate([material.weights] * count),
-            np.tile(np.arange(len(samples)), count),
-        )
-
-
-def tap_numbers(material: Material) -> tuple[int, ...]:
-    """Which of the tensors in a material are worth it as features of a linear head, see `choose_taps`."""
-    blocks, targets, weights, groups = _Rows.of(material)
-    part, _ = part_of(
-        blocks[-1],
-        targets,
-        task=material.catalog.task,
-        seed=material.recipe.seed,
-        weights=None if weights is None else weights.mean(1),
-    )
-    return choose_taps(blocks, part, groups=groups)
-
-
 def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> FoundHead:
-    blocks, targets, weights, groups = _Rows.of(material)
-    features = blocks if len(blocks) > 1 else blocks[0]
-    seed = material.recipe.seed
-    if weights is not None and weights.shape[1] > 1:
-        each = [
-            solve(solver, features, yes, task="binary", groups=groups, sample_weight=weight, seed=seed)
-            for yes, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
-        ]
-        return _filled(model, whole, [_linear(head, solver) for head in each], each[0].phrase)
-    solved = solve(
-        solver,
-        features,
-        targets,
-        task=material.catalog.task,
-        groups=groups,
-        sample_weight=None if weights is None else weights[:, 0],
-        seed=seed,
-    )
-    width = sum(block.shape[1] for block in blocks)
-    say(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
-    if solved.weights is not None:
-        return _filled(model, whole, [_linear(solved, solver)], solved.phrase)
+    solution = solve_head(material, solver)
+    if solution.head is None:
+        linear = _in_units(model, *cast("Weights", solution.linear))
+        model.get_layer(OUTPUT).set_weights([linear.kernel, linear.bias])
+        return FoundHead(model, whole.suffix, solution.words)
     pixels, vector = whole.prefix.inputs[0], whole.prefix.outputs[0]
-    if solved.kept is not None:
+    if (kept := solution.head.kept) is not None:
         pooled = keras.Model(pixels, vector)
-        return FoundHead(pooled, pooled, solved.phrase, trainable=False, kept=solved.kept)
-    answering = keras.Model(pixels, solved.apply(vector), name=model.name)
+        return FoundHead(pooled, pooled, solution.words, trainable=False, kept=kept)
+    answering = keras.Model(pixels, solution.head.apply(vector), name=model.name)
     head = keras.Model(vector, answering.outputs[0])
-    return FoundHead(answering, head, solved.phrase, trainable=False)
+    return FoundHead(answering, head, solution.words, trainable=False)
 
 
-def _linear(solved: SolvedHead, solver: Any) -> Weights:
-    if solved.weights is None or solved.bias is None:
-        raise UsageError(
-            f"class_weight balanced weighs each label by itself. Expected for that the solver logistic, "
-            f"ridge, svm, lda or gradient. Received: {_name(solver)}."
-        )
-    return solved.weights, solved.bias
-
-
-def _filled(model: keras.Model, whole: Cut, linear: list[Weights], words: str) -> FoundHead:
-    """The model with solved weights, side by side, in its output layer."""
-    kernel = np.concatenate([weights for weights, _ in linear], 1)
-    bias = np.concatenate([bias for _, bias in linear])
-    model.get_layer(OUTPUT).set_weights(_in_units(model, kernel, bias))
-    return FoundHead(model, whole.suffix, words)
-
-
-def _in_units(
-    model: keras.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
-    """Weights that answer in the targets' units, for a Dense layer that a change of units follows."""
-    if not any(layer.name == UNITS for layer in model.layers):
-        return [kernel, bias]
-    layer = model.get_layer(UNITS)
-    scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
-    return [kernel / scale, (bias - offset) / scale]
-
-
-def _name(solver: Any) -> str:
-    return solver if isinstance(solver, str) else type(solver).__name__
+def _in_units(model: keras.Model, kernel: Array, bias: Array) -> LinearHead:
+    """Weights that answer in the targets' units, for a Dense layer that a change of units may follow."""
+    layers = {layer.name: layer for layer in model.layers}
+    activation, units = layers[OUTPUT].activation.__name__, layers.get(UNITS)
+    return LinearHead.solved(kernel, bias, activation, units and (units.scale, units.offset))
 
 
 def solver_of(head: HeadSpec | Any) -> Any:

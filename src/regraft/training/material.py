@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbone.load import Backbone
 from regraft.data.augment import Batch, augment_batch, resolve_augment
 from regraft.data.batches import Batches
 from regraft.data.catalog import Catalog, Sample
@@ -19,7 +18,10 @@ from regraft.features.extract import Features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
 from regraft.tasks import TASKS, Task
-from regraft.training.fit import Lesson
+from regraft.training.lesson import Lesson
+
+if TYPE_CHECKING:
+    from regraft.backbone.load import Backbone
 
 __all__ = ["Material", "Tensors"]
 

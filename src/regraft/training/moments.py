@@ -4,8 +4,8 @@ The rows a fold trains on are all rows without those it holds out, and so are th
 rows are made once; a fold costs those of the rows it holds out.
 
 Ridge and discriminant analysis solve (a S + shift I) X = B for one S and many a and shift. With S = Q L Q^T,
-X = Q (a L + shift)^-1 Q^T B: one decomposition, then each setting is two products. For a single setting
-Cholesky's factors are 20 times cheaper.
+X = Q (a L + shift)^-1 Q^T B: one decomposition, and where the rows that X is to answer are turned by Q too,
+each setting is a division. For a single setting Cholesky's factors are 20 times cheaper.
 """
 
 from __future__ import annotations
@@ -105,21 +105,24 @@ class Moments:
         return found
 
 
-def by_eigenvectors(matrix: Matrix, right: Matrix) -> Inverse:
-    """(a matrix + shift)^-1 right, (d, units), for many a and shifts, one or one a column of the right."""
+def by_eigenvectors(matrix: Matrix, right: Matrix) -> tuple[Inverse, Turn]:
+    """(a matrix + shift)^-1 right, (d, units), for many a and shifts, one or one a column of the right.
+
+    What comes back is along the eigenvectors, where it costs a division; and so is whatever is to be
+    multiplied by it, once it was turned: the second function, of (d, ...).
+    """
     squares, axes = _eigen(matrix)
     along = axes.T @ right
 
     def solve(share: float, shift: Matrix) -> Matrix:
-        spread = share * np.maximum(squares, 0)[:, None] + shift
-        found: Matrix = axes @ (along / spread).astype(axes.dtype)
+        found: Matrix = (along / (share * np.maximum(squares, 0)[:, None] + shift)).astype(axes.dtype)
         return found
 
-    return solve
+    return solve, lambda values: axes.T @ values
 
 
-def by_cholesky(matrix: Matrix, right: Matrix) -> Inverse:
-    """The same for a few."""
+def by_cholesky(matrix: Matrix, right: Matrix) -> tuple[Inverse, Turn]:
+    """The same for a few; nothing is turned."""
     from scipy.linalg import cho_factor, cho_solve
 
     def solve(share: float, shift: Matrix) -> Matrix:
@@ -132,7 +135,7 @@ def by_cholesky(matrix: Matrix, right: Matrix) -> Inverse:
             found[:, shifts == each] = cho_solve(factors, right[:, shifts == each], check_finite=False)
         return found
 
-    return solve
+    return solve, lambda values: values
 
 
 def principal(data: Matrix) -> tuple[Matrix, Turn]:

@@ -21,7 +21,7 @@ from regraft.errors import UsageError
 from regraft.features.boundary import Images, room
 from regraft.features.extract import extract_features
 from regraft.features.views import extract_views
-from regraft.outcome import Decision
+from regraft.outcome import UNTOUCHED, Decision
 from regraft.recipe import Phase, Recipe
 from regraft.training.compiled import Compiled
 from regraft.training.fit import Fitted, fine_tune, finished
@@ -69,7 +69,7 @@ def run_phases(found: FoundHead, material: Material, progress: Progress | None =
             break
     decision = Decision.of(tuple(done), material.task.score_name)
     if not material.recipe.phases:
-        said.append("Nothing of the backbone was trained, as asked for.")
+        said.append(UNTOUCHED)
     return replace(decision, reason=" ".join(filter(None, [decision.reason, *said])))
 
 

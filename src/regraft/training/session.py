@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 
 from regraft.backbone.freeze import Guard, Trained, may_move
 from regraft.console import duration, say, track
-from regraft.data.batches import Batches
 from regraft.errors import EnvironmentFault
 from regraft.recipe import Phase
 from regraft.signals import finish_step
-from regraft.tasks import Task
 from regraft.training.checkpoint import Arrays
+from regraft.training.lesson import Lesson
 from regraft.training.memory import carry_over, in_parts, is_out_of_memory
 from regraft.training.progress import Bookmark
 from regraft.training.rates import Clock, Rates
 
-__all__ = ["EpochRecord", "Fitted", "Lesson", "Session"]
+__all__ = ["EpochRecord", "Fitted", "Session"]
 
 
 @dataclass(frozen=True)
@@ -85,22 +84,6 @@ class Fitted:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.planned, self.best = state["planned"], state["best"]
         self.stopped, self.left = state["stopped"], state["left"]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a phase learns from and is judged by.
-
-    Attributes:
-        task: says what counts as loss and as score.
-        train, validation: batches of what the trained part takes: stored features, or pixels.
-        spread: standard deviation of each target of regression in training, (units,); 1 otherwise.
-    """
-
-    task: Task
-    train: Batches[Any]
-    validation: Batches[Any]
-    spread: NDArray[np.float32] | float = 1.0
 
 
 @dataclass

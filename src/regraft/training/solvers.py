@@ -32,14 +32,15 @@ from numpy.typing import NDArray
 
 from regraft.training.affine import Scaler
 from regraft.training.crossval import ROUGH, Family, Held, Mask, Part, Settings
-from regraft.training.moments import Inverse, Moments, by_cholesky, by_eigenvectors, principal
+from regraft.training.moments import Inverse, Moments, Turn, by_cholesky, by_eigenvectors, principal
 from regraft.training.rules import Linear
 
 __all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_of"]
 
 Matrix = NDArray[Any]
 Solve = Callable[[Settings], Linear]
-Closed = Callable[[Moments, int, str, Callable[[Matrix, Matrix], Inverse]], Solve]
+Invert = Callable[[Matrix, Matrix], tuple[Inverse, Turn]]
+Closed = Callable[[Moments, int, str, Invert], tuple[Solve, Turn]]  # the rules are of rows that are turned
 
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
 ITERATIONS, STEPS = 500, 30
@@ -75,8 +76,8 @@ def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask
             rest = whole - Moments.of(part.rows(held))
             deviation = np.sqrt(np.maximum(np.diag(rest.covariance), 0))
             scaler = Scaler.from_spread(rest.mean, deviation, part.blocks)
-            fit = form(rest.standardised(scaler), part.data.shape[1], part.task, by_eigenvectors)
-            data: Matrix = scaler(part.data[held]).astype(np.float32)
+            fit, turn = form(rest.standardised(scaler), part.data.shape[1], part.task, by_eigenvectors)
+            data = turn(scaler(part.data[held]).astype(np.float32).T).T
             return lambda settings: fit(settings).decide(data)
 
         return hold
@@ -86,7 +87,7 @@ def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask
 
 def _exactly(form: Closed, part: Part) -> Solve:
     narrow, back = _narrow(part)
-    fit = form(Moments.of(narrow), part.data.shape[1], part.task, by_cholesky)
+    fit, _ = form(Moments.of(narrow), part.data.shape[1], part.task, by_cholesky)
 
     def found(settings: Settings) -> Linear:
         rule = fit(settings)
@@ -103,20 +104,19 @@ def _narrow(part: Part) -> tuple[Part, Callable[[Matrix], Matrix]]:
     return replace(part, data=turned), back
 
 
-def _ridge(moments: Moments, width: int, task: str, inverse: Callable[[Matrix, Matrix], Inverse]) -> Solve:
-    solve = inverse(moments.covariance, moments.relation)
+def _ridge(moments: Moments, width: int, task: str, inverse: Invert) -> tuple[Solve, Turn]:
+    solve, turn = inverse(moments.covariance, moments.relation)
+    mean = turn(moments.mean)
     factor, offset = (1, 0) if task == "regression" else (2, -1)  # from 0 and 1 to -1 and 1
 
     def fit(settings: Settings) -> Linear:
         kernel = factor * solve(1.0, np.array(settings["penalty"]))
-        return Linear(kernel, factor * moments.level + offset - moments.mean @ kernel)
+        return Linear(kernel, factor * moments.level + offset - mean @ kernel)
 
-    return fit
+    return fit, turn
 
 
-def _discriminant(
-    moments: Moments, width: int, task: str, inverse: Callable[[Matrix, Matrix], Inverse]
-) -> Solve:
+def _discriminant(moments: Moments, width: int, task: str, inverse: Invert) -> tuple[Solve, Turn]:
     """Each class against all others; one of two where the targets are labels."""
     prior = moments.level
     share = np.where(prior * moments.weight > ALMOST_NONE, prior, np.inf)  # of no rows: no way from the mean
@@ -125,18 +125,19 @@ def _discriminant(
         means = away + moments.mean[:, None]
         within = moments.covariance - (away * prior).astype(away.dtype) @ away.T
         spread = np.trace(within) / width or 1.0  # 1: every class is one point
-        solve, odds = inverse(within, means), np.log(np.maximum(prior, 0.5 / moments.weight))
+        (solve, turn), odds = inverse(within, means), np.log(np.maximum(prior, 0.5 / moments.weight))
+        turned = turn(means)
 
         def fit(settings: Settings) -> Linear:
             shrinkage = float(settings["shrinkage"])
             kernel = solve(1 - shrinkage, np.array(shrinkage * spread))
-            return Linear(kernel, odds - (means * kernel).sum(0) / 2)
+            return Linear(kernel, odds - (turned * kernel).sum(0) / 2)
 
-        return fit
+        return fit, turn
     return _labels(moments, width, inverse)
 
 
-def _labels(moments: Moments, width: int, inverse: Callable[[Matrix, Matrix], Inverse]) -> Solve:
+def _labels(moments: Moments, width: int, inverse: Invert) -> tuple[Solve, Turn]:
     """Discriminant analysis of each label against the rest.
 
     Its two classes have the difference D of their means between them, so the covariance within them is
@@ -152,7 +153,8 @@ def _labels(moments: Moments, width: int, inverse: Callable[[Matrix, Matrix], In
     middle = moments.mean[:, None] + (0.5 - prior).astype(whole.dtype) * apart  # of the two means
     least = 0.5 / moments.weight
     odds = np.log(np.maximum(prior, least) / np.maximum(1 - prior, least))
-    solve = inverse(whole, apart)
+    solve, turn = inverse(whole, apart)
+    apart, middle = turn(apart), turn(middle)
 
     def fit(settings: Settings) -> Linear:
         shrinkage = float(settings["shrinkage"])
@@ -160,7 +162,7 @@ def _labels(moments: Moments, width: int, inverse: Callable[[Matrix, Matrix], In
         kernel = kernel / np.maximum(1 - (1 - shrinkage) * between * (apart * kernel).sum(0), ALMOST_NONE)
         return Linear(kernel, odds - (middle * kernel).sum(0))
 
-    return fit
+    return fit, turn
 
 
 # --- logistic regression
