@@ -115,6 +115,7 @@ class Family:
         views: makes a part ready for folds that share work, and gives back the function from a mask of
             held-out rows to what answers for them: decision values (m, units), of settings. Used where there
             are more rows than features; None: every fold prepares by itself.
+        warm: a setting starts from what was found for the one before it, so they are solved in order.
         most: rows that cross-validation looks at; more are left out of it, a share of each class.
     """
 
@@ -128,6 +129,7 @@ class Family:
     calibrated: bool = False
     count: int = 5
     views: Callable[[Part], Callable[[Mask], Held]] | None = None
+    warm: bool = False
     most: int = 1_000_000
 
 
@@ -181,8 +183,8 @@ def cross_validate(
                 decisions[held] = answer
             return judged(settings, decisions[seen], told, family)
 
-        # Where folds share their work, a setting is cheap: each has a thread of its own, all are tried.
-        together = family.views is not None
+        # Where folds share all of their work, a setting is cheap: each has a thread of its own.
+        together = family.views is not None and not family.warm
         tried = pool.map(try_out, grid) if together else (try_out(settings, pool.map) for settings in grid)
         for trial in tried if parts else ():
             trials.append(trial)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from regraft.training.affine import Scaler
 from regraft.training.crossval import Part
 
-__all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal"]
+__all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal", "principal_axes"]
 
 Matrix = NDArray[Any]
 Turn = Callable[[Matrix], Matrix]
@@ -158,6 +158,11 @@ def principal(data: Matrix) -> tuple[Matrix, Turn]:
         root = np.sqrt(squares)
         return axes * root, lambda weights: data.T @ ((axes / root) @ weights)
     return data @ axes, lambda weights: axes @ weights
+
+
+def principal_axes(data: Matrix) -> Matrix:
+    """The principal axes of rows (n, d), n >= d, as columns (d, d), those of much variance first."""
+    return np.ascontiguousarray(_eigen(data.T @ data)[1][:, ::-1])
 
 
 def _eigen(matrix: Matrix) -> tuple[Matrix, Matrix]:
