@@ -80,8 +80,8 @@ def assert_same(run: regraft.Run, reference: regraft.Run) -> None:
 
 def test_a_second_run_imports_no_backend(photos: Path, store: Path, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom regraft.cli import app\napp(sys.argv[1:], standalone_mode=False)\n"
-        f"print([name for name in {NOT_USED} if name in sys.modules])"
+        "import sys\nfrom regraft.cli.program import main\n"
+        f"try:\n    main()\nfinally:\n    print([name for name in {NOT_USED} if name in sys.modules])"
     )
     asked = f"train {photos} -o {tmp_path / 'run'} --backbone mobilenet --weights random --image-size 32"
     command = [*asked.split(), "--unfreeze", "none", "--store", str(store)]

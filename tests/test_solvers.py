@@ -7,12 +7,13 @@ import pytest
 from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from regraft.training.classical import solve
 from regraft.training.crossval import ROUGH, Part
 from regraft.training.solved import SolvedHead
-from regraft.training.solvers import PENALTIES, discriminant, logistic, ridge, views_of
+from regraft.training.solvers import LOGISTIC, PENALTIES, discriminant, logistic, ridge, views_of
 
 
 def blobs(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
@@ -180,3 +181,21 @@ def test_blocks_of_features_count_alike_however_wide_they_are() -> None:
     np.testing.assert_allclose(
         head.predict(np.hstack(blocks)).ravel(), expected.predict(np.hstack(even)).ravel(), rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_rough_solutions_that_folds_compare_are_near_the_exact_ones_at_every_penalty(
+    shared: bool,
+) -> None:
+    features, labels = blobs(400, 30, 4)
+    held = np.arange(400) % 5 == 0
+    part = Part(features.astype(np.float64), np.eye(4)[labels], np.ones(400), "multiclass", tolerance=ROUGH)
+    scaler = StandardScaler().fit(part.data[~held])
+    rest, asked = scaler.transform(part.data[~held]), scaler.transform(part.data[held])
+    path = logistic(replace(part.rows(~held), data=rest))
+    answer = LOGISTIC.views(part)(held) if shared else (lambda settings: path(settings).decide(asked))
+    for penalty in PENALTIES:
+        exact = LogisticRegression(C=1 / (320 * penalty), tol=1e-9, max_iter=10_000).fit(rest, labels[~held])
+        expected = log_loss(labels[held], exact.predict_proba(asked))
+        found = log_loss(labels[held], softmax(answer({"penalty": penalty}), axis=1))
+        assert found == pytest.approx(expected, rel=0.02), penalty

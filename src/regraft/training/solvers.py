@@ -215,7 +215,7 @@ def _rough_path(part: Part, turned: Matrix) -> Solve:
 
     def fit(settings: Settings) -> Linear:
         penalty = float(settings["penalty"])
-        told = int(np.flatnonzero(CURVATURE * squares > FAINT * penalty).max(initial=0)) + 1
+        told = int(np.flatnonzero(CURVATURE * squares > FAINT * penalty).max(initial=-1)) + 1
         latest, before = np.zeros_like(path[-1]), path[-2:]
         begin = before[-1] if len(path) < 3 else 2 * before[-1] - before[0]  # it goes on as it went
         rows = [*range(told), -1]
