@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from regraft.artifacts import _expect_finite, claim_folder
+from regraft.artifacts import claim_folder
 from regraft.backbone.freeze import Trained
+from regraft.deploy.built import _expect_finite
 from regraft.errors import EnvironmentFault, ModelRefused
 from regraft.outcome import Decision
 from regraft.recipe import Phase

@@ -116,9 +116,19 @@ def test_what_the_store_has_converted_is_not_converted_again(  # noqa: PLR0917
 ) -> None:  # fmt: skip
     recipe = regraft.Recipe(backbone=str(network_file), phases=(), head=HeadSpec(taps=taps))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
+    assert traced == [PIXELS]  # the backbone; the head is one layer, joined to it
+    np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_head_of_layers_is_converted_by_itself(
+    photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]]
+) -> None:
+    recipe = regraft.Recipe(backbone=str(network_file), phases=(), head=HeadSpec(hidden=(4,)))
+    run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     assert traced[0] == PIXELS
     assert len(traced) > 1
-    assert PIXELS not in traced[1:]  # the head alone
+    assert PIXELS not in traced[1:]
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
 
 

@@ -226,7 +226,7 @@ def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
     def full(*args: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("regraft.artifacts.write_model", full)
+    monkeypatch.setattr("regraft.deploy.built.write_model", full)
     with pytest.raises(regraft.EnvironmentFault, match="No space left"):
         regraft.train(photos, probe, out, overwrite=True, store=tmp_path / "store")
     assert (out / "metrics.json").read_bytes() == before

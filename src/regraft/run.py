@@ -76,12 +76,12 @@ class Run:
     interrupted: bool = False
     _model: keras.Model | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def model(self) -> keras.Model:
         """The trained network, an ordinary `keras.Model`; read from its file where no backend was needed."""
         return self.bundle.model if self._model is None else self._model
 
-    @cached_property
+    @property
     def bundle(self) -> Bundle:
         """The run as `load` opens it."""
         return load(self.path)

@@ -78,8 +78,9 @@ def find_alike(thumbnails: Thumbnails) -> list[Alike]:
     if len(rows) < 2:
         return []
     waves = _waves(thumbnails[rows])
-    with track("Comparing", 2 * len(rows)) as advance:
-        one, two = (_near(points, advance) for points in (waves, _in_position(waves)))
+    with track("Comparing", len(rows)) as advance:
+        halves = _halves(advance)
+        one, two = (_near(points, halves) for points in (waves, _in_position(waves)))
     pairs = np.unique(np.concatenate([one.pairs, two.pairs]), axis=0)
     most = LEFT_OVER * np.minimum(one.room, two.room)[pairs].min(1, initial=1)
     step = ROWS // 4
@@ -88,6 +89,19 @@ def find_alike(thumbnails: Thumbnails) -> list[Alike]:
         for at in range(0, len(pairs), step)
     )
     return [pair for some in proved for pair in some]
+
+
+def _halves(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Progress over images that are all looked at twice."""
+    seen = 0
+
+    def step(count: int) -> None:
+        nonlocal seen
+        seen += count
+        advance(seen // 2)
+        seen %= 2
+
+    return step
 
 
 def is_plain(thumbnails: Thumbnails) -> NDArray[np.bool_]:

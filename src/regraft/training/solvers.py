@@ -81,9 +81,7 @@ def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask
     form = _ridge if closed is ridge else _discriminant
 
     def share(part: Part) -> Callable[[Mask], Held]:
-        part = replace(
-            part, data=Scaler.of(part.data)(part.data).astype(np.float32)
-        )  # float32 sums well then
+        part = replace(part, data=_standardised(part.data.astype(np.float32), Scaler.of(part.data)))
         whole = Moments.of(part)
 
         def hold(held: Mask) -> Held:
@@ -91,12 +89,19 @@ def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask
             deviation = np.sqrt(np.maximum(np.diag(rest.covariance), 0))
             scaler = Scaler.from_spread(rest.mean, deviation, part.blocks)
             fit, turn = form(rest.standardised(scaler), part.data.shape[1], part.task, by_eigenvectors)
-            data = turn(scaler(part.data[held]).astype(np.float32).T).T
+            data = turn(_standardised(part.data[held], scaler).T).T
             return lambda settings: fit(settings).decide(data)
 
         return hold
 
     return share
+
+
+def _standardised(rows: Matrix, scaler: Scaler) -> Matrix:
+    """Rows in float32, which sums well of them then; in place, for they are large."""
+    np.subtract(rows, scaler.mean, out=rows)
+    np.divide(rows, scaler.scale, out=rows)
+    return rows
 
 
 def _exactly(form: Closed, part: Part) -> Solve:
@@ -229,16 +234,14 @@ def _rough_path(part: Part, turned: Matrix) -> Solve:
 def _shared_axes(part: Part) -> Callable[[Mask], Held]:
     """Folds of logistic regression that turn their rows to the axes of all rows. Any axes give the same
     solution; those are nearly a fold's own, and are found once."""
-    data: Matrix = Scaler.of(part.data)(part.data).astype(np.float32)  # float32 sums well then
+    data = _standardised(part.data.astype(np.float32), Scaler.of(part.data))
     axes = principal_axes(data)
 
     def hold(held: Mask) -> Held:
         rest, asked = data[~held], data[held]
         scaler = Scaler.of(rest, part.blocks)
-        for rows in (rest, asked):  # copies, in place: they are large
-            rows -= scaler.mean
-            rows /= scaler.scale
-        path, turned = _rough_path(part.told(~held), rest @ axes), asked @ axes
+        path = _rough_path(part.told(~held), _standardised(rest, scaler) @ axes)
+        turned = _standardised(asked, scaler) @ axes
         return lambda settings: path(settings).decide(turned)
 
     return hold
