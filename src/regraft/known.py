@@ -38,10 +38,7 @@ if TYPE_CHECKING:
     from regraft.training.material import Material
     from regraft.training.solving import Weights
 
-__all__ = ["IMPORTED", "expected", "find_template", "keeper", "learn_head"]
-
-
-IMPORTED = ("scipy.optimize", "sklearn.tree")  # what takes long of that which such a run does import
+__all__ = ["expected", "find_template", "keeper", "learn_head"]
 
 
 def expected(recipe: Recipe, store: Store) -> bool:

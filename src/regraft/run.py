@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "learn", "search", "train"]
 
+IMPORTED = ("scipy.optimize", "sklearn.tree")  # what takes long of that which every run comes to need
 SOME = 4  # samples on which a graph for another engine is compared with the model
 
 
@@ -200,7 +201,7 @@ def learn(
     ours = backbone is None and head is None and space is None
     soon = ours and known.expected(recipe, kept)
     with ExitStack() as stack:
-        with clock("list"), begin(*(known.IMPORTED if soon else ("keras",))):
+        with clock("list"), begin(*(() if soon else ("keras",)), *IMPORTED):
             catalog, recipe = _listed(data, recipe)
             listed = catalog
             ahead = None if backbone else begin_decoding(catalog, recipe, kept)
