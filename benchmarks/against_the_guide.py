@@ -9,15 +9,12 @@ With --epochs below 10 the recipe runs so many of its 10 epochs, and for each of
 its last one is added: such a figure is marked as extrapolated.
 
 What bounds it:
-    whole process, first run, MobileNetV2: decoding and running the network take 9 s of two processors; the
-        rest is what bounds the warm run, most of it in one thread of Python.
-    whole process, warm store, MobileNetV2: importing Keras and TensorFlow 4 s, building the network and
-        reading its weights 2 s, the head 1 s, looking for copies 0.6 s, writing and checking model and graph
-        2.5 s.
+    whole process, first run, MobileNetV2: 40 to 45 s of processor time, so 20 to 22 s of two at best. Before
+        the first image passes, 9 s of one thread: importing Keras and TensorFlow 4 to 5 s, building 2 s,
+        converting and comparing 2 s. Then decoding and the network, 9 s of both, and after it 4 s of one
+        thread again: copies, shortcuts and head, the model's file, its graph and the comparison of the two.
     whole process, first run, ResNet50: the network alone runs 29 images/s in f32, which is 47 s for
         these; decoding takes 9 s of a processor, converting the network 3.5 s; this processor has no bf16.
-    whole process, warm store, ResNet50: as for MobileNetV2, with 90 MB of weights to make, hash, write and
-        compare.
 
 usage: against_the_guide.py [--rounds N] [--backbone mobilenet_v2|resnet50] [--epochs 10] [--data FOLDER]
     [--weights FILE|random] [--auto] [--json FILE]

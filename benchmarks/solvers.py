@@ -6,6 +6,13 @@
 The features are drawn: classes about centres of their own, noise whose spread falls by a power law along
 directions of its own, as that of pooled activations does. Seconds on the wall and of both processors; the
 accuracy on rows that no fold has seen.
+
+What bounds it:
+    ridge, 20 settings in cross-validation: five eigendecompositions of 2,048 by 2,048, 1.2 to 2 s each of one
+        thread, are 5 s of two cores; sums over the rows 1.5 s, 20 settings 2 s, the head on all rows 1.2 s.
+    lda, 20 settings in cross-validation: as for ridge.
+    logistic, 20 settings in cross-validation: for each of 100 problems (20 settings, five folds) three
+        Newton steps at least, of ten products of 8,000 by 2,048 by 100 each, 0.3 s of one thread.
 """
 
 from __future__ import annotations
