@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import resource
@@ -10,6 +9,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from regraft.versions import installed
 
 __all__ = ["Load", "Meter", "commit", "machine", "versions"]
 
@@ -54,13 +55,7 @@ def _lines(path: str) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that do the work."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"Python": platform.python_version(), **installed(PACKAGES)}
 
 
 def commit(*paths: str) -> str:

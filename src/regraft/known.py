@@ -21,7 +21,7 @@ from regraft.deploy.template import Filled, Template, keep_template, template_th
 from regraft.features.store import Store
 from regraft.findings import warned
 from regraft.outcome import UNTOUCHED, Decision, Outcome
-from regraft.prepare import extracted, is_name, open_backbone, parted, say_refused
+from regraft.prepare import extracted, is_name, open_backbone, parted, say_backbone
 from regraft.recipe import TAPPED, Recipe
 from regraft.tasks import TASKS
 from regraft.training.progress import Progress
@@ -47,11 +47,10 @@ def expected(recipe: Recipe, store: Store) -> bool:
 
 
 def find_template(catalog: Catalog, recipe: Recipe, store: Store) -> Template | None:
-    """The template for a recipe and a catalog; None where this run has to go through Keras."""
-    if not _is_plain(recipe) or any(sample.more for sample in catalog.samples):
+    """The template of an `expected` recipe for a catalog; None where this run has to go through Keras."""
+    if any(sample.more for sample in catalog.samples):
         return None
-    question = _question(catalog, recipe, _weights(recipe))
-    return Template.find(store, _place(recipe), question)
+    return Template.find(store, _place(recipe), _question(catalog, recipe, _weights(recipe)))
 
 
 def keeper(
@@ -105,17 +104,13 @@ def learn_head(
     facts = template.facts
     with clock("load"):
         progress.expect(recipe=asdict(replace(recipe, data="")), handed=(), version=versions())
-        say(f"Backbone {facts.name} at {facts.image_size} px, weights: {facts.weights_briefly}.")
-        for note in facts.notes:
-            say(note)
+        say_backbone(facts)
         network = RememberedNetwork(template.fingerprint, facts.image_size, lambda: _prefix(recipe, catalog))
     with clock("features"):
         features = extracted(network, catalog, recipe, store, ahead)
         recipe = replace(recipe, precision=features.precision)
         units = units_of(catalog)
-        catalog = catalog.without(features.refused)
-        say_refused(catalog)
-        catalog, leaks, cautions = parted(catalog.learnable(), features, recipe)
+        catalog, leaks, cautions = parted(catalog, features, recipe)
     with clock("head"):
         nothing_built = cast("Backbone", facts)  # nor trained: a head that is solved asks for facts only
         material = Material(recipe, catalog, nothing_built, store, (features,), template.names)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.backbone.facts import BackboneFacts
 from regraft.console import say
 from regraft.data.catalog import Catalog
 from regraft.data.leaks import Copies, groups_of, leaks_of
@@ -40,6 +41,7 @@ __all__ = [
     "parted",
     "read_catalog",
     "recorded",
+    "say_backbone",
     "say_refused",
 ]
 
@@ -151,6 +153,13 @@ def extracted(
     return features
 
 
+def say_backbone(facts: BackboneFacts) -> None:
+    """Which backbone it is, and what was done to it on the way."""
+    say(f"Backbone {facts.name} at {facts.image_size} px, weights: {facts.weights_briefly}.")
+    for note in facts.notes:
+        say(note)
+
+
 def say_refused(catalog: Catalog) -> None:
     """Name what is not used, the first dozen, and count it by reason."""
     refused = catalog.refused
@@ -164,13 +173,17 @@ def say_refused(catalog: Catalog) -> None:
 
 
 def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalog, dict[str, int], list[str]]:
-    """The catalog in parts, copies of a picture on one side; what the user's own cut leaks is counted.
+    """What can be used of the catalog, in parts, copies of a picture on one side. What is refused is said,
+    what the user's own cut leaks is counted.
 
     Returns:
         The catalog; part -> how many of its samples show a picture of a part before it; warnings.
     """
     from regraft.evaluation.problems import cautions  # it takes scikit-learn, which predicting does not
 
+    catalog = catalog.without(features.refused)
+    say_refused(catalog)
+    catalog = catalog.learnable()
     ties = find_copies(catalog, features).ties
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
     say(_parts(catalog))

@@ -39,7 +39,7 @@ from regraft.prepare import (
     parted,
     read_catalog,
     recorded,
-    say_refused,
+    say_backbone,
 )
 from regraft.recipe import Phase, Recipe
 from regraft.space import Space
@@ -222,17 +222,13 @@ def learn(
             if space is not None:
                 checked_phases(backbone, tuple(Phase(plan) for plan in space.plans))
             progress.expect(recipe=asdict(replace(recipe, data="")), handed=handed, version=versions())
-            say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
-            for note in backbone.notes:
-                say(note)
+            say_backbone(backbone)
             taps = taps_for(backbone, recipe, head)
             model, whole = grafted(backbone, catalog, recipe, head, taps)
         with clock("features"):
             features = extracted(whole.prefix, catalog, recipe, kept, ahead)
             recipe = replace(recipe, precision=features.precision)
-            catalog = catalog.without(features.refused)
-            say_refused(catalog)
-            catalog, leaks, cautions = parted(catalog.learnable(), features, recipe)
+            catalog, leaks, cautions = parted(catalog, features, recipe)
             views = _views(whole, catalog, recipe, kept, features)
         with clock("head"):
             material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)

@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["backend_name", "keras_home", "versions"]
+__all__ = ["backend_name", "installed", "keras_home", "versions"]
 
 PACKAGES = ("regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow")
 
@@ -38,10 +40,13 @@ def backend_name() -> str:
 
 def versions() -> dict[str, str]:
     """By name, the interpreter, Keras' backend, and each package that is installed."""
-    found = {"python": platform.python_version(), "backend": backend_name()}
-    for name in PACKAGES:
-        try:
+    return {"python": platform.python_version(), "backend": backend_name(), **installed(PACKAGES)}
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """By name, the version of each of these packages that is installed."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

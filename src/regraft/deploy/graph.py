@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
 
     from regraft.outcome import Converted
 
-__all__ = ["GRAPH", "NO_GRAPH", "read_graph", "write_graph"]
+__all__ = ["GRAPH", "deliver", "read_graph", "write_graph"]
 
 GRAPH = ("openvino.xml", "openvino.bin")  # what is computed, and the weights
-NO_GRAPH = "The run has no graph for OpenVINO ({}): it will be predicted with Keras."
 
 
 def write_graph(
@@ -60,17 +60,34 @@ def write_graph(
     if not converts():
         return ()
     network = answering(model)
-    try:
+
+    def write(target: Path) -> None:
         pixels = [found for found in grouped(iter(photographs), photos) if not isinstance(found, Refusal)]
         if not pixels:
             raise ValueError("none of its images can be read again to compare answers")
-        _write(network, converted, folder / GRAPH[0])
-        engines = [OpenVinoEngine(folder / GRAPH[0], batch=batch) for batch in (1, BATCH)]
+        _write(network, converted, target)
+        engines = [OpenVinoEngine(target, batch=batch) for batch in (1, BATCH)]
         expect_agreement(network, np.stack(pixels), *engines)
+
+    return deliver(folder, write)
+
+
+def deliver(folder: Path, write: Callable[[Path], None]) -> tuple[str, ...]:
+    """Have a graph written to a folder and compared; one that fails at either is removed, and that is said.
+
+    Args:
+        folder: where to write.
+        write: takes the .xml to write; raises whatever speaks against the graph.
+
+    Returns:
+        The names of the files: those of GRAPH, or none.
+    """
+    try:
+        write(folder / GRAPH[0])
     except Exception as error:
         for name in GRAPH:
             (folder / name).unlink(missing_ok=True)
-        say(NO_GRAPH.format(brief(error, most=160)))
+        say(f"The run has no graph for OpenVINO ({brief(error, most=160)}): it will be predicted with Keras.")
         return ()
     return GRAPH
 

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 
 from regraft.backbone.facts import BackboneFacts
 from regraft.beside import new_folder, sweep, take_place
-from regraft.console import say
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.answers import OUTPUT
 from regraft.deploy.bundle import sha256
-from regraft.deploy.graph import GRAPH, NO_GRAPH
+from regraft.deploy.graph import deliver
 from regraft.deploy.selftest import SELFTEST, keep_answers, pictures
-from regraft.errors import ModelRefused, brief
-from regraft.features.engine import TOLERANCE, is_whole, kept_graph
+from regraft.errors import ModelRefused
+from regraft.features.engine import expect_near, is_whole, kept_graph
 from regraft.features.openvino import OpenVinoEngine, join_linear
 from regraft.features.store import Store
 from regraft.training.linear import LinearHead
@@ -135,7 +134,7 @@ def keep_template(
             told = {
                 "form": FORM,
                 "question": question,
-                "facts": asdict(BackboneFacts(**{n: getattr(facts, n) for n in _FACTS})),
+                "facts": {each.name: getattr(facts, each.name) for each in fields(BackboneFacts)},
                 "fingerprint": fingerprint,
                 "names": names,
                 "parameters": int(model.count_params()),
@@ -145,9 +144,6 @@ def keep_template(
             }
             (beside / "template.json").write_text(json.dumps(told), "utf-8")
             take_place(beside, folder)
-
-
-_FACTS = tuple(BackboneFacts.__dataclass_fields__)
 
 
 def _folder(store: Store, place: str) -> Path:
@@ -220,12 +216,15 @@ class Filled:
         files = {"model.keras": sha256(folder / "model.keras")}
         if some is None:
             return files
-        shown, features = (
-            pictures(self.template.facts.image_size),
-            np.load(self.template.folder / "features.npy"),
-        )
-        expected = self.head.answers([features])
-        graph = self._write_graph(folder, shown, expected)
+        shown = pictures(self.template.facts.image_size)
+        expected = self.head.answers([np.load(self.template.folder / "features.npy")])
+
+        def write(target: Path) -> None:
+            join_linear(self.template.graph, self.template.names, self.head, target, output=OUTPUT)
+            answered = OpenVinoEngine(target, batch=1).run(shown[:, None])
+            expect_near(np.concatenate([each[OUTPUT] for each in answered]), expected, "its answers are")
+
+        graph = deliver(folder, write)
         keep_answers(folder / SELFTEST, shown, expected)
         return files | {name: sha256(folder / name) for name in (*graph, SELFTEST)}
 
@@ -245,20 +244,3 @@ class Filled:
                         weights[self.template.bias][...] = self.head.bias
                     content = stream.getvalue()
                 made.writestr(name, content)
-
-    def _write_graph(
-        self, folder: Path, shown: NDArray[np.uint8], expected: NDArray[np.float32]
-    ) -> tuple[str, ...]:
-        try:
-            join_linear(self.template.graph, self.template.names, self.head, folder / GRAPH[0], output=OUTPUT)
-            engine = OpenVinoEngine(folder / GRAPH[0], batch=1)
-            received = np.concatenate([each[OUTPUT] for each in engine.run(shown[:, None])])
-            error = float(np.abs(received - expected).max())
-            if not error <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6):
-                raise ValueError(f"its answers are {error:.1g} from Keras'")
-        except Exception as error:
-            for name in GRAPH:
-                (folder / name).unlink(missing_ok=True)
-            say(NO_GRAPH.format(brief(error, most=160)))
-            return ()
-        return GRAPH

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import keras
 
 __all__ = [
-    "TOLERANCE",
     "Engine",
     "expect_agreement",
+    "expect_near",
     "fast_in_bf16",
     "frozen_graph",
     "is_whole",
@@ -223,7 +223,16 @@ def expect_agreement(network: keras.Model, pixels: NDArray[np.uint8], *engines: 
         for name, value in expected.items():
             if name not in outputs[0]:
                 raise ValueError(f"it leaves out {name}")
-            reference = keras.ops.convert_to_numpy(value)
-            error = float(np.abs(np.concatenate([output[name] for output in outputs]) - reference).max())
-            if not error <= TOLERANCE * max(float(np.abs(reference).max()), 1e-6):
-                raise ValueError(f"its {name} is {error:.1g} from Keras'")
+            received = np.concatenate([output[name] for output in outputs])
+            expect_near(received, keras.ops.convert_to_numpy(value), f"its {name} is")
+
+
+def expect_near(received: NDArray[Any], expected: NDArray[Any], what: str) -> None:
+    """Compare numbers with Keras'.
+
+    Raises:
+        ValueError: they are further off than float32 sums in another order; it begins with `what`.
+    """
+    error = float(np.abs(received - expected).max())
+    if not error <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6):
+        raise ValueError(f"{what} {error:.1g} from Keras'")

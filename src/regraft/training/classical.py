@@ -2,7 +2,7 @@
 
 | solver | tasks | solved by | chosen by cross-validation | becomes |
 |---|---|---|---|---|
-| logistic | classes, labels | L-BFGS, ours | penalty, one a label | a Dense layer |
+| logistic | classes, labels | Newton's method, ours | penalty, one a label | a Dense layer |
 | ridge | all | one eigendecomposition, ours | penalty, one a label or target | a Dense layer |
 | lda | classes, labels | one eigendecomposition, ours | shrinkage | a Dense layer |
 | svm | all | LinearSVC one against the rest, LinearSVR | penalty | a Dense layer |

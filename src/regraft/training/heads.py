@@ -5,7 +5,7 @@ In both cases nothing of the backbone runs: that is what its features were compu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import keras
@@ -29,7 +29,6 @@ __all__ = ["FoundHead", "find_head", "solver_of"]
 CHUNK = 256  # samples answered at a time
 
 Answers = NDArray[np.floating[Any]]
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,12 @@ class FoundHead:
         """The head as the arrays that it holds now, where it is one Dense layer on the stored features."""
         if not self.trainable or not _is_linear(self.model, material):
             return None
-        layers = {layer.name: layer for layer in self.model.layers}
-        kernel, bias = layers[OUTPUT].get_weights()
-        linear = LinearHead(kernel, bias, layers[OUTPUT].activation.__name__)
-        if (units := layers.get(UNITS)) is None:
-            return linear
-        scale, offset = (np.asarray(each, np.float32) for each in (units.scale, units.offset))
-        return replace(linear, scale=scale, offset=offset)
+        activation, units = _answering(self.model)
+        kernel, bias = self.model.get_layer(OUTPUT).get_weights()
+        if units is None:
+            return LinearHead(kernel, bias, activation)
+        scale, offset = (np.asarray(each, np.float32) for each in units)
+        return LinearHead(kernel, bias, activation, scale, offset)
 
 
 def find_head(
@@ -154,7 +152,8 @@ def _trained(
 def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> FoundHead:
     solution = solve_head(material, solver)
     if solution.head is None:
-        linear = _in_units(model, *cast("Weights", solution.linear))
+        activation, units = _answering(model)
+        linear = LinearHead.solved(*cast("Weights", solution.linear), activation, units)
         model.get_layer(OUTPUT).set_weights([linear.kernel, linear.bias])
         return FoundHead(model, whole.suffix, solution.words)
     pixels, vector = whole.prefix.inputs[0], whole.prefix.outputs[0]
@@ -166,11 +165,11 @@ def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> 
     return FoundHead(answering, head, solution.words, trainable=False)
 
 
-def _in_units(model: keras.Model, kernel: Array, bias: Array) -> LinearHead:
-    """Weights that answer in the targets' units, for a Dense layer that a change of units may follow."""
+def _answering(model: keras.Model) -> tuple[str, tuple[Any, Any] | None]:
+    """The activation of a linear head's Dense layer; scale and offset of a change of units behind it."""
     layers = {layer.name: layer for layer in model.layers}
-    activation, units = layers[OUTPUT].activation.__name__, layers.get(UNITS)
-    return LinearHead.solved(kernel, bias, activation, units and (units.scale, units.offset))
+    units = layers.get(UNITS)
+    return layers[OUTPUT].activation.__name__, units and (units.scale, units.offset)
 
 
 def solver_of(head: HeadSpec | Any) -> Any:

@@ -5,11 +5,11 @@ Y (n, k), it minimises over W (d, k) and b (k)
 
     f(W, b) = - (1/n) sum_i log softmax(X W + b)_{i, y_i}  +  (penalty / 2) |W|^2
 
-whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex. L-BFGS
-goes down roughly, in float32; Newton's method, each step by conjugate gradients, goes the rest of the way
+whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex.
+Newton's method goes down, each step by conjugate gradients: in float32, and the rest of the way in float64
 where the exact solution is wanted. For two classes and for labels, P = sigmoid(X W + b), and the loss is the
 sum over units: as many problems as there are labels, solved side by side. Each solve of a path starts from
-the one before it, of a stronger penalty, which is close.
+where the two before it, of stronger penalties, point to, which is close.
 
 Ridge regression has W = (S + penalty)^-1 C for the covariance S of X and C of X with Y; the targets of
 classes are -1 and 1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for
@@ -17,7 +17,7 @@ the classes' means M and the covariance S within classes, shrunk towards a multi
 and Wolf, 2004). Both need sums over the rows and nothing else, see `moments`.
 
 |W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
-never more of those than images, and along them the problem is nearly separable, which L-BFGS likes.
+never more of those than images, and along them the Hessian is nearly diagonal, which leads the steps.
 """
 
 from __future__ import annotations
