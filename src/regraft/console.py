@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
@@ -15,11 +15,64 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["amount", "duration", "print_table", "quiet", "say", "track"]
+__all__ = [
+    "TERMINAL",
+    "Reporter",
+    "SilentReporter",
+    "amount",
+    "duration",
+    "print_table",
+    "quiet",
+    "say",
+    "track",
+]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+Advance = Callable[[int], None]
+
+
+class Reporter:
+    """Show messages and progress bars of a run on standard error.
+
+    Whatever computes is given a reporter and calls it; nothing else prints.
+    """
+
+    def info(self, text: str) -> None:
+        """Show a message."""
+        say(text)
+
+    def warn(self, text: str) -> None:
+        """Show a message that the user should act on."""
+        say(text, style="yellow")
+
+    def track(
+        self, title: str, total: int | None, *, unit: str = "images"
+    ) -> AbstractContextManager[Advance]:
+        """Show a progress bar; see `track`."""
+        return track(title, total, unit=unit)
+
+
+class SilentReporter(Reporter):
+    """Show nothing: for work that is one of hundreds, as in a cross-validation."""
+
+    def info(self, text: str) -> None:
+        """Drop the message."""
+
+    def warn(self, text: str) -> None:
+        """Drop the message."""
+
+    def track(
+        self, title: str, total: int | None, *, unit: str = "images"
+    ) -> AbstractContextManager[Advance]:
+        """Return a context whose progress nobody sees."""
+        return nullcontext(lambda done: None)
+
+
+TERMINAL = Reporter()
 
 
 @contextmanager
