@@ -15,7 +15,7 @@ from regraft.data.workers import DecodeAhead
 from regraft.deploy.answers import group_images
 from regraft.deploy.bundle import ESTIMATOR, sha256, write_model
 from regraft.deploy.graph import write_graph
-from regraft.deploy.selftest import SELFTEST, compute_answers, make_pictures, write_answers
+from regraft.deploy.selftest import SELFTEST, make_pictures, write_answers
 from regraft.errors import ModelRefused
 from regraft.training.kept import Kept, write_estimator
 
@@ -71,9 +71,8 @@ class TrainedModel:
             images = [image for image in decoded if not isinstance(image, Refusal)]
         shown = make_pictures(int(self.model.inputs[0].shape[-2]), self.photos)
         pixels = np.stack([*images, *shown])
-        answers = compute_answers(self.model, pixels)
+        answers, graph = write_graph(self.model, folder, pixels, graph=self.graph, reporter=reporter)
         write_answers(folder / SELFTEST, shown, answers[len(images) :])
-        graph = write_graph(self.model, folder, pixels, answers, graph=self.graph, reporter=reporter)
         return files | {name: sha256(folder / name) for name in (*graph, SELFTEST)}
 
     def _write_model(self, folder: Path) -> dict[str, str]:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from regraft.console import Reporter
 from regraft.deploy.answers import OUTPUT, name_output
+from regraft.deploy.selftest import compute_answers
 from regraft.errors import brief
 from regraft.features.convert import convert
-from regraft.features.openvino import BATCH, OpenVinoEngine
+from regraft.features.openvino import OpenVinoEngine, expect_any_batch
 
 if TYPE_CHECKING:
     import keras
@@ -33,50 +34,57 @@ def write_graph(
     model: keras.Model,
     folder: Path,
     pixels: NDArray[np.uint8],
-    answers: NDArray[np.float32],
     *,
     graph: Path | None = None,
     reporter: Reporter,
-) -> tuple[str, ...]:
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Write a model's graph to a folder, if OpenVINO is here and gives the model's answers.
 
-    One that cannot be written, or answers otherwise, is removed, and the reporter says why.
+    One that cannot be written, or answers otherwise, is removed, and the reporter says why. Where Keras runs
+    on OpenVINO itself, its answers are those of the graph.
 
     Args:
         model: RGB pixels 0..255 to answers.
         folder: where to write.
         pixels: a few samples, uint8 of shape (n, size, size, 3), or (n, images, size, size, 3).
-        answers: what Keras gives for them, (n, units).
         graph: the model as OpenVINO's file, where the store has it already.
 
     Returns:
-        The names of the files: those of GRAPH, or none.
+        What Keras answers, (n, units); and the names of the files: those of GRAPH, or none.
     """
-    from regraft.features.engine import expect_near
+    from regraft.features.engine import expect_near, keras_backend
     from regraft.features.network import converts
 
     if not converts():
-        return ()
-    target = folder / GRAPH[0]
+        return compute_answers(model, pixels), ()
+    expected = None if keras_backend() == "openvino" else compute_answers(model, pixels)
     try:
-        if graph is None:
-            convert(name_output(model), target)
-        else:
-            for name in GRAPH:
-                shutil.copyfile(graph.with_suffix(Path(name).suffix), folder / name)
-        for batch in (1, BATCH):
-            engine = OpenVinoEngine(target, batch=batch)
-            batches = (pixels[at : at + batch] for at in range(0, len(pixels), batch))
-            received = np.concatenate([outputs[OUTPUT] for outputs in engine.run(batches)])
-            expect_near(received, answers, "its answers are")
+        received = _answer_by_graph(model, folder / GRAPH[0], pixels, graph)
+        if expected is not None:
+            expect_near(received, expected, "its answers are")
     except Exception as error:
         for name in GRAPH:
             (folder / name).unlink(missing_ok=True)
         reporter.info(
             f"The run has no graph for OpenVINO ({brief(error, most=160)}): it will be predicted with Keras."
         )
-        return ()
-    return GRAPH
+        return compute_answers(model, pixels) if expected is None else expected, ()
+    return received if expected is None else expected, GRAPH
+
+
+def _answer_by_graph(
+    model: keras.Model, target: Path, pixels: NDArray[np.uint8], graph: Path | None
+) -> NDArray[np.float32]:
+    """Write the graph, from the model or as a copy, and return what it answers; any batch has to fit it."""
+    if graph is None:
+        convert(name_output(model), target)
+    else:
+        for name in GRAPH:
+            shutil.copyfile(graph.with_suffix(Path(name).suffix), target.with_name(name))
+    expect_any_batch(target)
+    engine = OpenVinoEngine(target)
+    batches = (pixels[start : start + engine.batch] for start in range(0, len(pixels), engine.batch))
+    return np.concatenate([outputs[OUTPUT] for outputs in engine.run(batches)])
 
 
 def read_graph(folder: Path, batch: int, reporter: Reporter) -> OpenVinoEngine | None:

@@ -139,6 +139,7 @@ def _converted(network: keras.Model, kept: Path, precision: Precision, batch: in
     sweep(kept.parents[1], ".writing-")
     with new_folder(_writable(kept.parents[1]), ".writing-") as folder:
         fresh = folder / KEPT / kept.name
+        fresh.parent.mkdir()
         convert(network, fresh)
         if keras_backend() != "openvino":  # there Keras would compare a graph with itself
             size = network.inputs[0].shape[1:]

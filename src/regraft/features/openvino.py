@@ -21,6 +21,7 @@ __all__ = [
     "OpenVinoEngine",
     "Outputs",
     "Precision",
+    "expect_any_batch",
     "has_bf16",
     "name_of",
     "padded",
@@ -121,6 +122,17 @@ class OpenVinoEngine:
             name: request.get_output_tensor(number).data[:rows].copy()
             for name, number in self._numbers.items()
         }
+
+
+def expect_any_batch(graph: Path) -> None:
+    """Check that a file's network takes one image at a time and several.
+
+    Raises:
+        RuntimeError: a size of batch is part of it.
+    """
+    model = import_openvino().Core().read_model(graph)
+    for batch in (1, BATCH):
+        model.reshape([batch, *list(model.input().partial_shape)[1:]])
 
 
 def padded(batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
