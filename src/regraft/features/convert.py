@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from regraft.imports import import_openvino, skip_other_backends
 
 if TYPE_CHECKING:
@@ -65,10 +67,9 @@ def _trace(network: Any, target: Path) -> None:
     openvino = import_openvino()
     from openvino import opset13 as ops
 
-    inputs = [
-        ops.parameter([-1, *tensor.shape[1:]], openvino.Type(_numpy_type(tensor.dtype)), f"in_{number}")
-        for number, tensor in enumerate(network.inputs)
-    ]
+    inputs = [ops.parameter([-1, *tensor.shape[1:]], np.dtype(tensor.dtype)) for tensor in network.inputs]
+    for number, parameter in enumerate(inputs):
+        parameter.output(0).get_tensor().set_names({f"in_{number}"})
     symbols = [keras.ops.convert_to_tensor(parameter.output(0)) for parameter in inputs]
     outputs = network(symbols if len(symbols) > 1 else symbols[0], training=False)
     results = [ops.result(tensor.output) for tensor in outputs.values()]
@@ -76,14 +77,8 @@ def _trace(network: Any, target: Path) -> None:
         result.output(0).get_tensor().add_names({f"out_{name}"})
     graph = openvino.Model(results, inputs, "network")
     for number, op in enumerate(graph.get_ordered_ops()):
-        op.set_friendly_name(f"{op.get_type_name()}_{number}")  # by default a counter of the process names it
+        op.set_friendly_name(f"{op.get_type_name()}_{number}")  # a counter of the process names it otherwise
     openvino.save_model(graph, target, compress_to_fp16=False)
-
-
-def _numpy_type(name: str) -> Any:
-    import numpy as np
-
-    return np.dtype(name)
 
 
 def _rewrite(traced: bytes, target: Path) -> None:
