@@ -194,3 +194,24 @@ def test_a_layer_that_openvino_lacks_sends_the_command_to_tensorflow_once(
     assert json.loads((out / "manifest.json").read_text())["versions"]["backend"] == "tensorflow"
     assert not list(tmp_path.glob(".run*"))
     shutil.rmtree(out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux'")
+@pytest.mark.parametrize("name", ["libtcmalloc_minimal.so.4", "libjemalloc.so.2", "libmimalloc.so.2"])
+def test_beside_another_allocator_keras_runs_the_network_and_predicts(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
+    library = next(Path("/usr/lib").rglob(name), None)
+    if library is None:
+        pytest.skip(f"{name} is not installed")
+    out, environment = tmp_path / "run", {**os.environ, "LD_PRELOAD": str(library)}
+    options = [*ZOO, "--unfreeze", "none", "--store", tmp_path / "store"]
+    for command in (["train", photos, "-o", out, *options], ["predict", out, photos / "red"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "regraft", *command],
+            capture_output=True, text=True, check=False, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        if command[0] == "train":
+            assert done.stderr.count(f"OpenVINO cannot run beside {library}") == 1
+    assert len([line for line in done.stdout.splitlines() if ".png\t" in line]) == 8

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from regraft.errors import EnvironmentFault
-from regraft.imports import import_openvino, skip_other_backends
+from regraft.imports import import_openvino, preloaded_allocator, skip_other_backends
 
 if TYPE_CHECKING:
     import keras
@@ -67,7 +67,7 @@ def choose_openvino() -> None:
     """
     global _chosen  # noqa: PLW0603
     free = "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ and backend_name() == DEFAULT
-    if free and importlib.util.find_spec("openvino"):
+    if free and importlib.util.find_spec("openvino") and not preloaded_allocator():
         os.environ["KERAS_BACKEND"] = "openvino"
         skip_other_backends()
         _chosen = True

@@ -11,12 +11,14 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = [
     "end_at_once",
     "import_openvino",
     "leave_out_needless",
+    "preloaded_allocator",
     "skip_other_backends",
 ]
 
@@ -87,6 +90,15 @@ def skip_other_backends() -> None:
     sys.meta_path.insert(
         0, LeftOut(dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), others))
     )
+
+
+def preloaded_allocator() -> str:
+    """Return the allocator that LD_PRELOAD puts in malloc's place; empty for none.
+
+    OpenVINO's plugin frees with the C library's `free` what another `malloc` gave, which ends the process.
+    """
+    libraries = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
+    return next((library for library in libraries if "malloc" in Path(library).name), "")
 
 
 def import_openvino() -> Any:

@@ -25,6 +25,7 @@ from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.errors import UsageError
 from regraft.features.facts import facts_key
 from regraft.features.store import pixel_key
+from regraft.imports import preloaded_allocator
 from regraft.recipe import Phase, Recipe
 from regraft.versions import versions
 
@@ -209,7 +210,13 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     expect_backend()
     if recipe.needs_gradients or context.in_memory.space is not None:
         expect_gradients()
-    prepare_converter()
+    if allocator := preloaded_allocator():
+        context.reporter.warn(
+            f"OpenVINO cannot run beside {allocator}, which LD_PRELOAD names: Keras runs the network, "
+            "more slowly."
+        )
+    else:
+        prepare_converter()
     given = context.in_memory
     if given.backbone is not None:
         recipe = name_in_memory_backbone(recipe, given.backbone)

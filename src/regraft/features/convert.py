@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.backend import backend_name
+from regraft.features.openvino import name_of
 from regraft.imports import import_openvino, skip_other_backends
 
 if TYPE_CHECKING:
@@ -55,9 +57,10 @@ def convert(network: keras.Model, target: Path) -> None:
 
 
 def prepare_converter() -> None:
-    """Start the child process, so that it is ready when the first network is."""
-    with suppress(OSError):
-        _CHILD.start()
+    """Start the child process, where one is needed, so that it is ready when the first network is."""
+    if backend_name() != "openvino" and name_of("f32") is not None:
+        with suppress(OSError):
+            _CHILD.start()
 
 
 def _trace(network: Any, target: Path) -> None:

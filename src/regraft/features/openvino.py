@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.imports import import_openvino
+from regraft.imports import import_openvino, preloaded_allocator
 from regraft.signals import own_signal_stack
 
 __all__ = [
@@ -35,7 +35,10 @@ Precision = Literal["f32", "bf16"]
 
 
 def name_of(precision: Precision) -> str | None:
-    """OpenVINO's version here and a precision, for the keys of what it computes; None where it is missing."""
+    """OpenVINO's version here and a precision, for the keys of what it computes; None where it is missing, or
+    cannot run beside a preloaded allocator."""
+    if preloaded_allocator():
+        return None
     try:
         return f"openvino {importlib.metadata.version('openvino')} {precision}"
     except importlib.metadata.PackageNotFoundError:
@@ -69,6 +72,8 @@ class OpenVinoEngine:
     """
 
     def __init__(self, graph: Path, *, precision: Precision = "f32", batch: int = BATCH) -> None:
+        if allocator := preloaded_allocator():
+            raise RuntimeError(f"it would end the process beside {allocator}, which LD_PRELOAD names")
         openvino = import_openvino()
         self.name = str(name_of(precision))
         self.batch = batch
