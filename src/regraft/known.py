@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from regraft.clock import Clock
 from regraft.console import say
 from regraft.data.catalog import Catalog
-from regraft.data.decode import DECODER
+from regraft.data.decoder import DECODER
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.template import Filled, Template, keep_template, template_there
 from regraft.features.store import Store

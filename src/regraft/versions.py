@@ -13,7 +13,17 @@ from pathlib import Path
 
 __all__ = ["backend_name", "installed", "keras_home", "versions"]
 
-PACKAGES = ("regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow")
+PACKAGES = (
+    "regraft",
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "jax",
+    "openvino",
+    "numpy",
+    "pillow",
+    "cykooz-resizer",
+)
 
 
 def keras_home() -> Path:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from regraft.beside import new_file, sweep
 from regraft.console import say
-from regraft.data.decode import DECODER
+from regraft.data.decoder import DECODER
 from regraft.errors import EnvironmentFault
 from regraft.features.home import default_root, writable_root
 from regraft.features.shard import Shard, as_bytes, write_shard
