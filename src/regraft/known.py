@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from regraft.clock import Clock
-from regraft.console import say
+from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.decoder import DECODER
 from regraft.data.workers import DecodeAhead
@@ -174,7 +174,7 @@ def _weights(recipe: Recipe) -> str:
 
     entry = find(recipe.backbone)
     size = entry.size_at(recipe.image_size)
-    return find_weights(entry, recipe.weights, size=size, seed=recipe.seed).provenance
+    return find_weights(entry, recipe.weights, size=size, seed=recipe.seed, reporter=TERMINAL).provenance
 
 
 def _prefix(recipe: Recipe, catalog: Catalog) -> keras.Model:

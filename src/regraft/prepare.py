@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.facts import BackboneFacts
-from regraft.console import say
+from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.leaks import Copies, groups_of, leaks_of
 from regraft.data.split import split
@@ -89,7 +89,9 @@ def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhea
         return None  # its size is known when it is loaded
     entry = find(recipe.backbone)
     size = entry.size_at(recipe.image_size)
-    find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
+    find_weights(
+        entry, recipe.weights, size=size, seed=recipe.seed, reporter=TERMINAL
+    )  # what cannot be had is said at once
     contents = catalog.contents
     key = store.recall(hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
@@ -198,7 +200,7 @@ def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalo
 
 def find_copies(catalog: Catalog, features: Features) -> Copies:
     """Which of a catalog's images show one picture."""
-    return Copies.of(features.facts_of(catalog.contents))
+    return Copies.of(features.facts_of(catalog.contents), reporter=TERMINAL)
 
 
 def _parts(catalog: Catalog) -> str:
