@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 import pytest
+from reporters import Recorder
 
 from regraft.backbone import download, handles
 from regraft.backbone.handles import fetch, parse_handle
@@ -157,6 +158,15 @@ def test_download_comes_whole_and_once(text, path, served, tmp_path):
     count = len(asked)
     assert fetch(parse_handle(text), reporter=SilentReporter()) == folder
     assert len(asked) == count
+
+
+def test_whoever_loads_a_module_is_shown_its_download(served):
+    served(MODULE)
+    seen = Recorder()
+    with pytest.raises(ModelRefused):  # what was sent is no graph
+        load_backbone(KAGGLE, trust=True, reporter=seen)
+    assert [line.partition(" to ")[0] for line in seen.lines] == [f"Downloading {KAGGLE}"]
+    assert [title for title, _ in seen.progress] == ["Downloading"]
 
 
 def test_caches_of_public_tools_are_used_where_they_lie(tmp_path, monkeypatch):

@@ -91,10 +91,10 @@ def test_the_usual_place_gives_way_to_a_temporary_one_and_that_is_said_once(home
     place = writable_root(reporter=seen)
     (place / "features").mkdir()
     assert writable_root(reporter=seen) == place
-    (said,) = seen.warnings
-    assert "cannot be written" in said
-    assert str(home) in said
-    assert str(place) in said
+    (warning,) = seen.warnings
+    assert "cannot be written" in warning
+    assert str(home) in warning
+    assert str(place) in warning
 
 
 def test_a_temporary_place_goes_with_its_process(home: Path, tmp_path: Path) -> None:

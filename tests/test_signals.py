@@ -20,8 +20,8 @@ def test_the_first_signal_lets_the_step_finish_and_says_so_to_who_asked() -> Non
         assert stop.wait(1)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    (said,) = seen.lines
-    assert said.startswith("Stopping after this step")
+    (line,) = seen.lines
+    assert line.startswith("Stopping after this step")
     assert exit_code() == 130
 
 

@@ -55,9 +55,9 @@ def test_rows_in_memory_are_those_that_the_disk_would_give(half_stored: Store, t
 def test_it_is_said_once_and_is_gone_with_the_run(half_stored: Store, tmp_path: Path, seen: Recorder) -> None:
     put(half_stored.entries("key"), 2, 4)
     put(half_stored.entries("another"), 4, 6)
-    (said,) = seen.warnings
-    assert "No space left on device" in said
-    assert "kept in memory" in said
+    (warning,) = seen.warnings
+    assert "No space left on device" in warning
+    assert "kept in memory" in warning
     assert Store(tmp_path / "store").entries("key").missing(NAMES) == NAMES[2:]
 
 

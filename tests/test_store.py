@@ -215,12 +215,12 @@ def test_damage_is_said_once_with_how_much_of_it(filled):
     seen = Recorder()
     entries = Store(filled.root, seen).entries(KEY)
     assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
-    said = ["3 entries of the feature store are damaged and are computed again."]
-    assert seen.warnings == said
+    warnings = ["3 entries of the feature store are damaged and are computed again."]
+    assert seen.warnings == warnings
     assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
     entries.put(names(4)[1:], {name: value[1:] for name, value in tensors(4).items()})
     assert Store(filled.root, seen).entries(KEY).missing(names(4)) == []
-    assert seen.warnings == said
+    assert seen.warnings == warnings
 
 
 def test_a_file_that_is_damaged_as_a_whole_is_removed_and_that_is_said(filled):
@@ -229,8 +229,8 @@ def test_a_file_that_is_damaged_as_a_whole_is_removed_and_that_is_said(filled):
     seen = Recorder()
     for _ in range(2):
         assert Store(filled.root, seen).entries(KEY).missing(names(4)) == names(4)
-        (said,) = seen.warnings
-        assert path.name in said
+        (warning,) = seen.warnings
+        assert path.name in warning
 
 
 def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_write_is_not(filled):

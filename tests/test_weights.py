@@ -285,9 +285,16 @@ def test_reachable_file_is_downloaded(cache, published_at, server, old_file):
     found = published_weights(published_at(server), 32, reporter=seen)
     assert found.file == cache / old_file.name
     assert found.file.read_bytes() == old_file.read_bytes()
-    (said,) = seen.lines
-    assert said.endswith(f"to {found.file}.")
+    (line,) = seen.lines
+    assert line.endswith(f"to {found.file}.")
     assert seen.progress == [["Downloading", -(-old_file.stat().st_size // 10**6)]]
+
+
+def test_whoever_loads_a_backbone_is_shown_its_download(cache, published_at, server, mobilenet):
+    published_at(server)
+    seen = Recorder()
+    assert_equal_weights(load_backbone("mobilenet", image_size=32, reporter=seen).model, mobilenet.model)
+    assert [title for title, _ in seen.progress] == ["Downloading"]
 
 
 def test_file_that_the_server_lacks(cache, published_at, server):

@@ -14,16 +14,8 @@ from pathlib import Path
 __all__ = ["backend_name", "installed", "keras_home", "versions"]
 
 PACKAGES = (
-    "regraft",
-    "keras",
-    "tensorflow",
-    "tensorflow-cpu",
-    "jax",
-    "openvino",
-    "numpy",
-    "pillow",
-    "cykooz-resizer",
-)
+    "regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow", "cykooz-resizer"
+)  # fmt: skip
 
 
 def keras_home() -> Path:
