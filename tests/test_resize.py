@@ -32,14 +32,23 @@ def apart(image, other):
 
 
 @pytest.fixture
-def without_wheels(monkeypatch):
+def reload(monkeypatch):
+    """Imports both modules anew after a change of what they find; the test's changes end with it."""
+
+    def anew():
+        importlib.reload(regraft.data.resize)
+        importlib.reload(regraft.data.decoder)
+
+    yield anew
+    monkeypatch.undo()
+    anew()
+
+
+@pytest.fixture
+def without_wheels(monkeypatch, reload):
     """The modules, as they are where cykooz-resizer is not installed."""
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
-    importlib.reload(regraft.data.resize)
-    yield importlib.reload(regraft.data.decoder)
-    monkeypatch.undo()
-    importlib.reload(regraft.data.resize)
-    importlib.reload(regraft.data.decoder)
+    reload()
 
 
 @pytest.mark.parametrize(("width", "height", "size"), SHAPES)
@@ -134,7 +143,7 @@ def test_pillow_resizes_where_nothing_else_can(without_wheels):
 
 
 def test_what_another_resizer_made_has_another_name(without_wheels):
-    name = without_wheels.DECODER
+    name = regraft.data.decoder.DECODER
     assert name == f"decode 5, squash bilinear, Pillow {PIL.__version__}"
 
 
@@ -145,11 +154,10 @@ def test_the_name_of_the_decoder_holds_every_version_that_makes_pixels():
     assert f"cykooz-resizer {importlib.metadata.version('cykooz-resizer')}" in name
 
 
-def test_an_unknown_layout_of_pillows_memory_is_left_to_pillow(monkeypatch):
+def test_an_unknown_layout_of_pillows_memory_is_left_to_pillow(monkeypatch, reload):
     monkeypatch.setattr(PIL, "__version__", "14.0.0")
-    assert not importlib.reload(regraft.data.resize).FAST
-    monkeypatch.undo()
-    importlib.reload(regraft.data.resize)
+    reload()
+    assert not regraft.data.resize.FAST
 
 
 def test_a_decoded_picture_is_what_pillow_makes_of_it_within_one():
