@@ -40,12 +40,18 @@ def found(thumbnails, extra):
     return [(pair.first, pair.second - len(thumbnails), pair.how) for pair in pairs]
 
 
+def cropped(image):
+    """Without 1.5 % at each edge."""
+    across, down = round(0.015 * image.width), round(0.015 * image.height)
+    return image.crop((across, down, image.width - across, image.height - down))
+
+
 CHANGES = {
     "saved again": (lambda image: image, ""),
     "a third as large": (lambda image: image.resize((66, 50)), ""),
     "brighter": (lambda image: ImageEnhance.Brightness(image).enhance(1.1), ""),
     "of more contrast": (lambda image: ImageEnhance.Contrast(image).enhance(1.2), ""),
-    "cut at the border": (lambda image: image.crop((3, 2, 197, 148)), ""),
+    "cut at the border": (cropped, ""),
     "mirrored": (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "mirrored"),
     "turned": (lambda image: image.transpose(Image.Transpose.ROTATE_90), "turned"),
     "upside down": (lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), "turned"),
