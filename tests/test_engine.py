@@ -21,7 +21,7 @@ from regraft.features.network import engine_name, fingerprint
 from regraft.features.openvino import BATCH, OpenVinoEngine
 
 needs_openvino = pytest.mark.skipif(
-    not engine_name().startswith("openvino"), reason="OpenVINO runs networks of TensorFlow only"
+    not engine_name().startswith("openvino"), reason="OpenVINO is not installed"
 )
 
 
@@ -165,8 +165,8 @@ def test_stopping_early_leaves_the_engine_usable(network, openvino):
 @needs_openvino
 def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
     first = make_engine(network, tmp_path / "new")
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-2"]
-    monkeypatch.setattr(engine, "frozen_graph", None)  # calling it would fail
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-3"]
+    monkeypatch.setattr(engine, "convert", None)  # calling it would fail
     again = make_engine(network, tmp_path / "new")
     (batch,) = batches(2)
     one, other = next(first.run([batch])), next(again.run([batch]))
@@ -233,8 +233,8 @@ def test_a_network_that_openvino_computes_wrongly_is_neither_used_nor_kept(
     other = prefix()
     for weight in other.weights:
         weight.assign(weight * 1.1)
-    right = engine.frozen_graph
-    monkeypatch.setattr(engine, "frozen_graph", lambda _: right(other))
+    right = engine.convert
+    monkeypatch.setattr(engine, "convert", lambda _, target: right(other, target))
     for _ in range(2):  # the second time as the first: nothing wrong is found in the folder
         assert isinstance(make_engine(network, tmp_path), KerasEngine)
     assert len(heard) == 2

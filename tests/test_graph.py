@@ -53,7 +53,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever falls back on Keras is caught."""
-    monkeypatch.setattr("regraft.deploy.bundle.engine_of", None)
+    monkeypatch.setattr("regraft.deploy.bundle.make_default_engine", None)
 
 
 def values(bundle: regraft.Bundle, photos: Path) -> np.ndarray:
@@ -93,15 +93,16 @@ def test_the_graph_answers_as_the_model(finished: Path, photos: Path, no_keras: 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, ...]]:
     """The shapes of the inputs of each network that is converted."""
-    from regraft.features import engine
+    from regraft.features import convert as module
 
-    convert, shapes = engine.frozen_graph, []
+    convert, shapes = module.convert, []
 
-    def recorded(network: keras.Model) -> bytes:
+    def record(network: keras.Model, target: Path) -> None:
         shapes.extend(tuple(tensor.shape[1:]) for tensor in network.inputs)
-        return convert(network)
+        convert(network, target)
 
-    monkeypatch.setattr(engine, "frozen_graph", recorded)
+    monkeypatch.setattr("regraft.features.engine.convert", record)
+    monkeypatch.setattr("regraft.deploy.graph.convert", record)
     return shapes
 
 
@@ -110,25 +111,24 @@ PIXELS = (32, 32, 3)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("taps", ["last", "late"])  # one tensor, or several, between backbone and head
-def test_what_the_store_has_converted_is_not_converted_again(  # noqa: PLR0917
+def test_a_frozen_network_is_converted_once_and_every_model_of_it_as_a_whole(  # noqa: PLR0917
     photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]],
     taps: Taps,
 ) -> None:  # fmt: skip
     recipe = regraft.Recipe(backbone=str(network_file), phases=(), head=HeadSpec(taps=taps))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
-    assert traced == [PIXELS]  # the backbone; the head is one layer, joined to it
+    assert traced == [PIXELS, PIXELS]  # the backbone, and the model
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
+    regraft.train(photos, recipe, tmp_path / "again", store=tmp_path / "store")
+    assert traced == [PIXELS, PIXELS, PIXELS]  # the store has the backbone's graph
 
 
 @pytest.mark.slow
-def test_a_head_of_layers_is_converted_by_itself(
-    photos: Path, network_file: Path, no_keras: None, tmp_path: Path, traced: list[tuple[int | None, ...]]
+def test_the_graph_of_a_head_of_layers_answers_as_the_model(
+    photos: Path, network_file: Path, no_keras: None, tmp_path: Path
 ) -> None:
     recipe = regraft.Recipe(backbone=str(network_file), phases=(), head=HeadSpec(hidden=(4,)))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
-    assert traced[0] == PIXELS
-    assert len(traced) > 1
-    assert PIXELS not in traced[1:]
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
 
 
@@ -233,27 +233,17 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
     photos: Path, network_file: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from regraft.features import device, engine
-    from regraft.features import network as network_module
+    from regraft.features.convert import convert
 
-    right = engine.frozen_graph
-
-    def wrong(network: keras.Model) -> bytes:
+    def wrong(network: keras.Model, target: Path) -> None:
         negative = {name: 1 - value for name, value in network.output.items()}
-        return right(keras.Model(network.inputs[0], negative))
+        convert(keras.Model(network.inputs[0], negative), target)
 
     recipe = regraft.Recipe(backbone=str(network_file), phases=())
-    monkeypatch.setattr(engine, "frozen_graph", wrong)
-    monkeypatch.setattr(network_module, "converts", lambda: True)
-    monkeypatch.setattr(
-        "regraft.features.engine.make_engine", lambda network, *rest, **how: device.KerasEngine(network.model)
-    )
-    monkeypatch.setattr(
-        "regraft.features.speed.make_engine", lambda network, *rest, **how: device.KerasEngine(network.model)
-    )
+    monkeypatch.setattr("regraft.deploy.graph.convert", wrong)
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     assert not [file for file in run.path.iterdir() if "openvino" in file.name or file.suffix == ".pb"]
-    assert "no graph for OpenVINO (its answers is" in capfd.readouterr().err
+    assert "no graph for OpenVINO (its answers are" in capfd.readouterr().err
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
 
 

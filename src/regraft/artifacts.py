@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from regraft.beside import new_folder, sweep, take_place
+from regraft.console import Reporter
 from regraft.data.cells import safe_cell
 from regraft.data.decoder import DECODER
-from regraft.data.workers import DecodeAhead
+from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.bundle import MANIFEST_FORMAT
 from regraft.deploy.graph import GRAPH
 from regraft.errors import EnvironmentFault, UsageError
@@ -32,7 +33,9 @@ from regraft.versions import versions
 if TYPE_CHECKING:
     from regraft.training.fit import Fitted
 
-__all__ = ["claim_folder", "write_run"]
+__all__ = ["claim_folder", "open_sample_images", "write_run"]
+
+SAMPLES = 4  # on which a graph for another engine is compared with the model
 
 
 @contextmanager
@@ -74,7 +77,11 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
 
 
 def write_run(
-    outcome: Outcome, folder: Path, out: Path, some: Callable[[], DecodeAhead] | None = None
+    outcome: Outcome,
+    folder: Path,
+    out: Path,
+    open_images: Callable[[], DecodeAhead] | None,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Fill a run folder that will end as `out`; returns the metrics.
 
@@ -82,7 +89,7 @@ def write_run(
         outcome: what the run found.
         folder: where to write.
         out: the name that the folder will have.
-        some: see `outcome.Trained.write`.
+        open_images: see `TrainedModel.write`.
 
     Raises:
         ModelRefused: a weight of the model is not a finite number.
@@ -90,10 +97,18 @@ def write_run(
     with ThreadPoolExecutor(1) as beside:  # thumbnails take no Keras, and half a second
         scored = beside.submit(_write_scores, outcome, folder, out)
         _write_records(outcome, folder)
-        files = outcome.network.write(folder, some)
+        files = outcome.network.write(folder, open_images, reporter)
         metrics = scored.result()
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics
+
+
+def open_sample_images(outcome: Outcome) -> DecodeAhead:
+    """Begin to decode a few of a run's images once more."""
+    catalog = outcome.catalog
+    samples = (catalog.part("validation") or catalog.samples)[:SAMPLES]
+    jobs = [Job(catalog.root / photo.path, photo.digest) for s in samples for photo in s.photos]
+    return DecodeAhead(jobs, outcome.backbone.image_size, workers=1)
 
 
 def _write_scores(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from regraft.backbone.zoo import find
+from regraft.backbone.zoo import find, is_zoo_name
 from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Facts
@@ -38,7 +38,7 @@ from regraft.features.store import Store
 from regraft.findings import now
 from regraft.gallery import thumbnail
 from regraft.imports import begin
-from regraft.prepare import hint, is_name, open_backbone, read_catalog
+from regraft.prepare import feature_key_hint, open_backbone, read_catalog
 from regraft.recipe import Recipe
 from regraft.training.suspects import TASKS, Suspect, find_suspects
 
@@ -153,12 +153,12 @@ def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool, trust
             say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
             network = pooled_network(backbone, recipe.head)
             features = extract_features(network, catalog, store=store, precision=recipe.precision)
-            store.remember(hint(recipe), features.key)
+            store.remember(feature_key_hint(recipe), features.key)
             catalog = catalog.without(features.refused)
             vectors = features.matrix(catalog.samples, VECTOR)
             return _Seen(catalog, features.facts_of(catalog.contents), vectors)
     say(f"Labels are not checked: {why_not}")
-    size = find(recipe.backbone).size_at(recipe.image_size) if is_name(recipe.backbone) else SIZE
+    size = find(recipe.backbone).size_at(recipe.image_size) if is_zoo_name(recipe.backbone) else SIZE
     facts, refused = look_at(catalog, store=store, size=size, reporter=TERMINAL)
     return _Seen(catalog.without(refused), facts, None, why_not)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from regraft.console import quiet
+from regraft.console import TERMINAL, Reporter, SilentReporter, quiet
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all, list_pictures
 from regraft.data.spool import Spool
@@ -76,6 +76,10 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
 
     def _shown(self) -> AbstractContextManager[None]:
         return nullcontext() if self.verbose else quiet()
+
+    @property
+    def _reporter(self) -> Reporter:
+        return TERMINAL if self.verbose else SilentReporter()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.beside import new_folder, sweep
-from regraft.console import TERMINAL, say
+from regraft.console import TERMINAL
 from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused, Sample, look_at_all
 from regraft.errors import DataError, EnvironmentFault, UsageError
 from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.features.store import Store
-from regraft.prepare import TABLES, open_backbone, read_catalog, say_refused
+from regraft.prepare import TABLES, open_backbone, read_catalog, report_refused
 from regraft.recipe import HeadSpec, PrecisionChoice, Recipe
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def embed(
             beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
         catalog = _listed(Path(data), recipe)
         features, catalog = vectors(embedding_network(recipe, trust=trust), catalog, kept, recipe.precision)
-        say_refused(catalog)
+        report_refused(TERMINAL, catalog)
         table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
         with _said_of(out):
             write(beside / out.name, table)
@@ -212,7 +212,7 @@ def _unlabelled(root: Path) -> Catalog:
             samples.append(Sample(name, 0, verdict))
     if not samples:
         raise DataError(f"No images in {root} that can be used; {len(refused)} files were refused.")
-    say(f"No class folders in {root}: {len(samples):,} images without a class.")
+    TERMINAL.info(f"No class folders in {root}: {len(samples):,} images without a class.")
     return Catalog(root, ("",), tuple(samples), tuple(refused))
 
 

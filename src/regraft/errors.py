@@ -4,6 +4,7 @@
     ├── UsageError                2   an option, an argument or a recipe is wrong   (also ValueError)
     ├── DataError                 3   the images or labels cannot be used           (also ValueError)
     ├── EnvironmentFault          4   disk, network, permission, missing package    (also OSError)
+    │   └── BackendLimit          4   Keras' backend cannot run a network
     └── ModelRefused              5   a model file is not what it should be         (also ValueError)
 
 A message says what was expected, what was received and how to mend it. Only `cli.main` catches; any
@@ -15,7 +16,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError", "brief", "nearest"]
+__all__ = [
+    "BackendLimit",
+    "DataError",
+    "EnvironmentFault",
+    "ModelRefused",
+    "RegraftError",
+    "UsageError",
+    "brief",
+    "nearest",
+]
 
 
 class RegraftError(Exception):
@@ -40,6 +50,14 @@ class EnvironmentFault(RegraftError, OSError):  # noqa: N818 - the design's name
     """A disk, a network, a permission or a package that is not there."""
 
     exit_code = 4
+
+
+class BackendLimit(EnvironmentFault):
+    """Keras' OpenVINO backend cannot run a network; another backend may."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why} Choose another backend: KERAS_BACKEND=tensorflow.")
+        self.why = why
 
 
 class ModelRefused(RegraftError, ValueError):  # noqa: N818 - the design's name

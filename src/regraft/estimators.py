@@ -17,13 +17,14 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from regraft.context import Context, InMemory
 from regraft.data.sample import Target
 from regraft.deploy.held import HeldRun
 from regraft.embedder import ImageEstimator
 from regraft.errors import UsageError
 from regraft.features.store import Store
 from regraft.recipe import ClassWeight, HeadSpec, Phase, Recipe, TaskChoice
-from regraft.run import learn
+from regraft.run import run_stages
 
 if TYPE_CHECKING:
     import keras
@@ -62,7 +63,10 @@ class _HeadEstimator(ImageEstimator):
             samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
             names = tuple(str(name) for name in outputs)
             catalog = replace(listed, outputs=names, samples=samples, task=task)
-            run.write(learn(catalog, recipe, head=own, trust=self.trust, store=self.store))
+            context = Context.open(
+                self.store, reporter=self._reporter, in_memory=InMemory(head=own), trust=self.trust
+            )
+            run.write(run_stages(context, catalog, recipe))
         self.run_ = run
 
     def _recipe(self) -> Recipe:

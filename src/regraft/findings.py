@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from regraft.console import say
+from regraft.context import Context
 from regraft.data.catalog import PARTS
 from regraft.data.notes import NOTES
 from regraft.evaluation.baseline import baseline, no_better
@@ -34,10 +34,10 @@ from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
 from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
 from regraft.outcome import Attempt, Outcome
-from regraft.prepare import enlarged
+from regraft.prepare import describe_enlarging
 from regraft.tasks import TASKS
 
-__all__ = ["now", "report_of", "score_parts", "thresholds", "warned", "warnings_of"]
+__all__ = ["add_warnings", "now", "report_of", "score_parts", "thresholds", "warnings_of"]
 
 Array = npt.NDArray[Any]
 
@@ -67,14 +67,16 @@ def warnings_of(outcome: Outcome) -> tuple[str, ...]:
     return (caution,) if caution else ()
 
 
-def warned(outcome: Outcome, cautions: Sequence[str]) -> Outcome:
-    """The outcome with what the user must know of the model, which is said: cautions about the data, whether
-    images are enlarged, `warnings_of`."""
-    small = enlarged(outcome.catalog, outcome.features, outcome.backbone.image_size)
-    found = (*cautions, *filter(None, [small]), *warnings_of(outcome))
-    for warning in found:
-        say(warning, style="yellow")
-    return replace(outcome, warnings=found)
+def add_warnings(context: Context, outcome: Outcome, cautions: Sequence[str]) -> Outcome:
+    """Return the outcome with what the user must know of the model, and report it.
+
+    That is: cautions about the data, whether images are enlarged, `warnings_of`.
+    """
+    small = describe_enlarging(outcome.catalog, outcome.features, outcome.backbone.image_size)
+    warnings = (*cautions, *filter(None, [small]), *warnings_of(outcome))
+    for warning in warnings:
+        context.reporter.warn(warning)
+    return replace(outcome, warnings=warnings)
 
 
 def score_parts(outcome: Outcome) -> list[PartScores]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regraft.console import say
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
 from regraft.recipe import Recipe
+from regraft.training.material import Material
 from regraft.units import units_of
 
 if TYPE_CHECKING:
@@ -16,14 +21,27 @@ if TYPE_CHECKING:
     from regraft.backbone.cut import Cut
     from regraft.backbone.load import Backbone
     from regraft.backbone.taps import Tap
+    from regraft.deploy.built import TrainedModel
     from regraft.training.heads import FoundHead
-    from regraft.training.material import Material
+    from regraft.training.phases import AsAsked
+    from regraft.training.tuning import Search
 
-__all__ = ["choose_taps", "grafted", "of_samples", "taps_for"]
+__all__ = ["BuiltModel", "build_model", "choose_taps", "find_taps_for", "fit_head", "ship_model"]
 
 
-def taps_for(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Where the features that the head may see are pooled; nothing where that is the output, as mostly."""
+class BuiltModel(NamedTuple):
+    """A model with a fresh head, and the same cut where what is not the untouched backbone begins."""
+
+    model: keras.Model
+    cut: Cut
+
+
+def find_taps_for(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
+    """Return where the features that the head may see are pooled; nothing for the output alone, as mostly.
+
+    Raises:
+        UsageError: taps are asked for with a head of the user's own, or with layers that surgery put in.
+    """
     if recipe.head.taps == "last":
         return ()
     from regraft.backbone.taps import find_taps
@@ -34,30 +52,21 @@ def taps_for(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
     return find_taps(backbone, recipe.head.taps)
 
 
-def choose_taps(taps: tuple[Tap, ...], material: Material) -> tuple[Tap, ...]:
-    """The taps that the head will see: all of "late", of "auto" those that cross-validation chooses."""
-    from regraft.training.solving import tap_numbers
-
-    if material.recipe.head.taps == "auto":
-        taps = tuple(taps[number] for number in tap_numbers(material))
-    say(f"Taps: {', '.join(tap.layer for tap in taps)}.")
-    return taps
-
-
-def grafted(
-    backbone: Backbone, catalog: Catalog, recipe: Recipe, head: Any, taps: tuple[Tap, ...]
-) -> tuple[keras.Model, Cut]:
-    """The model with a fresh head, and the same cut where what is not the untouched backbone begins."""
+def build_model(
+    context: Context, backbone: Backbone, catalog: Catalog, recipe: Recipe, taps: tuple[Tap, ...]
+) -> BuiltModel:
+    """Put a fresh head on a backbone that is frozen from now on, and cut the model in two."""
     from regraft.backbone.cut import cut
     from regraft.backbone.freeze import freeze
     from regraft.backbone.head import graft, is_head
     from regraft.backbone.taps import cut_at_taps
 
     freeze(backbone, "none")  # else its dropout would count as something that acts
-    own = hasattr(head, "compute_output_shape")  # a Keras layer or model; not a scikit-learn estimator
+    head = context.in_memory.head
+    is_layer = hasattr(head, "compute_output_shape")  # or a model; not a scikit-learn estimator
     model = graft(
         backbone,
-        head if own else recipe.head,
+        head if is_layer else recipe.head,
         task=catalog.task,
         outputs=len(catalog.outputs),
         units=units_of(catalog),
@@ -65,14 +74,54 @@ def grafted(
         seed=recipe.seed,
     )
     if taps:
-        return model, cut_at_taps(model, taps)
+        return BuiltModel(model, cut_at_taps(model, taps))
     new = set(backbone.new_layers)
-    return model, cut(model, lambda layer: is_head(layer) or layer.name in new)
+    return BuiltModel(model, cut(model, lambda layer: is_head(layer) or layer.name in new))
 
 
-def of_samples(found: FoundHead, whole: Cut, catalog: Catalog) -> keras.Model:
-    """The model as it is shipped: where samples have several images, it takes all of them."""
+def choose_taps(
+    context: Context, built: BuiltModel, taps: tuple[Tap, ...], material: Material
+) -> tuple[BuiltModel, Material]:
+    """Build the model anew with the taps that its head will see, where there are several to choose from.
+
+    The head sees all of "late", and of "auto" those that cross-validation chooses.
+    """
+    if len(taps) < 2:
+        return built, material
+    from regraft.training.solving import tap_numbers
+
+    if material.recipe.head.taps == "auto":
+        taps = tuple(taps[number] for number in tap_numbers(material))
+    context.reporter.info(f"Taps: {', '.join(tap.layer for tap in taps)}.")
+    built = build_model(context, material.backbone, material.catalog, material.recipe, taps)
+    return built, replace(material, names=built.cut.names)
+
+
+def fit_head(
+    context: Context, built: BuiltModel, material: Material
+) -> tuple[AsAsked | Search, FoundHead, Material]:
+    """Solve or train the head; return it with what fine-tunes it, as the recipe says or by a search."""
+    from regraft.training.phases import AsAsked
+    from regraft.training.tuning import Search
+
+    weights = _digest((str(weight.dtype), tuple(weight.shape)) for weight in built.model.weights)
+    rows = ([photo.digest for photo in s.photos] + [s.target, s.part] for s in material.catalog.samples)
+    samples = f"{len(material.catalog):,}, digest {_digest(rows)}"  # their order is that of training
+    context.journal.expect(samples=samples, features=material.views[0].key, weights=weights)
+    space, head = context.in_memory.space, context.in_memory.head
+    trainer = AsAsked(head, context.journal) if space is None else Search(space)
+    return trainer, *trainer.find_head(built.model, built.cut, material)
+
+
+def _digest(rows: Iterable[Any]) -> str:
+    return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def ship_model(found: FoundHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:
+    """Return the model as it is shipped: where samples have several images, it takes all of them."""
     from regraft.backbone.photos import over_photos
+    from regraft.deploy.built import TrainedModel
 
     photos = len(catalog.samples[0].photos)
-    return found.model if photos == 1 else over_photos(whole.prefix, found.head, photos)
+    model = found.model if photos == 1 else over_photos(cut.prefix, found.head, photos)
+    return TrainedModel(model, photos, found.kept, graph)

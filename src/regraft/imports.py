@@ -20,7 +20,14 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["LeftOut", "begin", "end_at_once", "import_openvino", "leave_out_needless"]
+__all__ = [
+    "LeftOut",
+    "begin",
+    "end_at_once",
+    "import_openvino",
+    "leave_out_needless",
+    "skip_other_backends",
+]
 
 SOON = 0.1  # seconds: mistakes that are found at once end a program before it has begun to import a backend
 
@@ -69,6 +76,17 @@ def leave_out_needless() -> None:
     callbacks = "keras.src.callbacks"
     needless = {"pandas": ["keras", "sklearn"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
     sys.meta_path.insert(0, LeftOut(needless))
+
+
+def skip_other_backends() -> None:
+    """From now on, Keras and what it needs are imported without any backend but OpenVINO.
+
+    For a process that is a program of ours and whose Keras runs on OpenVINO.
+    """
+    others = ["keras", "openvino", "optree", "ml_dtypes"]
+    sys.meta_path.insert(
+        0, LeftOut(dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), others))
+    )
 
 
 def import_openvino() -> Any:

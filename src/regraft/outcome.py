@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -14,14 +12,11 @@ from regraft.data.catalog import Catalog
 from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
-    import keras
-
-    from regraft.data.workers import DecodeAhead
+    from regraft.deploy.built import TrainedModel
     from regraft.features.extract import Features
     from regraft.training.fit import Fitted
-    from regraft.training.linear import LinearHead
 
-__all__ = ["UNTOUCHED", "Attempt", "Converted", "Decision", "Outcome", "Trained"]
+__all__ = ["UNTOUCHED", "Attempt", "Decision", "Outcome"]
 
 UNTOUCHED = "Nothing of the backbone was trained, as asked for."
 
@@ -119,47 +114,6 @@ def _a(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What of a model the store has in OpenVINO's format already.
-
-    Attributes:
-        graph: the file.
-        names: its outputs that go on.
-        rest: what takes them, in order, and answers; None where the graph is the whole model.
-    """
-
-    graph: Path
-    names: tuple[str, ...] = ()
-    rest: LinearHead | keras.Model | None = None
-
-
-class Trained(Protocol):
-    """The network that a run made, which can become files.
-
-    Attributes:
-        parameters: how many numbers it holds.
-    """
-
-    @property
-    def parameters(self) -> int: ...
-
-    def write(self, folder: Path, some: Callable[[], DecodeAhead] | None) -> dict[str, str]:
-        """Fill a run folder with `model.keras` and what runs or completes it.
-
-        Args:
-            folder: where to write.
-            some: begins to decode a few of the run's photographs, on which a graph for OpenVINO has to answer
-                as the model does; None for a run without a graph and without answers to compare.
-
-        Returns:
-            The SHA-256 of each file, by name.
-
-        Raises:
-            ModelRefused: a weight of the model is not a finite number.
-        """
-
-
-@dataclass(frozen=True)
 class Outcome:
     """Everything a run made.
 
@@ -174,7 +128,7 @@ class Outcome:
     recipe: Recipe
     catalog: Catalog
     backbone: BackboneFacts
-    network: Trained
+    network: TrainedModel
     features: Features
     head: str
     decision: Decision

@@ -1,52 +1,113 @@
-"""What a run starts from: the catalog that its recipe names, and its backbone, decoding meanwhile."""
+"""The stages of a run before anything learns: list, load the backbone, extract features, split."""
 
 from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections import Counter
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.facts import BackboneFacts
-from regraft.console import TERMINAL, say
+from regraft.backend import choose_openvino, expect_backend, expect_gradients
+from regraft.console import Reporter
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.leaks import Copies, groups_of, leaks_of
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.errors import UsageError
 from regraft.features.facts import facts_key
-from regraft.features.store import Store, pixel_key
+from regraft.features.store import pixel_key
 from regraft.recipe import Phase, Recipe
+from regraft.versions import versions
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.backbone.load import Backbone
     from regraft.features.extract import Features
-    from regraft.features.network import Network
 
 __all__ = [
+    "Parts",
     "begin_decoding",
-    "checked_phases",
-    "enlarged",
-    "extracted",
-    "hint",
-    "is_name",
+    "choose_backend",
+    "describe_enlarging",
+    "extract",
+    "extract_all_views",
+    "feature_key_hint",
+    "list_data",
+    "load_and_resolve",
     "open_backbone",
-    "parted",
     "read_catalog",
-    "recorded",
-    "say_backbone",
-    "say_refused",
+    "report_backbone",
+    "report_refused",
+    "split_catalog",
 ]
 
-HANDED = "python:"  # before the name of a backbone that no recipe can hold
+IN_MEMORY = "python:"  # before the name of a backbone that no recipe can hold
+FOREIGN = (b"keras_hub", b"regraft>SavedModelLayer")  # in a configuration: layers that need TensorFlow
+LONGEST = 2**24  # bytes of a configuration that are looked at
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
+
+
+def choose_backend(*backbones: str, trains: bool = False) -> None:
+    """Have Keras run on OpenVINO in this process where these backbones and what is done need nothing else.
+
+    For commands of the program, before Keras is imported; see `regraft.backend`.
+
+    Args:
+        backbones: as `load_backbone` takes them. SavedModels and presets need TensorFlow.
+        trains: something trains by gradient.
+
+    Raises:
+        EnvironmentFault: the backend that the user chose is not here, or cannot do this.
+    """
+    if not trains and not any(map(_needs_tensorflow, backbones)):
+        choose_openvino()
+    expect_backend()
+    if trains:
+        expect_gradients()
+
+
+def _needs_tensorflow(backbone: str) -> bool:
+    from regraft.backbone.zoo import is_zoo_name
+
+    if not backbone.endswith(".keras"):
+        return not is_zoo_name(backbone)
+    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(backbone) as archive:
+        with archive.open("config.json") as config:
+            text = config.read(LONGEST)
+        return any(name in text for name in FOREIGN)
+    return False  # whoever reads it says what is wrong
+
+
+def list_data(
+    context: Context, data: Catalog | str | os.PathLike[str], recipe: Recipe
+) -> tuple[Catalog, Recipe]:
+    """Return what can be learned of the data, and the recipe that names the data; report the task.
+
+    Raises:
+        UsageError, DataError, EnvironmentFault: see `read_catalog`.
+    """
+    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+    recipe = replace(recipe, data=os.fspath(data.root if isinstance(data, Catalog) else data))
+    catalog = catalog.learnable()
+    context.reporter.info(_describe_task(catalog, recipe))
+    return catalog, recipe
+
+
+def _describe_task(catalog: Catalog, recipe: Recipe) -> str:
+    """The kind of target, and how to choose another where nobody has chosen it."""
+    if recipe.task != "auto" or not catalog.why:
+        return f"Task: {catalog.task}."
+    return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
 
 
 def read_catalog(data: str | os.PathLike[str], recipe: Recipe) -> Catalog:
@@ -76,37 +137,35 @@ def read_catalog(data: str | os.PathLike[str], recipe: Recipe) -> Catalog:
     return Catalog.from_folder(path).as_task(recipe.task)
 
 
-def begin_decoding(catalog: Catalog, recipe: Recipe, store: Store) -> DecodeAhead | None:
+def begin_decoding(
+    context: Context, catalog: Catalog, recipe: Recipe, stack: ExitStack
+) -> DecodeAhead | None:
     """Decode what is probably needed while the backend is still being imported.
 
     Which images that is depends on the network, which is not there yet; the store's hint tells which key the
-    same recipe had before. A wrong guess costs time, never correctness.
+    same recipe had before. A wrong guess costs time, never correctness. `stack` ends the decoding.
     """
     from regraft.backbone.weights import find_weights
-    from regraft.backbone.zoo import find
+    from regraft.backbone.zoo import find, is_zoo_name
 
-    if not is_name(recipe.backbone):
+    if context.in_memory.backbone is not None or not is_zoo_name(recipe.backbone):
         return None  # its size is known when it is loaded
-    entry = find(recipe.backbone)
+    entry, store = find(recipe.backbone), context.store
     size = entry.size_at(recipe.image_size)
-    find_weights(
-        entry, recipe.weights, size=size, seed=recipe.seed, reporter=TERMINAL
-    )  # what cannot be had is said at once
+    # What cannot be had is said at once.
+    find_weights(entry, recipe.weights, size=size, seed=recipe.seed, reporter=context.reporter)
     contents = catalog.contents
-    key = store.recall(hint(recipe))
+    key = store.recall(feature_key_hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
     wanted |= set(store.entries(facts_key(size)).missing(contents))
     if recipe.keeps_pixels:
         wanted |= set(store.entries(pixel_key(size)).missing(contents))
-    return DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
+    decoding = DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
+    stack.callback(decoding.close)
+    return decoding
 
 
-def is_name(backbone: str) -> bool:
-    """Whether this is meant as a name of the table, not as a file, folder, handle or preset."""
-    return not Path(backbone).exists() and not any(mark in backbone for mark in "/:.")
-
-
-def hint(recipe: Recipe) -> str:
+def feature_key_hint(recipe: Recipe) -> str:
     """The question to the store: under which key did such a recipe's features lie?"""
     head = (recipe.head.pooling, recipe.head.taps)
     network = (recipe.backbone, recipe.weights, recipe.image_size, *head, recipe.seed, recipe.precision)
@@ -119,9 +178,9 @@ def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
     """
-    if recipe.backbone.startswith(HANDED):
+    if recipe.backbone.startswith(IN_MEMORY):
         raise UsageError(
-            f"backbone: {recipe.backbone.removeprefix(HANDED)} was handed over in Python when this recipe "
+            f"backbone: {recipe.backbone.removeprefix(IN_MEMORY)} was handed over in Python when this recipe "
             "was written. Hand it over again: train(data, recipe, out, backbone=...)."
         )
     from regraft.backbone.load import load_backbone
@@ -136,81 +195,130 @@ def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
     )
 
 
-def extracted(
-    network: keras.Model | Network, catalog: Catalog, recipe: Recipe, store: Store, ahead: DecodeAhead | None
+def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe]:
+    """Return the backbone, and the recipe that nothing replaces from now on.
+
+    Its phases have their plans in words, and it names a backbone that was handed over.
+
+    Raises:
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `resolve_phases`; or a run is
+            resumed that is another one.
+    """
+    from regraft.features.convert import prepare_converter
+
+    expect_backend()
+    if recipe.needs_gradients or context.in_memory.space is not None:
+        expect_gradients()
+    prepare_converter()
+    given = context.in_memory
+    if given.backbone is not None:
+        recipe = name_in_memory_backbone(recipe, given.backbone)
+    backbone = given.backbone or open_backbone(recipe, trust=context.trust)
+    recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
+    if given.space is not None:
+        resolve_phases(backbone, tuple(Phase(plan) for plan in given.space.plans))
+    plain = asdict(replace(recipe, data=""))
+    context.journal.expect(recipe=plain, handed=given.names, version=versions())
+    report_backbone(context.reporter, backbone)
+    return backbone, recipe
+
+
+def extract(
+    context: Context, network: keras.Model, catalog: Catalog, recipe: Recipe, decoding: DecodeAhead | None
 ) -> Features:
-    """The features of a catalog's images, and a hint of where they lie for the next run; see
-    `features.extract`."""
+    """Return the features of a catalog's images, and keep a hint of where they lie for the next run."""
     from regraft.features.extract import extract_features
 
     features = extract_features(
         network,
         catalog,
-        store=store,
+        store=context.store,
         keep_pixels=recipe.keeps_pixels,
-        ahead=ahead,
+        ahead=decoding,
         precision=recipe.precision,
     )
-    store.remember(hint(recipe), features.key)
+    context.store.remember(feature_key_hint(recipe), features.key)
     return features
 
 
-def say_backbone(facts: BackboneFacts) -> None:
-    """Which backbone it is, and what was done to it on the way."""
-    say(f"Backbone {facts.name} at {facts.image_size} px, weights: {facts.weights_briefly}.")
+def extract_all_views(
+    context: Context, network: keras.Model, catalog: Catalog, recipe: Recipe, first: Features
+) -> tuple[Features, ...]:
+    """Return the features of every view of the training images; the first is the image as it is."""
+    if recipe.view_count == 1:
+        return (first,)
+    from regraft.data.augment import resolve_augment
+    from regraft.data.view import View
+    from regraft.features.views import extract_views
+
+    names = resolve_augment(recipe.augment, catalog.task)
+    views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
+    seen = replace(catalog, samples=catalog.part("train"))
+    return extract_views(network, seen, first=first, store=context.store, views=views)
+
+
+def report_backbone(reporter: Reporter, facts: BackboneFacts) -> None:
+    """Report which backbone it is, and what was done to it on the way."""
+    reporter.info(f"Backbone {facts.name} at {facts.image_size} px, weights: {facts.weights_briefly}.")
     for note in facts.notes:
-        say(note)
+        reporter.info(note)
 
 
-def say_refused(catalog: Catalog) -> None:
-    """Name what is not used, the first dozen, and count it by reason."""
+def report_refused(reporter: Reporter, catalog: Catalog) -> None:
+    """Report what is not used, the first dozen by name, all of it counted by reason."""
     refused = catalog.refused
     for item in refused[:12]:
-        say(f"Refused {item.image}: {item.code}, {item.detail}", style="yellow")
+        reporter.warn(f"Refused {item.image}: {item.code}, {item.detail}")
     if refused:
         reasons = Counter(item.code for item in refused)
         counted = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
         total = len(refused) + len(catalog)
-        say(f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl.")
+        reporter.info(
+            f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl."
+        )
 
 
-def parted(catalog: Catalog, features: Features, recipe: Recipe) -> tuple[Catalog, dict[str, int], list[str]]:
-    """What can be used of the catalog, in parts, copies of a picture on one side. What is refused is said,
-    what the user's own cut leaks is counted.
+class Parts(NamedTuple):
+    """A catalog whose samples have parts.
 
-    Returns:
-        The catalog; part -> how many of its samples show a picture of a part before it; warnings.
+    Attributes:
+        catalog: what can be used, copies of a picture on one side.
+        leaks: part -> how many of its samples show a picture of a part before it.
+        cautions: warnings about the data.
     """
+
+    catalog: Catalog
+    leaks: dict[str, int]
+    cautions: list[str]
+
+
+def split_catalog(context: Context, catalog: Catalog, features: Features, recipe: Recipe) -> Parts:
+    """Drop refused images, split the rest, and keep copies of a picture in one part; report all of that."""
     from regraft.evaluation.problems import cautions  # it takes scikit-learn, which predicting does not
 
     catalog = catalog.without(features.refused)
-    say_refused(catalog)
+    report_refused(context.reporter, catalog)
     catalog = catalog.learnable()
-    ties = find_copies(catalog, features).ties
+    ties = Copies.of(features.facts_of(catalog.contents), reporter=context.reporter).ties
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
-    say(_parts(catalog))
-    leaks, said_of_leaks = leaks_of(catalog, ties)
+    context.reporter.info(_describe_parts(catalog))
+    leaks, leak_warnings = leaks_of(catalog, ties)
     groups = groups_of(catalog.samples, ties)
     facts = features.facts(catalog.samples)
-    told = cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
-    said = _copies(groups, leaks)
-    say(said)
-    return replace(catalog, notes=(*catalog.notes, said)), leaks, [*said_of_leaks, *told]
+    warnings = cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
+    copies = _describe_copies(groups, leaks)
+    context.reporter.info(copies)
+    return Parts(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])
 
 
-def find_copies(catalog: Catalog, features: Features) -> Copies:
-    """Which of a catalog's images show one picture."""
-    return Copies.of(features.facts_of(catalog.contents), reporter=TERMINAL)
-
-
-def _parts(catalog: Catalog) -> str:
+def _describe_parts(catalog: Catalog) -> str:
     parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
     kind = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
     count = len(catalog.outputs)
     return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
 
 
-def _copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
+def _describe_copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
     """How many images show a picture that another one shows, and what became of it."""
     copies = len(groups) - len(set(groups.tolist()))
     said = f"{copies:,} image{' is a copy' if copies == 1 else 's are copies'} of another"
@@ -220,13 +328,13 @@ def _copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
     return f"Copies: {said}; {total:,} of {' and '.join(leaks)} show{'s' * (total == 1)} what is trained on."
 
 
-def recorded(recipe: Recipe, backbone: Backbone) -> Recipe:
-    """The recipe with a backbone that was handed over in Python: its name, which alone does not load it."""
+def name_in_memory_backbone(recipe: Recipe, backbone: Backbone) -> Recipe:
+    """Return the recipe with the name of a backbone that was handed over, which alone does not load it."""
     size = backbone.image_size
-    return replace(recipe, backbone=HANDED + backbone.name, weights="imagenet", pixels="", image_size=size)
+    return replace(recipe, backbone=IN_MEMORY + backbone.name, weights="imagenet", pixels="", image_size=size)
 
 
-def enlarged(catalog: Catalog, features: Features, size: int) -> str:
+def describe_enlarging(catalog: Catalog, features: Features, size: int) -> str:
     """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
     sides = sorted(max(facts.width, facts.height) for facts in features.facts(catalog.samples))
     middle = sides[len(sides) // 2]
@@ -238,8 +346,8 @@ def enlarged(catalog: Catalog, features: Features, size: int) -> str:
     )
 
 
-def checked_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    """The phases, their plans in words; a plan that the backbone cannot have is refused before any work.
+def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """Return the phases, their plans in words; refuse a plan that the backbone cannot have before any work.
 
     Raises:
         UsageError: see `backbone.freeze.planned`.

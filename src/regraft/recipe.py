@@ -232,6 +232,15 @@ class Recipe:
         return any(phase.unfreeze != "none" for phase in self.phases)
 
     @property
+    def needs_gradients(self) -> bool:
+        """Whether anything trains by gradient: some phase, or a head that is not solved.
+
+        >>> Recipe().needs_gradients, Recipe(phases=()).needs_gradients
+        (True, False)
+        """
+        return bool(self.phases) or not self.head.linear or self.head.solver == "gradient"
+
+    @property
     def view_count(self) -> int:
         """How many versions of a training image a frozen backbone sees."""
         named = self.augment not in ((), ("auto",))

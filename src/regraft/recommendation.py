@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbone.zoo import find, weights_on_disk
-from regraft.console import say
+from regraft.backbone.zoo import find, is_zoo_name, weights_on_disk
+from regraft.console import TERMINAL
 from regraft.data.catalog import Catalog
 from regraft.data.sample import Sample
 from regraft.embedding import VECTOR, check_pooling, pooled_network
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.features.store import Store
-from regraft.prepare import hint, is_name, open_backbone, read_catalog, say_refused
+from regraft.prepare import feature_key_hint, open_backbone, read_catalog, report_backbone, report_refused
 from regraft.recipe import HeadSpec, Recipe
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
@@ -150,7 +150,7 @@ def recommend(
     kept = Store.open(store)
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     catalog = _sampled(catalog.learnable(), sample, recipe.seed)
-    say(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
+    TERMINAL.info(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
     trial = _Trial(catalog, kept, several=len(asked) > 1, trust=trust)
     tried = [trial.of(each) for each in asked]
     ranked = [each for each in tried if isinstance(each, Ranked)]
@@ -185,7 +185,7 @@ def _asked(recipe: Recipe, backbones: Sequence[str], weights: str | Sequence[str
             f"weights: expected one, or one for each of {len(backbones)} backbones. Received: {len(each)}."
         )
     each = each * len(backbones) if len(each) == 1 else each
-    for backbone in filter(is_name, backbones):
+    for backbone in filter(is_zoo_name, backbones):
         find(backbone).size_at(recipe.image_size)
     head = HeadSpec(pooling=recipe.head.pooling)
     return [
@@ -193,7 +193,7 @@ def _asked(recipe: Recipe, backbones: Sequence[str], weights: str | Sequence[str
             recipe,
             backbone=backbone,
             weights=chosen,
-            pixels="" if is_name(backbone) else recipe.pixels,  # of the table's the contract is known
+            pixels="" if is_zoo_name(backbone) else recipe.pixels,  # of the table's the contract is known
             head=head,
         )
         for backbone, chosen in zip(backbones, each, strict=True)
@@ -202,7 +202,7 @@ def _asked(recipe: Recipe, backbones: Sequence[str], weights: str | Sequence[str
 
 def _downloads(asked: Sequence[Recipe]) -> str:
     """What has to be fetched, with the size of the published file."""
-    names = [find(r.backbone) for r in asked if is_name(r.backbone) and r.weights == "imagenet"]
+    names = [find(r.backbone) for r in asked if is_zoo_name(r.backbone) and r.weights == "imagenet"]
     absent = [entry for entry in names if weights_on_disk(entry) is None]
     listed = ", ".join(f"{entry.name} ({entry.size_mb or 4 * entry.parameters_m:.0f} MB)" for entry in absent)
     return f" To download, at most: {listed}." if absent else ""
@@ -236,9 +236,9 @@ class _Trial:
         try:
             backbone = open_backbone(recipe, trust=self._trust)
         except RegraftError as fault:
-            say(f"Left out: {recipe.backbone}. {fault}", style="yellow")
+            TERMINAL.warn(f"Left out: {recipe.backbone}. {fault}")
             return fault
-        say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
+        report_backbone(TERMINAL, backbone)
         features = self._features(backbone, recipe)
         score, evidence, apart, width = self._scores(features, recipe.seed)
         parameters = backbone.model.count_params()
@@ -260,10 +260,10 @@ class _Trial:
 
         network = pooled_network(backbone, recipe.head)
         features = extract_features(network, self.catalog, store=self._store, keep_pixels=self._several)
-        self._store.remember(hint(recipe), features.key)
+        self._store.remember(feature_key_hint(recipe), features.key)
         if features.refused:
             self.catalog = self.catalog.without(features.refused).learnable()
-            say_refused(self.catalog)
+            report_refused(TERMINAL, self.catalog)
         return features
 
     def _scores(self, features: Features, seed: int) -> tuple[float, float, float, int]:

@@ -8,58 +8,47 @@ What needs a deep-learning backend is imported where it is used: listing and dec
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft import known
-from regraft.answered import final_answers, from_features
-from regraft.artifacts import claim_folder, write_run
-from regraft.clock import Clock
-from regraft.console import say
+from regraft.answered import answer_from_features, evaluate
+from regraft.artifacts import claim_folder, open_sample_images, write_run
+from regraft.context import Context, InMemory
 from regraft.data.catalog import Catalog
-from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.built import Built
 from regraft.deploy.bundle import Bundle, load
-from regraft.features.store import Store
-from regraft.findings import warned
-from regraft.grafting import choose_taps, grafted, of_samples, taps_for
+from regraft.findings import add_warnings
+from regraft.grafting import build_model, choose_taps, find_taps_for, fit_head, ship_model
 from regraft.imports import begin
 from regraft.outcome import Outcome
 from regraft.prepare import (
     begin_decoding,
-    checked_phases,
-    extracted,
-    open_backbone,
-    parted,
-    read_catalog,
-    recorded,
-    say_backbone,
+    extract,
+    extract_all_views,
+    list_data,
+    load_and_resolve,
+    split_catalog,
 )
 from regraft.recipe import Phase, Recipe
 from regraft.space import Space
+from regraft.training.material import Material
 from regraft.training.progress import Progress
-from regraft.versions import versions
 
 if TYPE_CHECKING:
     import keras
 
-    from regraft.backbone.cut import Cut
     from regraft.backbone.load import Backbone
-    from regraft.features.extract import Features
-    from regraft.training.material import Material
-    from regraft.training.phases import AsAsked
-    from regraft.training.tuning import Search
 
-__all__ = ["Run", "learn", "search", "train"]
+__all__ = ["Run", "run_stages", "search", "train"]
 
-IMPORTED = ("scipy.optimize", "sklearn.tree")  # what takes long of that which every run comes to need
-SOME = 4  # samples on which a graph for another engine is compared with the model
+SLOW_IMPORTS = (
+    "keras",
+    "scipy.optimize",
+    "sklearn.tree",
+)  # what takes long of that which a run comes to need
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ class Run:
 
     @cached_property
     def model(self) -> keras.Model:
-        """The trained network, an ordinary `keras.Model`; read from its file where no backend was needed."""
+        """The trained network, an ordinary `keras.Model`."""
         return self.bundle.model if self._model is None else self._model
 
     @property
@@ -124,22 +113,14 @@ def train(
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
         run.model.predict(pixels)
     """
-    place = Path(out)
-    with Progress.of(place, resume=resume) as progress:
-        with claim_folder(place, overwrite=overwrite or progress.may_replace(place)) as folder:
-            progress.begin()
-            outcome = learn(
-                data,
-                recipe or Recipe(),
-                backbone=backbone,
-                head=head,
-                trust=trust,
-                store=store,
-                progress=progress,
-            )
-            run = _written(outcome, folder, place)
-            progress.deliver(folder)
-        progress.finished = not run.interrupted
+    target, given = Path(out), InMemory(backbone, head)
+    with Progress.of(target, resume=resume) as journal:
+        with claim_folder(target, overwrite=overwrite or journal.may_replace(target)) as folder:
+            journal.begin()
+            context = Context.open(store, journal=journal, in_memory=given, trust=trust)
+            run = _write_run_folder(context, run_stages(context, data, recipe or Recipe()), folder, target)
+            journal.deliver(folder)
+        journal.finished = not run.interrupted
     return run
 
 
@@ -171,178 +152,65 @@ def search(
         run = search("photos", Recipe(budget=1800), "runs/photos", space=Space(plans=("last:10", "all")))
         run.metrics["search"][0]["val_loss"]
     """
+    target, given = Path(out), InMemory(backbone, space=space or Space())
     recipe = replace(recipe or Recipe(), phases=(Phase(),))
-    place = Path(out)
     with (  # nothing is resumed, but the place belongs to one process
-        Progress.of(place, resume=False) as progress,
-        claim_folder(place, overwrite=overwrite) as folder,
+        Progress.of(target, resume=False) as journal,
+        claim_folder(target, overwrite=overwrite) as folder,
     ):
-        progress.begin()
-        outcome = learn(data, recipe, backbone=backbone, space=space or Space(), trust=trust, store=store)
-        return _written(outcome, folder, place)
+        journal.begin()
+        context = Context.open(store, in_memory=given, trust=trust)
+        return _write_run_folder(context, run_stages(context, data, recipe), folder, target)
 
 
-def learn(
-    data: Catalog | str | PathLike[str],
-    recipe: Recipe,
-    *,
-    backbone: Backbone | None = None,
-    head: Any = None,
-    space: Space | None = None,
-    trust: bool = False,
-    store: str | PathLike[str] | None = None,
-    progress: Progress | None = None,
-) -> Outcome:
-    """What `train` does before anything is written, or `search` where there is a space to choose from.
+def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Recipe) -> Outcome:
+    """Do everything that `train` and `search` do before the run folder is written.
 
-    Arguments and errors are theirs; `progress` is where it is kept how far training came.
+    Args:
+        context: of the run.
+        data, recipe: as for `train`. The recipe is final once the backbone is loaded.
+
+    Raises:
+        UsageError, DataError, EnvironmentFault, ModelRefused: see `train`.
     """
-    clock, kept, progress = Clock(), Store.open(store), progress or Progress()
-    ours = backbone is None and head is None and space is None
-    soon = ours and known.expected(recipe, kept)
     with ExitStack() as stack:
-        with clock("list"), begin(*(() if soon else ("keras",)), *IMPORTED):
-            catalog, recipe = _listed(data, recipe)
-            listed = catalog
-            ahead = None if backbone else begin_decoding(catalog, recipe, kept)
-            if ahead is not None:
-                stack.callback(ahead.close)
-            template = known.find_template(catalog, recipe, kept) if soon else None
-        if template is not None:
-            return known.learn_head(
-                template, catalog, recipe, store=kept, ahead=ahead, clock=clock, progress=progress
-            )
-        with clock("load"):
-            handed = tuple(
-                name for name, value in (("backbone", backbone), ("head", head)) if value is not None
-            )
-            recipe = recorded(recipe, backbone) if backbone else recipe
-            backbone = backbone or open_backbone(recipe, trust=trust)
-            recipe = replace(recipe, phases=checked_phases(backbone, recipe.phases))
-            if space is not None:
-                checked_phases(backbone, tuple(Phase(plan) for plan in space.plans))
-            progress.expect(recipe=asdict(replace(recipe, data="")), handed=handed, version=versions())
-            say_backbone(backbone)
-            taps = taps_for(backbone, recipe, head)
-            model, whole = grafted(backbone, catalog, recipe, head, taps)
-        with clock("features"):
-            features = extracted(whole.prefix, catalog, recipe, kept, ahead)
-            recipe = replace(recipe, precision=features.precision)
-            catalog, leaks, cautions = parted(catalog, features, recipe)
-            views = _views(whole, catalog, recipe, kept, features)
-        with clock("head"):
-            material = _material(backbone, catalog, recipe, store=kept, views=views, names=whole.names)
-            if len(taps) > 1:
-                taps = choose_taps(taps, material)
-                model, whole = grafted(backbone, catalog, recipe, head, taps)
-                material = replace(material, names=whole.names)
-            progress.expect(samples=_samples(catalog), features=features.key, weights=_shapes(model))
-            learning = _learning(space, head, progress)
-            found, material = learning.find_head(model, whole, material)
-            reference = from_features(found, material)
-        with clock("fine-tune"):
-            decision = learning.fine_tune(found, material)
-            say(decision.reason)
-        with clock("evaluate"):
-            final, converted = final_answers(found, features, material, fine_tuned=decision.fine_tuned)
-        keep = known.keeper(listed, whole, found, material, features) if ours and converted else None
-        network = Built(
-            of_samples(found, whole, catalog), len(catalog.samples[0].photos), found.kept, converted, keep
-        )
+        with context.stage("list"), begin(*SLOW_IMPORTS):
+            listed, recipe = list_data(context, data, recipe)
+            decoding = begin_decoding(context, listed, recipe, stack)
+        with context.stage("load"):
+            backbone, recipe = load_and_resolve(context, recipe)
+            taps = find_taps_for(backbone, recipe, context.in_memory.head)
+            built = build_model(context, backbone, listed, recipe, taps)
+        with context.stage("features"):
+            features = extract(context, built.cut.prefix, listed, recipe, decoding)
+            parts = split_catalog(context, listed, features, recipe)
+            views = extract_all_views(context, built.cut.prefix, parts.catalog, recipe, features)
+        with context.stage("head"):
+            material = Material(recipe, parts.catalog, backbone, context.store, views, built.cut.names)
+            built, material = choose_taps(context, built, taps, material)
+            trainer, found, material = fit_head(context, built, material)
+            reference = answer_from_features(found, material)
+        with context.stage("fine-tune"):
+            decision = trainer.fine_tune(found, material)
+            context.reporter.info(decision.reason)
+        with context.stage("evaluate"):
+            final, graph = evaluate(context, found, material, fine_tuned=decision.fine_tuned)
         outcome = Outcome(
             material.recipe,
-            catalog,
+            parts.catalog,
             backbone,
-            network,
+            ship_model(found, built.cut, parts.catalog, graph),
             features,
             found.words,
             decision,
             {part: (final[part], reference[part]) for part in final},
-            clock.seconds,
-            handed=handed,
-            leaks=leaks,
+            context.timer.seconds,
+            handed=context.in_memory.names,
+            leaks=parts.leaks,
         )
-        return warned(outcome, cautions)
+        return add_warnings(context, outcome, parts.cautions)
 
 
-def _listed(data: Catalog | str | PathLike[str], recipe: Recipe) -> tuple[Catalog, Recipe]:
-    """What can be learned of the data, its task said; and the recipe that names the data."""
-    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
-    recipe = replace(recipe, data=fspath(data.root if isinstance(data, Catalog) else data))
-    catalog = catalog.learnable()
-    say(_task(catalog, recipe))
-    return catalog, recipe
-
-
-def _written(outcome: Outcome, folder: Path, out: Path) -> Run:
-    metrics = write_run(outcome, folder, out, lambda: _some(outcome))
-    model = outcome.network.model if isinstance(outcome.network, Built) else None
-    return Run(out, metrics, outcome.decision.interrupted, model)
-
-
-def _some(outcome: Outcome) -> DecodeAhead:
-    """A few of a run's images, being decoded once more."""
-    catalog = outcome.catalog
-    samples = (catalog.part("validation") or catalog.samples)[:SOME]
-    jobs = [Job(catalog.root / photo.path, photo.digest) for s in samples for photo in s.photos]
-    return DecodeAhead(jobs, outcome.backbone.image_size, workers=1)
-
-
-def _views(
-    whole: Cut, catalog: Catalog, recipe: Recipe, store: Store, first: Features
-) -> tuple[Features, ...]:
-    """The features of every view of the training images; the first view is the image as it is."""
-    if recipe.view_count == 1:
-        return (first,)
-    from regraft.data.augment import resolve_augment
-    from regraft.data.view import View
-    from regraft.features.views import extract_views
-
-    names = resolve_augment(recipe.augment, catalog.task)
-    views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
-    seen = replace(catalog, samples=catalog.part("train"))
-    return extract_views(whole.prefix, seen, first=first, store=store, views=views)
-
-
-def _task(catalog: Catalog, recipe: Recipe) -> str:
-    """What kind of target this is, and how to say otherwise where nobody has said it."""
-    if recipe.task != "auto" or not catalog.why:
-        return f"Task: {catalog.task}."
-    return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
-
-
-def _material(
-    backbone: Backbone,
-    catalog: Catalog,
-    recipe: Recipe,
-    *,
-    store: Store,
-    views: tuple[Features, ...],
-    names: tuple[str, ...],
-) -> Material:
-    from regraft.training.material import Material
-
-    return Material(recipe, catalog, backbone, store, views, names)
-
-
-def _samples(catalog: Catalog) -> str:
-    """A digest of contents, targets and parts, in their order, on which the order of training depends."""
-    rows = ([photo.digest for photo in s.photos] + [s.target, s.part] for s in catalog.samples)
-    return f"{len(catalog):,}, digest {_digest(rows)}"
-
-
-def _shapes(model: keras.Model) -> str:
-    """A digest of what a checkpoint of a model holds."""
-    return _digest((str(weight.dtype), tuple(weight.shape)) for weight in model.weights)
-
-
-def _digest(rows: Iterable[Any]) -> str:
-    return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
-
-
-def _learning(space: Space | None, head: Any, progress: Progress) -> AsAsked | Search:
-    """What finds the head and trains: as the recipe asks, or the best of a space."""
-    from regraft.training.phases import AsAsked
-    from regraft.training.tuning import Search
-
-    return AsAsked(head, progress) if space is None else Search(space)
+def _write_run_folder(context: Context, outcome: Outcome, folder: Path, out: Path) -> Run:
+    metrics = write_run(outcome, folder, out, lambda: open_sample_images(outcome), context.reporter)
+    return Run(out, metrics, outcome.decision.interrupted, outcome.network.model)

@@ -38,6 +38,7 @@ from regraft.backbone.weights import (
     choose_weights,
     classes_of,
     complete_scaling,
+    draw_weights,
     find_weights,
     load_weights,
     sha256,
@@ -235,6 +236,8 @@ def _from_zoo(entry: Entry, asked: _Asked) -> Backbone:
         notes = (_load_with_classifier(entry, model, chosen.file, classes),)
     elif chosen.file is not None:
         load_weights(model, chosen.file, f"{entry.name} without its classifier")
+    else:
+        draw_weights(model, asked.seed)
     if entry.module == "efficientnet":
         complete_scaling(model)
     return _backbone(entry.name, model, chosen.provenance, stages=entry, notes=notes)
@@ -271,6 +274,7 @@ def _from_model(model: keras.Model, own: Weights, asked: _Asked) -> Backbone:
     if asked.weights == "random":
         with _seeded(asked.seed):
             body = carried(body, rebuilt(body, size), keras.layers.Normalization)
+        draw_weights(body, asked.seed)
     elif chosen.file is not None:
         # Into a copy, so that a refused file leaves the caller's model alone.
         whole = model if classes_of(chosen.file, body) is not None else body
@@ -318,7 +322,8 @@ def _from_preset(preset: str, asked: _Asked) -> Backbone:
             pixels=asked.pixels,
             load_weights=asked.weights != "random",
         )
-    drawn = asked.weights == "random"
+    if drawn := asked.weights == "random":
+        draw_weights(model, asked.seed)
     weights = f"random (seed {asked.seed})" if drawn else f"KerasHub preset {preset}"
     backbone = _backbone(model.name, model, weights, notes=notes)
     place = {layer.name: number for number, layer in enumerate(backbone.layers)}

@@ -20,7 +20,16 @@ import keras
 
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief
 
-__all__ = ["Facts", "Module", "digest_of", "facts_of", "is_savedmodel", "read_module", "tensorflow"]
+__all__ = [
+    "Facts",
+    "Module",
+    "digest_of",
+    "facts_of",
+    "freeze_graph",
+    "is_savedmodel",
+    "read_module",
+    "tensorflow",
+]
 
 DEFAULT_SIZE = 224  # pixels a side where neither the module nor the user says
 _SIGNATURES = ("serving_default", "default")  # TensorFlow 2's and TensorFlow 1 Hub's word for the main one
@@ -244,3 +253,45 @@ def _no_image_model(folder: Path, received: str) -> ModelRefused:
         f"{folder} is no image model. Expected one that maps float RGB images (batch, height, width, 3) to "
         f"one vector, tokens or map an image. Received: {received}."
     )
+
+
+def freeze_graph(network: keras.Model) -> bytes:
+    """Return a network that holds SavedModels as a TensorFlow graph whose weights are constants.
+
+    OpenVINO reads it natively. A stateless scope puts the constants in the variables' place, so that it is
+    parsed in a fraction of the time that tracing variables one by one takes.
+
+    Args:
+        network: pixels, or other tensors, to a dictionary of named tensors. The batch stays free. Inputs are
+            called `in_0`, `in_1` and so on, outputs their name with `out_` in front.
+    """
+    import tensorflow as tf
+
+    values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
+
+    def constant(*given: Any) -> Any:
+        mapping = [(variable, tf.constant(value)) for variable, value in values]
+        with keras.StatelessScope(state_mapping=mapping):
+            outputs = network(given if len(given) > 1 else given[0], training=False)
+        return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
+
+    signature = [
+        tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=f"in_{number}")
+        for number, tensor in enumerate(network.inputs)
+    ]
+    traced = tf.function(constant, autograph=False).get_concrete_function(*signature)
+    if any(value.dtype == tf.resource for value in traced.captured_inputs):
+        # A SavedModel reads its own variables, not those of the scope.
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        traced = convert_variables_to_constants_v2(traced)
+    graph = traced.graph.as_graph_def()
+    nodes = {node.name: node for node in graph.node}
+    for value, inside in traced.graph.captures:  # tensors that layers hold, such as a mean to subtract
+        node = nodes[inside.op.name]
+        node.op = "Const"
+        node.attr.clear()
+        node.attr["dtype"].type = value.dtype.as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    serialized: bytes = graph.SerializeToString()
+    return serialized

@@ -7,6 +7,7 @@ never a network that is partly random.
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections import Counter
 from functools import cache
@@ -18,6 +19,7 @@ import numpy as np
 
 from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
+from regraft.backend import settle_variables
 from regraft.beside import new_folder, sweep
 from regraft.console import Reporter
 from regraft.errors import EnvironmentFault, UsageError, brief, nearest
@@ -31,6 +33,7 @@ __all__ = [
     "choose_weights",
     "classes_of",
     "complete_scaling",
+    "draw_weights",
     "find_weights",
     "load_weights",
     "published_weights",
@@ -72,6 +75,25 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     _check_format(path)
     _look_through(path.resolve(), digest)
     return Weights(path, f"file {path.name} sha256 {digest}")
+
+
+def draw_weights(model: keras.Model, seed: int) -> None:
+    """Give every kernel of a fresh model random weights, the same on every backend.
+
+    They are uniform with the variance of Glorot and Bengio (2010); vectors keep what their layers begin with.
+
+    Args:
+        model: changed in place.
+        seed: of the weights.
+    """
+    random = np.random.default_rng(seed)
+    for layer in model._flatten_layers():
+        for kernel in layer._trainable_variables:
+            if len(kernel.shape) > 1:
+                *places, inputs, outputs = kernel.shape
+                limit = math.sqrt(6 / (math.prod(places) * (inputs + outputs)))
+                kernel.assign(random.uniform(-limit, limit, kernel.shape).astype(np.float32))
+    settle_variables(model)
 
 
 def find_weights(entry: Entry, weights: str | Path, *, size: int, seed: int, reporter: Reporter) -> Weights:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from regraft.backend import keras_home
 from regraft.errors import UsageError, nearest
-from regraft.versions import keras_home
 
-__all__ = ["ZOO", "Entry", "Stages", "find", "keras_cache", "recognise", "weights_on_disk"]
+__all__ = ["ZOO", "Entry", "Stages", "find", "is_zoo_name", "keras_cache", "recognise", "weights_on_disk"]
 
 Contract = Literal["tf", "torch", "caffe", "raw"]
 
@@ -349,6 +349,15 @@ ZOO: dict[str, Entry] = {name: _entry(row, _rows(_WEIGHTS)[name]) for name, row 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def is_zoo_name(backbone: str) -> bool:
+    """Return whether this is meant as a name of the table, not as a file, folder, handle or preset.
+
+    >>> is_zoo_name("resnet50"), is_zoo_name("kerashub:vit_base"), is_zoo_name("mine.keras")
+    (True, False, False)
+    """
+    return not Path(backbone).exists() and not set(backbone) & set("/:.")
 
 
 def find(name: str) -> Entry:

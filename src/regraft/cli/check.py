@@ -68,6 +68,7 @@ def check(  # noqa: PLR0917 - typer reads the options off the signature
     """Find bad files, copies, leaks between parts, doubtful labels and more, before anything is trained."""
     from regraft.artifacts import claim_folder
     from regraft.checkup import check as look_over
+    from regraft.prepare import choose_backend
     from regraft.recipe import Recipe
 
     chosen = {
@@ -85,8 +86,10 @@ def check(  # noqa: PLR0917 - typer reads the options off the signature
     }
     if as_json not in (None, "-") and Path(as_json).exists() and not overwrite:
         raise UsageError(f"{as_json} exists already. Choose another file, or replace it with --overwrite.")
+    recipe = replace(Recipe(), **given(chosen))
+    choose_backend(recipe.backbone)
     with claim_folder(out, overwrite=overwrite, mark="check.json") if out else nullcontext() as folder:
-        found = look_over(data, replace(Recipe(), **given(chosen)), labels=labels, trust=trust, store=store)
+        found = look_over(data, recipe, labels=labels, trust=trust, store=store)
         if folder is not None:
             (folder / "check.json").write_text(found.as_json(), "utf-8")
             (folder / "check.html").write_text(found.as_html(), "utf-8")

@@ -44,6 +44,7 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
 ) -> None:
     """Write the frozen backbone's features of images to a file, a row an image."""
     from regraft.embedding import embed as embed_images
+    from regraft.prepare import choose_backend
     from regraft.recipe import HeadSpec, Recipe
 
     chosen = {
@@ -55,7 +56,7 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
         "image_size": image_size,
         "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
     }
-    found = embed_images(
-        data, replace(Recipe(), **given(chosen)), out, overwrite=overwrite, trust=trust, store=store
-    )
+    recipe = replace(Recipe(), **given(chosen))
+    choose_backend(recipe.backbone)
+    found = embed_images(data, recipe, out, overwrite=overwrite, trust=trust, store=store)
     print(f"{safe(str(found.path))}: {found.images:,} images, {found.features:,} features each")

@@ -12,6 +12,7 @@ import sys
 
 import typer
 
+from regraft.backend import restart, was_chosen
 from regraft.cli.check import check
 from regraft.cli.embed import embed
 from regraft.cli.inspect import inspect
@@ -21,7 +22,7 @@ from regraft.cli.recommend import recommend
 from regraft.cli.search import search
 from regraft.cli.train import train
 from regraft.console import say
-from regraft.errors import RegraftError, UsageError
+from regraft.errors import BackendLimit, RegraftError, UsageError
 from regraft.imports import end_at_once, leave_out_needless
 from regraft.signals import exit_code, terminable
 
@@ -54,6 +55,9 @@ def main() -> None:
             code = exit_code()
         sys.exit(code)
     except RegraftError as error:
+        if isinstance(error, BackendLimit) and was_chosen():
+            say(f"{error.why} The command starts again with TensorFlow.")
+            restart()
         say(f"regraft: {error}", style="red")
         sys.exit(error.exit_code)
     except BrokenPipeError:

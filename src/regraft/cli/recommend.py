@@ -54,6 +54,7 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
     store: StoreOption = None,
 ) -> None:
     """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
+    from regraft.prepare import choose_backend
     from regraft.recipe import HeadSpec, Recipe
     from regraft.recommendation import BACKBONES
     from regraft.recommendation import recommend as rank
@@ -69,10 +70,12 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
         "image_size": image_size,
         "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
     }
+    candidates = names(backbones) or BACKBONES
+    choose_backend(*candidates)
     found = rank(
         data,
         replace(Recipe(), **given(chosen)),
-        backbones=names(backbones) or BACKBONES,
+        backbones=candidates,
         weights=names(weights) or "imagenet",
         sample=sample,
         trust=trust,

@@ -122,6 +122,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     store: StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
+    from regraft.prepare import choose_backend
     from regraft.recipe import Recipe, parse_duration, parse_size
     from regraft.run import train as run_recipe
 
@@ -155,6 +156,7 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         "seed": seed,
     }
     settings = replace(start, **given(chosen))
+    choose_backend(settings.backbone, trains=settings.needs_gradients)
     run = run_recipe(source, settings, out, overwrite=overwrite, resume=resume, trust=trust, store=store)
     print_scores(run.metrics)
     print(f"Report: {run.path / 'report.html'}")

@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
     from regraft.features.engine import Engine
 
-__all__ = ["OUTPUT", "answering", "engine_of", "grouped", "run_engine"]
+__all__ = ["OUTPUT", "group_images", "make_default_engine", "name_output", "run_engine"]
 
 OUTPUT = "answers"
 
 
-def answering(model: keras.Model) -> keras.Model:
-    """The same network with its one output named OUTPUT, as engines give it."""
+def name_output(model: keras.Model) -> keras.Model:
+    """Return the same network with its one output named OUTPUT, as engines give it."""
     import keras
 
     given = model.inputs if len(model.inputs) > 1 else model.inputs[0]
     return keras.Model(given, {OUTPUT: model.outputs[0]})
 
 
-def engine_of(model: keras.Model) -> Engine:
-    """What runs a model in memory fastest."""
+def make_default_engine(model: keras.Model) -> Engine:
+    """Return what runs a model in memory fastest."""
     from regraft.features.speed import Speed
 
-    return Speed(answering(model), Store()).engine
+    return Speed(name_output(model), Store()).engine
 
 
 def run_engine(
@@ -51,7 +51,7 @@ def run_engine(
     shown = track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
     with shown as advance:
         decoded = iter(decoding)
-        while samples := list(islice(grouped(decoded, photos), 8 * size)):
+        while samples := list(islice(group_images(decoded, photos), 8 * size)):
             pixels = [sample for sample in samples if not isinstance(sample, Refusal)]
             batches = (np.stack(pixels[at : at + size]) for at in range(0, len(pixels), size))
             rows = chain.from_iterable(output[OUTPUT] for output in engine.run(batches))
@@ -59,7 +59,7 @@ def run_engine(
             advance(len(samples))
 
 
-def grouped(decoded: Iterator[Decoded | Refusal], photos: int) -> Iterator[NDArray[np.uint8] | Refusal]:
+def group_images(decoded: Iterator[Decoded | Refusal], photos: int) -> Iterator[NDArray[np.uint8] | Refusal]:
     """Pixels (size, size, 3) of one-image samples, (photos, size, size, 3) of others."""
     while sample := list(islice(decoded, photos)):
         bad = [item for item in sample if isinstance(item, Refusal)]

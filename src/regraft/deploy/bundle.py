@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.console import TERMINAL
 from regraft.data.catalog import Catalog, Refused, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.answers import engine_of, run_engine
+from regraft.deploy.answers import make_default_engine, run_engine
 from regraft.deploy.graph import GRAPH, read_graph
 from regraft.deploy.selftest import SELFTEST, check_answers
 from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
@@ -147,19 +148,20 @@ class Bundle:
                 answers than when it was trained.
         """
         if "model" in self.__dict__:
-            return engine_of(self.model)
+            return make_default_engine(self.model)
         if not self._has_graph:
-            return self._tested(engine_of(self.model))
+            return self._tested(make_default_engine(self.model))
         batch = 1 if samples < BATCH else BATCH
         if batch not in self._engines:
-            self._engines[batch] = self._tested(read_graph(self.path, batch) or engine_of(self.model))
+            graph = read_graph(self.path, batch, TERMINAL)
+            self._engines[batch] = self._tested(graph or make_default_engine(self.model))
         return self._engines[batch]
 
     def _tested(self, engine: Engine) -> Engine:
         """The engine, which gives the answers that were kept with the run."""
         if SELFTEST in self.manifest["files"]:
             self._check(SELFTEST)
-            check_answers(self.path / SELFTEST, self.manifest["files"], engine)
+            check_answers(self.path / SELFTEST, self.manifest["files"], engine, TERMINAL)
         return engine
 
     @cached_property

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.artifacts import claim_folder, write_run
+from regraft.console import SilentReporter
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all
 from regraft.data.refusal import Refusal
@@ -62,7 +63,7 @@ class HeldRun:
     def write(self, outcome: Outcome) -> None:
         """Fill the folder. There is no graph for OpenVINO in it: the store has what frozen networks give."""
         with claim_folder(self.path, overwrite=False) as folder:
-            write_run(outcome, folder, self.path)
+            write_run(outcome, folder, self.path, None, SilentReporter())
 
     @cached_property
     def bundle(self) -> Bundle:

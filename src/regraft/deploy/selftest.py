@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import say
+from regraft.console import Reporter
 from regraft.deploy.answers import OUTPUT
 from regraft.errors import ModelRefused
 from regraft.features.store import Store
@@ -26,20 +26,23 @@ if TYPE_CHECKING:
 
     from regraft.features.engine import Engine
 
-__all__ = ["SELFTEST", "check_answers", "keep_answers", "pictures", "write_answers"]
+__all__ = ["SELFTEST", "check_answers", "compute_answers", "make_pictures", "write_answers"]
 
 SELFTEST = "selftest.npz"
-PICTURES = 4
 SAID, REFUSED = 1e-4, 1e-2  # of the largest answer: beyond float32 sums in another order; another network
 
 
-def pictures(size: int) -> NDArray[np.uint8]:
-    """PICTURES square pictures, uint8 (4, size, size, 3): colours that change slowly or fast, and noise.
+def make_pictures(size: int, photos: int = 1) -> NDArray[np.uint8]:
+    """Return 4 samples of square pictures: colours that change slowly or fast, and noise.
 
-    No photograph of the user's: a run may be handed on.
+    No image of the user's is among them: a run may be handed on.
 
-    >>> pictures(8).shape
-    (4, 8, 8, 3)
+    Args:
+        size: side in pixels.
+        photos: how many images make a sample.
+
+    >>> make_pictures(8).shape, make_pictures(8, photos=2).shape
+    ((4, 8, 8, 3), (4, 2, 8, 8, 3))
     """
     along = np.linspace(0, 1, size)
     down, across = np.meshgrid(along, along, indexing="ij")
@@ -50,32 +53,26 @@ def pictures(size: int) -> NDArray[np.uint8]:
         0.5 + 0.5 * np.sin(20 * np.stack([down, across, down + across], axis=-1)),
         noise,
     ]
-    rounded: NDArray[np.uint8] = np.rint(255 * np.stack(found)).astype(np.uint8)
-    return rounded
+    shown: NDArray[np.uint8] = np.rint(255 * np.stack(found)).astype(np.uint8)
+    if photos == 1:
+        return shown
+    return np.stack([np.roll(shown, number, axis=0) for number in range(photos)], axis=1)
 
 
-def write_answers(model: keras.Model, path: Path, photos: int = 1) -> None:
-    """Write pictures and a model's answers to them, in Keras, to an .npz file.
-
-    Args:
-        model: RGB pixels 0..255 to answers.
-        path: the file.
-        photos: how many images make a sample.
-    """
+def compute_answers(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what Keras gives for samples, (n, units), in f32."""
     import keras
 
-    shown = pictures(int(model.inputs[0].shape[-2]))
-    if photos > 1:
-        shown = np.stack([np.roll(shown, number, axis=0) for number in range(photos)], axis=1)
-    keep_answers(path, shown, keras.ops.convert_to_numpy(model(shown.astype(np.float32), training=False)))
+    answers = model(pixels.astype(np.float32), training=False)
+    return np.asarray(keras.ops.convert_to_numpy(answers), np.float32)
 
 
-def keep_answers(path: Path, shown: NDArray[np.uint8], answers: NDArray[np.floating[Any]]) -> None:
+def write_answers(path: Path, shown: NDArray[np.uint8], answers: NDArray[np.float32]) -> None:
     """Write pictures and the answers to them to an .npz file."""
-    np.savez_compressed(path, pictures=shown, answers=answers.astype(np.float32))
+    np.savez_compressed(path, pictures=shown, answers=answers)
 
 
-def check_answers(path: Path, digests: dict[str, Any], engine: Engine) -> None:
+def check_answers(path: Path, digests: dict[str, Any], engine: Engine, reporter: Reporter) -> None:
     """Ask an engine about a run's pictures, unless it was right about them before on this machine.
 
     Raises:
@@ -103,6 +100,6 @@ def check_answers(path: Path, digests: dict[str, Any], engine: Engine) -> None:
             f"The model in {path.parent} answers otherwise {said}. Its manifest.json says what to install."
         )
     if error > SAID:
-        say(f"The model in {path.parent} answers a little otherwise {said}.")
+        reporter.warn(f"The model in {path.parent} answers a little otherwise {said}.")
     with contextlib.suppress(OSError):  # where nothing can be remembered, it is asked again
         passed.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,4 @@
-"""Runs a frozen network over batches of pixels: Keras on a GPU, OpenVINO on the processor, else Keras there.
-
-One of the few modules that know a backend: OpenVINO reads TensorFlow's graph. The weights are written into
-that graph as constants (a stateless scope puts them in the variables' place), so OpenVINO's own reader
-parses it in a fraction of the time that tracing variables one by one takes.
-"""
+"""Run a frozen network over batches of pixels: Keras on a GPU, else OpenVINO, else Keras."""
 
 from __future__ import annotations
 
@@ -22,10 +17,11 @@ from numpy.typing import NDArray
 
 from regraft.beside import new_folder, sweep
 from regraft.console import say
-from regraft.errors import brief
+from regraft.errors import BackendLimit, brief
+from regraft.features.convert import convert
 from regraft.features.device import KerasEngine, accelerator
 from regraft.features.network import Network
-from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, has_bf16, rewrite
+from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, has_bf16
 
 if TYPE_CHECKING:
     import keras
@@ -35,13 +31,12 @@ __all__ = [
     "expect_agreement",
     "expect_near",
     "fast_in_bf16",
-    "frozen_graph",
     "is_whole",
     "kept_graph",
     "make_engine",
 ]
 
-KEPT = "network-2"  # the folder of a converted network; another form of it is another folder
+KEPT = "network-3"  # the folder of a converted network; another form of it is another folder
 CHECKSUMS = "checksums.json"  # in it
 AMPERE = (8, 0)  # NVIDIA's first GPUs that multiply bf16 natively; others have had it for as long
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more
@@ -66,9 +61,7 @@ def fast_in_bf16(engine: str) -> bool:
 
 def _generation() -> tuple[int, int]:
     """The compute capability of the oldest NVIDIA GPU that TensorFlow sees; `AMPERE` where nobody says."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
+    if keras_backend() != "tensorflow":
         return AMPERE
     import tensorflow as tf
 
@@ -91,6 +84,9 @@ def make_engine(
     An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, nor is
     one whose files are not what was written. What OpenVINO cannot run, and what Keras cannot run in bf16,
     Keras runs in f32. All of that is said.
+
+    Raises:
+        BackendLimit: Keras runs on OpenVINO, so nothing else is left that could run this network.
     """
     network = Network.of(network)
     if not network.engine_name().startswith("openvino"):
@@ -101,8 +97,19 @@ def make_engine(
             return _converted(network.model, kept, precision, batch)
         return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
+        if keras_backend() == "openvino":
+            raise BackendLimit(
+                f"Keras' OpenVINO backend cannot run this network ({brief(error)})."
+            ) from error
         say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
         return KerasEngine(network.model)
+
+
+def keras_backend() -> str:
+    """Return the name of the backend that Keras runs on."""
+    import keras
+
+    return str(keras.backend.backend())
 
 
 def kept_graph(cache: Path) -> Path:
@@ -128,18 +135,17 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 
 def _converted(network: keras.Model, kept: Path, precision: Precision, batch: int) -> Engine:
-    """The network in OpenVINO; its files are kept, all or none, only once it agrees with Keras."""
+    """Convert a network; its files are kept, all or none, only once it agrees with Keras."""
     sweep(kept.parents[1], ".writing-")
     with new_folder(_writable(kept.parents[1]), ".writing-") as folder:
-        traced, fresh = folder / "traced.pb", folder / KEPT / kept.name
-        traced.write_bytes(frozen_graph(network))
-        rewrite(traced, fresh)
-        engine = OpenVinoEngine(fresh)
-        size = network.inputs[0].shape[1:]
-        pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
-        expect_agreement(network, pixels, engine)
-        if (precision, batch) != ("f32", BATCH):
-            engine = OpenVinoEngine(fresh, precision=precision, batch=batch)
+        fresh = folder / KEPT / kept.name
+        fresh.parent.mkdir()
+        convert(network, fresh)
+        if keras_backend() != "openvino":  # there Keras would compare a graph with itself
+            size = network.inputs[0].shape[1:]
+            pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
+            expect_agreement(network, pixels, OpenVinoEngine(fresh))
+        engine = OpenVinoEngine(fresh, precision=precision, batch=batch)
         with contextlib.suppress(OSError):
             (fresh.parent / CHECKSUMS).write_text(json.dumps(_checksums(fresh.parent)), "utf-8")
             fresh.parent.rename(kept.parent)
@@ -154,46 +160,6 @@ def _by_keras(network: keras.Model, precision: Precision) -> Engine:
             raise
         say(f"This network cannot be computed in {precision} ({brief(error, most=160)}): f32 is used.")
         return KerasEngine(network)
-
-
-def frozen_graph(network: keras.Model) -> bytes:
-    """The network as a TensorFlow graph whose weights are constants, which OpenVINO reads natively.
-
-    Args:
-        network: pixels, or other tensors, to a dictionary of named tensors. The batch stays free. Inputs are
-            called `in_0`, `in_1` and so on, outputs their name with `out_` in front.
-    """
-    import keras
-    import tensorflow as tf
-
-    values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in network.variables]
-
-    def constant(*given: Any) -> Any:
-        mapping = [(variable, tf.constant(value)) for variable, value in values]
-        with keras.StatelessScope(state_mapping=mapping):
-            outputs = network(given if len(given) > 1 else given[0], training=False)
-        return [tf.identity(value, name=f"out_{name}") for name, value in outputs.items()]
-
-    signature = [
-        tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=f"in_{number}")
-        for number, tensor in enumerate(network.inputs)
-    ]
-    traced = tf.function(constant, autograph=False).get_concrete_function(*signature)
-    if any(value.dtype == tf.resource for value in traced.captured_inputs):
-        # A SavedModel reads its own variables, not those of the scope.
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-        traced = convert_variables_to_constants_v2(traced)
-    graph = traced.graph.as_graph_def()
-    nodes = {node.name: node for node in graph.node}
-    for value, inside in traced.graph.captures:  # tensors that layers hold, such as a mean to subtract
-        node = nodes[inside.op.name]
-        node.op = "Const"
-        node.attr.clear()
-        node.attr["dtype"].type = value.dtype.as_datatype_enum
-        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
-    serialized: bytes = graph.SerializeToString()
-    return serialized
 
 
 def _writable(folder: Path) -> Path:

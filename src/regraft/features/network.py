@@ -1,13 +1,9 @@
-"""A frozen network as engines and the store see it: its name, its size, and what runs it.
-
-Keras' model itself is made only where it is needed, which it is not where everything of it is stored.
-"""
+"""A frozen network as engines and the store see it: its name, its size, and what runs it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +15,7 @@ from regraft.features.openvino import Precision, name_of
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Network", "RememberedNetwork", "converts", "engine_name", "fingerprint"]
+__all__ = ["Network", "converts", "engine_name", "fingerprint"]
 
 # In a network's configuration: what refers to layers by name, and what inference does not look at.
 _REFERENCES = ("keras_history", "input_layers", "output_layers")
@@ -57,42 +53,9 @@ class Network:
         return engine_name(precision)
 
 
-class RememberedNetwork(Network):
-    """One that OpenVINO ran before on this machine: for that, nothing has to be asked of Keras.
-
-    Args:
-        fingerprint, size: what they were then.
-        load: builds the network anew, where OpenVINO can no longer run what is kept of it.
-    """
-
-    def __init__(self, fingerprint: str, size: int, load: Callable[[], keras.Model]) -> None:
-        self._fingerprint, self._size, self._load = fingerprint, size, load
-
-    @cached_property
-    def model(self) -> keras.Model:
-        """The network itself, built at the first use."""
-        return self._load()
-
-    @property
-    def fingerprint(self) -> str:
-        """What it was when the network was there."""
-        return self._fingerprint
-
-    @property
-    def size(self) -> int:
-        """Pixels a side of the images it sees."""
-        return self._size
-
-    def engine_name(self, precision: Precision = "f32") -> str:
-        """That of OpenVINO, which ran it before."""
-        return name_of(precision) or engine_name(precision)
-
-
 def converts() -> bool:
-    """Whether OpenVINO is installed and can be given networks of Keras' backend."""
-    import keras
-
-    return keras.backend.backend() == "tensorflow" and name_of("f32") is not None
+    """Return whether OpenVINO is installed, so that networks can be converted for it."""
+    return name_of("f32") is not None
 
 
 def engine_name(precision: Precision = "f32") -> str:

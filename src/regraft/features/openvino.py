@@ -6,7 +6,7 @@ It needs NumPy and OpenVINO only: a process that predicts imports neither Keras 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,19 +15,16 @@ from numpy.typing import NDArray
 
 from regraft.imports import import_openvino
 from regraft.signals import own_signal_stack
-from regraft.training.linear import LinearHead
 
 __all__ = [
     "BATCH",
     "OpenVinoEngine",
     "Outputs",
     "Precision",
+    "expect_any_batch",
     "has_bf16",
-    "join",
-    "join_linear",
     "name_of",
     "padded",
-    "rewrite",
 ]
 
 BATCH = 8
@@ -51,62 +48,6 @@ def has_bf16() -> bool:
 
     with own_signal_stack():
         return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def rewrite(source: Path, target: Path) -> None:
-    """A file that OpenVINO reads in its own form, an .xml and a .bin: opened in a fiftieth of the time."""
-    openvino = import_openvino()
-
-    openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
-
-
-def join(first: Path, names: Sequence[str], rest: Path, target: Path) -> None:
-    """Two networks, one behind the other, as one in OpenVINO's own form.
-
-    Args:
-        first: a file of the network that begins. Its outputs have names that begin with `out_`.
-        names: the outputs that go on, without that beginning.
-        rest: a file of the network that takes them, as `in_0`, `in_1` and so on.
-        target: the .xml to write, its .bin beside it.
-    """
-    openvino = import_openvino()
-    core = openvino.Core()
-    begun, rest_of_it = core.read_model(first), core.read_model(rest)
-    for number, name in enumerate(names):
-        given = begun.output(f"out_{name}:0").get_node().input_value(0)
-        for taker in rest_of_it.input(f"in_{number}:0").get_target_inputs():
-            taker.replace_source_output(given)
-    whole = openvino.Model(rest_of_it.get_results(), begun.get_parameters())
-    openvino.save_model(whole, target, compress_to_fp16=False)
-
-
-def join_linear(first: Path, names: Sequence[str], head: LinearHead, target: Path, *, output: str) -> None:
-    """A network and the linear head behind it, as one in OpenVINO's own form.
-
-    Args:
-        first, names, target: as for `join`; the outputs, which are vectors, go on side by side.
-        head: what takes them.
-        output: the name of what it gives.
-    """
-    openvino = import_openvino()
-    from openvino import opset13 as ops
-
-    begun = openvino.Core().read_model(first)
-    there = {op.get_friendly_name() for op in begun.get_ops()}
-    vectors = [begun.output(f"out_{name}:0").get_node().input_value(0) for name in names]
-    values = vectors[0] if len(vectors) == 1 else ops.concat(vectors, 1)
-    values = ops.matmul(values, ops.constant(head.kernel), transpose_a=False, transpose_b=False)
-    values = ops.add(values, ops.constant(head.bias))
-    if head.activation != "linear":
-        values = ops.softmax(values, 1) if head.activation == "softmax" else ops.sigmoid(values)
-    if head.scale is not None and head.offset is not None:
-        values = ops.add(ops.multiply(values, ops.constant(head.scale)), ops.constant(head.offset))
-    result = ops.result(values)
-    result.output(0).get_tensor().set_names({f"out_{output}:0"})
-    whole = openvino.Model([result], begun.get_parameters(), "network")
-    for number, op in enumerate(op for op in whole.get_ordered_ops() if op.get_friendly_name() not in there):
-        op.set_friendly_name(f"head_{number}")  # of itself it is numbered by a counter of the process
-    openvino.save_model(whole, target, compress_to_fp16=False)
 
 
 class OpenVinoEngine:
@@ -181,6 +122,17 @@ class OpenVinoEngine:
             name: request.get_output_tensor(number).data[:rows].copy()
             for name, number in self._numbers.items()
         }
+
+
+def expect_any_batch(graph: Path) -> None:
+    """Check that a file's network takes one image at a time and several.
+
+    Raises:
+        RuntimeError: a size of batch is part of it.
+    """
+    model = import_openvino().Core().read_model(graph)
+    for batch in (1, BATCH):
+        model.reshape([batch, *list(model.input().partial_shape)[1:]])
 
 
 def padded(batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
