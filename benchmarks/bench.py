@@ -63,6 +63,7 @@ BENCHMARKS = (
         f"--backbone resnet50 --epochs 2 --rounds 1 --data {FEW}",
         11,
     ),
+    Benchmark("decoding", "decoding.py", "--rounds 5", f"--rounds 1 --data {FEW}", 1),
     Benchmark("extraction", "extraction.py", "--rounds 5", f"--rounds 1 --data {FEW}", 8),
     Benchmark("startup", "startup.py", "--rounds 7", f"--rounds 1 --data {FEW}", 4, printed.startup),
     Benchmark(

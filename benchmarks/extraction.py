@@ -11,7 +11,7 @@ decoding) of the bare rate.
 What bounds it:
     extraction: decoding and the engine share the processors; the row says which ratio their times allow.
         Beside decoders the engine takes up to a quarter more of the processor for an image than alone, and
-        handing pictures from the decoders to it 1 to 2 ms. Of Pillow's time two thirds are resizing.
+        handing pictures from the decoders to it 1 to 2 ms.
 
 usage: extraction.py [--rounds N] [--data FOLDER] [--weights FILE] [--precision f32|bf16] [--images N]
     [--json FILE]

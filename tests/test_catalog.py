@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import write_photos
 from PIL import Image
+from reporters import Recorder
 
 from regraft.data import sample as sample_module
 from regraft.data.catalog import Catalog, Refused, Sample, list_images
@@ -450,7 +451,7 @@ def test_folders_named_by_numbers_can_be_a_regression(tmp_path):
         found.as_task("multiclass")
 
 
-def test_progress_is_shown_where_there_are_many_files(tmp_path, capsys, monkeypatch):
+def test_progress_is_shown_where_there_are_many_files(tmp_path, monkeypatch):
     folder = two_classes(tmp_path / "photos")
     (tmp_path / "photos.csv").write_text(
         "image,label\n"
@@ -458,13 +459,14 @@ def test_progress_is_shown_where_there_are_many_files(tmp_path, capsys, monkeypa
     )
 
     def listed():
-        Catalog.from_folder(folder)
-        Catalog.from_table(tmp_path / "photos.csv", image="image", target="label")
-        return capsys.readouterr().err
+        seen = Recorder()
+        Catalog.from_folder(folder, reporter=seen)
+        Catalog.from_table(tmp_path / "photos.csv", image="image", target="label", reporter=seen)
+        return seen.progress
 
-    assert listed() == ""
+    assert listed() == []
     monkeypatch.setattr(sample_module, "MANY", 4)
-    assert listed().count("Listing: 4 files") == 2
+    assert listed() == [["Listing", 4], ["Listing", 4]]
 
 
 LIST = """

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from regraft.data import decode as decode_module
-from regraft.data.decode import DECODER, Facts
+from regraft.data.decode import Facts
+from regraft.data.decoder import DECODER
 from regraft.data.notes import NOTES
 from regraft.features.facts import RECORD, as_tensors, facts_key, read_facts
 from regraft.features.store import FORM, Store

@@ -9,10 +9,12 @@ import time
 from functools import partial
 
 import pytest
+from reporters import Recorder
 
 from regraft.backbone import download, handles
 from regraft.backbone.handles import fetch, parse_handle
 from regraft.backbone.load import load_backbone
+from regraft.console import SilentReporter
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 
 TFHUB = "https://tfhub.dev/google/imagenet/resnet_v2_50/feature_vector/5"
@@ -148,14 +150,23 @@ def test_kaggle_model_for_another_framework():
 )
 def test_download_comes_whole_and_once(text, path, served, tmp_path):
     asked = served(MODULE)
-    folder = fetch(parse_handle(text))
+    folder = fetch(parse_handle(text), reporter=SilentReporter())
     assert set(asked) == {path}
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
     assert (folder / "variables" / "index").read_bytes() == b"weights"
     assert folder.is_relative_to(tmp_path / "home")
     count = len(asked)
-    assert fetch(parse_handle(text)) == folder
+    assert fetch(parse_handle(text), reporter=SilentReporter()) == folder
     assert len(asked) == count
+
+
+def test_whoever_loads_a_module_is_shown_its_download(served):
+    served(MODULE)
+    seen = Recorder()
+    with pytest.raises(ModelRefused):  # what was sent is no graph
+        load_backbone(KAGGLE, trust=True, reporter=seen)
+    assert [line.partition(" to ")[0] for line in seen.lines] == [f"Downloading {KAGGLE}"]
+    assert [title for title, _ in seen.progress] == ["Downloading"]
 
 
 def test_caches_of_public_tools_are_used_where_they_lie(tmp_path, monkeypatch):
@@ -165,11 +176,11 @@ def test_caches_of_public_tools_are_used_where_they_lie(tmp_path, monkeypatch):
     for folder in (theirs, kaggle):
         folder.mkdir(parents=True)
         (folder / "saved_model.pb").touch()
-    assert fetch(parse_handle(TFHUB)) == theirs
+    assert fetch(parse_handle(TFHUB), reporter=SilentReporter()) == theirs
     with pytest.raises(EnvironmentFault):  # kagglehub marks what is whole
-        fetch(parse_handle(KAGGLE))
+        fetch(parse_handle(KAGGLE), reporter=SilentReporter())
     kaggle.with_name("2.complete").touch()
-    assert fetch(parse_handle(KAGGLE)) == kaggle
+    assert fetch(parse_handle(KAGGLE), reporter=SilentReporter()) == kaggle
 
 
 def test_offline_says_at_once_what_to_do(tmp_path):
@@ -189,7 +200,7 @@ def test_silent_server_is_given_up(monkeypatch, served):
         monkeypatch.setattr(handles, "KAGGLE", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(EnvironmentFault, match=r"timed out|no answer"):
-            fetch(parse_handle(KAGGLE))
+            fetch(parse_handle(KAGGLE), reporter=SilentReporter())
         assert time.monotonic() - started < 5
 
 
@@ -224,7 +235,7 @@ def bomb():
 def test_what_is_not_whole_or_not_safe_leaves_nothing(content, length, reason, served, tmp_path):
     served(content, length)
     with pytest.raises(EnvironmentFault, match=f"cannot be downloaded: .*({reason})"):
-        fetch(parse_handle(KAGGLE))
+        fetch(parse_handle(KAGGLE), reporter=SilentReporter())
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert not list(tmp_path.rglob("escaped"))
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from reporters import Recorder
 
 import regraft
 from regraft.checkup import check
+from regraft.console import TERMINAL
 from regraft.errors import EnvironmentFault
 from regraft.features.home import default_root, writable_root
 
@@ -64,8 +66,8 @@ def test_without_a_home_the_store_is_temporary(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_place_that_can_be_written_is_made_and_left_as_it_was(home: Path, tmp_path: Path) -> None:
-    assert writable_root() == home / ".cache" / "regraft"
-    assert writable_root(tmp_path / "mine") == tmp_path / "mine"
+    assert writable_root(reporter=TERMINAL) == home / ".cache" / "regraft"
+    assert writable_root(tmp_path / "mine", reporter=TERMINAL) == tmp_path / "mine"
     assert not list((tmp_path / "mine").iterdir()) + list((home / ".cache" / "regraft").iterdir())
 
 
@@ -79,21 +81,20 @@ def test_a_chosen_place_that_cannot_be_written_is_an_error(
     with pytest.raises(
         EnvironmentFault, match=r"me.store cannot be written: .*--store or REGRAFT_HOME"
     ) as caught:
-        writable_root(home / "store" if how == "named" else None)
+        writable_root(home / "store" if how == "named" else None, reporter=TERMINAL)
     assert caught.value.exit_code == 4
 
 
-def test_the_usual_place_gives_way_to_a_temporary_one_and_that_is_said_once(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_usual_place_gives_way_to_a_temporary_one_and_that_is_said_once(home: Path) -> None:
     home.write_text("a file where a folder should be")
-    place = writable_root()
+    seen = Recorder()
+    place = writable_root(reporter=seen)
     (place / "features").mkdir()
-    assert writable_root() == place
-    said = capsys.readouterr().err
-    assert said.count("cannot be written") == 1
-    assert str(home) in said
-    assert str(place) in said
+    assert writable_root(reporter=seen) == place
+    (warning,) = seen.warnings
+    assert "cannot be written" in warning
+    assert str(home) in warning
+    assert str(place) in warning
 
 
 def test_a_temporary_place_goes_with_its_process(home: Path, tmp_path: Path) -> None:
@@ -101,7 +102,8 @@ def test_a_temporary_place_goes_with_its_process(home: Path, tmp_path: Path) -> 
     killed = tmp_path / "regraft-store-killed"
     killed.mkdir()
     program = (
-        "from regraft.features.home import writable_root; place = writable_root();"
+        "from regraft.console import TERMINAL; from regraft.features.home import writable_root;"
+        "place = writable_root(reporter=TERMINAL);"
         "(place / 'some').write_text(''); print(place)"
     )
     done = subprocess.run(
@@ -114,7 +116,7 @@ def test_a_temporary_place_goes_with_its_process(home: Path, tmp_path: Path) -> 
 
 def test_a_disk_that_is_full_or_read_only_is_found_out(bad_disk: Path) -> None:
     with pytest.raises(EnvironmentFault, match=r"Read-only file system|No space left on device"):
-        writable_root(bad_disk / "store")
+        writable_root(bad_disk / "store", reporter=TERMINAL)
     assert not list(bad_disk.rglob(".trying-*"))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regraft.console import SilentReporter
 from regraft.data.catalog import Catalog, Photo, Sample
 from regraft.data.decode import Facts
 from regraft.data.leaks import CHAIN, Copies, groups_of, leaked, leaks_of
@@ -86,6 +87,6 @@ def test_the_frames_of_a_film_are_chained_and_not_tied():
         name(-n): facts(np.kron(rng.normal(120, 60, (4, 4, 3)), np.ones((4, 4, 1)))) for n in range(1, 9)
     }
     again = {"copy": facts(np.frombuffer(apart[name(-3)].thumbnail, np.uint8).reshape(16, 16, 3) + 8.0)}
-    copies = Copies.of({**film, **apart, **again})
+    copies = Copies.of({**film, **apart, **again}, reporter=SilentReporter())
     assert ("copy", name(-3)) in copies.ties or (name(-3), "copy") in copies.ties
     assert len(copies.ties) <= CHAIN

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import keras
 import pytest
+from reporters import Recorder
 
+from regraft.console import SilentReporter
 from regraft.data.catalog import Catalog
 from regraft.data.decode import decode
 from regraft.features import extract, looked, writer
@@ -61,7 +63,9 @@ def test_every_image_is_looked_at_once_and_verdicts_are_found_again(
     catalog: Catalog, tmp_path: Path, opened: list[str]
 ) -> None:
     for count in (10, 1):  # a verdict is not stored
-        facts, refused = look_at(catalog, store=Store(tmp_path), size=SIZE)
+        seen = Recorder()
+        facts, refused = look_at(catalog, store=Store(tmp_path), size=SIZE, reporter=seen)
+        assert seen.progress == [["Decoded", count]]
         assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)
         assert {(item.image, item.code) for item in refused} == {
             ("blue/bad.png", "truncated"),
@@ -75,7 +79,7 @@ def test_many_images_are_stored_in_several_files(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "SHARD", 4)
-    facts, _ = look_at(catalog, store=Store(tmp_path), size=SIZE)
+    facts, _ = look_at(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     assert len(list(tmp_path.rglob("*.shard"))) == 3
     assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)
 
@@ -88,7 +92,7 @@ def test_what_a_network_saw_is_not_decoded_to_be_looked_at(
     features = extract_features(network, catalog, store=store, keep_pixels=keep_pixels)
     good = catalog.without(features.refused)
     del opened[:]
-    facts, refused = look_at(good, store=Store(tmp_path), size=SIZE)
+    facts, refused = look_at(good, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     assert (opened, refused) == ([], [])
     assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)
 
@@ -96,7 +100,7 @@ def test_what_a_network_saw_is_not_decoded_to_be_looked_at(
 def test_a_network_finds_the_facts_of_what_was_looked_at(
     network: keras.Model, catalog: Catalog, tmp_path: Path, opened: list[str]
 ) -> None:
-    look_at(catalog, store=Store(tmp_path), size=SIZE)
+    look_at(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     stored = set(tmp_path.rglob("*.shard"))
     features = extract_features(network, catalog, store=Store(tmp_path))
     assert features.computed == 9
@@ -110,8 +114,8 @@ def test_a_network_finds_the_facts_of_what_was_looked_at(
 
 def test_another_size_is_looked_at_anew(catalog: Catalog, tmp_path: Path, opened: list[str]) -> None:
     store = Store(tmp_path)
-    look_at(catalog, store=store, size=SIZE)
-    look_at(catalog, store=store, size=48)
+    look_at(catalog, store=store, size=SIZE, reporter=SilentReporter())
+    look_at(catalog, store=store, size=48, reporter=SilentReporter())
     assert len(opened) == 20
     assert store.entries(facts_key(48)).missing(catalog.contents) == store.entries(facts_key(SIZE)).missing(
         catalog.contents

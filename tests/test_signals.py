@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
+from reporters import Recorder
+
+from regraft.signals import exit_code, finish_step
+
+
+def test_the_first_signal_lets_the_step_finish_and_says_so_to_who_asked() -> None:
+    seen = Recorder()
+    with finish_step(seen) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    (line,) = seen.lines
+    assert line.startswith("Stopping after this step")
+    assert exit_code() == 130
+
 
 INTERRUPTED = """
 import ctypes, os, signal, sys

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reporters import Recorder
 
 from regraft.beside import new_file
 from regraft.errors import EnvironmentFault
@@ -205,28 +206,31 @@ def test_a_flipped_bit_anywhere_is_found_and_costs_only_a_computation(tmp_path):
     assert lost.count(2) > 50  # the head, and what says how arrays are to be read
 
 
-def test_damage_is_said_once_with_how_much_of_it(filled, capsys):
+def test_damage_is_said_once_with_how_much_of_it(filled):
     path = shard_file(filled)
     data = bytearray(path.read_bytes())
     for image in (1, 2, 3):
         data[-(2 * image - 1)] ^= 1  # "flat", the last tensor, has two bytes an image
     path.write_bytes(data)
-    entries = opened(filled)
+    seen = Recorder()
+    entries = Store(filled.root, seen).entries(KEY)
     assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
-    assert "3 entries of the feature store are damaged and are computed again" in capsys.readouterr().err
+    warnings = ["3 entries of the feature store are damaged and are computed again."]
+    assert seen.warnings == warnings
     assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
     entries.put(names(4)[1:], {name: value[1:] for name, value in tensors(4).items()})
-    assert opened(filled).missing(names(4)) == []
-    assert not capsys.readouterr().err
+    assert Store(filled.root, seen).entries(KEY).missing(names(4)) == []
+    assert seen.warnings == warnings
 
 
-def test_a_file_that_is_damaged_as_a_whole_is_removed_and_that_is_said(filled, capsys):
+def test_a_file_that_is_damaged_as_a_whole_is_removed_and_that_is_said(filled):
     path = shard_file(filled)
     path.write_bytes(b"\x93NUMPY?" + path.read_bytes()[7:])
-    assert opened(filled).missing(names(4)) == names(4)
-    assert path.name in capsys.readouterr().err
-    assert opened(filled).missing(names(4)) == names(4)
-    assert not capsys.readouterr().err
+    seen = Recorder()
+    for _ in range(2):
+        assert Store(filled.root, seen).entries(KEY).missing(names(4)) == names(4)
+        (warning,) = seen.warnings
+        assert path.name in warning
 
 
 def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_write_is_not(filled):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from reporters import Recorder
 
 from regraft.data.catalog import Catalog
 from regraft.data.decode import decode
@@ -21,6 +22,13 @@ LABELS = np.arange(12) % 3
 def pixels(catalog):
     files = (catalog.root / sample.path for sample in catalog.samples)
     return np.stack([decode(file.read_bytes(), None).pixels for file in files])
+
+
+def test_who_asked_is_shown_how_many_pictures_are_read():
+    seen = Recorder()
+    Catalog.from_arrays(IMAGES, LABELS, reporter=seen)
+    Catalog.from_stream(zip(IMAGES, LABELS, strict=True), reporter=seen)
+    assert seen.progress == [["Reading images", 12]] * 2
 
 
 def expect_all(catalog, outputs=("0", "1", "2")):

@@ -16,11 +16,13 @@ import keras
 import numpy as np
 import pytest
 from networks import answer, assert_close, nested, pixels, tiny
+from reporters import Recorder
 
 from regraft.backbone import download, weights
 from regraft.backbone.load import load_backbone
 from regraft.backbone.weights import complete_scaling, published_weights
 from regraft.backbone.zoo import ZOO, keras_cache
+from regraft.console import SilentReporter
 from regraft.errors import EnvironmentFault, UsageError
 
 REAL_WEIGHTS = Path(__file__).parents[1] / "../shared/weights/mobilenet_v2_imagenet_224_notop.weights.h5"
@@ -279,9 +281,20 @@ def server(old_file):
 
 
 def test_reachable_file_is_downloaded(cache, published_at, server, old_file):
-    found = published_weights(published_at(server), 32)
+    seen = Recorder()
+    found = published_weights(published_at(server), 32, reporter=seen)
     assert found.file == cache / old_file.name
     assert found.file.read_bytes() == old_file.read_bytes()
+    (line,) = seen.lines
+    assert line.endswith(f"to {found.file}.")
+    assert seen.progress == [["Downloading", -(-old_file.stat().st_size // 10**6)]]
+
+
+def test_whoever_loads_a_backbone_is_shown_its_download(cache, published_at, server, mobilenet):
+    published_at(server)
+    seen = Recorder()
+    assert_equal_weights(load_backbone("mobilenet", image_size=32, reporter=seen).model, mobilenet.model)
+    assert [title for title, _ in seen.progress] == ["Downloading"]
 
 
 def test_file_that_the_server_lacks(cache, published_at, server):
@@ -325,12 +338,12 @@ def test_what_is_not_the_published_file_does_not_reach_the_cache(cache, publishe
     with pytest.raises(
         EnvironmentFault, match=r"cannot be downloaded: .*broke off after 20 of 10,000"
     ) as caught:
-        published_weights(entry, 32)
+        published_weights(entry, 32, reporter=SilentReporter())
     for part in (entry.weights_url, str(cache), "--weights FILE"):
         assert part in str(caught.value)
     waiting += [(b"", 0), (PAGE, len(PAGE)), (PAGE, len(PAGE))]
     with pytest.raises(EnvironmentFault, match="what the server sent is not the published file"):
-        published_weights(entry, 32)
+        published_weights(entry, 32, reporter=SilentReporter())
     assert list(cache.iterdir()) == []
 
 
@@ -340,7 +353,7 @@ def test_what_arrives_damaged_is_downloaded_once_more(cache, published_at, answe
     entry = published_at(base, f"md5:{hashlib.md5(whole).hexdigest()}")
     damaged = whole[:-1] + bytes([whole[-1] ^ 1])
     waiting += [(b"", 0), (damaged, len(whole)), (whole, len(whole))]
-    assert published_weights(entry, 32).file.read_bytes() == whole
+    assert published_weights(entry, 32, reporter=SilentReporter()).file.read_bytes() == whole
     assert [path.name for path in cache.iterdir()] == [entry.weights_file]
 
 

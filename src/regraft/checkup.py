@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from regraft.backbone.zoo import find, is_zoo_name
-from regraft.console import say
+from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
@@ -106,7 +106,7 @@ def check(
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     say(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
     seen = _seen(catalog, recipe, kept, labels=labels, trust=trust)
-    copies = Copies.of(seen.facts)
+    copies = Copies.of(seen.facts, reporter=TERMINAL)
     suspects, fault, unchecked = _doubted(seen, copies, recipe)
     problems = find_problems(seen.catalog, seen.facts, copies, suspects)
     if fault is not None:
@@ -159,7 +159,7 @@ def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool, trust
             return _Seen(catalog, features.facts_of(catalog.contents), vectors)
     say(f"Labels are not checked: {why_not}")
     size = find(recipe.backbone).size_at(recipe.image_size) if is_zoo_name(recipe.backbone) else SIZE
-    facts, refused = look_at(catalog, store=store, size=size)
+    facts, refused = look_at(catalog, store=store, size=size, reporter=TERMINAL)
     return _Seen(catalog.without(refused), facts, None, why_not)
 
 

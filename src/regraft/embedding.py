@@ -204,7 +204,7 @@ def _listed(path: Path, recipe: Recipe) -> Catalog:
 def _unlabelled(root: Path) -> Catalog:
     samples, refused = [], []
     files = list(list_images(root))
-    for file, verdict in zip(files, look_at_all(files), strict=True):
+    for file, verdict in zip(files, look_at_all(files, reporter=TERMINAL), strict=True):
         name = file.relative_to(root).as_posix()
         if isinstance(verdict, Refusal):
             refused.append(Refused(name, verdict.code, verdict.detail))

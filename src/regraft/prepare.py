@@ -43,7 +43,6 @@ __all__ = [
     "extract",
     "extract_all_views",
     "feature_key_hint",
-    "find_copies",
     "list_data",
     "load_and_resolve",
     "open_backbone",
@@ -154,7 +153,8 @@ def begin_decoding(
         return None  # its size is known when it is loaded
     entry, store = find(recipe.backbone), context.store
     size = entry.size_at(recipe.image_size)
-    find_weights(entry, recipe.weights, size=size, seed=recipe.seed)  # what cannot be had is said at once
+    # What cannot be had is said at once.
+    find_weights(entry, recipe.weights, size=size, seed=recipe.seed, reporter=context.reporter)
     contents = catalog.contents
     key = store.recall(feature_key_hint(recipe))
     wanted = set(contents if key is None else store.entries(key).missing(contents))
@@ -306,7 +306,7 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
     catalog = catalog.without(features.refused)
     report_refused(context.reporter, catalog)
     catalog = catalog.learnable()
-    ties = find_copies(catalog, features).ties
+    ties = Copies.of(features.facts_of(catalog.contents), reporter=context.reporter).ties
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
     context.reporter.info(_describe_parts(catalog))
     leaks, leak_warnings = leaks_of(catalog, ties)
@@ -316,11 +316,6 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
     copies = _describe_copies(groups, leaks)
     context.reporter.info(copies)
     return Parts(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])
-
-
-def find_copies(catalog: Catalog, features: Features) -> Copies:
-    """Which of a catalog's images show one picture."""
-    return Copies.of(features.facts_of(catalog.contents))
 
 
 def _describe_parts(catalog: Catalog) -> str:

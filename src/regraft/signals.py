@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from regraft.console import say
+from regraft.console import Reporter
 
 __all__ = ["exit_code", "finish_step", "own_signal_stack", "terminable"]
 
@@ -64,7 +64,7 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def finish_step() -> Iterator[threading.Event]:
+def finish_step(reporter: Reporter) -> Iterator[threading.Event]:
     """The first Ctrl-C or SIGTERM sets the event and lets the step finish; the second one stops at once."""
     event = threading.Event()
 
@@ -74,7 +74,7 @@ def finish_step() -> Iterator[threading.Event]:
         for each in _STOPPING:
             signal.signal(each, _at_once)
         with suppress(RuntimeError):  # somebody is in the middle of printing
-            say("Stopping after this step, keeping the best model so far. Once more stops at once.")
+            reporter.info("Stopping after this step, keeping the best model so far. Once more stops at once.")
 
     if threading.current_thread() is not threading.main_thread():
         yield event  # signals belong to the main thread

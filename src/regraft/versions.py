@@ -11,7 +11,9 @@ from regraft.backend import backend_name
 
 __all__ = ["installed", "versions"]
 
-PACKAGES = ("regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow")
+PACKAGES = (
+    "regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow", "cykooz-resizer"
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

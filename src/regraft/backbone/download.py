@@ -8,7 +8,7 @@ import threading
 import urllib.request
 from typing import IO
 
-from regraft.console import track
+from regraft.console import Reporter
 
 __all__ = ["FAULTS", "receive", "unreachable"]
 
@@ -37,15 +37,16 @@ def unreachable(url: str) -> str | None:
         return f"no answer within {REACH_SECONDS:g} seconds"
 
 
-def receive(url: str, file: IO[bytes]) -> None:
-    """Write what lies at `url` to a file.
+def receive(url: str, file: IO[bytes], *, reporter: Reporter) -> None:
+    """Write what lies at `url` to a file; `reporter` shows how far it is.
 
     Raises:
         OSError, ValueError, http.client.HTTPException: it cannot be had, or not all of it.
     """
     with urllib.request.urlopen(url, timeout=STALL_SECONDS) as response:
         size = response.headers.get("Content-Length")
-        with track("Downloading", None if size is None else -(-int(size) // BLOCK), unit="MB") as advance:
+        blocks = None if size is None else -(-int(size) // BLOCK)
+        with reporter.track("Downloading", blocks, unit="MB") as advance:
             while block := response.read(BLOCK):
                 file.write(block)
                 advance(1)

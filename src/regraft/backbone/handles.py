@@ -22,7 +22,7 @@ from pathlib import Path
 from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.savedmodel import is_savedmodel
 from regraft.beside import new_folder, sweep
-from regraft.console import say
+from regraft.console import Reporter
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.features.home import default_root
 
@@ -141,8 +141,8 @@ def _unpinned(text: str, example: str, folder: Path) -> UsageError:
     )
 
 
-def fetch(handle: Handle) -> Path:
-    """The folder of a module on this machine, downloaded where necessary.
+def fetch(handle: Handle, *, reporter: Reporter) -> Path:
+    """Return the folder of a module on this machine; it is downloaded where necessary.
 
     Raises:
         EnvironmentFault: it is not here and cannot be had; nothing is left half-written.
@@ -152,7 +152,7 @@ def fetch(handle: Handle) -> Path:
     reason = unreachable(handle.url)
     try:
         if reason is None:
-            return _download(handle)
+            return _download(handle, reporter)
     except (*FAULTS, tarfile.TarError, EOFError) as fault:
         reason = str(fault) or type(fault).__name__
     raise EnvironmentFault(
@@ -163,15 +163,15 @@ def fetch(handle: Handle) -> Path:
     )
 
 
-def _download(handle: Handle) -> Path:
+def _download(handle: Handle, reporter: Reporter) -> Path:
     target = handle.folder
     target.parent.mkdir(parents=True, exist_ok=True)
-    say(f"Downloading {handle.text} to {target}.")
+    reporter.info(f"Downloading {handle.text} to {target}.")
     sweep(target.parent, ".writing-")
     with new_folder(target.parent, ".writing-") as beside:
         archive, unpacked = beside / "archive", beside / "module"
         with archive.open("wb") as file:
-            receive(handle.url, file)
+            receive(handle.url, file, reporter=reporter)
         _unpack(archive, unpacked)
         try:
             unpacked.rename(target)

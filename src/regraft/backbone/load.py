@@ -44,6 +44,7 @@ from regraft.backbone.weights import (
     sha256,
 )
 from regraft.backbone.zoo import Entry, find, keras_cache, recognise
+from regraft.console import TERMINAL, Reporter
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.gate.model import check_model_file
 
@@ -78,6 +79,7 @@ def load_backbone(
     seed: int = 0,
     pixels: str | None = None,
     trust: bool = False,
+    reporter: Reporter = TERMINAL,
 ) -> Backbone:
     """A backbone by name or handle, from a file or a folder, or from a Functional model.
 
@@ -104,6 +106,7 @@ def load_backbone(
             contract of its family.
         trust: you know where a SavedModel comes from, by itself or in a `.keras` file: its graph is a program
             and is run. Remembered on this machine by content.
+        reporter: shows what is downloaded.
 
     Raises:
         UsageError: unknown name, weights or contract, a handle without a version, a size that cannot be,
@@ -125,7 +128,7 @@ def load_backbone(
         )
     if pixels is not None:
         check_contract(pixels)
-    asked = _Asked(weights, image_size, seed, pixels, trust)
+    asked = _Asked(weights, image_size, seed, pixels, trust, reporter)
     if isinstance(name, keras.Model):
         return _from_model(name, Weights(None, f"own weights of the model {name.name}"), asked)
     text, path = str(name), Path(name)
@@ -143,7 +146,7 @@ def load_backbone(
         _expect_own_weights(text, asked.weights)
         if not trust and handle.on_disk() is None:
             raise refusal(handle.text)  # before anything is downloaded
-        return _from_savedmodel(fetch(handle), handle.name, handle.text, asked)
+        return _from_savedmodel(fetch(handle, reporter=reporter), handle.name, handle.text, asked)
     if text.startswith("kerashub:") or (path / "config.json").is_file():
         return _from_preset(text.removeprefix("kerashub:"), asked)
     if path.is_dir():
@@ -168,6 +171,7 @@ class _Asked:
     seed: int
     pixels: str | None
     trust: bool
+    reporter: Reporter
 
 
 def _backbone(
@@ -224,7 +228,7 @@ def _from_zoo(entry: Entry, asked: _Asked) -> Backbone:
         )
     size = entry.size_at(asked.image_size)
     # The file is found and looked into first: building a large model takes many seconds.
-    chosen = find_weights(entry, asked.weights, size=size, seed=asked.seed)
+    chosen = find_weights(entry, asked.weights, size=size, seed=asked.seed, reporter=asked.reporter)
     notes: tuple[str, ...] = ()
     with _seeded(asked.seed):
         model = _build(entry, size)

@@ -21,7 +21,7 @@ from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
 from regraft.backend import settle_variables
 from regraft.beside import new_folder, sweep
-from regraft.console import say
+from regraft.console import Reporter
 from regraft.errors import EnvironmentFault, UsageError, brief, nearest
 from regraft.gate.arrays import read_arrays
 
@@ -96,22 +96,22 @@ def draw_weights(model: keras.Model, seed: int) -> None:
     settle_variables(model)
 
 
-def find_weights(entry: Entry, weights: str | Path, *, size: int, seed: int) -> Weights:
+def find_weights(entry: Entry, weights: str | Path, *, size: int, seed: int, reporter: Reporter) -> Weights:
     """The weights asked for, on this machine by the time it returns; imports no Keras if they are there.
 
     Raises:
         UsageError, EnvironmentFault: as `choose_weights` and `published_weights`.
     """
-    return choose_weights(weights, seed) or published_weights(entry, size)
+    return choose_weights(weights, seed) or published_weights(entry, size, reporter=reporter)
 
 
-def published_weights(entry: Entry, size: int) -> Weights:
+def published_weights(entry: Entry, size: int, *, reporter: Reporter) -> Weights:
     """The ImageNet weights of a backbone for images of `size` pixels a side, downloaded where necessary.
 
     Raises:
         EnvironmentFault: they are not on this machine and cannot be had, or are damaged.
     """
-    path = weights_on_disk(entry, size) or _download(entry, size)
+    path = weights_on_disk(entry, size) or _download(entry, size, reporter)
     # Keras would download over a file that it finds changed, and delete it where there is no network.
     if wrong := _not_published(path, entry):
         raise EnvironmentFault(
@@ -133,13 +133,13 @@ def _not_published(path: Path, entry: Entry) -> str:
     return ""
 
 
-def _download(entry: Entry, size: int) -> Path:
+def _download(entry: Entry, size: int, reporter: Reporter) -> Path:
     file, url = entry.weights_file_at(size), entry.weights_url_at(size)
     target = keras_cache() / file
     reason = unreachable(url)
     for _ in range(ATTEMPTS if reason is None else 0):
         try:
-            _fetch(entry, url, target)
+            _fetch(entry, url, target, reporter)
             return target
         except FAULTS as fault:
             reason = brief(fault)
@@ -151,14 +151,14 @@ def _download(entry: Entry, size: int) -> Path:
     )
 
 
-def _fetch(entry: Entry, url: str, target: Path) -> None:
+def _fetch(entry: Entry, url: str, target: Path, reporter: Reporter) -> None:
     """Put a published file in its place, once it is known to be that."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    say(f"Downloading the ImageNet weights of {entry.name} to {target}.")
+    reporter.info(f"Downloading the ImageNet weights of {entry.name} to {target}.")
     sweep(target.parent, ".writing-")
     with new_folder(target.parent, ".writing-") as beside:
         with (beside / target.name).open("wb") as file:
-            receive(url, file)
+            receive(url, file, reporter=reporter)
         if wrong := _not_published(beside / target.name, entry):
             raise OSError(f"what the server sent is not the published file: {wrong}")
         (beside / target.name).replace(target)

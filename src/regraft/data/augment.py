@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regraft.data.decode import resize
+from regraft.data.resize import resize
 from regraft.errors import UsageError, nearest
 from regraft.recipe import AUGMENTATIONS
 

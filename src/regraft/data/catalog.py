@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.console import TERMINAL, Reporter
 from regraft.data.folder import LAYOUT, list_folder, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.retarget import retargeted
@@ -55,8 +56,10 @@ class Catalog:
     why: str = ""
 
     @classmethod
-    def from_folder(cls, path: str | os.PathLike[str]) -> Catalog:
+    def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:
         """List a folder of class folders, or one with train, validation (val, valid) and test subfolders.
+
+        `reporter` shows how far it is, where the files are many.
 
         Raises:
             UsageError: `path` is no folder.
@@ -72,7 +75,7 @@ class Catalog:
             >>> Catalog.from_folder(root).outputs
             ('cat', 'dog')
         """
-        return _not_empty(cls(*list_folder(Path(path))))
+        return _not_empty(cls(*list_folder(Path(path), reporter=reporter)))
 
     @classmethod
     def from_table(
@@ -86,6 +89,7 @@ class Catalog:
         split: str = "",
         separator: str = "",
         task: str = "auto",
+        reporter: Reporter = TERMINAL,
     ) -> Catalog:
         """List the images that a table names, a row a sample.
 
@@ -101,6 +105,7 @@ class Catalog:
             split: column that says train, validation (val, valid) or test.
             separator: what stands between the labels of a cell, such as "|".
             task: see `data.targets`; "auto" to infer it, and say so in `why`.
+            reporter: shows how far it is, where the files are many.
 
         Raises:
             UsageError: no such file or column, or the targets cannot be of this task.
@@ -117,7 +122,7 @@ class Catalog:
             'regression'
         """
         columns = Columns(_names(image), _names(target), group, split, separator)
-        return _not_empty(cls(*list_rows(source, columns, root=root, task=task)))
+        return _not_empty(cls(*list_rows(source, columns, root=root, task=task, reporter=reporter)))
 
     @classmethod
     def from_arrays(
@@ -130,6 +135,7 @@ class Catalog:
         groups: Any = None,
         store: str | os.PathLike[str] | None = None,
         scale: float = 1.0,
+        reporter: Reporter = TERMINAL,
     ) -> Catalog:
         """Keep images in memory as files of the store, one each, without loss.
 
@@ -142,6 +148,7 @@ class Catalog:
             groups: (n,) names or numbers of what must not be torn apart.
             store: as for `train`; None for the user's cache.
             scale: what pixels are multiplied by, such as 255 where they are in 0..1.
+            reporter: shows how far it is.
 
         Raises:
             UsageError: lengths differ, or the targets cannot be of this task.
@@ -154,8 +161,9 @@ class Catalog:
             >>> Catalog.from_arrays(pixels, [0, 1], names=["cat", "dog"], store=tempfile.mkdtemp()).outputs
             ('cat', 'dog')
         """
-        spool = Spool(Store.open(store).root / "spool", scale=scale)
-        found = list_stream(open_arrays(images, targets), spool, names=names, task=task, groups=groups)
+        spool = Spool(Store.open(store, reporter=reporter).root / "spool", scale=scale)
+        stream = open_arrays(images, targets)
+        found = list_stream(stream, spool, names=names, task=task, groups=groups, reporter=reporter)
         return _not_empty(cls(*found))
 
     @classmethod
@@ -169,6 +177,7 @@ class Catalog:
         limit: int | None = None,
         store: str | os.PathLike[str] | None = None,
         scale: float = 1.0,
+        reporter: Reporter = TERMINAL,
     ) -> Catalog:
         """Read a data set once, picture by picture, into files of the store; never all of it is in memory.
 
@@ -178,7 +187,7 @@ class Catalog:
                 first or last, Pillow images, or the bytes of image files.
             columns: names of image and target where rows are dictionaries.
             limit: how many images to take; needed where a stream has no end.
-            names, task, store, scale: as for `from_arrays`.
+            names, task, store, scale, reporter: as for `from_arrays`.
 
         Raises:
             UsageError, DataError, EnvironmentFault: as for `from_arrays`.
@@ -189,10 +198,9 @@ class Catalog:
             >>> Catalog.from_stream(rows, store=tempfile.mkdtemp()).task
             'regression'
         """
-        spool = Spool(Store.open(store).root / "spool", scale=scale)
-        return _not_empty(
-            cls(*list_stream(open_source(source, columns, limit), spool, names=names, task=task))
-        )
+        spool = Spool(Store.open(store, reporter=reporter).root / "spool", scale=scale)
+        stream = open_source(source, columns, limit)
+        return _not_empty(cls(*list_stream(stream, spool, names=names, task=task, reporter=reporter)))
 
     def as_task(self, task: str) -> Catalog:
         """The catalog with its targets read as another task's.

@@ -98,7 +98,8 @@ class _Process:
             ) from error
         self._asked: float | None = None  # when what it works on was asked
         self._over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         with self._in_time():
             ready = self._process.stdout is not None and self._process.stdout.readline() == _READY
         if not ready:
@@ -123,6 +124,7 @@ class _Process:
         self._over.set()
         self._process.kill()
         self._process.communicate()
+        self._watcher.join()
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Bytes of a file -> RGB pixels at a size. The only decoder and the only resizer in the package.
+"""Bytes of a file -> RGB pixels at a size. The only decoder in the package.
 
 Training, evaluation, prediction and every later tool call `decode`, so the same file always becomes the
 same pixels: a squash, bilinear over all that falls on a pixel, before which a JPEG at least twice as large
@@ -16,7 +16,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL
 from PIL import (  # each plugin is imported by name: only these formats ever see a file's bytes
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
@@ -45,6 +44,7 @@ from regraft.data.jpeg import (
 )
 from regraft.data.png import SIGNATURE, checked
 from regraft.data.refusal import Refusal, is_heif, sniff
+from regraft.data.resize import average, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 from regraft.errors import brief
 
 __all__ = [
-    "DECODER",
     "EXTENSIONS",
     "THUMBNAIL",
     "Decoded",
@@ -61,7 +60,6 @@ __all__ = [
     "as_rgb",
     "decode",
     "digest",
-    "resize",
     "sniff",
 ]
 
@@ -93,9 +91,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# Whatever can change a pixel is part of this name, and this name is part of every key of the store.
-DECODER = f"decode 4, squash bilinear, Pillow {PIL.__version__}"
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,7 @@ def _decode(data: bytes, size: int | None, name: str) -> Decoded:
     pixels = np.asarray(seen)
     if _is_uniform(pixels):
         notes.append("uniform")
-    small = seen.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    small = average(seen, THUMBNAIL).tobytes()
     return Decoded(pixels, Facts(width, height, kind, tuple(sorted(notes)), small))
 
 
@@ -193,13 +188,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """
     image.load()
     return _finished(to_rgb(image, None), image, [])
-
-
-def resize(
-    image: Image.Image, size: int, *, box: tuple[float, float, float, float] | None = None
-) -> Image.Image:
-    """An RGB image (or the part of it in `box`, left-top-right-bottom) as a square of `size` pixels."""
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def _open(data: bytes) -> Image.Image:

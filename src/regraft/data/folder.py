@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from regraft.console import Reporter
 from regraft.data.copies import contradictions, same_files
 from regraft.data.decode import EXTENSIONS
 from regraft.data.refusal import CONTRADICTED, Refusal
@@ -112,7 +113,7 @@ def list_images(path: Path) -> Iterator[Path]:
         yield path
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, *, reporter: Reporter) -> Listing:
     """The images of class folders, each with its class. Errors are those of `class_folders`."""
     walk = Walk()
     found = class_folders(root, walk)
@@ -123,7 +124,7 @@ def list_folder(root: Path) -> Listing:
     notes += _twins(classes)
     index = {name: label for label, name in enumerate(classes)}
     jobs = [(folder, file) for folder in found for file in folder.files]
-    verdicts = look_at_all([file for _, file in jobs])
+    verdicts = look_at_all([file for _, file in jobs], reporter=reporter)
     samples, refused, ignored = [], [], Counter[str]()
     for (folder, file), verdict in zip(jobs, verdicts, strict=True):
         name = "/".join(file.parts[len(root.parts) :])  # `relative_to` takes ten times as long

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.console import Reporter
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import THUMBNAIL, Facts
 from regraft.data.likeness import find_alike
@@ -42,18 +43,21 @@ class Copies:
     chained: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, facts: Mapping[str, Facts]) -> Copies:
+    def of(cls, facts: Mapping[str, Facts], *, reporter: Reporter) -> Copies:
         """What the thumbnails of contents tell; `facts` by digest.
 
         Example:
+            >>> from regraft.console import SilentReporter
             >>> picture = np.random.default_rng(0).integers(0, 200, 3 * THUMBNAIL**2, np.uint8)
             >>> brighter = Facts(8, 8, "PNG", thumbnail=(picture + 9).tobytes())
-            >>> Copies.of({"a": Facts(8, 8, "PNG", thumbnail=picture.tobytes()), "b": brighter}).ties
+            >>> facts = {"a": Facts(8, 8, "PNG", thumbnail=picture.tobytes()), "b": brighter}
+            >>> Copies.of(facts, reporter=SilentReporter()).ties
             [('a', 'b')]
         """
         digests = sorted(facts)
         joined = b"".join(facts[digest].thumbnail for digest in digests)
-        pairs = find_alike(np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3))
+        thumbnails = np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+        pairs = find_alike(thumbnails, reporter=reporter)
         chain = _chain(len(digests), np.array([[pair.first, pair.second] for pair in pairs], np.intp))
         long = np.bincount(chain, minlength=1)[chain] > CHAIN
         near = (

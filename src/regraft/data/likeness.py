@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import track
+from regraft.console import Reporter
 from regraft.data.decode import THUMBNAIL
 
 __all__ = ["Alike", "find_alike", "is_plain"]
@@ -59,26 +59,29 @@ class Alike:
     how: str
 
 
-def find_alike(thumbnails: Thumbnails) -> list[Alike]:
+def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike]:
     """The pairs of images that are one picture, in the order of their rows.
 
     Time grows little faster than the number of images, memory with it.
 
     Args:
         thumbnails: RGB, uint8 of shape (n, 16, 16, 3), as in `Facts.thumbnail`. Plain ones are like none.
+        reporter: shows how far it is.
 
     Example:
+        >>> from regraft.console import SilentReporter
         >>> rng = np.random.default_rng(0)
         >>> pictures = rng.integers(0, 200, (30, 16, 16, 3), np.uint8)
         >>> pictures[7] = pictures[3][:, ::-1] + 9
-        >>> [(pair.first, pair.second, pair.how) for pair in find_alike(pictures)]
+        >>> pairs = find_alike(pictures, reporter=SilentReporter())
+        >>> [(pair.first, pair.second, pair.how) for pair in pairs]
         [(3, 7, 'mirrored')]
     """
     rows = np.flatnonzero(~is_plain(thumbnails))
     if len(rows) < 2:
         return []
     waves = _waves(thumbnails[rows])
-    with track("Comparing", len(rows)) as advance:
+    with reporter.track("Comparing", len(rows)) as advance:
         halves = _halves(advance)
         one, two = (_near(points, halves) for points in (waves, _in_position(waves)))
     pairs = np.unique(np.concatenate([one.pairs, two.pairs]), axis=0)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from regraft.console import Reporter
 from regraft.data.cells import as_cell
 from regraft.data.copies import contradictions, same_files
 from regraft.data.folder import PART_NAMES
@@ -63,7 +64,9 @@ class _Row(NamedTuple):
     group: str
 
 
-def list_rows(source: Any, columns: Columns, *, root: str | os.PathLike[str] | None, task: str) -> Listing:
+def list_rows(
+    source: Any, columns: Columns, *, root: str | os.PathLike[str] | None, task: str, reporter: Reporter
+) -> Listing:
     """The samples of a table. Arguments and errors are those of `Catalog.from_table`."""
     table = read_table(source, columns.all)
     root = table.folder if root is None else Path(root)
@@ -74,7 +77,7 @@ def list_rows(source: Any, columns: Columns, *, root: str | os.PathLike[str] | N
     rows = _usable(table, columns, targets, root, refused)
     notes: list[str] = []
     rows = _without_conflicts(rows, notes, refused)
-    numbered = _samples(rows, root, refused)
+    numbered = _samples(rows, root, refused, reporter)
     linked = same_files(root, list(numbered.values()))
     if linked:
         what = "rows name links to files that" if len(linked) > 1 else "row names a link to a file that"
@@ -200,10 +203,13 @@ def _without_conflicts(rows: list[_Row], notes: list[str], refused: dict[int, Re
     return kept
 
 
-def _samples(rows: list[_Row], root: Path, refused: dict[int, Refused]) -> dict[int, Sample]:
+def _samples(
+    rows: list[_Row], root: Path, refused: dict[int, Refused], reporter: Reporter
+) -> dict[int, Sample]:
     """The samples by the numbers of their rows."""
     paths = list(dict.fromkeys(path for row in rows for path in row.paths))
-    verdicts = dict(zip(paths, look_at_all([root / path for path in paths]), strict=True))
+    files = [root / path for path in paths]
+    verdicts = dict(zip(paths, look_at_all(files, reporter=reporter), strict=True))
     samples = {}
     for row in rows:
         photos = []

@@ -6,12 +6,11 @@ import os
 import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from regraft.console import track
+from regraft.console import Reporter, SilentReporter
 from regraft.data.decode import digest
 from regraft.data.refusal import HEAD, Refusal, sniff
 from regraft.errors import DataError
@@ -96,13 +95,12 @@ def look(path: Path) -> str | Refusal:
         return Refusal("unreadable", "a link that leads nowhere" if nowhere else error.strerror or str(error))
 
 
-def look_at_all(files: Sequence[Path]) -> list[str | Refusal]:
+def look_at_all(files: Sequence[Path], *, reporter: Reporter) -> list[str | Refusal]:
     """`look` at many files, eight at a time; where it takes a while, progress is shown."""
     some = [files[at : at + TOGETHER] for at in range(0, len(files), TOGETHER)]
-    few = len(files) < MANY
-    shown = nullcontext(lambda done: None) if few else track("Listing", len(files), unit="files")
+    shown = reporter if len(files) >= MANY else SilentReporter()
     verdicts: list[str | Refusal] = []
-    with shown as advance, ThreadPoolExecutor(8) as pool:
+    with shown.track("Listing", len(files), unit="files") as advance, ThreadPoolExecutor(8) as pool:
         for part in pool.map(_look_at, some):
             verdicts += part
             advance(len(part))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from regraft.console import track
+from regraft.console import Reporter
 from regraft.data.cells import as_cell
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Listing, Photo, Refused, Sample, expect_most
@@ -74,13 +74,19 @@ def open_source(source: Any, columns: tuple[str, str], limit: int | None) -> Str
 
 
 def list_stream(
-    stream: Stream, spool: Spool, *, names: Sequence[str] = (), task: str = "auto", groups: Any = None
+    stream: Stream,
+    spool: Spool,
+    *,
+    names: Sequence[str] = (),
+    task: str = "auto",
+    groups: Any = None,
+    reporter: Reporter,
 ) -> Listing:
     """Spool every picture and read the targets. Arguments and errors are those of `Catalog.from_arrays`."""
     kept: dict[int, Photo] = {}
     refused: dict[int, Refused] = {}
     raw = []
-    with track("Reading images", stream.total) as advance:
+    with reporter.track("Reading images", stream.total) as advance:
         for number, (picture, target) in enumerate(stream.pairs):
             raw.append(_cells(target))
             try:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from regraft.console import duration, say, track
 from regraft.data.catalog import Catalog, Refused, Sample
-from regraft.data.decode import DECODER, Facts
+from regraft.data.decode import Facts
+from regraft.data.decoder import DECODER
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for

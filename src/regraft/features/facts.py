@@ -12,7 +12,8 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.decode import DECODER, THUMBNAIL, Facts
+from regraft.data.decode import THUMBNAIL, Facts
+from regraft.data.decoder import DECODER
 from regraft.data.notes import NOTES
 from regraft.features.store import Entries
 

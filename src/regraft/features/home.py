@@ -6,16 +6,16 @@ import atexit
 import os
 import tempfile
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 from regraft.beside import new_file, new_folder, sweep
-from regraft.console import say
+from regraft.console import Reporter
 from regraft.errors import EnvironmentFault
 
 __all__ = ["default_root", "writable_root"]
 
 TRIED = 2**18  # bytes that a place has to take to count as one
+_temporary: dict[tuple[Path, str], Path] = {}  # by the place that cannot be written, and why
 
 
 def default_root() -> Path:
@@ -29,12 +29,13 @@ def default_root() -> Path:
         return Path(tempfile.gettempdir()) / "regraft"
 
 
-def writable_root(named: str | os.PathLike[str] | None = None) -> Path:
+def writable_root(named: str | os.PathLike[str] | None = None, *, reporter: Reporter) -> Path:
     """The folder of a store that takes what is written to it; a little is written, to try.
 
     Args:
         named: by the user; None for `default_root()`. Where that is nobody's choice and cannot be written,
             it is a temporary folder of this process instead, and that is said once.
+        reporter: is told.
 
     Raises:
         EnvironmentFault: a place that somebody chose cannot be written, or no place at all.
@@ -49,7 +50,13 @@ def writable_root(named: str | os.PathLike[str] | None = None) -> Path:
                 f"The store {root} cannot be written: {why}. Free some space there, make it writable, or "
                 "choose another place with --store or REGRAFT_HOME."
             ) from error
-        return _temporary(root, why)
+        if (root, why) not in _temporary:
+            folder = _temporary[root, why] = _make_temporary(root, why)
+            reporter.warn(
+                f"The store {root} cannot be written ({why}): what is computed is kept in {folder} until "
+                "this process ends. Choose a place to keep it with --store or REGRAFT_HOME."
+            )
+        return _temporary[root, why]
     return root
 
 
@@ -62,8 +69,7 @@ def _try(root: Path) -> None:
         os.fsync(file.fileno())
 
 
-@cache
-def _temporary(root: Path, why: str) -> Path:
+def _make_temporary(root: Path, why: str) -> Path:
     """A folder that is gone when the process ends, or when the next one needs one."""
     parent, kept = Path(tempfile.gettempdir()), ExitStack()
     try:
@@ -75,9 +81,4 @@ def _temporary(root: Path, why: str) -> Path:
             f"({error.strerror or error}). Choose another place with --store or REGRAFT_HOME."
         ) from error
     atexit.register(kept.close)
-    say(
-        f"The store {root} cannot be written ({why}): what is computed is kept in {folder} until this "
-        "process ends. Choose a place to keep it with --store or REGRAFT_HOME.",
-        style="yellow",
-    )
     return folder

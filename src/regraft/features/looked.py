@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from regraft.console import track
+from regraft.console import Reporter
 from regraft.data.catalog import Catalog, Refused
 from regraft.data.decode import Facts
 from regraft.data.refusal import Refusal
@@ -19,7 +19,9 @@ from regraft.features.writer import Writer
 __all__ = ["look_at"]
 
 
-def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Facts], list[Refused]]:
+def look_at(
+    catalog: Catalog, *, store: Store, size: int, reporter: Reporter
+) -> tuple[dict[str, Facts], list[Refused]]:
     """Decode every image that was not looked at before.
 
     Args:
@@ -27,6 +29,7 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
         store: where facts are looked up and kept.
         size: side in pixels to decode at: that of the network which may see the images later, so that the
             verdicts are those of its run.
+        reporter: shows how far it is.
 
     Returns:
         Facts by digest, and an entry for every file that cannot be used, copies included.
@@ -35,14 +38,15 @@ def look_at(catalog: Catalog, *, store: Store, size: int) -> tuple[dict[str, Fac
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
 
     Example:
-        facts, refused = look_at(Catalog.from_folder("photos"), store=Store(), size=224)
+        catalog = Catalog.from_folder("photos")
+        facts, refused = look_at(catalog, store=Store(), size=224, reporter=TERMINAL)
     """
     contents = catalog.contents
     entries = store.entries(facts_key(size))
     missing = entries.missing(contents)
     refusals: dict[str, Refusal] = {}
     with (
-        track("Decoded", len(missing)) as advance,
+        reporter.track("Decoded", len(missing)) as advance,
         DecodeAhead(jobs_for(catalog, missing), size) as decoding,
         ThreadPoolExecutor(1) as thread,
     ):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 
-from regraft.console import amount, say
+from regraft.console import Reporter, amount
 from regraft.errors import EnvironmentFault
 
 __all__ = ["InMemory", "Spare"]
@@ -29,7 +29,8 @@ class InMemory:
 class Spare:
     """The memory that a store may use in place of its disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
         self._used = 0
         self._said = False
 
@@ -53,10 +54,9 @@ class Spare:
             raise EnvironmentFault(f"{cannot} {mend}") from refused
         if not self._said:
             self._said = True
-            say(
+            self._reporter.warn(
                 f"{cannot} The run goes on: up to {amount(ROOM)} are kept in memory, and lost when it ends. "
-                f"{mend}",
-                style="yellow",
+                f"{mend}"
             )
         self._used += size
         return InMemory(file.getvalue())

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.beside import new_file, sweep
-from regraft.console import say
-from regraft.data.decode import DECODER
+from regraft.console import TERMINAL, Reporter
+from regraft.data.decoder import DECODER
 from regraft.errors import EnvironmentFault
 from regraft.features.home import default_root, writable_root
 from regraft.features.shard import Shard, as_bytes, write_shard
@@ -50,18 +50,22 @@ def pixel_key(size: int) -> str:
 
 
 class Store:
-    """A folder of computed tensors. `root` is made when something is first written."""
+    """A folder of computed tensors. `root` is made when something is first written.
 
-    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+    `reporter` shows what is damaged or cannot be written.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None = None, reporter: Reporter = TERMINAL) -> None:
         self.root = Path(root) if root is not None else default_root()
         self._entries: dict[str, Entries] = {}
-        self._spare = Spare()
+        self._reporter = reporter
+        self._spare = Spare(reporter)
         self._swept = False
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str] | None = None) -> Store:
+    def open(cls, root: str | os.PathLike[str] | None = None, reporter: Reporter = TERMINAL) -> Store:
         """A store to work with; see `home.writable_root` for its place, and for errors."""
-        return cls(writable_root(root))
+        return cls(writable_root(root, reporter=reporter), reporter)
 
     def entries(self, key: str) -> Entries:
         """Everything stored under a key, with what other processes have stored by now.
@@ -70,7 +74,7 @@ class Store:
         """
         if key not in self._entries:
             folder = self.root / FORM / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-            self._entries[key] = Entries(folder, key, self._spare)
+            self._entries[key] = Entries(folder, key, self._spare, self._reporter)
         self._entries[key].refresh()
         return self._entries[key]
 
@@ -127,7 +131,8 @@ class Entries:
     float32 tensors come back with eleven significant bits (see `features.half`), all others as they were put.
     """
 
-    def __init__(self, folder: Path, key: str, spare: Spare) -> None:
+    def __init__(self, folder: Path, key: str, spare: Spare, reporter: Reporter) -> None:
+        self._reporter = reporter
         self.key = key
         self._folder = folder
         self._spare = spare
@@ -158,9 +163,8 @@ class Entries:
         damaged = self._damaged & set(as_bytes(missing).tolist())
         if damaged:
             self._damaged -= damaged  # said once
-            say(
-                f"{len(damaged):,} entries of the feature store are damaged and are computed again.",
-                style="yellow",
+            self._reporter.warn(
+                f"{len(damaged):,} entries of the feature store are damaged and are computed again."
             )
         return missing
 
@@ -230,9 +234,8 @@ class Entries:
         except OSError:  # it may be readable another time
             return
         except Exception:  # a damaged file may hold anything; its images are computed again
-            say(
-                f"A file of the feature store is damaged; its images are computed again: {name}.",
-                style="yellow",
+            self._reporter.warn(
+                f"A file of the feature store is damaged; its images are computed again: {name}."
             )
             with suppress(OSError):
                 (self._folder / name).unlink()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.freeze import Guard, Trained, may_move
-from regraft.console import duration, say, track
+from regraft.console import TERMINAL, duration, say, track
 from regraft.errors import EnvironmentFault
 from regraft.recipe import Phase
 from regraft.signals import finish_step
@@ -137,7 +137,7 @@ class Session:
         self._fitted, self._clock = fitted, clock
         kept = self._bookmark.take()
         place = self._begin(seed) if kept is None else self._restore(*kept)
-        with finish_step() as self._stop:
+        with finish_step(TERMINAL) as self._stop:
             while fitted.stopped == "done" and place.epoch <= clock.epochs:
                 place = self._one_epoch(place)
         for variable, value in zip(self._moving, self._best, strict=True):
