@@ -1,16 +1,18 @@
 """What a run starts with while its network is still being imported."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Facts
 from regraft.features.facts import as_tensors, facts_key
 from regraft.features.store import Store
-from regraft.prepare import begin_decoding, hint
+from regraft.prepare import begin_decoding, feature_key_hint
 from regraft.recipe import Recipe
 
 
@@ -21,10 +23,10 @@ def test_decoding_begins_with_what_lacks_features_or_facts(
     catalog, store = Catalog.from_folder(make_photos()), Store(tmp_path / "store")
     recipe = Recipe(backbone="mobilenet_v2", weights="random", image_size=32, phases=())
     contents, key = catalog.contents, "prefix of an earlier run"
-    store.remember(hint(recipe), key)
+    store.remember(feature_key_hint(recipe), key)
     store.entries(key).put(contents[:4], {"cut_0": np.zeros((4, 2))})
     store.entries(facts_key(32)).put(contents[2:6], as_tensors([Facts(8, 8, "PNG")] * 4))
-    ahead = begin_decoding(catalog, recipe, store)
+    with ExitStack() as stack:
+        ahead = begin_decoding(Context(store), catalog, recipe, stack)
     assert ahead is not None
-    ahead.close()
     assert [job.digest for job in ahead.jobs] == [*contents[:2], *contents[4:]]

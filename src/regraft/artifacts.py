@@ -19,6 +19,7 @@ from regraft.console import Reporter
 from regraft.data.cells import safe_cell
 from regraft.data.decoder import DECODER
 from regraft.data.workers import DecodeAhead, Job
+from regraft.deploy.built import write_trained_model
 from regraft.deploy.bundle import MANIFEST_FORMAT
 from regraft.deploy.graph import GRAPH
 from regraft.errors import EnvironmentFault, UsageError
@@ -89,7 +90,7 @@ def write_run(
         outcome: what the run found.
         folder: where to write.
         out: the name that the folder will have.
-        open_images: see `TrainedModel.write`.
+        open_images: see `write_trained_model`.
 
     Raises:
         ModelRefused: a weight of the model is not a finite number.
@@ -97,7 +98,7 @@ def write_run(
     with ThreadPoolExecutor(1) as beside:  # thumbnails take no Keras, and half a second
         scored = beside.submit(_write_scores, outcome, folder, out)
         _write_records(outcome, folder)
-        files = outcome.network.write(folder, open_images, reporter)
+        files = write_trained_model(outcome.network, folder, open_images, reporter)
         metrics = scored.result()
     _write_json(folder / "manifest.json", _manifest(outcome, files))
     return metrics

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
+from regraft.outcome import TrainedModel
 from regraft.recipe import Recipe
 from regraft.training.material import Material
 from regraft.units import units_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from regraft.backbone.cut import Cut
     from regraft.backbone.load import Backbone
     from regraft.backbone.taps import Tap
-    from regraft.deploy.built import TrainedModel
     from regraft.training.heads import FoundHead
     from regraft.training.phases import AsAsked
     from regraft.training.tuning import Search
@@ -120,7 +120,6 @@ def _digest(rows: Iterable[Any]) -> str:
 def ship_model(found: FoundHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:
     """Return the model as it is shipped: where samples have several images, it takes all of them."""
     from regraft.backbone.photos import over_photos
-    from regraft.deploy.built import TrainedModel
 
     photos = len(catalog.samples[0].photos)
     model = found.model if photos == 1 else over_photos(cut.prefix, found.head, photos)

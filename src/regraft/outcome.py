@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -12,11 +13,13 @@ from regraft.data.catalog import Catalog
 from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
-    from regraft.deploy.built import TrainedModel
+    import keras
+
     from regraft.features.extract import Features
     from regraft.training.fit import Fitted
+    from regraft.training.kept import Kept
 
-__all__ = ["UNTOUCHED", "Attempt", "Decision", "Outcome"]
+__all__ = ["UNTOUCHED", "Attempt", "Decision", "Outcome", "TrainedModel"]
 
 UNTOUCHED = "Nothing of the backbone was trained, as asked for."
 
@@ -111,6 +114,28 @@ def _sentence(fitted: Fitted, score_name: str) -> str:
 def _a(name: str) -> str:
     """With its article: "an R2", "an mAP", "a top-1"."""
     return f"{'an' if name[0] in 'Rm' else 'a'} {name}"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The network that a run trained.
+
+    Attributes:
+        model: RGB pixels 0..255 to answers, or to what `kept` answers from.
+        photos: how many images make a sample.
+        kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
+        graph: the model as OpenVINO's file, where the store has it.
+    """
+
+    model: keras.Model
+    photos: int = 1
+    kept: Kept | None = None
+    graph: Path | None = None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model holds."""
+        return int(self.model.count_params())
 
 
 @dataclass(frozen=True)

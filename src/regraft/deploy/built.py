@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,70 +16,56 @@ from regraft.deploy.bundle import ESTIMATOR, sha256, write_model
 from regraft.deploy.graph import write_graph
 from regraft.deploy.selftest import SELFTEST, make_pictures, write_answers
 from regraft.errors import ModelRefused
-from regraft.training.kept import Kept, write_estimator
+from regraft.outcome import TrainedModel
+from regraft.training.kept import write_estimator
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["TrainedModel"]
+__all__ = ["write_trained_model"]
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """The network that a run trained.
+def write_trained_model(
+    trained: TrainedModel,
+    folder: Path,
+    open_images: Callable[[], DecodeAhead] | None,
+    reporter: Reporter,
+) -> dict[str, str]:
+    """Fill a run folder with `model.keras` and what runs or completes it.
 
-    Attributes:
-        model: RGB pixels 0..255 to answers, or to what `kept` answers from.
-        photos: how many images make a sample.
-        kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
-        graph: the model as OpenVINO's file, where the store has it.
+    Args:
+        trained: the model.
+        folder: where to write.
+        open_images: begins to decode a few of the run's images, on which a graph for OpenVINO has to answer
+            as the model does; None for a run without a graph and without answers to compare.
+        reporter: is told where there is no graph.
+
+    Returns:
+        The SHA-256 of each file, by name.
+
+    Raises:
+        ModelRefused: a weight of the model is not a finite number.
     """
+    _expect_finite(trained.model)
+    if open_images is None:
+        return _write_model(trained, folder)
+    with open_images() as decoding:
+        files = _write_model(trained, folder)
+        decoded = group_images(iter(decoding), trained.photos)
+        images = [image for image in decoded if not isinstance(image, Refusal)]
+    shown = make_pictures(int(trained.model.inputs[0].shape[-2]), trained.photos)
+    pixels = np.stack([*images, *shown])
+    answers, graph = write_graph(trained.model, folder, pixels, graph=trained.graph, reporter=reporter)
+    write_answers(folder / SELFTEST, shown, answers[len(images) :])
+    return files | {name: sha256(folder / name) for name in (*graph, SELFTEST)}
 
-    model: keras.Model
-    photos: int = 1
-    kept: Kept | None = None
-    graph: Path | None = None
 
-    @property
-    def parameters(self) -> int:
-        """How many numbers the model holds."""
-        return int(self.model.count_params())
-
-    def write(
-        self, folder: Path, open_images: Callable[[], DecodeAhead] | None, reporter: Reporter
-    ) -> dict[str, str]:
-        """Fill a run folder with `model.keras` and what runs or completes it.
-
-        Args:
-            folder: where to write.
-            open_images: begins to decode a few of the run's images, on which a graph for OpenVINO has to
-                answer as the model does; None for a run without a graph and without answers to compare.
-
-        Returns:
-            The SHA-256 of each file, by name.
-
-        Raises:
-            ModelRefused: a weight of the model is not a finite number.
-        """
-        _expect_finite(self.model)
-        if open_images is None:
-            return self._write_model(folder)
-        with open_images() as decoding:
-            files = self._write_model(folder)
-            decoded = group_images(iter(decoding), self.photos)
-            images = [image for image in decoded if not isinstance(image, Refusal)]
-        shown = make_pictures(int(self.model.inputs[0].shape[-2]), self.photos)
-        pixels = np.stack([*images, *shown])
-        answers, graph = write_graph(self.model, folder, pixels, graph=self.graph, reporter=reporter)
-        write_answers(folder / SELFTEST, shown, answers[len(images) :])
-        return files | {name: sha256(folder / name) for name in (*graph, SELFTEST)}
-
-    def _write_model(self, folder: Path) -> dict[str, str]:
-        files = {"model.keras": write_model(self.model, folder / "model.keras")}
-        if self.kept is not None:
-            write_estimator(self.kept, folder / ESTIMATOR)
-            files[ESTIMATOR] = sha256(folder / ESTIMATOR)
-        return files
+def _write_model(trained: TrainedModel, folder: Path) -> dict[str, str]:
+    files = {"model.keras": write_model(trained.model, folder / "model.keras")}
+    if trained.kept is not None:
+        write_estimator(trained.kept, folder / ESTIMATOR)
+        files[ESTIMATOR] = sha256(folder / ESTIMATOR)
+    return files
 
 
 def _expect_finite(model: keras.Model) -> None:
