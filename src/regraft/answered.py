@@ -53,7 +53,9 @@ def evaluate(
     contents = list(dict.fromkeys(sample.digest for sample in samples))
     speed = Speed(name_output(found.model), context.store)
     with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
-        answers = dict(zip(contents, run_engine(speed.engine, decoding), strict=True))
+        answers = dict(
+            zip(contents, run_engine(speed.engine, decoding, reporter=context.reporter), strict=True)
+        )
     changed = [content for content, answer in answers.items() if isinstance(answer, Refusal)]
     if changed:
         names = [sample.path for sample in samples if sample.digest in changed]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from regraft.backbone.zoo import find, is_zoo_name
-from regraft.console import TERMINAL, say
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
@@ -34,11 +34,10 @@ from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.checkpage import Findings, render_check
 from regraft.evaluation.problems import Problem, find_problems
 from regraft.features.looked import look_at
-from regraft.features.store import Store
 from regraft.findings import now
 from regraft.gallery import thumbnail
 from regraft.imports import begin
-from regraft.prepare import feature_key_hint, open_backbone, read_catalog
+from regraft.prepare import extract, open_backbone, read_catalog, report_backbone
 from regraft.recipe import Recipe
 from regraft.training.suspects import TASKS, Suspect, find_suspects
 
@@ -102,11 +101,11 @@ def check(
         found = check("photos").problem("suspicious_labels")
         [case.images[0].image for case in found.cases[:30]]
     """
-    recipe, kept = recipe or Recipe(), Store.open(store)
+    recipe, context = recipe or Recipe(), Context.open(store, trust=trust)
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
-    say(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
-    seen = _seen(catalog, recipe, kept, labels=labels, trust=trust)
-    copies = Copies.of(seen.facts, reporter=TERMINAL)
+    context.reporter.info(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
+    seen = _decode_all(context, catalog, recipe, labels=labels)
+    copies = Copies.of(seen.facts, reporter=context.reporter)
     suspects, fault, unchecked = _doubted(seen, copies, recipe)
     problems = find_problems(seen.catalog, seen.facts, copies, suspects)
     if fault is not None:
@@ -136,7 +135,7 @@ class _Seen:
     why_not: str = ""
 
 
-def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool, trust: bool) -> _Seen:
+def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: bool) -> _Seen:
     """Decode every image; with a backbone at hand also run it, for whose features `train` will ask."""
     why_not = "" if labels else "nobody asked for it."
     if catalog.task not in TASKS:
@@ -144,22 +143,19 @@ def _seen(catalog: Catalog, recipe: Recipe, store: Store, *, labels: bool, trust
     if not why_not:
         try:
             with begin("keras"):
-                backbone = open_backbone(recipe, trust=trust)
+                backbone = open_backbone(recipe, trust=context.trust, reporter=context.reporter)
         except EnvironmentFault as fault:
             why_not = str(fault)
         else:
-            from regraft.features.extract import extract_features
-
-            say(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.weights_briefly}.")
-            network = pooled_network(backbone, recipe.head)
-            features = extract_features(network, catalog, store=store, precision=recipe.precision)
-            store.remember(feature_key_hint(recipe), features.key)
+            report_backbone(context.reporter, backbone)
+            recipe = replace(recipe, phases=())  # `train` keeps pixels where it has phases
+            features = extract(context, pooled_network(backbone, recipe.head), catalog, recipe)
             catalog = catalog.without(features.refused)
             vectors = features.matrix(catalog.samples, VECTOR)
             return _Seen(catalog, features.facts_of(catalog.contents), vectors)
-    say(f"Labels are not checked: {why_not}")
+    context.reporter.info(f"Labels are not checked: {why_not}")
     size = find(recipe.backbone).size_at(recipe.image_size) if is_zoo_name(recipe.backbone) else SIZE
-    facts, refused = look_at(catalog, store=store, size=size, reporter=TERMINAL)
+    facts, refused = look_at(catalog, store=context.store, size=size, reporter=context.reporter)
     return _Seen(catalog.without(refused), facts, None, why_not)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "SILENT",
     "TERMINAL",
     "Reporter",
     "SilentReporter",
@@ -72,7 +73,7 @@ class SilentReporter(Reporter):
         return nullcontext(lambda done: None)
 
 
-TERMINAL = Reporter()
+TERMINAL, SILENT = Reporter(), SilentReporter()
 
 
 @contextmanager

@@ -60,9 +60,11 @@ class Context:
     trust: bool = False
 
     @classmethod
-    def open(cls, store: str | PathLike[str] | None, **settings: Any) -> Context:
+    def open(
+        cls, store: str | PathLike[str] | None, *, reporter: Reporter = TERMINAL, **settings: Any
+    ) -> Context:
         """Return a context whose store is at a place, or in the user's cache; `settings` are the others."""
-        return cls(Store.open(store), **settings)
+        return cls(Store.open(store, reporter), reporter=reporter, **settings)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time a stage."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import say, track
+from regraft.console import TERMINAL
 from regraft.data.augment import augment_pixels
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded
@@ -81,7 +81,7 @@ def _from_scratch(model: keras.Model, catalog: Catalog) -> float:
             pixels = [found.pixels for found in decoding if isinstance(found, Decoded)]
         return np.stack(pixels).astype("float32"), np.array([sample.target for sample in samples])
 
-    say(f"Training the same network from scratch, {SCRATCH_PASSES} passes.")
+    TERMINAL.info(f"Training the same network from scratch, {SCRATCH_PASSES} passes.")
     keras.utils.set_random_seed(0)
     fresh = keras.models.clone_model(model)
     for layer in fresh.layers:  # one by one: the model's own flag is up already and would not reach them
@@ -143,7 +143,7 @@ def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.M
     steps = PRETRAINING * -(-len(targets) // 64)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     classifier.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), "sparse_categorical_crossentropy")
-    with track("Pre-training on 0-4", PRETRAINING * len(targets)) as advance:
+    with TERMINAL.track("Pre-training on 0-4", PRETRAINING * len(targets)) as advance:
         for epoch in range(PRETRAINING):
             views = augment_pixels(np.concatenate(versions), ("crop",), [0, epoch])
             classifier.fit(views, targets, batch_size=64, verbose=0)

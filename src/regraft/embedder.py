@@ -8,7 +8,6 @@ for all folds and all points of a grid: its results are found by the content of 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from regraft.console import TERMINAL, Reporter, SilentReporter, quiet
+from regraft.console import SILENT, TERMINAL, Reporter
+from regraft.context import Context, InMemory
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all, list_pictures
 from regraft.data.spool import Spool
-from regraft.embedding import VECTOR, embedding_network
-from regraft.features.store import Store
+from regraft.embedding import embedding_network, read_vectors
+from regraft.prepare import extract
 from regraft.recipe import Pooling, Recipe
 
 if TYPE_CHECKING:
@@ -71,15 +71,17 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
             image_size=self.image_size,
         )
 
-    def _catalog(self, images: Any) -> Catalog:
-        return list_pictures(images, Spool(Store.open(self.store).root / "spool", scale=self.scale))
+    def _context(self, head: Any = None) -> Context:
+        return Context.open(
+            self.store, reporter=self._reporter, in_memory=InMemory(head=head), trust=self.trust
+        )
 
-    def _shown(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.verbose else quiet()
+    def _catalog(self, context: Context, images: Any) -> Catalog:
+        return list_pictures(images, Spool(context.store.root / "spool", scale=self.scale))
 
     @property
     def _reporter(self) -> Reporter:
-        return TERMINAL if self.verbose else SilentReporter()
+        return TERMINAL if self.verbose else SILENT
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -110,9 +112,8 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
         Raises:
             DataError, UsageError, EnvironmentFault, ModelRefused: see `transform`.
         """
-        with self._shown():
-            self._catalog(X)
-            self._network()
+        self._catalog(self._context(), X)
+        self._network()
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -122,13 +123,11 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
             DataError: X is no images, or some of them cannot be used.
             UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
         """
-        from regraft.features.extract import extract_features
-
-        with self._shown():
-            catalog = self._catalog(X)
-            features = extract_features(self._network(), catalog, store=Store.open(self.store))
+        context = self._context()
+        catalog = self._catalog(context, X)
+        features = extract(context, self._network(), catalog, replace(self._recipe(), phases=()))
         expect_all(features.refused)
-        return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32)
+        return read_vectors(features, catalog)
 
     def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
         """The same as `transform`, which checks all that `fit` checks."""
@@ -148,4 +147,4 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
     def _network(self) -> keras.Model:
         recipe = self._recipe()
         head = replace(recipe.head, pooling=self.pooling)
-        return embedding_network(replace(recipe, head=head), trust=self.trust)
+        return embedding_network(replace(recipe, head=head), trust=self.trust, reporter=self._reporter)

@@ -18,20 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.beside import new_folder, sweep
-from regraft.console import TERMINAL
+from regraft.console import TERMINAL, Reporter
+from regraft.context import Context
 from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused, Sample, look_at_all
 from regraft.errors import DataError, EnvironmentFault, UsageError
 from regraft.features.file import FeatureTable, Writer, choose_writer
-from regraft.features.store import Store
-from regraft.prepare import TABLES, open_backbone, read_catalog, report_refused
-from regraft.recipe import HeadSpec, PrecisionChoice, Recipe
+from regraft.prepare import TABLES, extract, open_backbone, read_catalog, report_refused
+from regraft.recipe import HeadSpec, Recipe
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.backbone.load import Backbone
+    from regraft.features.extract import Features
 
 __all__ = [
     "POOLINGS",
@@ -41,7 +42,7 @@ __all__ = [
     "embed",
     "embedding_network",
     "pooled_network",
-    "vectors",
+    "read_vectors",
 ]
 
 POOLINGS = ("avg", "max", "both")  # those without weights, so that nothing has to be learned
@@ -90,19 +91,23 @@ def embed(
         pandas.read_parquet(found.path).filter(regex="^f[0-9]")
     """
     recipe, out = recipe or Recipe(), Path(out)
-    write, kept = _writer(out, overwrite=overwrite), Store.open(store)
+    write, context = _writer(out, overwrite=overwrite), Context.open(store, trust=trust)
     with ExitStack() as stack:
         with _said_of(out):
             sweep(out.parent, f".{out.name}.writing-")
             beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
-        catalog = _listed(Path(data), recipe)
-        features, catalog = vectors(embedding_network(recipe, trust=trust), catalog, kept, recipe.precision)
-        report_refused(TERMINAL, catalog)
-        table = FeatureTable(_columns(catalog), features, replace(recipe, data=fspath(data)).to_toml())
+        catalog = _list_images(context, Path(data), recipe)
+        network = embedding_network(recipe, trust=trust, reporter=context.reporter)
+        features = extract(context, network, catalog, replace(recipe, phases=()))
+        catalog = catalog.without(features.refused)
+        report_refused(context.reporter, catalog)
+        table = FeatureTable(
+            _columns(catalog), read_vectors(features, catalog), replace(recipe, data=fspath(data)).to_toml()
+        )
         with _said_of(out):
             write(beside / out.name, table)
             (beside / out.name).replace(out)
-    return Embedded(out, len(catalog), features.shape[1], catalog.refused)
+    return Embedded(out, len(catalog), table.features.shape[1], catalog.refused)
 
 
 @contextmanager
@@ -116,19 +121,12 @@ def _said_of(out: Path) -> Iterator[None]:
         raise EnvironmentFault(f"{out} cannot be written: {error.strerror or error}.") from error
 
 
-def vectors(
-    network: keras.Model, catalog: Catalog, store: Store, precision: PrecisionChoice = "auto"
-) -> tuple[NDArray[np.float32], Catalog]:
-    """The features of a catalog's samples, (n, d), computed where the store has none; and the catalog less
-    what cannot be decoded."""
-    from regraft.features.extract import extract_features
-
-    features = extract_features(network, catalog, store=store, precision=precision)
-    catalog = catalog.without(features.refused)
-    return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32), catalog
+def read_vectors(features: Features, catalog: Catalog) -> NDArray[np.float32]:
+    """Return the features of a catalog's samples, (n, d), in their order."""
+    return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32)
 
 
-def embedding_network(recipe: Recipe, *, trust: bool = False) -> keras.Model:
+def embedding_network(recipe: Recipe, *, trust: bool = False, reporter: Reporter = TERMINAL) -> keras.Model:
     """The backbone of a recipe, from float RGB pixels (b, size, size, 3) in 0..255 to {"cut_0": (b, d)}.
 
     The last two are kept in memory: every fold of a cross-validation asks for the same one. It is never
@@ -151,12 +149,12 @@ def embedding_network(recipe: Recipe, *, trust: bool = False) -> keras.Model:
         seed=recipe.seed if recipe.weights == "random" else 0,
         head=replace(Recipe().head, pooling=recipe.head.pooling),
     )
-    return _opened(alike, _contents(recipe.backbone) + _contents(recipe.weights), trust)
+    return _open_network(alike, _contents(recipe.backbone) + _contents(recipe.weights), trust, reporter)
 
 
 @lru_cache(maxsize=2)
-def _opened(recipe: Recipe, contents: str, trust: bool) -> keras.Model:
-    return pooled_network(open_backbone(recipe, trust=trust), recipe.head)
+def _open_network(recipe: Recipe, contents: str, trust: bool, reporter: Reporter) -> keras.Model:
+    return pooled_network(open_backbone(recipe, trust=trust, reporter=reporter), recipe.head)
 
 
 def pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:
@@ -188,7 +186,7 @@ def _contents(name: str) -> str:
 # --- which images
 
 
-def _listed(path: Path, recipe: Recipe) -> Catalog:
+def _list_images(context: Context, path: Path, recipe: Recipe) -> Catalog:
     """Class folders and tables as for `train`; any other folder as images without a class."""
     if path.suffix.lower() in TABLES and not path.is_dir():
         # Without a target every image is a class of its own; `_columns` leaves that out.
@@ -198,13 +196,13 @@ def _listed(path: Path, recipe: Recipe) -> Catalog:
     try:
         return read_catalog(path, replace(recipe, task="auto"))
     except DataError:
-        return _unlabelled(path)
+        return _list_unlabelled(context, path)
 
 
-def _unlabelled(root: Path) -> Catalog:
+def _list_unlabelled(context: Context, root: Path) -> Catalog:
     samples, refused = [], []
     files = list(list_images(root))
-    for file, verdict in zip(files, look_at_all(files, reporter=TERMINAL), strict=True):
+    for file, verdict in zip(files, look_at_all(files, reporter=context.reporter), strict=True):
         name = file.relative_to(root).as_posix()
         if isinstance(verdict, Refusal):
             refused.append(Refused(name, verdict.code, verdict.detail))
@@ -212,7 +210,7 @@ def _unlabelled(root: Path) -> Catalog:
             samples.append(Sample(name, 0, verdict))
     if not samples:
         raise DataError(f"No images in {root} that can be used; {len(refused)} files were refused.")
-    TERMINAL.info(f"No class folders in {root}: {len(samples):,} images without a class.")
+    context.reporter.info(f"No class folders in {root}: {len(samples):,} images without a class.")
     return Catalog(root, ("",), tuple(samples), tuple(refused))
 
 

@@ -17,12 +17,10 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
-from regraft.context import Context, InMemory
 from regraft.data.sample import Target
 from regraft.deploy.held import HeldRun
 from regraft.embedder import ImageEstimator
 from regraft.errors import UsageError
-from regraft.features.store import Store
 from regraft.recipe import ClassWeight, HeadSpec, Phase, Recipe, TaskChoice
 from regraft.run import run_stages
 
@@ -58,15 +56,12 @@ class _HeadEstimator(ImageEstimator):
         own = None if isinstance(self.head, str | HeadSpec) else _fresh(self.head)
         recipe = replace(self._recipe(), task=task)
         run = HeldRun()
-        with self._shown():
-            listed = self._catalog(X)
-            samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
-            names = tuple(str(name) for name in outputs)
-            catalog = replace(listed, outputs=names, samples=samples, task=task)
-            context = Context.open(
-                self.store, reporter=self._reporter, in_memory=InMemory(head=own), trust=self.trust
-            )
-            run.write(run_stages(context, catalog, recipe))
+        context = self._context(head=own)
+        listed = self._catalog(context, X)
+        samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
+        names = tuple(str(name) for name in outputs)
+        catalog = replace(listed, outputs=names, samples=samples, task=task)
+        run.write(run_stages(context, catalog, recipe), context.reporter)
         self.run_ = run
 
     def _recipe(self) -> Recipe:
@@ -95,8 +90,8 @@ class _HeadEstimator(ImageEstimator):
     def _answers(self, X: Any) -> Array:
         """Answers of the model in the order of `run_.bundle.outputs`, float64 (n, units)."""
         check_is_fitted(self)
-        with self._shown():
-            return self.run_.answers(self._catalog(X), Store.open(self.store)).astype(np.float64)
+        context = self._context()
+        return self.run_.answers(context, self._catalog(context, X)).astype(np.float64)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

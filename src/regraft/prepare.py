@@ -173,8 +173,8 @@ def feature_key_hint(recipe: Recipe) -> str:
     return f"key of {network}"
 
 
-def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
-    """The backbone of a recipe; `trust` is as in `load_backbone`.
+def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
+    """Return the backbone of a recipe; `trust` is as in `load_backbone`.
 
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
@@ -193,6 +193,7 @@ def open_backbone(recipe: Recipe, *, trust: bool = False) -> Backbone:
         image_size=recipe.image_size,
         seed=recipe.seed,
         trust=trust,
+        reporter=reporter,
     )
 
 
@@ -220,7 +221,7 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     given = context.in_memory
     if given.backbone is not None:
         recipe = name_in_memory_backbone(recipe, given.backbone)
-    backbone = given.backbone or open_backbone(recipe, trust=context.trust)
+    backbone = given.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
     recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
     if given.space is not None:
         resolve_phases(backbone, tuple(Phase(plan) for plan in given.space.plans))
@@ -231,7 +232,11 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
 
 
 def extract(
-    context: Context, network: keras.Model, catalog: Catalog, recipe: Recipe, decoding: DecodeAhead | None
+    context: Context,
+    network: keras.Model,
+    catalog: Catalog,
+    recipe: Recipe,
+    decoding: DecodeAhead | None = None,
 ) -> Features:
     """Return the features of a catalog's images, and keep a hint of where they lie for the next run."""
     from regraft.features.extract import extract_features
@@ -243,6 +248,7 @@ def extract(
         keep_pixels=recipe.keeps_pixels,
         ahead=decoding,
         precision=recipe.precision,
+        reporter=context.reporter,
     )
     context.store.remember(feature_key_hint(recipe), features.key)
     return features

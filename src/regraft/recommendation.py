@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.zoo import find, is_zoo_name, weights_on_disk
-from regraft.console import TERMINAL
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.sample import Sample
 from regraft.embedding import VECTOR, check_pooling, pooled_network
 from regraft.errors import DataError, RegraftError, UsageError
-from regraft.features.store import Store
-from regraft.prepare import feature_key_hint, open_backbone, read_catalog, report_backbone, report_refused
-from regraft.recipe import HeadSpec, Recipe
+from regraft.prepare import extract, open_backbone, read_catalog, report_backbone, report_refused
+from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
 from regraft.training.folds import strata
@@ -147,12 +146,12 @@ def recommend(
     """
     recipe = recipe or Recipe()
     asked = _asked(recipe, backbones, weights)
-    kept = Store.open(store)
+    context = Context.open(store, trust=trust)
     catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
     catalog = _sampled(catalog.learnable(), sample, recipe.seed)
-    TERMINAL.info(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
-    trial = _Trial(catalog, kept, several=len(asked) > 1, trust=trust)
-    tried = [trial.of(each) for each in asked]
+    context.reporter.info(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
+    trial = _Trial(context, catalog, several=len(asked) > 1)
+    tried = [trial.score(each) for each in asked]
     ranked = [each for each in tried if isinstance(each, Ranked)]
     faults = [each for each in tried if not isinstance(each, Ranked)]
     if not ranked:
@@ -227,18 +226,19 @@ def _sampled(catalog: Catalog, count: int, seed: int) -> Catalog:
 class _Trial:
     """Backbones on the same sample, one after the other. What the first one cannot decode none sees."""
 
-    def __init__(self, catalog: Catalog, store: Store, *, several: bool, trust: bool) -> None:
-        self.catalog, self._store, self._several, self._trust = catalog, store, several, trust
+    def __init__(self, context: Context, catalog: Catalog, *, several: bool) -> None:
+        self._context, self.catalog, self._several = context, catalog, several
 
-    def of(self, recipe: Recipe) -> Ranked | RegraftError:
-        """One backbone: loaded, run over what the store lacks, scored, let go; or why it cannot be loaded."""
+    def score(self, recipe: Recipe) -> Ranked | RegraftError:
+        """Load one backbone, run it over what the store lacks, score it; or return why it cannot be loaded."""
         gc.collect()  # the one before: layers of a model refer to each other
+        reporter = self._context.reporter
         try:
-            backbone = open_backbone(recipe, trust=self._trust)
+            backbone = open_backbone(recipe, trust=self._context.trust, reporter=reporter)
         except RegraftError as fault:
-            TERMINAL.warn(f"Left out: {recipe.backbone}. {fault}")
+            reporter.warn(f"Left out: {recipe.backbone}. {fault}")
             return fault
-        report_backbone(TERMINAL, backbone)
+        report_backbone(reporter, backbone)
         features = self._features(backbone, recipe)
         score, evidence, apart, width = self._scores(features, recipe.seed)
         parameters = backbone.model.count_params()
@@ -256,14 +256,11 @@ class _Trial:
         )
 
     def _features(self, backbone: Backbone, recipe: Recipe) -> Features:
-        from regraft.features.extract import extract_features
-
-        network = pooled_network(backbone, recipe.head)
-        features = extract_features(network, self.catalog, store=self._store, keep_pixels=self._several)
-        self._store.remember(feature_key_hint(recipe), features.key)
+        recipe = replace(recipe, phases=(Phase(),) if self._several else ())  # pixels for the next backbone
+        features = extract(self._context, pooled_network(backbone, recipe.head), self.catalog, recipe)
         if features.refused:
             self.catalog = self.catalog.without(features.refused).learnable()
-            report_refused(TERMINAL, self.catalog)
+            report_refused(self._context.reporter, self.catalog)
         return features
 
     def _scores(self, features: Features, seed: int) -> tuple[float, float, float, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import track
+from regraft.console import Reporter
 from regraft.data.decode import Decoded
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead
@@ -42,13 +42,15 @@ def make_default_engine(model: keras.Model) -> Engine:
 
 
 def run_engine(
-    engine: Engine, decoding: DecodeAhead, photos: int = 1
+    engine: Engine, decoding: DecodeAhead, photos: int = 1, *, reporter: Reporter
 ) -> Iterator[NDArray[np.float32] | Refusal]:
-    """What an engine gives for files that are being decoded, so many of them a sample; with a refused file
-    the sample is refused."""
+    """Yield what an engine gives for files that are being decoded, so many of them a sample.
+
+    A sample with a refused file is refused.
+    """
     size, total = engine.batch, len(decoding) // photos
     # What shows progress takes longer to import than a few images to predict.
-    shown = track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
+    shown = reporter.track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
     with shown as advance:
         decoded = iter(decoding)
         while samples := list(islice(group_images(decoded, photos), 8 * size)):

@@ -249,7 +249,7 @@ class Bundle:
             return
         with DecodeAhead(jobs, self.image_size) as decoding:
             engine = self.engine(len(jobs) // self.photos)
-            for found in run_engine(engine, decoding, self.photos):
+            for found in run_engine(engine, decoding, self.photos, reporter=TERMINAL):
                 yield found if isinstance(found, Refusal) else self._final(found)
 
     def _final(self, found: NDArray[np.float32]) -> NDArray[np.float32]:

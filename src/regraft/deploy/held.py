@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.artifacts import claim_folder, write_run
-from regraft.console import SilentReporter
+from regraft.console import Reporter
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all
 from regraft.data.refusal import Refusal
@@ -20,7 +21,6 @@ from regraft.data.sample import Refused
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import run_engine
 from regraft.deploy.bundle import ESTIMATOR, Bundle, load
-from regraft.features.store import Store
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe
 
@@ -60,10 +60,10 @@ class HeldRun:
     def __setstate__(self, files: dict[str, bytes]) -> None:
         self.__init__(files)  # type: ignore[misc] # the same object, from the same files
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, outcome: Outcome, reporter: Reporter) -> None:
         """Fill the folder. There is no graph for OpenVINO in it: the store has what frozen networks give."""
         with claim_folder(self.path, overwrite=False) as folder:
-            write_run(outcome, folder, self.path, None, SilentReporter())
+            write_run(outcome, folder, self.path, None, reporter)
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -74,7 +74,7 @@ class HeldRun:
         """
         return load(self.path, trusted=_types_in(self.path / ESTIMATOR))
 
-    def answers(self, catalog: Catalog, store: Store) -> Answers:
+    def answers(self, context: Context, catalog: Catalog) -> Answers:
         """What the model gives for a catalog's samples of one image: (n, units), in their order.
 
         Where the backbone stayed frozen, its features are looked up in the store, and kept there if they are
@@ -84,23 +84,35 @@ class HeldRun:
             DataError: an image cannot be decoded.
         """
         tuned = Recipe.from_toml(self.path / "recipe.toml").trains_backbone
-        found = self._from_pixels(catalog) if tuned else self._from_features(catalog, store)
+        found = self._from_pixels(context, catalog) if tuned else self._from_features(context, catalog)
         return found if self.bundle.kept is None else self.bundle.kept.predict(found).astype(np.float32)
 
-    def _from_features(self, catalog: Catalog, store: Store) -> Answers:
+    def _from_features(self, context: Context, catalog: Catalog) -> Answers:
         from regraft.features.extract import extract_features
 
         precision = Recipe.from_toml(self.path / "recipe.toml").precision
-        features = extract_features(self._parts.prefix, catalog, store=store, precision=precision)
+        features = extract_features(
+            self._parts.prefix,
+            catalog,
+            store=context.store,
+            precision=precision,
+            reporter=context.reporter,
+        )
         expect_all(features.refused)
         inputs = [features.matrix(catalog.samples, name) for name in self._parts.names]
         return _row_by_row(self._parts.suffix, inputs)
 
-    def _from_pixels(self, catalog: Catalog) -> Answers:
+    def _from_pixels(self, context: Context, catalog: Catalog) -> Answers:
         where = {sample.digest: sample.path for sample in catalog.samples}
         jobs = [Job(catalog.root / path, digest) for digest, path in where.items()]
         with DecodeAhead(jobs, self.bundle.image_size) as decoding:
-            found = dict(zip(where, run_engine(self.bundle.engine(len(jobs)), decoding), strict=True))
+            found = dict(
+                zip(
+                    where,
+                    run_engine(self.bundle.engine(len(jobs)), decoding, reporter=context.reporter),
+                    strict=True,
+                )
+            )
         bad = ((where[digest], verdict) for digest, verdict in found.items() if isinstance(verdict, Refusal))
         expect_all(Refused(path, verdict.code, verdict.detail) for path, verdict in bad)
         return np.array([found[sample.digest] for sample in catalog.samples], np.float32)

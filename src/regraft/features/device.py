@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import say
+from regraft.console import TERMINAL, Reporter
 from regraft.errors import brief
 from regraft.features.openvino import BATCH, Outputs, Precision, padded
 
@@ -61,7 +61,9 @@ class KerasEngine:
         batch: the most images that a batch given to `run` may have.
     """
 
-    def __init__(self, network: keras.Model, precision: Precision = "f32") -> None:
+    def __init__(
+        self, network: keras.Model, precision: Precision = "f32", reporter: Reporter = TERMINAL
+    ) -> None:
         self.name = keras_name(precision)
         self.batch = ON_ACCELERATOR if accelerator() else BATCH
         self._network = network if precision == "f32" else in_bf16(network)
@@ -71,7 +73,9 @@ class KerasEngine:
         except Exception as error:  # XLA does not know every operation
             if not self._network.jit_compile:
                 raise
-            say(f"XLA cannot compile this network ({brief(error, most=160)}): it runs without, more slowly.")
+            reporter.info(
+                f"XLA cannot compile this network ({brief(error, most=160)}): it runs without, more slowly."
+            )
             self._network.compile(jit_compile=False)
             self._outputs(black)
 

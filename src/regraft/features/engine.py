@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.beside import new_folder, sweep
-from regraft.console import say
+from regraft.console import TERMINAL, Reporter
 from regraft.errors import BackendLimit, brief
 from regraft.features.convert import convert
 from regraft.features.device import KerasEngine, accelerator
@@ -70,7 +70,12 @@ def _generation() -> tuple[int, int]:
 
 
 def make_engine(
-    network: keras.Model | Network, cache: Path, *, precision: Precision = "f32", batch: int = BATCH
+    network: keras.Model | Network,
+    cache: Path,
+    *,
+    precision: Precision = "f32",
+    batch: int = BATCH,
+    reporter: Reporter = TERMINAL,
 ) -> Engine:
     """The fastest engine that can run a network here.
 
@@ -90,10 +95,10 @@ def make_engine(
     """
     network = Network.of(network)
     if not network.engine_name().startswith("openvino"):
-        return _by_keras(network.model, precision)
+        return _by_keras(network.model, precision, reporter)
     kept = kept_graph(cache)
     try:
-        if not is_whole(kept.parent):
+        if not is_whole(kept.parent, reporter):
             return _converted(network.model, kept, precision, batch)
         return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
@@ -101,8 +106,10 @@ def make_engine(
             raise BackendLimit(
                 f"Keras' OpenVINO backend cannot run this network ({brief(error)})."
             ) from error
-        say(f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly.")
-        return KerasEngine(network.model)
+        reporter.info(
+            f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly."
+        )
+        return KerasEngine(network.model, reporter=reporter)
 
 
 def keras_backend() -> str:
@@ -117,14 +124,14 @@ def kept_graph(cache: Path) -> Path:
     return cache / KEPT / "graph.xml"
 
 
-def is_whole(folder: Path) -> bool:
+def is_whole(folder: Path, reporter: Reporter) -> bool:
     """Whether the folder of `kept_graph` is there as it was written. A damaged one goes, and that is said."""
     if not folder.is_dir():
         return False
     with contextlib.suppress(OSError, ValueError):
         if json.loads((folder / CHECKSUMS).read_text("utf-8")) == _checksums(folder):
             return True
-    say(f"The converted network in {folder} is damaged; it is converted again.")
+    reporter.info(f"The converted network in {folder} is damaged; it is converted again.")
     shutil.rmtree(folder, ignore_errors=True)
     return False
 
@@ -152,14 +159,16 @@ def _converted(network: keras.Model, kept: Path, precision: Precision, batch: in
     return engine
 
 
-def _by_keras(network: keras.Model, precision: Precision) -> Engine:
+def _by_keras(network: keras.Model, precision: Precision, reporter: Reporter) -> Engine:
     try:
-        return KerasEngine(network, precision)
+        return KerasEngine(network, precision, reporter)
     except Exception as error:
         if precision == "f32":
             raise
-        say(f"This network cannot be computed in {precision} ({brief(error, most=160)}): f32 is used.")
-        return KerasEngine(network)
+        reporter.info(
+            f"This network cannot be computed in {precision} ({brief(error, most=160)}): f32 is used."
+        )
+        return KerasEngine(network, reporter=reporter)
 
 
 def _writable(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import duration, say, track
+from regraft.console import TERMINAL, Reporter, duration
 from regraft.data.catalog import Catalog, Refused, Sample
 from regraft.data.decode import Facts
 from regraft.data.decoder import DECODER
@@ -122,6 +122,7 @@ def extract_features(
     ahead: DecodeAhead | None = None,
     view: View = AS_IT_IS,
     precision: PrecisionChoice = "auto",
+    reporter: Reporter = TERMINAL,
 ) -> Features:
     """Run a frozen network over the images the store does not have yet.
 
@@ -133,6 +134,7 @@ def extract_features(
         ahead: decoding that was begun earlier; used if it covers what is needed.
         view: which version of the images the network sees. Kept pixels are those of the image as it is.
         precision: what the engine computes in; "auto" for bf16 where `choose_precision` allows it.
+        reporter: shows what is planned and how far it is.
 
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
@@ -147,7 +149,7 @@ def extract_features(
         entries = store.entries(_feature_key(name, size, speed.engine.name, view))
         work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
-        work.run(decoding, speed)
+        work.run(decoding, speed, reporter)
     speed.release()
     return Features(
         entries,
@@ -223,14 +225,15 @@ class _Work:
     def _of_view(self) -> str:
         return f" of view {self._view.number}" if self._view.number else ""
 
-    def run(self, decoding: DecodeAhead, speed: Speed) -> None:
+    def run(self, decoding: DecodeAhead, speed: Speed, reporter: Reporter) -> None:
         if not self.missing and not self.to_decode:
             found = f"all {len(self.contents):,} images are in the store, nothing to compute"
-            say(f"Frozen features{self._of_view}: {found}.")
+            reporter.info(f"Frozen features{self._of_view}: {found}.")
             return
-        self._say_plan(speed)
+        reporter.info(self._describe_plan(speed))
         label = f"Frozen features{self._of_view}"
-        with track(label, len(self.to_decode) + len(self.stored)) as advance, ThreadPoolExecutor(1) as thread:
+        total = len(self.to_decode) + len(self.stored)
+        with reporter.track(label, total) as advance, ThreadPoolExecutor(1) as thread:
             facts, pixels, features = (
                 Writer(entries, thread) for entries in (self._known, self._kept, self._entries)
             )
@@ -246,7 +249,7 @@ class _Work:
                 writer.close()
             advance(len(self.refusals))
 
-    def _say_plan(self, speed: Speed) -> None:
+    def _describe_plan(self, speed: Speed) -> str:
         parts = []
         if self.missing:
             amount = f"{len(self.missing):,} of {len(self.contents):,} images"
@@ -255,7 +258,7 @@ class _Work:
             parts.append(f"{len(self.to_decode):,} to decode")
         if self.missing:
             parts.append(f"about {duration(len(self.missing) * speed.seconds_per_image)}")
-        say(f"Plan{self._of_view}: {', '.join(parts)}.")
+        return f"Plan{self._of_view}: {', '.join(parts)}."
 
     def _images(self, decoding: DecodeAhead, facts: Writer, pixels: Writer) -> Iterator[_Image]:
         """Every image that is looked at; what decoding tells is handed to the writers."""
