@@ -218,7 +218,10 @@ def test_whoever_stops_early_leaves_nothing_running(network):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
-def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(network, tmp_path, gpu, heard):
+def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(
+    network, tmp_path, gpu, heard, monkeypatch
+):
+    monkeypatch.setattr(precision, "fast_in_bf16", fast_in_bf16)
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", each=6))
     store = Store(tmp_path / "store")
     features = extract_features(network, catalog, store=store)

@@ -117,7 +117,7 @@ def counts(features):
 @pytest.mark.parametrize("parts", ["simple", "real"], indirect=True)
 def test_features_are_what_keras_predicts_for_the_decoded_pixels(network, photos, store):
     catalog = Catalog.from_folder(photos)
-    features = extract_features(network, catalog, store=store)
+    features = extract_features(network, catalog, store=store, precision="f32")
     assert counts(features) == (12, 0)
     pixels = np.stack([decode((photos / s.path).read_bytes(), SIZE).pixels for s in catalog.samples])
     expected = network.predict(pixels.astype("float32"), verbose=0)
