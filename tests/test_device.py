@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_network, write_photos
 
+from regraft.console import TERMINAL
 from regraft.data.catalog import Catalog
 from regraft.features import device, engine, precision
 from regraft.features.device import AHEAD, KerasEngine, accelerator, in_bf16
@@ -31,8 +32,9 @@ def gpu(monkeypatch):
 def heard(monkeypatch):
     """What is said to the user."""
     lines = []
-    for room in (device, engine, precision):
+    for room in (device, engine):
         monkeypatch.setattr(room, "say", lines.append)
+    monkeypatch.setattr(TERMINAL, "info", lines.append)
     return lines
 
 

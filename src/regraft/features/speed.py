@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.data.decode import DECODER
+from regraft.data.view import View
 from regraft.features.engine import Engine, kept_graph, make_engine
 from regraft.features.network import Network
 from regraft.features.openvino import BATCH, OpenVinoEngine, Precision
@@ -47,6 +49,11 @@ class Speed:
     def engine_name(self) -> str:
         """The engine and precision that are tried first."""
         return self.network.engine_name(self.precision)
+
+    def feature_key(self, view: View, engine: str | None = None) -> str:
+        """The store's key of what the network makes of a view of an image; `engine` is its name."""
+        size, name = self.network.size, self.network.fingerprint
+        return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine or self.engine_name}\n{view.key}"
 
     @cached_property
     def engine(self) -> Engine:

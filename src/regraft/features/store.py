@@ -79,7 +79,7 @@ class Store:
         return self.root / kind / name
 
     def remember(self, question: str, answer: str) -> None:
-        """Keep a hint. Hints save time and decide nothing: a wrong or lost one changes no result."""
+        """Keep a hint. Hints save time: a lost one is found again, and of a wrong one no result is wrong."""
         path = self._hint(question)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
