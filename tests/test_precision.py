@@ -254,6 +254,11 @@ def test_of_a_slow_network_fewer_images_are_looked_at(network, catalog, store, r
     assert f"On {AT_A_TIME} of your images its features are" in reporter.lines[0]
 
 
+def test_of_large_features_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(room, "BYTES", 1)
+    assert choose(network, catalog, store, reporter)[1] == AT_A_TIME
+
+
 def test_what_was_computed_to_choose_is_not_computed_again(network, catalog, store, reporter):
     speed, computed = choose(network, catalog, store, reporter)
     assert computed == len(catalog)

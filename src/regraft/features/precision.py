@@ -1,8 +1,7 @@
 """Whether a network may be computed in bf16: decided by the answers to the user's own images.
 
 bf16 keeps the range of f32 and 8 of its 24 digits. What that does depends on the network and on what the
-images differ in, so nothing but a measurement answers. A probe is solved on the features in both precisions;
-where there is too little to hold out, the features themselves are compared.
+images differ in, so nothing but a measurement answers.
 """
 
 from __future__ import annotations
@@ -36,12 +35,13 @@ __all__ = ["choose_precision"]
 MOST = 500  # images that are looked at
 FEWEST = 8  # images below which nothing can be said
 HELD_OUT = 50  # answers of the probe below which the features are compared instead
-SECONDS = 2.0  # of f32 after which no more images are looked at
+SECONDS = 1.5  # of f32 after which no more images are looked at
+BYTES = 256 * 2**20  # of features, likewise
 AT_A_TIME = 32  # images
 ASKED = 32  # images that the remembered answer is for
 WORSE = 0.01  # of the probe's loss, by which it may rise
 LIMIT = 0.1  # of the spread between images, by which the features of too few images may differ
-PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3)
+PENALTIES = (30.0, 5.0, 1.0)
 
 PROBE = Family("ridge", ridge, lambda part: [{"penalty": each} for each in PENALTIES], views=views_of(ridge))
 
@@ -66,13 +66,6 @@ def choose_precision(
     spread between images. The images are those of the smallest digests, as many as f32 takes `SECONDS` for.
     The answer is remembered for the first of them and their targets, so images that are added rarely change
     it. The features in the chosen precision go to the store.
-
-    Args:
-        speed: the network.
-        catalog: the user's images; those of a validation or test part have no say.
-        store: where the answer is remembered.
-        wanted: "auto", or what it has to be.
-        reporter: is told what was measured.
 
     Returns:
         The network in the chosen precision, and how many images were computed in it on the way.
@@ -101,7 +94,7 @@ def choose_precision(
 
 
 def _smallest(catalog: Catalog) -> dict[str, Sample]:
-    """The training images of the smallest digests, each with a sample that shows it."""
+    """Return the training images of the smallest digests, each with a sample that shows it."""
     training = (sample for sample in catalog.samples if sample.part in ("", "train"))
     samples = {photo.digest: sample for sample in training for photo in sample.photos}
     return {digest: samples[digest] for digest in sorted(samples)[:MOST]}
@@ -114,7 +107,7 @@ def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _
     engines = [speed.engine for speed in speeds]
     if not all(engine.name.endswith(speed.precision) for engine, speed in zip(engines, speeds, strict=True)):
         return None  # the engine refuses this network
-    looked, outputs, seconds = [], [], np.zeros(2)
+    looked, outputs, seconds, size = [], [], np.zeros(2), 0
     with DecodeAhead(jobs_for(catalog, digests), speeds[0].network.size) as decoding:
         pairs = zip(digests, decoding, strict=True)
         sound = ((digest, found) for digest, found in pairs if isinstance(found, Decoded))
@@ -124,7 +117,8 @@ def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _
             outputs.append([features for features, _ in results])
             seconds += [took for _, took in results]
             looked += [(digest, found.facts) for digest, found in some]
-            if seconds[0] > SECONDS:
+            size += sum(rows.nbytes for features in outputs[-1] for rows in features.values())
+            if seconds[0] > SECONDS or size > BYTES:
                 break
     if len(looked) < FEWEST:
         return None
@@ -133,7 +127,7 @@ def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _
 
 
 def _run(engine: Engine, pixels: NDArray[np.uint8]) -> tuple[Outputs, float]:
-    """The outputs for all the pixels, and the seconds they took."""
+    """Compute the outputs for all the pixels, and the seconds they take."""
     begun = time.monotonic()
     outputs = list(engine.run(np.split(pixels, range(engine.batch, len(pixels), engine.batch))))
     return _join(outputs), time.monotonic() - begun
@@ -162,7 +156,7 @@ def _judge(features: Sequence[Outputs], catalog: Catalog, samples: Sequence[Samp
 
 
 def _part(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -> Part:
-    """Rows for the probe: the mean of each tensor over its positions; targets, numbers standardised."""
+    """Make rows for the probe: each tensor is averaged over its positions, numbers are standardised."""
     vectors = [rows.reshape(len(rows), -1, rows.shape[-1]).mean(1) for rows in features.values()]
     data = np.nan_to_num(np.concatenate(vectors, 1).astype(np.float64), posinf=0.0, neginf=0.0)
     targets = TASKS[catalog.task].encode(catalog.targets(samples), len(catalog.outputs)).astype(np.float64)
@@ -171,7 +165,7 @@ def _part(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -> Par
 
 
 def _compare(exact: Outputs, rough: Outputs) -> tuple[bool, str]:
-    """The same by the features alone, where no answers can be compared."""
+    """Judge by the features alone, where no answers can be compared."""
     apart = max(_difference(rough[name], value) for name, value in exact.items())
     images = len(next(iter(exact.values())))
     told = f"On {images} of your images its features are {100 * apart:.1f} % of their spread away from f32's"
@@ -179,7 +173,7 @@ def _compare(exact: Outputs, rough: Outputs) -> tuple[bool, str]:
 
 
 def _difference(received: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Of two arrays of shape (n, ...): how far apart, in units of how far the rows of `expected` are."""
+    """Measure how far two arrays (n, ...) are apart, in units of the spread of the rows of `expected`."""
     rows = expected.reshape(len(expected), -1).astype(np.float64)
     apart = float(np.linalg.norm(received.reshape(rows.shape) - rows))
     spread = float(np.linalg.norm(rows - rows.mean(0)))

@@ -51,7 +51,7 @@ class Speed:
         return self.network.engine_name(self.precision)
 
     def feature_key(self, view: View, engine: str | None = None) -> str:
-        """The store's key of what the network makes of a view of an image; `engine` is its name."""
+        """Return the store's key of what an engine of this name computes from a view of an image."""
         size, name = self.network.size, self.network.fingerprint
         return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine or self.engine_name}\n{view.key}"
 
