@@ -32,7 +32,7 @@ check: lint  ## the same and the fast tests: before every commit
 .venv-user/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-user
 	.venv-user/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-user/bin/python -m pip install --quiet --editable '.[cpu]'
+	.venv-user/bin/python -m pip install --quiet --editable '.[cpu]' --group bench
 	touch $@
 
 # ONLY="startup taps" some of them, QUICK=1 a few minutes' proof that all work, AGAIN=1 also what is known.

@@ -34,6 +34,7 @@ from rows import Sheet
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PHOTOS = HERE.parents[1] / "shared" / "images" / "clothing"
+YARDSTICKS = ("benchmarks/guide_recipe.py", "benchmarks/engineer_recipe.py")
 FEW = "FEW"  # in the options of the quick form: the folder of some photographs
 
 
@@ -64,6 +65,7 @@ BENCHMARKS = (
         11,
     ),
     Benchmark("decoding", "decoding.py", "--rounds 5", f"--rounds 1 --data {FEW}", 1),
+    Benchmark("engineer", "against_an_engineer.py", "--rounds 3", f"--rounds 1 --data {FEW}", 4),
     Benchmark("extraction", "extraction.py", "--rounds 5", f"--rounds 1 --data {FEW}", 8),
     Benchmark("startup", "startup.py", "--rounds 7", f"--rounds 1 --data {FEW}", 4, printed.startup),
     Benchmark(
@@ -98,7 +100,7 @@ BENCHMARKS = (
         20,
     ),
     Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.taps),
-    Benchmark("precision", "precision.py", "", f"--data {FEW}", 2),
+    Benchmark("precision", "precision.py", "--rounds 3", f"--seeds 1 --rounds 1 --data {FEW}", 6),
     Benchmark("scale", "scale.py", "", "--counts 200 2000 --image-size 96", 25),
     Benchmark("added", "scale.py", "--added --rounds 3", "--added --counts 100 --image-size 96", 3),
     Benchmark("recommend", "recommend.py", "", f"--sample 100 --data {FEW}", 6),
@@ -147,7 +149,7 @@ def circumstances(benchmark: Benchmark, quick: bool, rounds: int | None) -> dict
         "script": benchmark.script,
         "options": options,
         "quick": quick,
-        "commit": commit("src", f"benchmarks/{benchmark.script}", "benchmarks/guide_recipe.py"),
+        "commit": commit("src", f"benchmarks/{benchmark.script}", *YARDSTICKS),
         "machine": machine(),
         "versions": versions(),
     }

@@ -28,6 +28,16 @@ def own_store(
         monkeypatch.setenv("REGRAFT_HOME", str(tmp_path_factory.getbasetemp() / "store"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def f32_unless_stated() -> Iterator[None]:
+    """Let `--precision auto` mean f32 on every processor; tests of the choice itself say what there is."""
+    from regraft.features import precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "fast_in_bf16", lambda engine: False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One store for a module: what is frozen is computed once, here too."""

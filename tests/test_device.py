@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 from conftest import small_network, write_photos
+from reporters import Recorder
 
 from regraft.data.catalog import Catalog
-from regraft.features import device, engine, precision
+from regraft.features import device, precision
 from regraft.features.device import AHEAD, KerasEngine, accelerator, in_bf16
 from regraft.features.engine import fast_in_bf16, make_engine
 from regraft.features.extract import extract_features
@@ -28,12 +29,9 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """What is said to the user."""
-    lines = []
-    for room in (device, engine, precision):
-        monkeypatch.setattr(room, "say", lines.append)
-    return lines
+def heard():
+    """Keeps what the user is told."""
+    return Recorder()
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +143,9 @@ def test_what_cannot_be_computed_in_bf16_is_computed_in_f32_and_that_is_said(
         raise ValueError("no such kernel")
 
     monkeypatch.setattr(device, "in_bf16", cannot)
-    assert make_engine(network, tmp_path, precision="bf16").name == engine_name("f32")
-    assert heard == ["This network cannot be computed in bf16 (no such kernel): f32 is used."]
+    rough = make_engine(network, tmp_path, precision="bf16", reporter=heard)
+    assert rough.name == engine_name("f32")
+    assert heard.lines == ["This network cannot be computed in bf16 (no such kernel): f32 is used."]
 
 
 @pytest.mark.slow
@@ -162,10 +161,10 @@ def test_what_xla_cannot_compile_runs_without_and_that_is_said(heard):
     network = keras.Model(image, {"double": Foreign()(image)})
     network.compile(jit_compile=True)  # as Keras chooses by itself where it sees a GPU
     (batch,) = batches(3, side=4)
-    (received,) = KerasEngine(network).run([batch])
+    (received,) = KerasEngine(network, reporter=heard).run([batch])
     np.testing.assert_array_equal(received["double"], 2.0 * batch)
-    assert len(heard) == 1
-    assert heard[0].startswith("XLA cannot compile this network")
+    assert len(heard.lines) == 1
+    assert heard.lines[0].startswith("XLA cannot compile this network")
 
 
 # --- batches fed ahead
@@ -218,13 +217,16 @@ def test_whoever_stops_early_leaves_nothing_running(network):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
-def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(network, tmp_path, gpu, heard):
+def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(
+    network, tmp_path, gpu, heard, monkeypatch
+):
+    monkeypatch.setattr(precision, "fast_in_bf16", fast_in_bf16)
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", each=6))
     store = Store(tmp_path / "store")
-    features = extract_features(network, catalog, store=store)
+    features = extract_features(network, catalog, store=store, reporter=heard)
     assert features.precision == "bf16"
     assert f"engine {engine_name('bf16')}" in features.key
-    assert any("bf16 is used" in line for line in heard)
+    assert any("bf16 is used" in line for line in heard.lines)
     assert extract_features(network, catalog, store=store).computed == 0
     exact = extract_features(network, catalog, store=store, precision="f32")
     assert exact.computed == len(catalog)

@@ -28,7 +28,7 @@ def quick_decoding(in_this_process: None) -> None:
 
 @pytest.fixture
 def embedder(network_file: Path, tmp_path: Path) -> ImageEmbedder:
-    return ImageEmbedder(str(network_file), store=tmp_path / "store")
+    return ImageEmbedder(str(network_file), precision="f32", store=tmp_path / "store")
 
 
 @pytest.fixture

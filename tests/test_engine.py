@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_network
 from networks import nested
+from reporters import Recorder
 
 from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
@@ -65,11 +66,9 @@ def openvino(network, tmp_path_factory):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """What is said to the user."""
-    lines = []
-    monkeypatch.setattr(engine, "say", lines.append)
-    return lines
+def heard():
+    """Keeps what the user is told."""
+    return Recorder()
 
 
 # --- values
@@ -164,15 +163,15 @@ def test_stopping_early_leaves_the_engine_usable(network, openvino):
 
 @needs_openvino
 def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
-    first = make_engine(network, tmp_path / "new")
+    first = make_engine(network, tmp_path / "new", reporter=heard)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-3"]
     monkeypatch.setattr(engine, "convert", None)  # calling it would fail
-    again = make_engine(network, tmp_path / "new")
+    again = make_engine(network, tmp_path / "new", reporter=heard)
     (batch,) = batches(2)
     one, other = next(first.run([batch])), next(again.run([batch]))
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
-    assert heard == []
+    assert heard.lines == []
 
 
 @pytest.mark.slow
@@ -182,26 +181,26 @@ def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, hea
     ["graph.bin", *(pytest.param(name, marks=pytest.mark.soak) for name in ("graph.xml", "checksums.json"))],
 )
 def test_a_converted_network_with_a_flipped_bit_is_not_used(network, tmp_path, heard, name):
-    make_engine(network, tmp_path)
+    make_engine(network, tmp_path, reporter=heard)
     (file,) = tmp_path.rglob(name)
     whole = bytearray(file.read_bytes())
     whole[len(whole) // 2] ^= 4
     file.write_bytes(whole)
-    again = make_engine(network, tmp_path)
-    (said,) = heard
+    again = make_engine(network, tmp_path, reporter=heard)
+    (said,) = heard.lines
     assert "damaged; it is converted again" in said
     (batch,) = batches(2)
     assert_equal_to_keras(next(again.run([batch])), network, batch)
-    assert make_engine(network, tmp_path).name == again.name
-    assert len(heard) == 1
+    assert make_engine(network, tmp_path, reporter=heard).name == again.name
+    assert len(heard.lines) == 1
 
 
 @needs_openvino
 def test_folder_that_cannot_be_made(network, tmp_path, heard):
     (tmp_path / "file").write_text("no folder")
-    running = make_engine(network, tmp_path / "file" / "cache")
+    running = make_engine(network, tmp_path / "file" / "cache", reporter=heard)
     assert isinstance(running, OpenVinoEngine)
-    assert heard == []
+    assert heard.lines == []
     (batch,) = batches(2)
     assert_equal_to_keras(next(running.run([batch])), network, batch)
 
@@ -209,17 +208,17 @@ def test_folder_that_cannot_be_made(network, tmp_path, heard):
 @needs_openvino
 def test_folder_that_cannot_be_written(network, tmp_path, monkeypatch, heard):
     monkeypatch.setattr(engine.os, "access", lambda *_: False)
-    assert isinstance(make_engine(network, tmp_path), OpenVinoEngine)
-    assert heard == []
+    assert isinstance(make_engine(network, tmp_path, reporter=heard), OpenVinoEngine)
+    assert heard.lines == []
 
 
 def test_without_openvino_keras_runs_it(network, tmp_path, monkeypatch, heard):
     monkeypatch.setattr(network_module, "engine_name", lambda *_: "openvino 2026.4 f32")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    running = make_engine(network, tmp_path)
+    running = make_engine(network, tmp_path, reporter=heard)
     assert isinstance(running, KerasEngine)
-    assert len(heard) == 1
-    assert "OpenVINO cannot run this network" in heard[0]
+    assert len(heard.lines) == 1
+    assert "OpenVINO cannot run this network" in heard.lines[0]
     (batch,) = batches(3)
     assert_equal_to_keras(next(running.run([batch])), network, batch)
     assert list(tmp_path.iterdir()) == []
@@ -236,9 +235,9 @@ def test_a_network_that_openvino_computes_wrongly_is_neither_used_nor_kept(
     right = engine.convert
     monkeypatch.setattr(engine, "convert", lambda _, target: right(other, target))
     for _ in range(2):  # the second time as the first: nothing wrong is found in the folder
-        assert isinstance(make_engine(network, tmp_path), KerasEngine)
-    assert len(heard) == 2
-    assert "from Keras'" in heard[1]
+        assert isinstance(make_engine(network, tmp_path, reporter=heard), KerasEngine)
+    assert len(heard.lines) == 2
+    assert "from Keras'" in heard.lines[1]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -139,7 +139,7 @@ def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
         reference.get_layer(layer.name).set_weights(layer.get_weights())
     expected = reference.predict(keras.applications.resnet.preprocess_input(pixels_of(photos, 32)), verbose=0)
     embedder = regraft.ImageEmbedder(
-        deep["backbone"], weights=deep["weights"], image_size=32
+        deep["backbone"], weights=deep["weights"], image_size=32, precision="f32"
     )  # reads what the run has stored
     stored = embedder.transform(sorted(map(str, photos.rglob("*.png"))))
     assert_close(stored, expected, 1e-3)

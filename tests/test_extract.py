@@ -117,7 +117,7 @@ def counts(features):
 @pytest.mark.parametrize("parts", ["simple", "real"], indirect=True)
 def test_features_are_what_keras_predicts_for_the_decoded_pixels(network, photos, store):
     catalog = Catalog.from_folder(photos)
-    features = extract_features(network, catalog, store=store)
+    features = extract_features(network, catalog, store=store, precision="f32")
     assert counts(features) == (12, 0)
     pixels = np.stack([decode((photos / s.path).read_bytes(), SIZE).pixels for s in catalog.samples])
     expected = network.predict(pixels.astype("float32"), verbose=0)
@@ -190,7 +190,7 @@ def test_another_size_prefix_weight_or_decoder_is_another_key(network, photos, s
     weights[0] = weights[0] + 1e-3
     changed.set_weights(weights)
     keys.add(extract(changed, photos, store).key)
-    monkeypatch.setattr(extract_module, "DECODER", "decode 99")
+    monkeypatch.setattr("regraft.features.speed.DECODER", "decode 99")
     features = extract(network, photos, store)
     assert counts(features) == (12, 0)
     assert len(keys | {features.key}) == 5

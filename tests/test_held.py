@@ -11,6 +11,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 
 from regraft import DataError, Phase, Recipe, Store, train
+from regraft.context import Context
 from regraft.data.pictures import list_pictures
 from regraft.data.spool import Spool
 from regraft.deploy.held import ROWS, HeldRun
@@ -49,10 +50,10 @@ def test_a_frozen_run_answers_as_its_model_and_alike_in_any_company(
 ) -> None:
     run = held(photos, frozen, store)
     pixels, catalog = pictures(ROWS + 3, store)
-    found = run.answers(catalog, store)
+    found = run.answers(Context(store), catalog)
     np.testing.assert_allclose(found, run.bundle.model.predict(pixels, verbose=0), atol=1e-4)
     alone = replace(catalog, samples=catalog.samples[-1:])
-    np.testing.assert_array_equal(run.answers(alone, store), found[-1:])
+    np.testing.assert_array_equal(run.answers(Context(store), alone), found[-1:])
 
 
 def test_a_tuned_run_answers_as_its_model(photos: Path, frozen: Recipe, store: Store) -> None:
@@ -60,12 +61,12 @@ def test_a_tuned_run_answers_as_its_model(photos: Path, frozen: Recipe, store: S
     run = held(photos, replace(frozen, phases=(phase,)), store)
     pixels, catalog = pictures(5, store)
     np.testing.assert_allclose(
-        run.answers(catalog, store), run.bundle.model.predict(pixels, verbose=0), atol=1e-4
+        run.answers(Context(store), catalog), run.bundle.model.predict(pixels, verbose=0), atol=1e-4
     )
     broken = photos / "red" / "half.png"
     broken.write_bytes((photos / "red" / "000.png").read_bytes()[:300])
     with pytest.raises(DataError, match="truncated"):
-        run.answers(list_pictures([broken], Spool(store.root / "spool")), store)
+        run.answers(Context(store), list_pictures([broken], Spool(store.root / "spool")))
 
 
 def test_the_folder_goes_with_its_object(photos: Path, frozen: Recipe, store: Store) -> None:
@@ -83,9 +84,9 @@ def test_pickle_holds_the_files_and_gives_the_same_answers(
     _, catalog = pictures(4, store)
     for head in (None, forest):
         run = held(photos, frozen, store, head)
-        expected = run.answers(catalog, store)  # with model and engine in memory
+        expected = run.answers(Context(store), catalog)  # with model and engine in memory
         data = pickle.dumps(run)
         assert len(data) < sum(file.stat().st_size for file in run.path.iterdir()) + 2000
         again = pickle.loads(data)
         assert again.path != run.path
-        np.testing.assert_array_equal(again.answers(catalog, store), expected)
+        np.testing.assert_array_equal(again.answers(Context(store), catalog), expected)

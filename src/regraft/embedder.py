@@ -23,7 +23,7 @@ from regraft.data.pictures import expect_all, list_pictures
 from regraft.data.spool import Spool
 from regraft.embedding import embedding_network, read_vectors
 from regraft.prepare import extract
-from regraft.recipe import Pooling, Recipe
+from regraft.recipe import Pooling, PrecisionChoice, Recipe
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +40,8 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
         weights: "imagenet", a weights file, or "random".
         pixels: what the user's own backbone expects, see `backbone.pixels`; "" for plain RGB 0..255.
         image_size: side of the square the backbone sees, in pixels; None for its own.
+        precision: what the backbone computes in: "auto" for bf16 where that is faster and harms no answer,
+            "f32" or "bf16".
         scale: what pixels in arrays are multiplied by to lie in 0..255, such as 255 for those in 0..1.
         store: folder of computed features; None for the user's cache.
         trust: you know where a SavedModel comes from; see `load_backbone`.
@@ -51,6 +53,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
     weights: str = "imagenet"
     pixels: str = ""
     image_size: int | None = None
+    precision: PrecisionChoice = "auto"
     scale: float = 1.0
     store: str | PathLike[str] | None = None
     trust: bool = False
@@ -69,6 +72,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
             weights=fspath(self.weights),
             pixels=self.pixels,
             image_size=self.image_size,
+            precision=self.precision,
         )
 
     def _context(self, head: Any = None) -> Context:
@@ -89,7 +93,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
     """Images -> features of a frozen backbone, for any estimator of scikit-learn.
 
     Args:
-        backbone, weights, pixels, image_size, scale, store, trust, verbose: see `ImageEstimator`.
+        backbone, weights, pixels, image_size, precision, scale, store, trust, verbose: see `ImageEstimator`.
         pooling: "avg", "max" or "both", of the feature map to one vector.
 
     Nothing is learnt: `fit` only checks, and `transform` needs no `fit`.

@@ -230,7 +230,7 @@ class _Trial:
         self._context, self.catalog, self._several = context, catalog, several
 
     def score(self, recipe: Recipe) -> Ranked | RegraftError:
-        """Load one backbone, run it over what the store lacks, score it; or return why it cannot be loaded."""
+        """Load a backbone, run it over what the store lacks, score it; or return why it cannot be loaded."""
         gc.collect()  # the one before: layers of a model refer to each other
         reporter = self._context.reporter
         try:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from regraft.console import TERMINAL, Reporter, duration
 from regraft.data.catalog import Catalog, Refused, Sample
 from regraft.data.decode import Facts
-from regraft.data.decoder import DECODER
 from regraft.data.refusal import Refusal
 from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
@@ -140,13 +139,13 @@ def extract_features(
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
     network = Network.of(network)
-    size, name = network.size, network.fingerprint
-    speed = choose_precision(Speed(network, store), catalog, store, precision)
+    size = network.size
+    speed, computed = choose_precision(Speed(network, store), catalog, store, precision, reporter=reporter)
     kept, known = store.entries(pixel_key(size)), store.entries(facts_key(size))
-    entries = store.entries(_feature_key(name, size, speed.engine_name, view))
+    entries = store.entries(speed.feature_key(view))
     work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
     if work.missing and speed.engine.name != speed.engine_name:  # it cannot run this network
-        entries = store.entries(_feature_key(name, size, speed.engine.name, view))
+        entries = store.entries(speed.feature_key(view, speed.engine.name))
         work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)
     with _decoding(catalog, work.to_decode, size, ahead) as decoding:
         work.run(decoding, speed, reporter)
@@ -155,15 +154,10 @@ def extract_features(
         entries,
         known,
         speed=speed,
-        computed=work.computed,
-        reused=work.reused,
+        computed=work.computed + computed,
+        reused=work.reused - computed,
         refused=catalog.refused_for(work.refusals),
     )
-
-
-def _feature_key(name: str, size: int, engine: str, view: View) -> str:
-    """The store's key of what the network with this fingerprint makes of a view of an image."""
-    return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine}\n{view.key}"
 
 
 def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead | None) -> DecodeAhead:

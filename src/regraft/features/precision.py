@@ -1,88 +1,179 @@
-"""Whether a network may be computed in bf16: measured on the user's own images.
+"""Whether a network may be computed in bf16: decided by the answers to the user's own images.
 
-bf16 keeps the range of f32 and 8 of its 24 digits. What that does depends on the network and on how much
-the images differ for it, so nothing but the measurement answers.
+bf16 keeps the range of f32 and 8 of its 24 digits. What that does depends on the network and on what the
+images differ in, so nothing but a measurement answers.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from regraft.console import say
-from regraft.data.catalog import Catalog
-from regraft.data.decode import Decoded
+from regraft.console import Reporter
+from regraft.data.catalog import Catalog, Sample
+from regraft.data.decode import Decoded, Facts
+from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.engine import Engine, fast_in_bf16
+from regraft.features.facts import as_tensors, facts_key
 from regraft.features.openvino import Outputs
 from regraft.features.speed import Speed
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
+from regraft.tasks import TASKS
+from regraft.training.affine import Scaler
+from regraft.training.crossval import Family, Part, cross_validate
+from regraft.training.solvers import ridge, views_of
 
 __all__ = ["choose_precision"]
 
-SAMPLE = 32  # images
+MOST = 500  # images that are looked at
 FEWEST = 8  # images below which nothing can be said
-LIMIT = 0.1  # of the spread between images: at 0.14 a probe on MobileNetV2 answers 0.9 points less right
+HELD_OUT = 50  # answers of the probe below which the features are compared instead
+SECONDS = 1.5  # of f32 after which no more images are looked at
+BYTES = 256 * 2**20  # of features, likewise
+AT_A_TIME = 32  # images
+ASKED = 32  # images that the remembered answer is for
+WORSE = 0.01  # of the probe's loss, by which it may rise
+LIMIT = 0.1  # of the spread between images, by which the features of too few images may differ
+PENALTIES = (30.0, 5.0, 1.0)
+
+PROBE = Family("ridge", ridge, lambda part: [{"penalty": each} for each in PENALTIES], views=views_of(ridge))
 
 
-def choose_precision(speed: Speed, catalog: Catalog, store: Store, wanted: PrecisionChoice) -> Speed:
-    """The network in the precision that is wanted; for "auto" in bf16 where that is faster and close enough.
+class _Measured(NamedTuple):
+    """Images that ran in both precisions: what decoding told, and features and seconds of f32 and of bf16."""
 
-    Close enough: over a few dozen images, the root mean square of bf16 less f32 is below `LIMIT` of the
-    spread between images (the same of f32 less its mean), for each of the network's tensors. The clock has
-    no say. The images are those of the smallest digests, so more images rarely make another sample.
+    digests: list[str]
+    facts: list[Facts]
+    features: list[Outputs]
+    seconds: NDArray[np.float64]
 
-    Args:
-        speed: the network in f32.
-        catalog: the user's images.
-        store: where the answer is remembered.
-        wanted: "auto", or what it has to be.
+
+def choose_precision(
+    speed: Speed, catalog: Catalog, store: Store, wanted: PrecisionChoice, *, reporter: Reporter
+) -> tuple[Speed, int]:
+    """Choose the precision of a network; for "auto" bf16 where that is faster and harms no answer.
+
+    A ridge probe is cross-validated on the features of training images in both precisions. bf16 is refused
+    where the loss on held-out images is worse by more than its standard error and by more than `WORSE`.
+    Where too few can be held out, it is refused where its features are further from f32's than `LIMIT` of the
+    spread between images. The images are those of the smallest digests, as many as f32 takes `SECONDS` for.
+    The answer is remembered for the first of them and their targets, so images that are added rarely change
+    it. The features in the chosen precision go to the store.
+
+    Returns:
+        The network in the chosen precision, and how many images were computed in it on the way.
     """
     if wanted != "auto":
-        return speed.at(wanted)
-    digests = sorted(catalog.contents)[:SAMPLE]
-    question = f"precision: {speed.at('bf16').engine_name} through {speed.network.fingerprint} of {digests}"
-    known = store.recall(question)
-    if known is None:
-        known = "bf16" if _is_close(speed, catalog, digests) else "f32"
-        store.remember(question, known)
-    return speed.at("bf16" if known == "bf16" else "f32")
+        return speed.at(wanted), 0
+    speeds, samples = [speed.at("f32"), speed.at("bf16")], _smallest(catalog)
+    first = [(digest, sample.target) for digest, sample in samples.items()][:ASKED]
+    what = f"{catalog.task} of {len(catalog.outputs)}: {first}"
+    question = f"precision: {speeds[1].engine_name} through {speed.network.fingerprint} for {what}"
+    if (answer := store.recall(question)) is not None:
+        return speeds[answer == "bf16"], 0
+    measured = _measure(speeds, catalog, list(samples))
+    if measured is None:
+        store.remember(question, "f32")
+        return speeds[0], 0
+    digests, facts, features, (slow, fast) = measured
+    harmless, words = _judge(features, catalog, [samples[digest] for digest in digests])
+    chosen, other = speeds if not harmless else reversed(speeds)
+    other.release()
+    store.remember(question, chosen.precision)
+    store.entries(chosen.feature_key(View())).put(digests, features[harmless])
+    store.entries(facts_key(chosen.network.size)).put(digests, as_tensors(facts))
+    reporter.info(f"Precision: {chosen.precision} is used. {words}; bf16 is {slow / fast:.1f} times as fast.")
+    return chosen, len(digests)
 
 
-def _is_close(speed: Speed, catalog: Catalog, digests: list[str]) -> bool:
-    if not fast_in_bf16(speed.engine_name) or len(digests) < FEWEST:
-        return False
-    exact, rough = speed.engine, speed.at("bf16").engine
-    if not (exact.name.endswith("f32") and rough.name.endswith("bf16")):
-        return False  # the engine refuses this network
-    with DecodeAhead(jobs_for(catalog, digests), speed.network.size) as decoding:
-        images = [result.pixels for result in decoding if isinstance(result, Decoded)]
-    if len(images) < FEWEST:
-        return False
-    pixels = np.stack(images)
-    (expected, slow), (received, fast) = _run(exact, pixels), _run(rough, pixels)
-    difference = max(_difference(received[name], value) for name, value in expected.items())
-    words = "bf16 is used" if difference < LIMIT else "f32 is used"
-    say(
-        f"Precision: over {len(images)} of your images bf16 is {100 * difference:.1f} % of their spread away "
-        f"from f32 (limit {100 * LIMIT:.0f} %) and {slow / fast:.1f} times as fast: {words}."
-    )
-    return difference < LIMIT
+def _smallest(catalog: Catalog) -> dict[str, Sample]:
+    """Return the training images of the smallest digests, each with a sample that shows it."""
+    training = (sample for sample in catalog.samples if sample.part in ("", "train"))
+    samples = {photo.digest: sample for sample in training for photo in sample.photos}
+    return {digest: samples[digest] for digest in sorted(samples)[:MOST]}
 
 
-def _run(engine: Engine, pixels: np.ndarray) -> tuple[Outputs, float]:
-    """The outputs for all the pixels, and the seconds they took."""
-    batches = [pixels[at : at + engine.batch] for at in range(0, len(pixels), engine.batch)]
+def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _Measured | None:
+    """Run images in both precisions in turn; None where there is no choice, or too few images."""
+    if not fast_in_bf16(speeds[0].engine_name) or len(digests) < FEWEST:
+        return None
+    engines = [speed.engine for speed in speeds]
+    if not all(engine.name.endswith(speed.precision) for engine, speed in zip(engines, speeds, strict=True)):
+        return None  # the engine refuses this network
+    looked, outputs, seconds, size = [], [], np.zeros(2), 0
+    with DecodeAhead(jobs_for(catalog, digests), speeds[0].network.size) as decoding:
+        pairs = zip(digests, decoding, strict=True)
+        sound = ((digest, found) for digest, found in pairs if isinstance(found, Decoded))
+        while some := list(islice(sound, max(AT_A_TIME, engines[0].batch))):
+            pixels = np.stack([found.pixels for _, found in some])
+            results = [_run(engine, pixels) for engine in engines]
+            outputs.append([features for features, _ in results])
+            seconds += [took for _, took in results]
+            looked += [(digest, found.facts) for digest, found in some]
+            size += sum(rows.nbytes for features in outputs[-1] for rows in features.values())
+            if seconds[0] > SECONDS or size > BYTES:
+                break
+    if len(looked) < FEWEST:
+        return None
+    features = [_join(each) for each in zip(*outputs, strict=True)]
+    return _Measured([digest for digest, _ in looked], [facts for _, facts in looked], features, seconds)
+
+
+def _run(engine: Engine, pixels: NDArray[np.uint8]) -> tuple[Outputs, float]:
+    """Compute the outputs for all the pixels, and the seconds they take."""
     begun = time.monotonic()
-    found = list(engine.run(batches))
-    seconds = time.monotonic() - begun
-    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}, seconds
+    outputs = list(engine.run(np.split(pixels, range(engine.batch, len(pixels), engine.batch))))
+    return _join(outputs), time.monotonic() - begun
 
 
-def _difference(received: np.ndarray, expected: np.ndarray) -> float:
-    """Of two arrays of shape (n, ...): how far apart, in units of how far the rows of `expected` are."""
+def _join(outputs: Sequence[Outputs]) -> Outputs:
+    return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
+
+
+def _judge(features: Sequence[Outputs], catalog: Catalog, samples: Sequence[Sample]) -> tuple[bool, str]:
+    """Say whether bf16 does no harm, and what was measured."""
+    parts = [_part(each, catalog, samples) for each in features]
+    tried = [cross_validate(PROBE, part) for part in parts]
+    answered = tried[0][1]
+    truth, losses = parts[0].targets[answered], TASKS[catalog.task].losses
+    if len(truth) < HELD_OUT or (truth == truth[0]).all():
+        return _compare(*features)
+    exact, rough = (
+        np.array([losses(trial.link(trial.decisions), truth) for trial in trials]) for trials, _ in tried
+    )
+    best = int((exact + rough).mean(1).argmin())
+    before, after, change = exact[best].mean(), rough[best].mean(), rough[best] - exact[best]
+    harmless = change.mean() <= max(WORSE * before, change.std() / np.sqrt(len(change)))
+    told = f"On {len(samples)} of your images a probe's loss is {after:.3f} in bf16 and {before:.3f} in f32"
+    return bool(harmless), told
+
+
+def _part(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -> Part:
+    """Make rows for the probe: each tensor is averaged over its positions, numbers are standardised."""
+    vectors = [rows.reshape(len(rows), -1, rows.shape[-1]).mean(1) for rows in features.values()]
+    data = np.nan_to_num(np.concatenate(vectors, 1).astype(np.float64), posinf=0.0, neginf=0.0)
+    targets = TASKS[catalog.task].encode(catalog.targets(samples), len(catalog.outputs)).astype(np.float64)
+    scaler = Scaler.of(targets) if catalog.task == "regression" else Scaler.none(targets.shape[1])
+    return Part(data, scaler(targets), np.ones(len(data)), catalog.task)
+
+
+def _compare(exact: Outputs, rough: Outputs) -> tuple[bool, str]:
+    """Judge by the features alone, where no answers can be compared."""
+    apart = max(_difference(rough[name], value) for name, value in exact.items())
+    images = len(next(iter(exact.values())))
+    told = f"On {images} of your images its features are {100 * apart:.1f} % of their spread away from f32's"
+    return apart < LIMIT, f"{told} (limit {100 * LIMIT:.0f} %)"
+
+
+def _difference(received: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Measure how far two arrays (n, ...) are apart, in units of the spread of the rows of `expected`."""
     rows = expected.reshape(len(expected), -1).astype(np.float64)
     apart = float(np.linalg.norm(received.reshape(rows.shape) - rows))
     spread = float(np.linalg.norm(rows - rows.mean(0)))

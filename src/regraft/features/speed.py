@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.data.decoder import DECODER
+from regraft.data.view import View
 from regraft.features.engine import Engine, kept_graph, make_engine
 from regraft.features.network import Network
 from regraft.features.openvino import BATCH, OpenVinoEngine, Precision
@@ -47,6 +49,11 @@ class Speed:
     def engine_name(self) -> str:
         """The engine and precision that are tried first."""
         return self.network.engine_name(self.precision)
+
+    def feature_key(self, view: View, engine: str | None = None) -> str:
+        """Return the store's key of what an engine of this name computes from a view of an image."""
+        size, name = self.network.size, self.network.fingerprint
+        return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine or self.engine_name}\n{view.key}"
 
     @cached_property
     def engine(self) -> Engine:
@@ -94,7 +101,13 @@ class Speed:
         self._store.remember(question, str(self.engine.batch))
 
     def _made(self, batch: int) -> Engine:
-        return make_engine(self.network, self._folder, precision=self.precision, batch=batch)
+        return make_engine(
+            self.network,
+            self._folder,
+            precision=self.precision,
+            batch=batch,
+            reporter=self._store.reporter,
+        )
 
     @property
     def _folder(self) -> Path:

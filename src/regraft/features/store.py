@@ -58,7 +58,7 @@ class Store:
     def __init__(self, root: str | os.PathLike[str] | None = None, reporter: Reporter = TERMINAL) -> None:
         self.root = Path(root) if root is not None else default_root()
         self._entries: dict[str, Entries] = {}
-        self._reporter = reporter
+        self.reporter = reporter
         self._spare = Spare(reporter)
         self._swept = False
 
@@ -74,7 +74,7 @@ class Store:
         """
         if key not in self._entries:
             folder = self.root / FORM / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-            self._entries[key] = Entries(folder, key, self._spare, self._reporter)
+            self._entries[key] = Entries(folder, key, self._spare, self.reporter)
         self._entries[key].refresh()
         return self._entries[key]
 
@@ -83,7 +83,7 @@ class Store:
         return self.root / kind / name
 
     def remember(self, question: str, answer: str) -> None:
-        """Keep a hint. Hints save time and decide nothing: a wrong or lost one changes no result."""
+        """Keep a hint. Hints save time: a lost one is found again, and of a wrong one no result is wrong."""
         path = self._hint(question)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
