@@ -15,6 +15,7 @@ from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.head import OUTPUT, graft
 from regraft.backbone.load import load_backbone
+from regraft.console import TERMINAL
 from regraft.data.augment import augment_batch
 from regraft.data.batches import Batches
 from regraft.data.catalog import Sample
@@ -64,7 +65,9 @@ class Task:
     def tune(self, unfreeze: str = "all", *, budget: float = 600, **phase: object):
         settings = Phase(unfreeze, **{"epochs": 2, "batch_size": 8, **phase})
         lesson = Lesson(TASKS["multiclass"], self.train, self.validation)
-        return fine_tune(self.model, self.backbone, phase=settings, lesson=lesson, budget=budget)
+        return fine_tune(
+            self.model, self.backbone, phase=settings, lesson=lesson, budget=budget, reporter=TERMINAL
+        )
 
     def weights(self) -> dict[str, np.ndarray]:
         return {

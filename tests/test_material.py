@@ -9,9 +9,10 @@ import pytest
 from conftest import small_network, write_photos
 
 from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze, trains
+from regraft.backbone.freeze import resolve_plan
 from regraft.backbone.head import OUTPUT, graft
 from regraft.backbone.load import load_backbone
+from regraft.console import SilentReporter
 from regraft.data.catalog import Catalog
 from regraft.data.split import split
 from regraft.data.view import View
@@ -35,8 +36,7 @@ class Prepared:
             if "drop" in layer.name:
                 layer.rate = 0.0
         self.model = graft(self.backbone, HeadSpec(dropout=0.0), outputs=3)
-        freeze(self.backbone, PLAN.unfreeze)
-        self.halves = cut(self.model, trains)
+        self.halves = cut(self.model, resolve_plan(self.backbone, PLAN.unfreeze))
         kept = Store(store)
         self.views = tuple(
             extract_features(
@@ -62,7 +62,13 @@ def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(prepared) -> No
         prepared.model.set_weights(before)
         lesson = prepared.lesson(1) if stored else prepared.material.pixel_lesson(PLAN)
         fitted = fine_tune(
-            prepared.model, prepared.backbone, phase=PLAN, lesson=lesson, budget=600, stored=stored
+            prepared.model,
+            prepared.backbone,
+            phase=PLAN,
+            lesson=lesson,
+            budget=600,
+            reporter=SilentReporter(),
+            stored=stored,
         )
         found.append([(record.loss, record.val_loss) for record in fitted.history[1:]])
     np.testing.assert_allclose(*found, rtol=1e-3)

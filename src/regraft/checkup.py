@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from regraft.backbone.zoo import find
-from regraft.console import say
+from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
@@ -176,6 +176,7 @@ def _doubted(seen: _Seen, copies: Copies, recipe: Recipe) -> tuple[Sequence[Susp
         np.asarray(seen.vectors),
         learnable.targets(learnable.samples),
         task=learnable.task,
+        reporter=TERMINAL,
         seed=recipe.seed,
         groups=groups_of(learnable.samples, copies.ties),
     )

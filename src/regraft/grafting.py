@@ -53,7 +53,7 @@ def grafted(
     from regraft.backbone.head import graft, is_head
     from regraft.backbone.taps import cut_at_taps
 
-    freeze(backbone, "none")  # else its dropout would count as something that acts
+    freeze(backbone, "none")  # until something else is asked for
     own = hasattr(head, "compute_output_shape")  # a Keras layer or model; not a scikit-learn estimator
     model = graft(
         backbone,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from regraft.clock import Clock
-from regraft.console import say
+from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.decode import DECODER
 from regraft.data.workers import DecodeAhead
@@ -114,7 +114,7 @@ def learn_head(
     with clock("head"):
         nothing_built = cast("Backbone", facts)  # nor trained: a head that is solved asks for facts only
         material = Material(recipe, catalog, nothing_built, store, (features,), template.names)
-        solution = solve_head(material, solver_for(recipe.head.solver, catalog.task))
+        solution = solve_head(material, solver_for(recipe.head.solver, catalog.task), reporter=TERMINAL)
         head = LinearHead.solved(*cast("Weights", solution.linear), TASKS[catalog.task].activation, units)
     with clock("fine-tune"):
         say(UNTOUCHED)

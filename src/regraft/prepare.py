@@ -240,9 +240,9 @@ def checked_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase
     """The phases, their plans in words; a plan that the backbone cannot have is refused before any work.
 
     Raises:
-        UsageError: see `backbone.freeze.planned`.
+        UsageError: see `backbone.freeze.resolve_plan`.
     """
-    from regraft.backbone.freeze import planned
+    from regraft.backbone.freeze import resolve_plan
 
     found = []
     for phase in phases:
@@ -254,11 +254,9 @@ def checked_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase
                 f"unfreeze: expected auto or none, for {backbone.name} cannot be trained: "
                 f"{backbone.frozen_because}. Received: {phase.unfreeze}."
             )
-        trains = planned(backbone, phase.unfreeze)
+        plan = resolve_plan(backbone, phase.unfreeze)
         if callable(phase.unfreeze):
-            names = [
-                re.escape(layer.name) for layer, does in zip(backbone.layers, trains, strict=True) if does
-            ]
+            names = [re.escape(layer.name) for layer in plan.layers]
             phase = replace(phase, unfreeze=f"match:^({'|'.join(names)})$")  # noqa: PLW2901
         found.append(phase)
     return tuple(found)

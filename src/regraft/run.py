@@ -21,7 +21,7 @@ from regraft import known
 from regraft.answered import final_answers, from_features
 from regraft.artifacts import claim_folder, write_run
 from regraft.clock import Clock
-from regraft.console import say
+from regraft.console import TERMINAL, say
 from regraft.data.catalog import Catalog
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.built import Built
@@ -125,7 +125,7 @@ def train(
         run.model.predict(pixels)
     """
     place = Path(out)
-    with Progress.of(place, resume=resume) as progress:
+    with Progress.of(place, resume=resume, reporter=TERMINAL) as progress:
         with claim_folder(place, overwrite=overwrite or progress.may_replace(place)) as folder:
             progress.begin()
             outcome = learn(
@@ -174,7 +174,7 @@ def search(
     recipe = replace(recipe or Recipe(), phases=(Phase(),))
     place = Path(out)
     with (  # nothing is resumed, but the place belongs to one process
-        Progress.of(place, resume=False) as progress,
+        Progress.of(place, resume=False, reporter=TERMINAL) as progress,
         claim_folder(place, overwrite=overwrite) as folder,
     ):
         progress.begin()
@@ -301,7 +301,7 @@ def _views(
     names = resolve_augment(recipe.augment, catalog.task)
     views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
     seen = replace(catalog, samples=catalog.part("train"))
-    return extract_views(whole.prefix, seen, first=first, store=store, views=views)
+    return extract_views(whole.prefix, seen, first=first, store=store, views=views, reporter=TERMINAL)
 
 
 def _task(catalog: Catalog, recipe: Recipe) -> str:
@@ -345,4 +345,6 @@ def _learning(space: Space | None, head: Any, progress: Progress) -> AsAsked | S
     from regraft.training.phases import AsAsked
     from regraft.training.tuning import Search
 
-    return AsAsked(head, progress) if space is None else Search(space)
+    if space is None:
+        return AsAsked(head, progress, reporter=TERMINAL)
+    return Search(space, reporter=TERMINAL)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from regraft.console import duration, say
+from regraft.console import Reporter, duration
 from regraft.data.catalog import Catalog
 from regraft.data.view import View
 from regraft.features.extract import Features, extract_features
@@ -22,9 +22,15 @@ __all__ = ["extract_views"]
 
 
 def extract_views(
-    network: keras.Model, catalog: Catalog, *, first: Features, store: Store, views: Sequence[View]
+    network: keras.Model,
+    catalog: Catalog,
+    *,
+    first: Features,
+    store: Store,
+    views: Sequence[View],
+    reporter: Reporter,
 ) -> tuple[Features, ...]:
-    """The features of further views of some images.
+    """Compute the features of further views of some images.
 
     Args:
         network: as in `extract_features`.
@@ -32,6 +38,7 @@ def extract_views(
         first: of the same network, for the images as they are.
         store: where pixels are read from, if they were kept, and results are kept.
         views: numbers 1 and on.
+        reporter: who is told what they cost.
 
     Returns:
         `first` and the features of each view, in order.
@@ -45,7 +52,7 @@ def extract_views(
     if missing:
         size = network.inputs[0].shape[1]
         seconds = first.seconds_per_image + _seconds_to_make(views[0], size)
-        say(
+        reporter.info(
             f"{len(views) + 1} views: about {duration(missing * seconds)} once, against "
             f"{duration(len(contents) * seconds)} an epoch if every epoch were augmented anew."
         )

@@ -13,8 +13,9 @@ import keras
 import numpy as np
 
 from regraft.backbone.cut import Cut, cut
-from regraft.backbone.freeze import freeze, may_move, trains
+from regraft.backbone.freeze import freeze, may_move, resolve_plan
 from regraft.backbone.load import Backbone
+from regraft.console import Reporter
 from regraft.recipe import Phase
 from regraft.training.compiled import Compiled
 from regraft.training.lesson import Lesson
@@ -36,6 +37,7 @@ def fit_head(
     phase: Phase,
     lesson: Lesson,
     budget: float,
+    reporter: Reporter,
     bookmark: Bookmark | None = None,
     seed: int = 0,
 ) -> Fitted:
@@ -48,6 +50,7 @@ def fit_head(
         phase: rates, epochs, patience.
         lesson: batches of the tensors that cross the cut.
         budget: seconds it may take.
+        reporter: who is told how it goes.
         bookmark: where checkpoints are kept, and the one to go on from; None to keep none.
         seed: of dropout.
     """
@@ -60,6 +63,7 @@ def fit_head(
         phase=phase,
         lesson=lesson,
         bookmark=bookmark or Bookmark(),
+        reporter=reporter,
         compile_in_parts=lambda parts: compiling(parts=parts),
     )
     return session.run(fitted, Clock(budget, len(lesson.train), phase, HEAD_EPOCHS), seed)
@@ -72,6 +76,7 @@ def fine_tune(
     phase: Phase,
     lesson: Lesson,
     budget: float,
+    reporter: Reporter,
     stored: Cut | None = None,
     compiled: Compiled | None = None,
     bookmark: Bookmark | None = None,
@@ -85,6 +90,7 @@ def fine_tune(
         phase: freeze plan, rates, epochs, patience.
         lesson: batches of pixels, or of the tensors that cross where `stored` was cut.
         budget: seconds it may take; epochs are chosen to fit, and it stops there in any case.
+        reporter: who is told how it goes.
         stored: `model`, cut at one of the boundaries of the phase's plan; None to train on pixels.
         compiled: networks of this model from phases before, to be used again; None to compile anew.
         bookmark: as for `fit_head`.
@@ -97,7 +103,8 @@ def fine_tune(
     at = None if stored is None else tuple(_maker(tensor) for tensor in stored.prefix.outputs)
 
     def make() -> keras.Model:
-        return cut(model, trains).joined() if stored is None else stored.trained()
+        plan = resolve_plan(backbone, phase.unfreeze)
+        return cut(model, plan).joined() if stored is None else stored.trained()
 
     compiled, loss = compiled or Compiled(), _loss(lesson)
     network, rates = compiled.get((phase.unfreeze, at), make, backbone, phase, loss)
@@ -108,6 +115,7 @@ def fine_tune(
         phase=phase,
         lesson=lesson,
         bookmark=bookmark or Bookmark(),
+        reporter=reporter,
         compile_in_parts=lambda parts: compile_network(network, backbone, phase, loss, parts=parts),
     )
     return session.run(fitted, Clock(budget, len(lesson.train), phase, EPOCHS), seed)
