@@ -20,8 +20,8 @@ from regraft.features.store import Store
 
 __all__ = ["Pace", "TrainingPace"]
 
-IMAGES = 16  # black ones in a forward pass
-ROUNDS = 3  # of which the fastest counts: other work on the machine is not the network's
+IMAGES = 8  # black ones in a forward pass
+ROUNDS = 5  # of which the fastest counts: other work on the machine is not the network's
 
 
 @dataclass(frozen=True)
