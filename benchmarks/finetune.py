@@ -45,7 +45,7 @@ from regraft.features.extract import extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import HeadSpec, Phase
 from regraft.tasks import TASKS
-from regraft.training.fit import Lesson, fine_tune
+from regraft.training.fit import Lesson, Trainer
 from regraft.training.material import Tensors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -115,15 +115,9 @@ def by_regraft(made: Model, photographs: Photographs, plan: str, epochs: int, *,
         train = Batches(pairs, photographs.targets, read, batch_size=BATCH)
         few = Batches(pairs[:1], photographs.targets[:1], read, batch_size=1)
     once = time.monotonic() - begun
-    fitted = fine_tune(
-        made.model,
-        made.backbone,
-        phase=phase(plan, epochs + 1),
-        lesson=Lesson(TASKS["multiclass"], train, few),
-        budget=1e6,
-        reporter=TERMINAL,
-        stored=halves,
-    )
+    lesson = Lesson(TASKS["multiclass"], train, few)
+    trainer = Trainer(made.model, made.backbone, TERMINAL)
+    fitted = trainer.train(phase(plan, epochs + 1), lesson, budget=1e6, stored=halves)
     return Measured([record.seconds for record in fitted.history[2:]], fitted.history[1].loss, once)
 
 

@@ -22,7 +22,7 @@ from regraft.data.catalog import Sample
 from regraft.recipe import HeadSpec, Phase
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
-from regraft.training.fit import Lesson, fine_tune
+from regraft.training.fit import Lesson, Trainer
 from regraft.training.rates import compile_network
 
 SIZE = 32
@@ -67,9 +67,7 @@ class Task:
     ):
         settings = Phase(unfreeze, **{"epochs": 2, "batch_size": 8, **phase})
         lesson = Lesson(TASKS["multiclass"], self.train, self.validation)
-        return fine_tune(
-            self.model, self.backbone, phase=settings, lesson=lesson, budget=budget, reporter=reporter
-        )
+        return Trainer(self.model, self.backbone, reporter).train(settings, lesson, budget=budget)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {

@@ -20,7 +20,7 @@ from regraft.features.extract import extract_features
 from regraft.features.store import Store
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.training import material as of_material
-from regraft.training.fit import fine_tune
+from regraft.training.fit import Trainer
 from regraft.training.material import Material, Tensors
 
 PLAN = Phase("last:3", epochs=2, batch_size=4, learning_rate=1e-3, warmup=0.0)
@@ -61,15 +61,8 @@ def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(prepared) -> No
     for stored in (prepared.halves, None):
         prepared.model.set_weights(before)
         lesson = prepared.lesson(1) if stored else prepared.material.pixel_lesson(PLAN)
-        fitted = fine_tune(
-            prepared.model,
-            prepared.backbone,
-            phase=PLAN,
-            lesson=lesson,
-            budget=600,
-            reporter=SilentReporter(),
-            stored=stored,
-        )
+        trainer = Trainer(prepared.model, prepared.backbone, SilentReporter())
+        fitted = trainer.train(PLAN, lesson, budget=600, stored=stored)
         found.append([(record.loss, record.val_loss) for record in fitted.history[1:]])
     np.testing.assert_allclose(*found, rtol=1e-3)
 

@@ -37,7 +37,7 @@ class Same:
     seconds: float
 
     def of(self, plan: str) -> Pace:
-        return Pace(self.seconds, self.seconds, traced=0.0)
+        return Pace(self.seconds, self.seconds, compiling=0.0)
 
 
 def test_first_comes_the_deepest_plan_that_trains_a_third_of_the_network(search) -> None:

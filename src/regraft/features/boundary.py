@@ -53,7 +53,6 @@ class Placed:
         views: versions stored of each training image.
         each, whole: bytes of one image in one view, and of all of them.
         once, epoch: work before the first epoch, and in each; see `backbone.cost`.
-        calls: of layers that an epoch runs.
     """
 
     boundary: Boundary | None
@@ -62,7 +61,6 @@ class Placed:
     whole: int
     once: int
     epoch: int
-    calls: int
 
     def cost(self, epochs: int) -> int:
         """Add up so many epochs, and what comes before them."""
@@ -89,14 +87,13 @@ def place(model: keras.Model, plan: Predicate, images: Images, *, epochs: int, l
     found = sides(model, plan)
     ahead = [0, *accumulate(work([node]) for node in found.cold)]
     trained, seen = _trained(found, plan, images), images.train + images.validation
-    calls = len(found.cold) + len(found.hot)
-    pixels = Placed(None, 1, 0, 0, once=0, epoch=trained + seen * FORWARD * ahead[-1], calls=calls)
+    pixels = Placed(None, 1, 0, 0, once=0, epoch=trained + seen * FORWARD * ahead[-1])
 
     def stored(at: Boundary, views: int) -> Placed:
         rows, each = images.train * views + images.validation, at.numbers * BYTES
         once = rows * (ahead[at.before] + each * WRITTEN)
         again = seen * (FORWARD * (ahead[-1] - ahead[at.before]) + each * READ)
-        return Placed(at, views, each, rows * each, once, trained + again, calls - at.before)
+        return Placed(at, views, each, rows * each, once, trained + again)
 
     for views in range(images.views or min(VIEWS, epochs), 0, -1):
         every = [stored(at, views) for at in reversed(found.boundaries)]  # of equal ones the latest

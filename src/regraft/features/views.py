@@ -6,11 +6,9 @@ can have a few views of each image, computed once; what they cost is said before
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
 from regraft.console import Reporter, duration
 from regraft.data.catalog import Catalog
@@ -46,16 +44,11 @@ def extract_views(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
-    contents = catalog.contents
     keys = [first.key.removesuffix(View().key) + view.key for view in views]
-    missing = sum(len(store.entries(key).missing(contents)) for key in keys)
+    missing = sum(len(store.entries(key).missing(catalog.contents)) for key in keys)
     if missing:
-        size = network.inputs[0].shape[1]
-        seconds = first.seconds_per_image + _seconds_to_make(views[0], size)
-        reporter.info(
-            f"{len(views) + 1} views: about {duration(missing * seconds)} once, against "
-            f"{duration(len(contents) * seconds)} an epoch if every epoch were augmented anew."
-        )
+        seconds = duration(missing * first.seconds_per_image)
+        reporter.info(f"{len(views) + 1} views: about {seconds} once; in training they are only read.")
     more = [
         extract_features(
             network, catalog, store=store, keep_pixels=True, view=view, precision=first.precision
@@ -63,13 +56,3 @@ def extract_views(
         for view in views
     ]
     return (first, *more)
-
-
-def _seconds_to_make(view: View, size: int) -> float:
-    """How long one view of one image takes, the first call left out: it loads what the others find loaded."""
-    black = np.zeros((size, size, 3), np.uint8)
-    view.of(black, "")
-    begun = time.monotonic()
-    for number in range(3):
-        view.of(black, str(number))
-    return (time.monotonic() - begun) / 3

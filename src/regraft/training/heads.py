@@ -18,11 +18,11 @@ from regraft.console import Reporter
 from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
-from regraft.training.fit import Fitted, finished, fit_head
+from regraft.training.fit import HEAD_EPOCHS, Fitted, Trainer
 from regraft.training.kept import Kept
 from regraft.training.linear import LinearHead
 from regraft.training.material import Material
-from regraft.training.progress import Bookmark, Progress
+from regraft.training.progress import Progress
 from regraft.training.solving import Weights, solve_head, solver_for, solver_name
 
 __all__ = ["FoundHead", "find_head", "solver_of"]
@@ -105,8 +105,22 @@ def find_head(
     """
     linear = _is_linear(model, material)
     if solver == "gradient" or (solver == "auto" and not linear):
-        bookmark, asked = (progress or Progress()).bookmark("head"), phase or HEAD_PHASE
-        fitted = _train(model, whole, material, asked, budget=budget, reporter=reporter, bookmark=bookmark)
+        if not material.catalog.part("validation"):
+            raise UsageError("A head with layers of its own needs validation images: they tell when to stop.")
+        bookmark, phase = (progress or Progress()).bookmark("head"), phase or HEAD_PHASE
+        trainer = Trainer(model, material.backbone, reporter, material.recipe.seed)
+        fitted = (
+            trainer.finish(phase, bookmark)
+            if bookmark.done
+            else trainer.train(
+                phase,
+                material.feature_lesson(phase),
+                budget=budget,
+                stored=whole,
+                bookmark=bookmark,
+                most=HEAD_EPOCHS,
+            )
+        )
         count = sum(int(np.prod(variable.shape)) for variable in whole.suffix.trainable_variables)
         words = f"{count:,} parameters trained on stored features, best after epoch {fitted.best}"
         return FoundHead(model, whole.suffix, words, fitted=fitted)
@@ -129,33 +143,6 @@ def _is_linear(model: keras.Model, material: Material) -> bool:
     Layers that surgery put in have learned nothing: they train with the head, which then cannot be solved.
     """
     return is_linear(model) and not material.backbone.new_layers
-
-
-def _train(
-    model: keras.Model,
-    whole: Cut,
-    material: Material,
-    phase: Phase,
-    *,
-    budget: float,
-    reporter: Reporter,
-    bookmark: Bookmark,
-) -> Fitted:
-    if not material.catalog.part("validation"):
-        raise UsageError("A head with layers of its own needs validation images: they tell when to stop.")
-    if bookmark.done:
-        return finished(model, material.backbone, phase=phase, bookmark=bookmark)
-    return fit_head(
-        model,
-        material.backbone,
-        head=whole,
-        phase=phase,
-        lesson=material.feature_lesson(phase),
-        budget=budget,
-        reporter=reporter,
-        bookmark=bookmark,
-        seed=material.recipe.seed,
-    )
 
 
 def _solve(

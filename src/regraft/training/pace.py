@@ -22,6 +22,7 @@ __all__ = ["Pace", "TrainingPace"]
 
 IMAGES = 8  # black ones in a forward pass
 ROUNDS = 5  # of which the fastest counts: other work on the machine is not the network's
+CALL = 0.06  # seconds to trace and compile one call of a layer, by either
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class Pace:
 
     Attributes:
         engine, training: a unit of cost (see `backbone.cost`), in the engine and in Keras.
-        traced: compiling one call of a layer, forward and backward.
+        compiling: what is frozen for the engine, what trains for Keras.
     """
 
     engine: float
     training: float
-    traced: float = 0.05
+    compiling: float
 
     def once(self, placed: Placed) -> float:
         """Estimate the seconds before the first epoch: the engine's pass, and compiling."""
-        return placed.once * self.engine + placed.calls * self.traced
+        return placed.once * self.engine + self.compiling
 
     def epoch(self, placed: Placed) -> float:
         """Estimate the seconds of an epoch."""
@@ -57,12 +58,14 @@ class TrainingPace:
 
     def __init__(self, model: keras.Model, features: Features, store: Store) -> None:
         self._model, self._features, self._store = model, features, store
-        self._work = max(1, work(nodes_of(model)))
+        self._nodes = nodes_of(model)
+        self._work = max(1, work(self._nodes))
 
     def of(self, plan: str) -> Pace:
         """Return the pace of a plan: as it was when it last ran, else as a forward pass tells it."""
         engine = self._features.seconds_per_image / self._work
-        return Pace(engine, self._recall(plan) or self._recall("forward") or self._measure())
+        training = self._recall(plan) or self._recall("forward") or self._measure()
+        return Pace(engine, training, CALL * len(self._nodes))
 
     def learn(self, plan: str, placed: Placed, seconds: float) -> None:
         """Remember what an epoch of a plan took."""

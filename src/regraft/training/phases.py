@@ -18,44 +18,13 @@ from regraft.training.material import Material
 from regraft.training.progress import Progress
 from regraft.training.runner import PhaseRunner
 
-__all__ = ["AsAsked", "head_phase", "impossible", "run_phases"]
+__all__ = ["AsAsked", "head_phase", "impossible"]
 
 
 def head_phase(recipe: Recipe) -> Phase | None:
     """Return the phase that trains the head on stored features: the first one, if its plan is "none"."""
     first = recipe.phases[0] if recipe.phases else None
     return first if first is not None and first.unfreeze == "none" else None
-
-
-def run_phases(
-    found: FoundHead, material: Material, *, reporter: Reporter, progress: Progress | None = None
-) -> Decision:
-    """Train by the recipe's phases within its budget; changes the model. Says what it does and why.
-
-    A phase that leaves its plan to the program first trains what costs little, on what is stored at its
-    boundary, then everything that fits, where that one took away much of the loss. A phase that the progress
-    says was finished, or begun, by a process before this one is taken from there.
-
-    Raises:
-        UsageError: a phase was asked for that this head, or samples of several images, do not allow.
-    """
-    recipe = material.recipe
-    done: list[Fitted] = [found.fitted] if found.fitted else []
-    sentences: list[str] = []
-    runner = PhaseRunner(found, material, reporter=reporter, progress=progress)
-    for number, asked in enumerate(recipe.phases[1 if done and head_phase(recipe) else 0 :], 1):
-        reason = impossible(asked, found, material)
-        if not reason:
-            fitted, reason = runner.run(asked, f"phase {number}")
-            done += fitted
-        if reason:
-            sentences.append(f"Nothing of the backbone was trained: {reason}.")
-        elif done[-1].stopped in ("interrupted", "budget"):
-            break
-    decision = Decision.of(tuple(done), material.task.score_name)
-    if not recipe.phases:
-        sentences.append(UNTOUCHED)
-    return replace(decision, reason=" ".join(filter(None, [decision.reason, *sentences])))
 
 
 class AsAsked:
@@ -87,8 +56,32 @@ class AsAsked:
         return found, material
 
     def fine_tune(self, found: FoundHead, material: Material) -> Decision:
-        """Run the phases, see `run_phases`."""
-        return run_phases(found, material, reporter=self._reporter, progress=self._progress)
+        """Train by the recipe's phases within its budget; changes the model. Says what it does and why.
+
+        A phase that leaves its plan to the program first trains what costs little, on what is stored at its
+        boundary, then everything that fits, where that one took away much of the loss. A phase that the
+        progress says was finished, or begun, by a process before this one is taken from there.
+
+        Raises:
+            UsageError: a phase was asked for that this head, or samples of several images, do not allow.
+        """
+        recipe = material.recipe
+        done: list[Fitted] = [found.fitted] if found.fitted else []
+        sentences: list[str] = []
+        runner = PhaseRunner(found, material, reporter=self._reporter, progress=self._progress)
+        for number, asked in enumerate(recipe.phases[1 if done and head_phase(recipe) else 0 :], 1):
+            reason = impossible(asked, found, material)
+            if not reason:
+                fitted, reason = runner.run(asked, f"phase {number}")
+                done += fitted
+            if reason:
+                sentences.append(f"Nothing of the backbone was trained: {reason}.")
+            elif done[-1].stopped in ("interrupted", "budget"):
+                break
+        decision = Decision.of(tuple(done), material.task.score_name)
+        if not recipe.phases:
+            sentences.append(UNTOUCHED)
+        return replace(decision, reason=" ".join(filter(None, [decision.reason, *sentences])))
 
 
 def impossible(phase: Phase, found: FoundHead, material: Material) -> str:

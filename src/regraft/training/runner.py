@@ -19,7 +19,7 @@ from regraft.features.extract import extract_features
 from regraft.features.views import extract_views
 from regraft.recipe import Phase
 from regraft.training.compiled import Compiled
-from regraft.training.fit import Fitted, fine_tune, finished
+from regraft.training.fit import Fitted, Trainer
 from regraft.training.heads import FoundHead
 from regraft.training.material import Material, Tensors
 from regraft.training.memory import step_bytes
@@ -34,9 +34,10 @@ class PhaseRunner:
     """Run phases, each on pixels or on what is stored at its boundary, within one budget and one limit.
 
     Args:
-        found, material, progress: as for `run_phases`.
-        reporter: what a person is told by.
-        compiled: see `fine_tune`.
+        found, material: a model with its head, and what it learns from.
+        reporter: who is told how it goes.
+        progress: where it is kept how far training came; None to keep nothing.
+        compiled: see `Trainer`.
         budget: seconds that all of them may take; None for the recipe's.
     """
 
@@ -51,8 +52,9 @@ class PhaseRunner:
         budget: float | None = None,
     ) -> None:
         recipe = material.recipe
-        self._compiled, self._progress, self._reporter = compiled, progress or Progress(), reporter
+        self._progress, self._reporter = progress or Progress(), reporter
         self._model, self._material = found.model, material
+        self._trainer = Trainer(found.model, material.backbone, reporter, recipe.seed, compiled)
         self._names = resolve_augment(recipe.augment, material.task.name)
         self._mixing = [name for name in self._names if name in MIXING]
         self._end = time.monotonic() + (recipe.budget if budget is None else budget)
@@ -102,9 +104,9 @@ class PhaseRunner:
         return depth
 
     def _fit(self, depth: Depth, name: str) -> Fitted:
-        bookmark, backbone = self._progress.bookmark(name), self._material.backbone
+        bookmark = self._progress.bookmark(name)
         if bookmark.done:
-            fitted = finished(self._model, backbone, phase=depth.phase, bookmark=bookmark)
+            fitted = self._trainer.finish(depth.phase, bookmark)
         else:
             fitted = self._train(depth, bookmark)
         seconds = [record.seconds for record in fitted.history]
@@ -114,29 +116,19 @@ class PhaseRunner:
             fitted.why = f"about {duration(usual)} an epoch on this machine"
         self._end = time.monotonic() + fitted.left
         self._limit -= depth.placed.whole
-        self._reporter.info(_statement(fitted, backbone))
+        self._reporter.info(_statement(fitted, self._material.backbone))
         return fitted
 
     def _train(self, depth: Depth, bookmark: Bookmark) -> Fitted:
         material, phase, placed = self._material, depth.phase, depth.placed
         self._announce(depth)
-        stored = cut(self._model, depth.plan, placed.boundary) if placed.boundary else None
-        return fine_tune(
-            self._model,
-            material.backbone,
-            phase=phase,
-            lesson=(
-                material.boundary_lesson(phase, self._tensors(stored, placed.views))
-                if stored
-                else material.pixel_lesson(phase)
-            ),
-            budget=max(1.0, self._left),
-            reporter=self._reporter,
-            stored=stored,
-            compiled=self._compiled,
-            bookmark=bookmark,
-            seed=material.recipe.seed,
-        )
+        if placed.boundary:
+            stored = cut(self._model, depth.plan, placed.boundary)
+            lesson = material.boundary_lesson(phase, self._tensors(stored, placed.views))
+        else:
+            stored, lesson = None, material.pixel_lesson(phase)
+        budget = max(1.0, self._left)
+        return self._trainer.train(phase, lesson, budget=budget, stored=stored, bookmark=bookmark)
 
     def _tensors(self, halves: Cut, count: int) -> Tensors:
         """What the prefix gives for the images of training, in so many views, and for those of validation."""
@@ -188,7 +180,7 @@ def _explain(fitted: Fitted, why: str) -> Fitted:
 
 
 def _statement(fitted: Fitted, backbone: Backbone) -> str:
-    """What trained, and that nothing else did: `fine_tune` has compared every other weight."""
+    """What trained, and that nothing else did: `Trainer` has compared every other weight."""
     return (
         f"Phase {fitted.unfreeze}: {fitted.trained} of {backbone.name} trained, and the head; "
         "every other weight is bit-identical to before."

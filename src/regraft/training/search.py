@@ -8,7 +8,7 @@ changes the model.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
@@ -20,7 +20,7 @@ from regraft.console import duration
 from regraft.features.boundary import Images, Placed, place
 from regraft.recipe import Phase
 from regraft.training.fit import EPOCHS, Fitted
-from regraft.training.pace import Pace
+from regraft.training.pace import TrainingPace
 
 __all__ = ["Depth", "Search", "pays", "share"]
 
@@ -63,12 +63,6 @@ class Depth:
         return {**told, "phase": asdict(self.phase), "placed": placed}
 
 
-class Paces(Protocol):
-    """What knows the pace of a plan in words."""
-
-    def of(self, plan: str) -> Pace: ...
-
-
 @dataclass(frozen=True)
 class Search:
     """What a choice depends on.
@@ -83,7 +77,7 @@ class Search:
     model: keras.Model
     backbone: Backbone
     images: Images
-    paces: Paces
+    paces: TrainingPace
 
     def choose(self, phase: Phase, *, budget: float, limit: float, beyond: Phase | None = None) -> Depth:
         """Choose the plan for a phase that leaves it to the program: one that fits the budget.
