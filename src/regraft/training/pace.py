@@ -22,7 +22,7 @@ __all__ = ["Pace", "TrainingPace"]
 
 IMAGES = 8  # black ones in a forward pass
 ROUNDS = 5  # of which the fastest counts: other work on the machine is not the network's
-CALL = 0.06  # seconds to trace and compile one call of a layer, by either
+CALL = 0.08  # seconds to trace and compile one call of a layer, by either
 
 
 @dataclass(frozen=True)
