@@ -41,7 +41,7 @@ def begun(out: Path, *, resume: bool = False, **facts: object):
     with Progress.of(out, resume=resume, reporter=TERMINAL) as found:
         found.begin()
         found.expect(**facts)
-        found.decide("phase 1: plan", {"epochs": 3})
+        found.decide("phase 1: plan", lambda: {"epochs": 3})
         found.bookmark("head").keep(SAID, arrays())
 
 
@@ -85,8 +85,8 @@ def test_a_run_that_was_stopped_is_found_by_resume(tmp_path: Path) -> None:
     with Progress.of(tmp_path / "run", resume=True, reporter=TERMINAL) as found:
         found.begin()
         found.expect(seed=0)
-        assert found.recall("phase 1: plan") == {"epochs": 3}
-        assert found.recall("phase 2: plan") is None
+        assert found.decide("phase 1: plan", dict) == {"epochs": 3}
+        assert found.decide("phase 2: plan", dict) == {}
         mark = found.bookmark("head")
         assert not mark.done
         assert mark.take() is not None
@@ -104,7 +104,7 @@ def test_without_resume_it_begins_anew_and_says_so(
         found.begin()
         assert "unfinished run" in capsys.readouterr().err
         found.expect(seed=1)
-        assert found.recall("phase 1: plan") is None
+        assert found.decide("phase 1: plan", dict) == {}
         assert found.bookmark("head").take() is None
 
 
@@ -242,13 +242,13 @@ def test_decisions_and_checkpoints_are_found_by_name_in_any_order(tmp_path: Path
     with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as found:
         found.begin()
         for number, name in enumerate(names):
-            found.decide(f"{name}: plan", {"number": number})
+            found.decide(f"{name}: plan", lambda number=number: {"number": number})
             found.bookmark(name).keep({"number": number}, arrays())
     files = {path.stem for path in folder_of(tmp_path / "run").glob("*.npz")}
     assert files == {"head", "phase-1", "phase-1-deeper", "phase-2"}
     with Progress.of(tmp_path / "run", resume=True, reporter=TERMINAL) as found:
         for number, name in reversed(list(enumerate(names))):
-            assert found.recall(f"{name}: plan") == {"number": number}
+            assert found.decide(f"{name}: plan", dict) == {"number": number}
             said, _ = found.bookmark(name).take()
             assert said == {"number": number}
 

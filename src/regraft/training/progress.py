@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -182,15 +182,18 @@ class Progress:
         known |= plain
         self._write()
 
-    def recall(self, name: str) -> dict[str, Any] | None:
-        """Return the decision of this name, if it was taken before: what the clock chose then holds now."""
-        decision: dict[str, Any] | None = self._state["decisions"].get(name)
-        return decision
+    def decide(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the decision of this name, and note it: what the clock, or the disk, chose once holds.
 
-    def decide(self, name: str, decision: dict[str, Any]) -> None:
-        """Note a decision that depends on the clock, or on the disk."""
-        self._state["decisions"][name] = decision
-        self._write()
+        Args:
+            name: "phase 1: plan".
+            choose: called where no process before this one has decided; what it returns fits into JSON.
+        """
+        if name not in self._state["decisions"]:
+            self._state["decisions"][name] = choose()
+            self._write()
+        decision: dict[str, Any] = self._state["decisions"][name]
+        return decision
 
     def bookmark(self, name: str) -> Bookmark:
         """Return the bookmark of a phase: "phase 1, deeper"."""

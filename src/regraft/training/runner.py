@@ -85,23 +85,21 @@ class PhaseRunner:
         if first.phase.unfreeze == "all" or fitted.stopped not in ("done", "no progress"):
             return [fitted], ""
         if not pays(fitted):
-            return [
-                _explain(fitted, "it took away less than half of the loss, so nothing deeper was tried")
-            ], ""
+            _explain(fitted, "it took away less than half of the loss, so nothing deeper was tried")
+            return [fitted], ""
         name += ", deeper"
         deeper = self._choose(partial(self._search.choose, beyond=first.phase), asked, name)
         if not deeper.epochs:
-            return [_explain(fitted, deeper.why)], ""
+            _explain(fitted, deeper.why)
+            return [fitted], ""
         return [fitted, self._fit(deeper, name)], ""
 
     def _choose(self, how: Callable[..., Depth], asked: Phase, name: str) -> Depth:
         """Choose by the clock of this run, or as a process before this one chose."""
-        decision = self._progress.recall(f"{name}: plan")
-        if decision is not None:
-            return self._search.restore(decision)
-        depth = how(asked, budget=self._left, limit=self._limit)
-        self._progress.decide(f"{name}: plan", depth.state())
-        return depth
+        state = self._progress.decide(
+            f"{name}: plan", lambda: how(asked, budget=self._left, limit=self._limit).state()
+        )
+        return self._search.restore(state)
 
     def _fit(self, depth: Depth, name: str) -> Fitted:
         bookmark = self._progress.bookmark(name)
@@ -113,7 +111,7 @@ class PhaseRunner:
         if len(seconds) > 2:  # the first epoch compiles
             usual = statistics.median(seconds[2:])
             self._paces.learn(fitted.unfreeze, depth.placed, usual)
-            fitted.why = f"about {duration(usual)} an epoch on this machine"
+            _explain(fitted, f"about {duration(usual)} an epoch on this machine")
         self._end = time.monotonic() + fitted.left
         self._limit -= depth.placed.whole
         self._reporter.info(_statement(fitted, self._material.backbone))
@@ -173,10 +171,9 @@ class PhaseRunner:
             )
 
 
-def _explain(fitted: Fitted, why: str) -> Fitted:
-    """Add a phrase on why nothing followed."""
+def _explain(fitted: Fitted, why: str) -> None:
+    """Add a phrase to why a phase was what it was."""
     fitted.why = "; ".join(filter(None, [fitted.why, why]))
-    return fitted
 
 
 def _statement(fitted: Fitted, backbone: Backbone) -> str:
