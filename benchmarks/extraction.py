@@ -34,7 +34,7 @@ import numpy as np
 from rows import Profile, Row, Sheet, Side, add_json
 
 from regraft import Recipe
-from regraft.console import quiet
+from regraft.console import SILENT
 from regraft.data.catalog import Catalog
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.embedding import embedding_network
@@ -98,8 +98,7 @@ def _taken(network, catalog: Catalog, home: Path, precision: str) -> tuple[float
     for stored in home.glob("features-*"):
         shutil.rmtree(stored)
     before, begun = os.times(), time.perf_counter()
-    with quiet():
-        found = extract_features(network, catalog, store=Store(home), precision=precision)
+    found = extract_features(network, catalog, store=Store(home), precision=precision, reporter=SILENT)
     seconds, after = time.perf_counter() - begun, os.times()
     assert found.computed == len(catalog.contents)
     return seconds, sum(after[:4]) - sum(before[:4])

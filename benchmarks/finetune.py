@@ -34,9 +34,10 @@ import keras
 import numpy as np
 
 from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze, trains
+from regraft.backbone.freeze import freeze, resolve_plan
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
+from regraft.console import TERMINAL
 from regraft.data.augment import Batch, augment_batch
 from regraft.data.batches import Batches
 from regraft.data.catalog import Catalog
@@ -44,7 +45,7 @@ from regraft.features.extract import extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import HeadSpec, Phase
 from regraft.tasks import TASKS
-from regraft.training.fit import Lesson, fine_tune
+from regraft.training.fit import Lesson, Trainer
 from regraft.training.material import Tensors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -104,25 +105,19 @@ def phase(plan: str, epochs: int) -> Phase:
 
 def by_regraft(made: Model, photographs: Photographs, plan: str, epochs: int, *, stage: bool) -> Measured:
     """regraft's own loop: on what is stored at the boundary, or on augmented pixels."""
-    freeze(made.backbone, plan)
     begun, halves, train = time.monotonic(), None, photographs.batches(augmented=True)
     few = Batches([0], photographs.targets[:1], photographs.read, batch_size=1)
     if stage:
-        halves = cut(made.model, trains)
+        halves = cut(made.model, resolve_plan(made.backbone, plan))
         features = extract_features(halves.prefix, photographs.catalog, store=photographs.store)
         pairs = [(sample, 0) for sample in photographs.catalog.samples]
         read = Tensors((features,), halves.names).reader(pairs)
         train = Batches(pairs, photographs.targets, read, batch_size=BATCH)
         few = Batches(pairs[:1], photographs.targets[:1], read, batch_size=1)
     once = time.monotonic() - begun
-    fitted = fine_tune(
-        made.model,
-        made.backbone,
-        phase=phase(plan, epochs + 1),
-        lesson=Lesson(TASKS["multiclass"], train, few),
-        budget=1e6,
-        stored=halves,
-    )
+    lesson = Lesson(TASKS["multiclass"], train, few)
+    trainer = Trainer(made.model, made.backbone, TERMINAL)
+    fitted = trainer.train(phase(plan, epochs + 1), lesson, budget=1e6, stored=halves)
     return Measured([record.seconds for record in fitted.history[2:]], fitted.history[1].loss, once)
 
 

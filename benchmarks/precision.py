@@ -25,7 +25,7 @@ import numpy as np
 from rows import Row, Sheet, Side, add_json, ratios
 
 from regraft import Recipe
-from regraft.console import quiet
+from regraft.console import SILENT
 from regraft.data.catalog import Catalog
 from regraft.embedding import embedding_network
 from regraft.features.extract import extract_features
@@ -99,11 +99,11 @@ def measure_rates(name: str, network, catalog: Catalog, rounds: int) -> Row:
     rates: dict[str, list[float]] = {each: [] for each in PRECISIONS}
     for _ in range(rounds):
         for precision, measured in rates.items():
-            with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder, quiet():
+            with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
                 store = Store(Path(folder))
                 Speed(network, store).engine  # noqa: B018 - converted and kept
                 begun = time.monotonic()
-                extract_features(network, catalog, store=store, precision=precision)
+                extract_features(network, catalog, store=store, precision=precision, reporter=SILENT)
                 measured.append(len(catalog) / (time.monotonic() - begun))
     sides = tuple(Side(each, "images/s", tuple(measured)) for each, measured in rates.items())
     values = ratios(rates["bf16"], rates["f32"])
@@ -126,9 +126,10 @@ def choice(name: str, network, catalog: Catalog, right: str) -> Row:
 def measure(name: str, recipe: Recipe, catalog: Catalog, options: argparse.Namespace) -> list[Row]:
     """All rows of one network."""
     network, features = embedding_network(recipe), {}
-    with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder, quiet():
+    with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
         for precision in PRECISIONS:
-            found = extract_features(network, catalog, store=Store(Path(folder)), precision=precision)
+            store = Store(Path(folder))
+            found = extract_features(network, catalog, store=store, precision=precision, reporter=SILENT)
             samples = catalog.without(found.refused).samples
             features[precision] = found.matrix(samples, "cut_0").astype(np.float64)
     labels = catalog.targets(samples)

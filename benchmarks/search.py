@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -94,7 +95,6 @@ def main() -> None:
             print(f"skipped: {path} is not here")
             return
     from regraft import HeadSpec, Recipe, Space, search, train
-    from regraft.console import quiet
     from regraft.training import tuning
 
     space = Space(
@@ -115,7 +115,7 @@ def main() -> None:
             head=HeadSpec(solver="logistic"),
         )
         warm = here / "warm"
-        stack.enter_context(quiet())
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         train(
             photos, replace(recipe, budget=1e-3), here / "first", store=warm
         )  # decodes, pools, keeps pixels

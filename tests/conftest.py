@@ -13,8 +13,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regraft.console import SilentReporter
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
+
+
+class Recorder(SilentReporter):
+    """Keep messages in the order in which they come.
+
+    Attributes:
+        lines: all of them.
+        warnings: those that the user should act on.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+        self.warnings.append(text)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import pytest
 
-from regraft.backbone.freeze import freeze
+from regraft.backbone.freeze import resolve_plan
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.features.boundary import Images, place, room
@@ -27,15 +27,10 @@ def narrow_in_the_middle():
     return keras.Model(image, keras.layers.Conv2D(8, 3, name="top")(x), name="narrow_in_the_middle")
 
 
-def grafted(network, plan):
-    backbone = load_backbone(network)
-    model = graft(backbone, HeadSpec(), outputs=3)
-    freeze(backbone, plan)
-    return model
-
-
 def placed(plan="last:1", network=None, images=IMAGES, epochs=6, limit=EVERYTHING):
-    return place(grafted(network or narrow_in_the_middle(), plan), images, epochs=epochs, limit=limit)
+    backbone = load_backbone(network or narrow_in_the_middle())
+    model = graft(backbone, HeadSpec(), outputs=3)
+    return place(model, resolve_plan(backbone, plan), images, epochs=epochs, limit=limit)
 
 
 def test_a_cheap_layer_is_run_again_where_far_fewer_bytes_cross_ahead_of_it() -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from regraft import console
-from regraft.console import duration, say, track
+from regraft.console import SILENT, TERMINAL, duration
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def terminal(monkeypatch):
 
 
 def test_messages_go_to_standard_error(capsys):
-    say("hello")
+    TERMINAL.info("hello")
     assert capsys.readouterr() == ("", "hello\n")
 
 
 def test_a_long_line_is_not_broken(capsys):
-    say("x y " * 100)
+    TERMINAL.info("x y " * 100)
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -52,7 +52,7 @@ def test_a_long_line_is_not_broken(capsys):
     ],
 )
 def test_names_are_shown_and_not_obeyed(capsys, text, shown):
-    say(text, style="red")
+    TERMINAL.error(text)
     assert capsys.readouterr().err == shown + "\n"
 
 
@@ -73,7 +73,7 @@ def test_times_are_said_as_people_do(seconds, words):
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then_and_one_at_the_end(capsys, clock):
-    with track("Reading", 100) as advance:
+    with TERMINAL.track("Reading", 100) as advance:
         for _ in range(100):
             clock(0.5)
             advance(1)
@@ -84,20 +84,20 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_and_one_at_the_end(c
 
 
 def test_progress_that_stands_still_is_no_error(capsys, clock):
-    with track("Reading", 100) as advance:
+    with TERMINAL.track("Reading", 100) as advance:
         clock(20)
         advance(0)
     assert "Reading: 0 of 100" in capsys.readouterr().err
 
 
 def test_a_failure_within_is_not_reported_as_done(capsys):
-    with pytest.raises(OSError, match="gone"), track("Reading", 100):
+    with pytest.raises(OSError, match="gone"), TERMINAL.track("Reading", 100):
         raise OSError("gone")
     assert capsys.readouterr().err == ""
 
 
 def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal):
-    with track("Reading", 20, unit="files") as advance:
+    with TERMINAL.track("Reading", 20, unit="files") as advance:
         advance(15)
         advance(5)
     shown = terminal.getvalue()
@@ -106,10 +106,11 @@ def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal):
     assert "files/s" in shown
 
 
-def test_quiet_work_shows_nothing(capsys):
-    with console.quiet():
-        console.say("hidden")
-        with console.track("Hidden", 1) as advance:
-            advance(1)
-    console.say("shown")
+def test_a_silent_reporter_shows_nothing(capsys):
+    SILENT.info("hidden")
+    SILENT.warn("hidden")
+    SILENT.error("hidden")
+    with SILENT.track("Hidden", 1) as advance:
+        advance(1)
+    TERMINAL.info("shown")
     assert capsys.readouterr().err == "shown\n"

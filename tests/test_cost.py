@@ -6,7 +6,7 @@ import importlib
 import keras
 from conftest import small_network
 
-from regraft.backbone.cost import multiplications, nodes_of
+from regraft.backbone.cost import NUMBER, multiplications, nodes_of, work
 
 
 def of(network, name):
@@ -21,6 +21,14 @@ def test_multiplications_are_counted_as_by_hand():
     blocks = 2 * 16 * 16 * 3 * 3 * 8 * 8
     whole = of(network, "stem_conv") + blocks + 16 * 16 * 8 * 16
     assert multiplications(nodes_of(network)) == whole
+
+
+def test_work_counts_what_is_passed_on_besides():
+    network = small_network(32)
+    relu = [node for node in nodes_of(network) if node.operation.name == "stem_relu"]
+    assert work(relu) == NUMBER * 16 * 16 * 8
+    stem = [node for node in nodes_of(network) if node.operation.name == "stem_conv"]
+    assert work(stem) == multiplications(stem) + NUMBER * 16 * 16 * 8
 
 
 def test_a_layer_that_is_called_twice_counts_twice():

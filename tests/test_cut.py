@@ -10,7 +10,7 @@ from conftest import small_network
 from networks import answer, assert_close, nested, pixels, values
 
 from regraft.backbone.cut import cut, sides
-from regraft.backbone.freeze import freeze, trains
+from regraft.backbone.freeze import freeze, resolve_plan
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.recipe import HeadSpec
@@ -19,11 +19,11 @@ LABELS = np.array([0, 1, 2, 0])
 
 
 def planned(plan, *, model=None, dropout=0.2):
-    """The small network, or another, with a head of three classes, and a freeze plan."""
+    """The small network, or another, with a head of three classes, frozen by a plan; and the plan."""
     backbone = load_backbone(small_network() if model is None else model)
     whole = graft(backbone, HeadSpec(dropout=dropout), outputs=3)
     freeze(backbone, plan)
-    return whole
+    return whole, resolve_plan(backbone, plan)
 
 
 def in_two_steps(halves, x):
@@ -55,8 +55,8 @@ def changed(model, before):
     [("none", 1), ("last:1", 1), ("last:3", 2), ("last:6", 1), ("last:8", 2), ("from:4", 1), ("all", 1)],
 )
 def test_suffix_of_prefix_is_the_model(plan, crossing):
-    model = planned(plan)
-    halves = cut(model, trains)
+    model, resolved = planned(plan)
+    halves = cut(model, resolved)
     x = pixels(32)
     assert len(halves.names) == crossing
     assert_close(in_two_steps(halves, x), answer(model, x), 1e-6)
@@ -65,8 +65,8 @@ def test_suffix_of_prefix_is_the_model(plan, crossing):
 
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_layers_within_layers(last):
-    model = planned(f"last:{last}", model=nested(), dropout=0)
-    halves = cut(model, trains)
+    model, plan = planned(f"last:{last}", model=nested(), dropout=0)
+    halves = cut(model, plan)
     assert_close(in_two_steps(halves, pixels(16)), answer(model, pixels(16)), 1e-6)
     assert all(not layer.startswith("block3") for layer in names(halves.prefix)) == (last > 1)
 
@@ -119,12 +119,16 @@ def test_every_boundary_of_every_family_gives_the_model(name, size, count, most)
     last = model.layers[-1]
     while not last.weights:
         last = last._inbound_nodes[0].parent_nodes[0].operation
-    found = sides(model, lambda layer: layer is last).boundaries
+
+    def only(layer):
+        return layer is last
+
+    found = sides(model, only).boundaries
     assert max(len(at.tensors) for at in found) == most
     rng = np.random.default_rng(0)
     some = found if count is None else [found[n] for n in rng.choice(len(found), count, replace=False)]
     for at in some:
-        halves = cut(model, trains, at)
+        halves = cut(model, only, at)
         features = halves.prefix(x, training=False)
         assert sum(np.prod(value.shape[1:]) for value in features.values()) == at.numbers
         assert_close(in_two_steps(halves, x), expected, 1e-6)
@@ -147,17 +151,18 @@ def without_dropout(plan):
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
     vector = keras.layers.GlobalAveragePooling2D()(backbone.model.outputs[0])
-    return keras.Model(backbone.model.inputs[0], keras.layers.Dense(3, "softmax", name="head")(vector))
+    answers = keras.layers.Dense(3, "softmax", name="head")(vector)
+    return keras.Model(backbone.model.inputs[0], answers), resolve_plan(backbone, plan)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", ["none", "last:1", "last:3", "from:5", "match:block1_conv"])
 def test_one_step_of_the_cut_equals_one_step_of_the_whole(float64, plan):
-    whole, other = without_dropout(plan), without_dropout(plan)
+    (whole, _), (other, resolved) = without_dropout(plan), without_dropout(plan)
     other.set_weights(whole.get_weights())
     x = pixels(32, 4).astype("float64")
     before = values(whole)
-    for model in (whole, cut(other, trains).joined()):
+    for model in (whole, cut(other, resolved).joined()):
         step(model, x)
     after = values(whole)
     for path, value in values(other).items():
@@ -173,15 +178,15 @@ def step(model, given):
 @pytest.mark.slow
 def test_one_step_on_the_features_of_any_boundary_equals_one_step_of_the_whole(float64):
     """The suffix alone, on what the prefix gave."""
-    model = without_dropout("last:3")
+    model, plan = without_dropout("last:3")
     x, before = pixels(32, 4).astype("float64"), model.get_weights()
     step(model, x)
     expected = model.get_weights()
-    found = sides(model, trains).boundaries
+    found = sides(model, plan).boundaries
     assert len(found) > 8
     for at in found:
         model.set_weights(before)
-        halves = cut(model, trains, at)
+        halves = cut(model, plan, at)
         features = halves.prefix(x, training=False)
         crossing = [features[name] for name in halves.names]
         step(halves.trained(), crossing if len(crossing) > 1 else crossing[0])
@@ -190,31 +195,31 @@ def test_one_step_on_the_features_of_any_boundary_equals_one_step_of_the_whole(f
 
 
 def test_boundaries_go_from_the_pixels_to_where_what_is_frozen_ends():
-    model = planned("last:3")
-    found = sides(model, trains).boundaries
+    model, plan = planned("last:3")
+    found = sides(model, plan).boundaries
     assert found[0].tensors[0] is model.inputs[0]
     assert found[0].numbers == 32 * 32 * 3
     assert [at.before for at in found] == sorted({at.before for at in found})
-    latest = cut(model, trains)
+    latest = cut(model, plan)
     assert len(found[-1].tensors) == len(latest.names) == 2
     assert found[-1].name == "block1_add and 1 more"
-    assert latest.prefix.count_params() == cut(model, trains, found[-1]).prefix.count_params()
+    assert latest.prefix.count_params() == cut(model, plan, found[-1]).prefix.count_params()
 
 
 def test_frozen_dropout_behind_a_boundary_does_not_act():
     """The boundary lies ahead of a frozen block whose dropout the suffix takes along."""
-    model = planned("last:1", dropout=0)
+    model, plan = planned("last:1", dropout=0)
     x = pixels(32)
-    at = next(at for at in sides(model, trains).boundaries if at.name == "stem_relu")
-    halves = cut(model, trains, at)
+    at = next(at for at in sides(model, plan).boundaries if at.name == "stem_relu")
+    halves = cut(model, plan, at)
     given = halves.prefix(x, training=False)["cut_0"]
     trained = keras.ops.convert_to_numpy(halves.trained()(given, training=True))
     assert_close(trained, answer(model, x), 1e-6)
 
 
 def test_layers_are_shared_not_copied():
-    model = planned("last:3")
-    halves = cut(model, trains)
+    model, plan = planned("last:3")
+    halves = cut(model, plan)
     assert set(names(halves.prefix) + names(halves.suffix)) == set(names(model))
     for half in (halves.prefix, halves.suffix):
         for name in names(half):
@@ -243,27 +248,27 @@ def test_operations_that_are_no_layers():
 
 
 def test_nothing_trains():
-    model = planned("none")
+    model, plan = planned("none")
     model.get_layer("head_output").trainable = False
     with pytest.raises(ValueError, match=r"something that trains. Received: all of it frozen"):
-        cut(model, trains)
+        cut(model, plan)
 
 
 @pytest.mark.slow
 def test_a_prefix_that_trains_is_not_joined():
-    halves = cut(planned("all"), lambda layer: layer.name in ("top_conv", "head_output"))
+    halves = cut(planned("all")[0], lambda layer: layer.name in ("top_conv", "head_output"))
     with pytest.raises(
-        ValueError, match=r"frozen. Received: 2 weights that train, among them stem_conv/kernel"
+        ValueError, match=r"frozen. Received: 3 weights that train, among them stem_conv/kernel"
     ):
         halves.joined()
 
 
 @pytest.mark.slow
 def test_a_model_saved_after_cutting_and_training(tmp_path):
-    model = planned("last:3")
+    model, plan = planned("last:3")
     x = pixels(32, 4)
-    fit(cut(model, trains).joined(), x, 1)
-    cut(model, trains)  # once more, as a second phase does
+    fit(cut(model, plan).joined(), x, 1)
+    cut(model, plan)  # once more, as a second phase does
     model.save(tmp_path / "trained.keras")
     again = keras.models.load_model(tmp_path / "trained.keras", safe_mode=True)
     np.testing.assert_array_equal(answer(again, x), answer(model, x))
@@ -276,10 +281,10 @@ def test_a_model_saved_after_cutting_and_training(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit", "train_on_batch"])
 def test_only_the_plan_moves(how):
-    model = planned("last:3")
+    model, plan = planned("last:3")
     before = values(model)
     x = pixels(32, 4)
-    fit(cut(model, trains).joined(), x, 3, how)
+    fit(cut(model, plan).joined(), x, 3, how)
     assert changed(model, before) == {
         "top_conv/kernel",
         "top_conv/bias",
@@ -291,15 +296,15 @@ def test_only_the_plan_moves(how):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit", "train_on_batch"])
 def test_batch_normalisation_stays_when_everything_trains(how):
-    model = planned("all")
+    model, plan = planned("all")
     before = values(model)
-    fit(cut(model, trains).joined(), pixels(32, 4), 3, how)
+    fit(cut(model, plan).joined(), pixels(32, 4), 3, how)
     assert changed(model, before) == {path for path in before if "_bn" not in path}
 
 
 def test_no_dropout_acts_in_the_frozen_part():
     """In training mode the same pixels give the same answer, for a plan whose own part has no dropout."""
-    joined = cut(planned("last:1", dropout=0), trains).joined()
+    joined = cut(*planned("last:1", dropout=0)).joined()
     x = pixels(32)
     trained = [keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2)]
     np.testing.assert_array_equal(trained[0], trained[1])
@@ -309,9 +314,9 @@ def test_no_dropout_acts_in_the_frozen_part():
 @pytest.mark.slow
 def test_no_dropout_acts_in_the_frozen_part_during_fit():
     """Kept apart from a plain call: `fit` hands its own mode down to every layer."""
-    model = planned("last:1", dropout=0)
+    model, plan = planned("last:1", dropout=0)
     x = pixels(32, 4)
-    joined = cut(model, trains).joined()
+    joined = cut(model, plan).joined()
     joined.compile(optimizer=keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
     expected = joined.evaluate(x, LABELS, verbose=0)
     losses = joined.fit(x, LABELS, epochs=3, verbose=0).history["loss"]
@@ -320,7 +325,7 @@ def test_no_dropout_acts_in_the_frozen_part_during_fit():
 
 def test_no_dropout_acts_after_the_plan_where_it_is_frozen():
     """A block in the middle trains; the dropout of the block after it is not part of the plan."""
-    joined = cut(planned("match:block1_conv", dropout=0), trains).joined()
+    joined = cut(*planned("match:block1_conv", dropout=0)).joined()
     x = pixels(32)
     trained = [keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2)]
     np.testing.assert_array_equal(trained[0], trained[1])
@@ -328,9 +333,9 @@ def test_no_dropout_acts_after_the_plan_where_it_is_frozen():
 
 
 def test_a_plan_in_the_middle_moves_only_that():
-    model = planned("match:block1_conv")
+    model, plan = planned("match:block1_conv")
     before = values(model)
-    fit(cut(model, trains).joined(), pixels(32, 4), 2)
+    fit(cut(model, plan).joined(), pixels(32, 4), 2)
     assert changed(model, before) == {"block1_conv/kernel", "head_output/kernel", "head_output/bias"}
 
 
@@ -338,7 +343,7 @@ def test_a_plan_in_the_middle_moves_only_that():
 @pytest.mark.parametrize(("plan", "dropout"), [("last:3", 0.0), ("none", 0.5), ("last:1", 0.5)])
 def test_dropout_of_the_part_that_trains_acts(plan, dropout):
     """Also where it comes right after the frozen part: in the head, or as the first layer of the plan."""
-    joined = cut(planned(plan, dropout=dropout), trains).joined()
+    joined = cut(*planned(plan, dropout=dropout)).joined()
     x = pixels(32)
     one, other = (keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2))
     assert np.abs(one - other).max() > 1e-3

@@ -9,19 +9,20 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import small_network
+from conftest import Recorder, small_network
 
 from regraft.backbone.cut import cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.head import OUTPUT, graft
 from regraft.backbone.load import load_backbone
+from regraft.console import TERMINAL, Reporter
 from regraft.data.augment import augment_batch
 from regraft.data.batches import Batches
 from regraft.data.catalog import Sample
 from regraft.recipe import HeadSpec, Phase
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
-from regraft.training.fit import Lesson, fine_tune
+from regraft.training.fit import Lesson, Trainer
 from regraft.training.rates import compile_network
 
 SIZE = 32
@@ -61,10 +62,12 @@ class Task:
         solved = solve("logistic", features, labels[:train], task="multiclass")
         self.model.get_layer(OUTPUT).set_weights([solved.weights, solved.bias])
 
-    def tune(self, unfreeze: str = "all", *, budget: float = 600, **phase: object):
+    def tune(
+        self, unfreeze: str = "all", *, budget: float = 600, reporter: Reporter = TERMINAL, **phase: object
+    ):
         settings = Phase(unfreeze, **{"epochs": 2, "batch_size": 8, **phase})
         lesson = Lesson(TASKS["multiclass"], self.train, self.validation)
-        return fine_tune(self.model, self.backbone, phase=settings, lesson=lesson, budget=budget)
+        return Trainer(self.model, self.backbone, reporter).train(settings, lesson, budget=budget)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {
@@ -135,6 +138,16 @@ def test_loss_that_is_not_finite_ends_it_and_restores_finite_weights() -> None:
     fitted = task.tune(epochs=3, learning_rate=1e30, backbone_rate=1.0)
     assert fitted.stopped in ("diverged", "no progress", "done")
     assert all(np.isfinite(value).all() for value in task.weights().values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [2, None])  # asked for, chosen by the clock
+def test_the_first_steps_tell_what_an_epoch_takes(epochs: int | None) -> None:
+    recorder = Recorder()
+    fitted = Task().tune(epochs=epochs, reporter=recorder)
+    (line,) = [line for line in recorder.lines if line.startswith("By the first steps")]
+    assert f"{fitted.planned} epochs" in line
+    assert recorder.lines.index(line) < next(n for n, each in enumerate(recorder.lines) if "Epoch 1/" in each)
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import pytest
 from conftest import small_network, write_photos
 
 from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze, trains
+from regraft.backbone.freeze import resolve_plan
 from regraft.backbone.head import OUTPUT, graft
 from regraft.backbone.load import load_backbone
+from regraft.console import SilentReporter
 from regraft.data.catalog import Catalog
 from regraft.data.split import split
 from regraft.data.view import View
@@ -19,7 +20,7 @@ from regraft.features.extract import extract_features
 from regraft.features.store import Store
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.training import material as of_material
-from regraft.training.fit import fine_tune
+from regraft.training.fit import Trainer
 from regraft.training.material import Material, Tensors
 
 PLAN = Phase("last:3", epochs=2, batch_size=4, learning_rate=1e-3, warmup=0.0)
@@ -35,8 +36,7 @@ class Prepared:
             if "drop" in layer.name:
                 layer.rate = 0.0
         self.model = graft(self.backbone, HeadSpec(dropout=0.0), outputs=3)
-        freeze(self.backbone, PLAN.unfreeze)
-        self.halves = cut(self.model, trains)
+        self.halves = cut(self.model, resolve_plan(self.backbone, PLAN.unfreeze))
         kept = Store(store)
         self.views = tuple(
             extract_features(
@@ -61,9 +61,8 @@ def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(prepared) -> No
     for stored in (prepared.halves, None):
         prepared.model.set_weights(before)
         lesson = prepared.lesson(1) if stored else prepared.material.pixel_lesson(PLAN)
-        fitted = fine_tune(
-            prepared.model, prepared.backbone, phase=PLAN, lesson=lesson, budget=600, stored=stored
-        )
+        trainer = Trainer(prepared.model, prepared.backbone, SilentReporter())
+        fitted = trainer.train(PLAN, lesson, budget=600, stored=stored)
         found.append([(record.loss, record.val_loss) for record in fitted.history[1:]])
     np.testing.assert_allclose(*found, rtol=1e-3)
 

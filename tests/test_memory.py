@@ -9,9 +9,13 @@ import tensorflow as tf
 from test_fit import Task
 
 from regraft.backbone.cut import sides
-from regraft.backbone.freeze import trains
+from regraft.backbone.freeze import FreezePlan, Trained
 from regraft.errors import EnvironmentFault
 from regraft.training.memory import in_parts, is_out_of_memory, step_bytes
+
+OWN = FreezePlan(
+    (), {}, frozenset(), Trained(0, 0)
+)  # of a backbone without layers: all others answer for themselves
 
 
 @pytest.fixture
@@ -100,11 +104,11 @@ def chain() -> keras.Model:
 def test_a_step_takes_what_gradients_need_and_what_passes(chain: keras.Model) -> None:
     first, smaller, second, dense = 3 * 9 * 64 + 64, 4 * 4 * 64, 64 * 9 * 5 + 5, 5 * 2 + 2
     everything = 10 * (8 * 8 * 3 + smaller + 5 + 3 * 8 * 8 * 64) + 4 * (first + second + dense)
-    assert step_bytes(chain, samples=10) == 4 * everything
+    assert step_bytes(chain, OWN, samples=10) == 4 * everything
     chain.get_layer("first").trainable = False
     behind = 10 * (smaller + 5 + 3 * 8 * 8 * 64) + 4 * (second + dense)
-    assert step_bytes(chain, samples=10) == 4 * behind
-    at = sides(chain, trains).boundaries[-1]
+    assert step_bytes(chain, OWN, samples=10) == 4 * behind
+    at = sides(chain, OWN).boundaries[-1]
     assert at.name == "smaller"
     stored = 10 * (smaller + 5 + 3 * 4 * 4 * 5) + 4 * (second + dense)
-    assert step_bytes(chain, samples=10, boundary=at) == 4 * stored
+    assert step_bytes(chain, OWN, samples=10, boundary=at) == 4 * stored

@@ -364,7 +364,7 @@ def test_a_deeper_phase_is_tried_where_the_first_one_took_half_of_the_loss(
 ) -> None:
     monkeypatch.setattr("regraft.training.search.SMALL", 0.99)
     for worth, plans in ((True, ["stage:late", "all"]), (False, ["stage:late"])):
-        monkeypatch.setattr("regraft.training.phases.pays", lambda fitted, worth=worth: worth)
+        monkeypatch.setattr("regraft.training.runner.pays", lambda fitted, worth=worth: worth)
         backbone = replace(load_backbone(network_file), stages={"early": 0, "late": 9})
         recipe = tuned("", backbone="mobilenet_v2", phases=(Phase("auto", epochs=1),))
         run = regraft.train(table, recipe, tmp_path / str(worth), backbone=backbone, store=store)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 import regraft
+from regraft.console import TERMINAL
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.recipe import Recipe
 from regraft.training import checkpoint, progress
@@ -38,11 +38,11 @@ def arrays() -> dict[str, list[np.ndarray]]:
 
 def begun(out: Path, *, resume: bool = False, **facts: object):
     """A run as `train` begins it, with one checkpoint, that is then killed: the folder stays."""
-    with Progress.of(out, resume=resume) as found:
+    with Progress.of(out, resume=resume, reporter=TERMINAL) as found:
         found.begin()
         found.expect(**facts)
-        found.decide({"epochs": 3})
-        found.bookmark().keep(SAID, arrays())
+        found.decide("phase 1: plan", lambda: {"epochs": 3})
+        found.bookmark("head").keep(SAID, arrays())
 
 
 def folder_of(out: Path) -> Path:
@@ -82,16 +82,16 @@ def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_is_found_by_resume(tmp_path: Path) -> None:
     begun(tmp_path / "run", seed=0)
-    with Progress.of(tmp_path / "run", resume=True) as found:
+    with Progress.of(tmp_path / "run", resume=True, reporter=TERMINAL) as found:
         found.begin()
         found.expect(seed=0)
-        assert found.decided() == {"epochs": 3}
-        assert found.decided() is None
-        mark = found.bookmark()
+        assert found.decide("phase 1: plan", dict) == {"epochs": 3}
+        assert found.decide("phase 2: plan", dict) == {}
+        mark = found.bookmark("head")
         assert not mark.done
         assert mark.take() is not None
         assert mark.take() is None
-        assert found.bookmark().take() is None
+        assert found.bookmark("phase 1").take() is None
         found.finished = True
     assert not list(tmp_path.iterdir())
 
@@ -100,12 +100,12 @@ def test_without_resume_it_begins_anew_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(tmp_path / "run", seed=0)
-    with Progress.of(tmp_path / "run", resume=False) as found:
+    with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as found:
         found.begin()
         assert "unfinished run" in capsys.readouterr().err
         found.expect(seed=1)
-        assert found.decided() is None
-        assert found.bookmark().take() is None
+        assert found.decide("phase 1: plan", dict) == {}
+        assert found.bookmark("head").take() is None
 
 
 def test_a_run_killed_before_its_first_checkpoint_is_nothing_to_go_on_with(
@@ -113,7 +113,7 @@ def test_a_run_killed_before_its_first_checkpoint_is_nothing_to_go_on_with(
 ) -> None:
     folder_of(tmp_path / "run").mkdir()
     (folder_of(tmp_path / "run") / "run.json").write_text('{"facts": {"seed": 1}}')
-    with Progress.of(tmp_path / "run", resume=False) as found:
+    with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as found:
         found.begin()
         found.expect(seed=2)
     assert "--resume" not in capsys.readouterr().err
@@ -130,23 +130,24 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_makes_is_left_alone(tmp_path: Path) -> None:
-    with Progress.of(tmp_path / "run", resume=False) as first:
+    with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as first:
         first.begin()
         for resume in (False, True):
             with (
                 pytest.raises(EnvironmentFault, match=f"in use by process {os.getpid()}"),
-                Progress.of(tmp_path / "run", resume=resume),
+                Progress.of(tmp_path / "run", resume=resume, reporter=TERMINAL),
             ):
                 pass
-        first.bookmark().keep(SAID, arrays())
+        first.bookmark("head").keep(SAID, arrays())
     begun(tmp_path / "run", resume=True)
 
 
 HOLDER = """
 import sys
 from pathlib import Path
+from regraft.console import TERMINAL
 from regraft.training.progress import Progress
-with Progress.of(Path(sys.argv[1]), resume=False) as progress:
+with Progress.of(Path(sys.argv[1]), resume=False, reporter=TERMINAL) as progress:
     progress.begin()
     print("held", flush=True)
     sys.stdin.read()
@@ -172,7 +173,7 @@ def test_a_place_belongs_to_one_process_until_it_ends_or_is_killed(tmp_path: Pat
 
 
 def test_nothing_is_left_of_a_run_that_trained_nothing(tmp_path: Path) -> None:
-    with Progress.of(tmp_path / "run", resume=False) as found:
+    with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as found:
         found.begin()
         found.expect(seed=0)
     assert not list(tmp_path.iterdir())
@@ -182,17 +183,17 @@ def test_what_a_stopped_run_delivered_may_be_replaced_when_it_goes_on_and_nothin
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "run"
-    with Progress.of(out, resume=False) as found:
+    with Progress.of(out, resume=False, reporter=TERMINAL) as found:
         found.begin()
-        found.bookmark().keep(SAID, arrays())
+        found.bookmark("head").keep(SAID, arrays())
         out.mkdir()
         (out / "manifest.json").write_text("{}")
         found.deliver(out)
     for content, may in (("{}", True), ("{ }", False)):
         (out / "manifest.json").write_text(content)
-        with Progress.of(out, resume=True) as found:
+        with Progress.of(out, resume=True, reporter=TERMINAL) as found:
             assert found.may_replace(out) == may
-    with Progress.of(out, resume=False) as found:
+    with Progress.of(out, resume=False, reporter=TERMINAL) as found:
         assert not found.may_replace(out)
 
 
@@ -203,16 +204,16 @@ def test_a_full_disk_costs_the_checkpoint_and_one_warning(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(progress, "EVERY", 0)
-    with Progress.of(tmp_path / "run", resume=False) as found:
+    with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as found:
         found.begin()
-        mark = found.bookmark()
+        mark = found.bookmark("head")
         mark.keep({"number": 1}, arrays())
         monkeypatch.setattr(checkpoint.os, "fsync", full)
         for _ in range(3):
             mark.keep({"number": 2}, arrays())
         assert not mark.due
     assert capsys.readouterr().err.count("No space left") == 1
-    said, _ = read_checkpoint(folder_of(tmp_path / "run") / "phase-0.npz")
+    said, _ = read_checkpoint(folder_of(tmp_path / "run") / "head.npz")
     assert said == {"number": 1}
     assert not list(folder_of(tmp_path / "run").glob(".writing-*"))
 
@@ -236,8 +237,28 @@ def test_checkpoints_are_written_as_often_as_they_are_worth(tmp_path: Path, monk
     assert min(np.diff(written)) >= 2.0 * progress.WORTH
 
 
-def test_a_damaged_state_is_said(tmp_path: Path) -> None:
+def test_decisions_and_checkpoints_are_found_by_name_in_any_order(tmp_path: Path) -> None:
+    names = ["head", "phase 1", "phase 1, deeper", "phase 2"]
+    with Progress.of(tmp_path / "run", resume=False, reporter=TERMINAL) as found:
+        found.begin()
+        for number, name in enumerate(names):
+            found.decide(f"{name}: plan", lambda number=number: {"number": number})
+            found.bookmark(name).keep({"number": number}, arrays())
+    files = {path.stem for path in folder_of(tmp_path / "run").glob("*.npz")}
+    assert files == {"head", "phase-1", "phase-1-deeper", "phase-2"}
+    with Progress.of(tmp_path / "run", resume=True, reporter=TERMINAL) as found:
+        for number, name in reversed(list(enumerate(names))):
+            assert found.decide(f"{name}: plan", dict) == {"number": number}
+            said, _ = found.bookmark(name).take()
+            assert said == {"number": number}
+
+
+@pytest.mark.parametrize("state", ["{", "[]", '{"decisions": [{"epochs": 3}]}', '{"facts": 3}'])
+def test_a_damaged_state_is_said(tmp_path: Path, state: str) -> None:
     begun(tmp_path / "run")
-    (folder_of(tmp_path / "run") / "run.json").write_text(json.dumps({})[:1])
-    with pytest.raises(EnvironmentFault, match="damaged"), Progress.of(tmp_path / "run", resume=True):
+    (folder_of(tmp_path / "run") / "run.json").write_text(state)
+    with (
+        pytest.raises(EnvironmentFault, match=r"damaged.*without --resume"),
+        Progress.of(tmp_path / "run", resume=True, reporter=TERMINAL),
+    ):
         pass

@@ -105,7 +105,7 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(killing: Killing)
     killing.run("run", at=(".shard", 1), by=signal.SIGINT, codes=(130,))
     assert "interrupted" in killing.log
     assert not killing.hidden("run")
-    killing.run("run", "--resume", at=("phase-0.npz", 5), codes=(-9,))
+    killing.run("run", "--resume", at=("head.npz", 5), codes=(-9,))
     assert killing.hidden("run")
     killing.run("run", "--resume", at=("phase-1.npz", 5), by=signal.SIGTERM, codes=(143,))
     assert "Stopping after this step" in killing.log

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
-from regraft.backbone.freeze import Trained, freeze, trains
+from regraft.backbone.cost import nodes_of, work
+from regraft.backbone.cut import cut
+from regraft.backbone.freeze import Trained, freeze
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.features.boundary import Images
 from regraft.recipe import HeadSpec, Phase
 from regraft.training.fit import EpochRecord, Fitted
+from regraft.training.memory import step_bytes
+from regraft.training.pace import Pace
 from regraft.training.search import FEWEST_EPOCHS, Search, pays
 
 PHASE = Phase("auto")
@@ -22,7 +26,18 @@ PLENTY = 1e12
 @pytest.fixture(scope="module")
 def search():
     backbone = load_backbone("mobilenet_v2", weights="random", image_size=64)
-    return Search(graft(backbone, HeadSpec(), outputs=3), backbone, Images(1000, 200), 0.01)
+    model = graft(backbone, HeadSpec(), outputs=3)
+    return Search(model, backbone, Images(1000, 200), Same(0.01 / work(nodes_of(model))))
+
+
+@dataclass
+class Same:
+    """One pace for every plan, for the engine and for training; compiling takes no time."""
+
+    seconds: float
+
+    def of(self, plan: str) -> Pace:
+        return Pace(self.seconds, self.seconds, compiling=0.0)
 
 
 def test_first_comes_the_deepest_plan_that_trains_a_third_of_the_network(search) -> None:
@@ -36,7 +51,7 @@ def test_beyond_it_comes_everything_when_there_is_time(search) -> None:
     depth = search.choose(PHASE, budget=1e6, limit=PLENTY, beyond=first.phase)
     assert depth.phase.unfreeze == "all"
     assert depth.placed.boundary is None
-    # 6 of the engine's forward passes for training, 2 for validation
+    # forward and backward for training, forward for validation, in units of the engine's forward pass
     assert depth.seconds == pytest.approx(depth.epochs * (1000 * 0.01 * 6 + 200 * 0.01 * 2), rel=0.01)
 
 
@@ -50,14 +65,14 @@ def test_beyond_a_plan_only_deeper_ones_are_looked_at(search) -> None:
 @pytest.mark.parametrize("limit", [0, PLENTY])  # from pixels, at a boundary
 def test_a_choice_that_was_noted_is_the_same_choice_whatever_the_clock_says_now(search, limit: float) -> None:
     chosen = search.choose(replace(PHASE, epochs=7), budget=1e6, limit=limit)
-    freeze(search.backbone, "none")
-    again = replace(search, seconds_per_image=1e9).again(json.loads(json.dumps(chosen.state())))
+    again = replace(search, paces=Same(1e9)).restore(json.loads(json.dumps(chosen.state())))
     assert again.phase == chosen.phase
     assert (again.epochs, again.seconds, again.why) == (chosen.epochs, chosen.seconds, chosen.why)
     assert str(again.placed) == str(chosen.placed)
     tensors = [placed.boundary and placed.boundary.tensors for placed in (again.placed, chosen.placed)]
     assert tensors[0] is tensors[1] or all(a is b for a, b in zip(*tensors, strict=True))
-    assert [trains(layer) for layer in search.backbone.layers].count(True) > 3  # flags are those of the plan
+    assert again.plan.layers == chosen.plan.layers
+    assert again.plan.trained == chosen.plan.trained
 
 
 def test_less_time_means_a_later_stage(search) -> None:
@@ -78,8 +93,8 @@ def test_no_time_at_all_means_the_probe_and_says_why(search) -> None:
 
 def test_a_stored_boundary_makes_an_epoch_cheaper(search) -> None:
     phase = Phase("stage:block_13", epochs=6)
-    stored = search.cost(phase, budget=1e6, limit=PLENTY)
-    again = search.cost(phase, budget=1e6, limit=0)
+    stored = search.price(phase, budget=1e6, limit=PLENTY)
+    again = search.price(phase, budget=1e6, limit=0)
     assert stored.placed.epoch < 0.7 * again.placed.epoch
     assert stored.seconds < again.seconds
     assert stored.placed.whole > 0 == again.placed.whole
@@ -87,9 +102,9 @@ def test_a_stored_boundary_makes_an_epoch_cheaper(search) -> None:
 
 def test_what_is_stored_once_counts_towards_the_budget(search) -> None:
     phase = Phase("stage:block_13")
-    whole = search.cost(phase, budget=1e6, limit=PLENTY)
-    assert whole.epochs > search.cost(phase, budget=whole.seconds * 0.8, limit=PLENTY).epochs
-    assert search.cost(phase, budget=0.01, limit=PLENTY).epochs == 0
+    whole = search.price(phase, budget=1e6, limit=PLENTY)
+    assert whole.epochs > search.price(phase, budget=whole.seconds * 0.8, limit=PLENTY).epochs
+    assert search.price(phase, budget=0.01, limit=PLENTY).epochs == 0
 
 
 def test_chosen_plan_holds_enough_epochs(search) -> None:
@@ -103,6 +118,28 @@ def test_epochs_that_were_asked_for_are_kept(search) -> None:
     depth = search.choose(replace(PHASE, epochs=9), budget=1e6, limit=PLENTY)
     assert depth.phase.epochs == depth.epochs == 9
     assert search.choose(replace(PHASE, epochs=1), budget=1e6, limit=PLENTY).epochs == 1
+
+
+def test_looking_at_plans_changes_no_flag(search) -> None:
+    layers = search.model._flatten_layers()
+    freeze(search.backbone, "last:20")
+    before = [(layer.trainable, [v.trainable for v in layer.variables]) for layer in layers]
+    for budget in (1e6, 60):
+        depth = search.choose(PHASE, budget=budget, limit=PLENTY)
+        search.restore(json.loads(json.dumps(depth.state())))
+        step_bytes(search.model, depth.plan, 16, depth.placed.boundary)
+        cut(search.model, depth.plan, depth.placed.boundary).trained()
+    assert [(layer.trainable, [v.trainable for v in layer.variables]) for layer in layers] == before
+
+
+@pytest.mark.parametrize("flags", ["none", "all", "last:9"])
+def test_where_a_plan_is_cut_and_what_it_costs_do_not_depend_on_flags(search, flags: str) -> None:
+    expected = search.price(Phase("stage:block_13"), budget=1e6, limit=PLENTY)
+    freeze(search.backbone, flags)
+    depth = search.price(Phase("stage:block_13"), budget=1e6, limit=PLENTY)
+    assert depth.state() == expected.state()
+    sizes = [step_bytes(search.model, each.plan, 16, each.placed.boundary) for each in (depth, expected)]
+    assert sizes[0] == sizes[1]
 
 
 @pytest.mark.parametrize(("losses", "expected"), [((1.0, 0.2), True), ((0.5, 0.34), False), ((1.0,), False)])

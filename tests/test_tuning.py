@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from regraft import HeadSpec, Recipe, Run, Space, UsageError, load, load_backbone, search, train
 from regraft.cli import app
 from regraft.training import tuning
+from regraft.training.runner import PhaseRunner
 from regraft.training.tuning import choose_plans
 
 pytestmark = pytest.mark.slow
@@ -116,16 +117,16 @@ def test_a_budget_too_short_for_anything_still_gives_the_probe(
 def test_an_interrupt_keeps_the_best_so_far(
     striped: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = tuning.run_phase, []
+    whole, calls = PhaseRunner.run, []
 
-    def third_is_interrupted(*arguments, **named):
-        fitted = whole(*arguments, **named)
+    def third_is_interrupted(runner, phase):
+        (fitted,), reason = whole(runner, phase)
         calls.append(fitted)
         if len(calls) == 3:  # two short attempts, and a longer one that would have been the best
             fitted.stopped = "interrupted"
-        return fitted
+        return [fitted], reason
 
-    monkeypatch.setattr(tuning, "run_phase", third_is_interrupted)
+    monkeypatch.setattr(PhaseRunner, "run", third_is_interrupted)
     monkeypatch.setattr(tuning, "STEPS", 1)
     run = search(striped, recipe, tmp_path / "run", space=replace(SPACE, plans=("all",)))
     assert run.interrupted

@@ -183,10 +183,12 @@ def _interval(interval: Interval) -> dict[str, float]:
 
 
 def _resolved(outcome: Outcome) -> Recipe:
-    """The recipe that makes this very run again: what the program chose by the clock is written out."""
+    """Return the recipe that makes this very run again: what the program chose is written out."""
     recipe, phases = outcome.recipe, outcome.decision.phases
     return replace(
         recipe,
+        precision=outcome.features.precision,
+        head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases it would be another
         data=_anywhere(recipe.data),
         backbone=_anywhere(recipe.backbone),

@@ -106,7 +106,7 @@ def check(
     context.reporter.info(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
     seen = _decode_all(context, catalog, recipe, labels=labels)
     copies = Copies.of(seen.facts, reporter=context.reporter)
-    suspects, fault, unchecked = _doubted(seen, copies, recipe)
+    suspects, fault, unchecked = _doubted(context, seen, copies, recipe)
     problems = find_problems(seen.catalog, seen.facts, copies, suspects)
     if fault is not None:
         problems.insert(0, Problem("not_learnable", "error", str(fault)))
@@ -159,8 +159,10 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
     return _Seen(catalog.without(refused), facts, None, why_not)
 
 
-def _doubted(seen: _Seen, copies: Copies, recipe: Recipe) -> tuple[Sequence[Suspect], DataError | None, str]:
-    """Labels that are doubted; why `train` refuses the data, if it does; why labels were not checked."""
+def _doubted(
+    context: Context, seen: _Seen, copies: Copies, recipe: Recipe
+) -> tuple[Sequence[Suspect], DataError | None, str]:
+    """Return labels that are doubted, why `train` refuses the data if so, and why labels were not checked."""
     try:
         learnable = seen.catalog.learnable()
     except DataError as fault:
@@ -172,6 +174,7 @@ def _doubted(seen: _Seen, copies: Copies, recipe: Recipe) -> tuple[Sequence[Susp
         np.asarray(seen.vectors),
         learnable.targets(learnable.samples),
         task=learnable.task,
+        reporter=context.reporter,
         seed=recipe.seed,
         groups=groups_of(learnable.samples, copies.ties),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,38 +22,42 @@ __all__ = [
     "amount",
     "duration",
     "print_table",
-    "quiet",
-    "say",
-    "track",
 ]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
-
-_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
-
 
 Advance = Callable[[int], None]
 
 
 class Reporter:
-    """Show messages and progress bars of a run on standard error.
+    """Show messages and progress bars on standard error.
 
-    Whatever computes is given a reporter and calls it; nothing else prints.
+    Whatever computes is given a reporter and calls it; nothing else prints there.
     """
 
     def info(self, text: str) -> None:
         """Show a message."""
-        say(text)
+        _print(text)
 
     def warn(self, text: str) -> None:
         """Show a message that the user should act on."""
-        say(text, style="yellow")
+        _print(text, style="yellow")
+
+    def error(self, text: str) -> None:
+        """Show what ended the program."""
+        _print(text, style="red")
 
     def track(
         self, title: str, total: int | None, *, unit: str = "images"
     ) -> AbstractContextManager[Advance]:
-        """Show a progress bar; see `track`."""
-        return track(title, total, unit=unit)
+        """Show a progress bar with rate and time left; yield the function that moves it on by so many units.
+
+        Args:
+            title: what is going on.
+            total: how many units there are; None where nobody knows.
+            unit: their name, in the plural.
+        """
+        return (_bar if _console().is_terminal else _lines)(title, total, unit)
 
 
 class SilentReporter(Reporter):
@@ -64,6 +67,9 @@ class SilentReporter(Reporter):
         """Drop the message."""
 
     def warn(self, text: str) -> None:
+        """Drop the message."""
+
+    def error(self, text: str) -> None:
         """Drop the message."""
 
     def track(
@@ -76,16 +82,6 @@ class SilentReporter(Reporter):
 TERMINAL, SILENT = Reporter(), SilentReporter()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing is shown meanwhile: for work that is one of hundreds, as in a cross-validation."""
-    before = _QUIET.set(True)
-    try:
-        yield
-    finally:
-        _QUIET.reset(before)
-
-
 @cache
 def _console() -> Console:
     from rich.console import Console
@@ -93,10 +89,8 @@ def _console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def say(text: str, *, style: str = "") -> None:
-    """Print a message. `text` is shown as it is: markup or control codes in a file's name are not obeyed."""
-    if _QUIET.get():
-        return
+def _print(text: str, *, style: str = "") -> None:
+    """Show `text` as it is: markup or control codes in a file's name are not obeyed."""
     safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     _console().print(safe, style=style or None, markup=False)
 
@@ -154,20 +148,6 @@ _BYTES = {"bytes": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 @contextmanager
-def track(title: str, total: int | None, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left; yields the function that moves it on by so many units.
-
-    `total` is None where nobody knows how many units there are.
-    """
-    if _console().is_terminal and not _QUIET.get():
-        with _bar(title, total, unit) as advance:
-            yield advance
-    else:
-        with _lines(title, total, unit) as advance:
-            yield advance
-
-
-@contextmanager
 def _bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -204,8 +184,8 @@ def _lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int],
             rate = max(done, 1) / (now - start)
             known = "" if total is None else f" of {total}"
             left = "" if total is None else f", {duration((total - done) / rate)} left"
-            say(f"{title}: {done}{known} {unit}, {rate:.0f}/s{left}")
+            _print(f"{title}: {done}{known} {unit}, {rate:.0f}/s{left}")
 
     yield advance
     seconds = time.monotonic() - start
-    say(f"{title}: {done} {unit} in {duration(seconds)} ({done / max(seconds, 1e-6):.0f}/s)")
+    _print(f"{title}: {done} {unit} in {duration(seconds)} ({done / max(seconds, 1e-6):.0f}/s)")

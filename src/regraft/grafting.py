@@ -61,7 +61,7 @@ def build_model(
     from regraft.backbone.head import graft, is_head
     from regraft.backbone.taps import cut_at_taps
 
-    freeze(backbone, "none")  # else its dropout would count as something that acts
+    freeze(backbone, "none")  # until something else is asked for
     head = context.in_memory.head
     is_layer = hasattr(head, "compute_output_shape")  # or a model; not a scikit-learn estimator
     model = graft(
@@ -97,9 +97,7 @@ def choose_taps(
     return built, replace(material, names=built.cut.names)
 
 
-def fit_head(
-    context: Context, built: BuiltModel, material: Material
-) -> tuple[AsAsked | Search, FoundHead, Material]:
+def fit_head(context: Context, built: BuiltModel, material: Material) -> tuple[AsAsked | Search, FoundHead]:
     """Solve or train the head; return it with what fine-tunes it, as the recipe says or by a search."""
     from regraft.training.phases import AsAsked
     from regraft.training.tuning import Search
@@ -109,8 +107,12 @@ def fit_head(
     samples = f"{len(material.catalog):,}, digest {_digest(rows)}"  # their order is that of training
     context.journal.expect(samples=samples, features=material.views[0].key, weights=weights)
     space, head = context.in_memory.space, context.in_memory.head
-    trainer = AsAsked(head, context.journal) if space is None else Search(space)
-    return trainer, *trainer.find_head(built.model, built.cut, material)
+    trainer: AsAsked | Search
+    if space is None:
+        trainer = AsAsked(head, context.journal, reporter=context.reporter)
+    else:
+        trainer = Search(space, reporter=context.reporter)
+    return trainer, trainer.find_head(built.model, built.cut, material)
 
 
 def _digest(rows: Iterable[Any]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from regraft.backbone.facts import BackboneFacts
 from regraft.data.catalog import Catalog
-from regraft.recipe import Recipe
+from regraft.recipe import Recipe, Solver
 
 if TYPE_CHECKING:
     import keras
@@ -147,6 +147,7 @@ class Outcome:
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know of the model, for console and report.
         leaks: part -> how many of its samples show a picture of a part before it; see `data.leaks`.
+        solver: of the head, where a search chose it; None where the recipe says it.
         handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
     """
 
@@ -162,3 +163,4 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     handed: tuple[str, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
+    solver: Solver | None = None

@@ -267,7 +267,9 @@ def extract_all_views(
     names = resolve_augment(recipe.augment, catalog.task)
     views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
     seen = replace(catalog, samples=catalog.part("train"))
-    return extract_views(network, seen, first=first, store=context.store, views=views)
+    return extract_views(
+        network, seen, first=first, store=context.store, views=views, reporter=context.reporter
+    )
 
 
 def report_backbone(reporter: Reporter, facts: BackboneFacts) -> None:
@@ -363,9 +365,9 @@ def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase
     """Return the phases, their plans in words; refuse a plan that the backbone cannot have before any work.
 
     Raises:
-        UsageError: see `backbone.freeze.planned`.
+        UsageError: see `backbone.freeze.resolve_plan`.
     """
-    from regraft.backbone.freeze import planned
+    from regraft.backbone.freeze import resolve_plan
 
     found = []
     for phase in phases:
@@ -377,11 +379,9 @@ def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase
                 f"unfreeze: expected auto or none, for {backbone.name} cannot be trained: "
                 f"{backbone.frozen_because}. Received: {phase.unfreeze}."
             )
-        trains = planned(backbone, phase.unfreeze)
+        plan = resolve_plan(backbone, phase.unfreeze)
         if callable(phase.unfreeze):
-            names = [
-                re.escape(layer.name) for layer, does in zip(backbone.layers, trains, strict=True) if does
-            ]
+            names = [re.escape(layer.name) for layer in plan.layers]
             phase = replace(phase, unfreeze=f"match:^({'|'.join(names)})$")  # noqa: PLW2901
         found.append(phase)
     return tuple(found)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.answered import answer_from_features, evaluate
 from regraft.artifacts import claim_folder, open_sample_images, write_run
+from regraft.console import TERMINAL
 from regraft.context import Context, InMemory
 from regraft.data.catalog import Catalog
 from regraft.deploy.bundle import Bundle, load
@@ -114,7 +115,7 @@ def train(
         run.model.predict(pixels)
     """
     target, given = Path(out), InMemory(backbone, head)
-    with Progress.of(target, resume=resume) as journal:
+    with Progress.of(target, resume=resume, reporter=TERMINAL) as journal:
         with claim_folder(target, overwrite=overwrite or journal.may_replace(target)) as folder:
             journal.begin()
             context = Context.open(store, journal=journal, in_memory=given, trust=trust)
@@ -155,7 +156,7 @@ def search(
     target, given = Path(out), InMemory(backbone, space=space or Space())
     recipe = replace(recipe or Recipe(), phases=(Phase(),))
     with (  # nothing is resumed, but the place belongs to one process
-        Progress.of(target, resume=False) as journal,
+        Progress.of(target, resume=False, reporter=TERMINAL) as journal,
         claim_folder(target, overwrite=overwrite) as folder,
     ):
         journal.begin()
@@ -188,7 +189,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
         with context.stage("head"):
             material = Material(recipe, parts.catalog, backbone, context.store, views, built.cut.names)
             built, material = choose_taps(context, built, taps, material)
-            trainer, found, material = fit_head(context, built, material)
+            trainer, found = fit_head(context, built, material)
             reference = answer_from_features(found, material)
         with context.stage("fine-tune"):
             decision = trainer.fine_tune(found, material)
@@ -196,7 +197,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
         with context.stage("evaluate"):
             final, graph = evaluate(context, found, material, fine_tuned=decision.fine_tuned)
         outcome = Outcome(
-            material.recipe,
+            recipe,
             parts.catalog,
             backbone,
             ship_model(found, built.cut, parts.catalog, graph),
@@ -207,6 +208,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             context.timer.seconds,
             handed=context.in_memory.names,
             leaks=parts.leaks,
+            solver=found.solver,
         )
         return add_warnings(context, outcome, parts.cautions)
 

@@ -22,10 +22,15 @@ from typing import Any
 import keras
 
 from regraft.backbone.cost import nodes_of
+from regraft.backbone.freeze import draws
 
 __all__ = ["Boundary", "Cut", "Frozen", "Sides", "cut", "sides"]
 
 Predicate = Callable[[keras.layers.Layer], bool]
+
+
+def _nothing(layer: keras.layers.Layer) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -82,20 +87,26 @@ class Cut:
     """`prefix`: pixels -> {"cut_0": ..., ...}. `suffix`: those tensors, in order -> the model's output.
 
     Both hold the very layers of the model that was cut: what trains in one, trains in all. Where only one
-    tensor crosses, the suffix takes it by itself, not in a list.
+    tensor crosses, the suffix takes it by itself, not in a list. `plan` is what it was cut by.
     """
 
     prefix: keras.Model
     suffix: keras.Model
     names: tuple[str, ...]
+    plan: Predicate = _nothing
 
     def trained(self) -> keras.Model:
-        """The suffix for training: random layers whose own flag is off stay in inference mode.
+        """Make the suffix for training: random layers outside the plan stay in inference mode.
 
         A plan may train a block in the middle and nothing after it, and the cut may lie ahead of the plan. It
         is for training; what is saved is the model that was cut, which has the same weights.
         """
-        return keras.models.clone_model(self.suffix, clone_function=_quiet)  # the same layers, but these
+
+        def still(operation: Any) -> Any:
+            acts = not _is_layer(operation) or self.plan(operation) or not draws(operation)
+            return operation if acts else Frozen(operation)
+
+        return keras.models.clone_model(self.suffix, clone_function=still)  # the same layers, but these
 
     def joined(self) -> keras.Model:
         """Pixels -> output, with the prefix held in inference mode whatever the mode of the call.
@@ -137,13 +148,13 @@ class Frozen(keras.layers.Layer):  # type: ignore[misc] # Keras is untyped
         return self.inner(inputs, training=False)
 
 
-def cut(model: keras.Model, trains: Predicate, at: Boundary | None = None) -> Cut:
+def cut(model: keras.Model, plan: Predicate, at: Boundary | None = None) -> Cut:
     """Cut a model where what is frozen ends, or at a boundary ahead of it.
 
     Args:
         model: a Functional model with one input and one output.
-        trains: says of a layer whether its weights train. Dropout and other random layers are taken to be
-            frozen where their own `trainable` flag is off, as `freeze` sets it.
+        plan: says of a layer whether training changes what it does, as a `FreezePlan` does: its weights
+            move, or it draws random numbers.
         at: one of the boundaries of its `sides`; None for the last of them.
 
     Raises:
@@ -156,37 +167,37 @@ def cut(model: keras.Model, trains: Predicate, at: Boundary | None = None) -> Cu
         >>> cut(model, lambda layer: layer.name == "parts").suffix.input_shape
         (None, 6, 6, 4)
     """
-    crossing = list((at or sides(model, trains).boundaries[-1]).tensors)
+    crossing = list((at or sides(model, plan).boundaries[-1]).tensors)
     names = tuple(f"cut_{number}" for number in range(len(crossing)))
     prefix = keras.Model(model.inputs[0], dict(zip(names, crossing, strict=True)))
     suffix = keras.Model(crossing if len(crossing) > 1 else crossing[0], model.outputs[0])
-    return Cut(prefix, suffix, names)
+    return Cut(prefix, suffix, names, plan)
 
 
-def sides(model: keras.Model, trains: Predicate) -> Sides:
-    """What is frozen and what is not, for a plan.
+def sides(model: keras.Model, plan: Predicate) -> Sides:
+    """Tell what is frozen and what is not, for a plan.
 
     Args:
-        model, trains: as in `cut`.
+        model, plan: as in `cut`.
 
     Raises:
         ValueError: nothing trains, so there is nothing to cut off.
     """
     nodes = nodes_of(model)
-    hot = _hot(nodes, trains)
+    hot = _hot(nodes, plan)
     if not hot:
         raise ValueError("Expected a model with something that trains. Received: all of it frozen.")
     behind = {id(node) for node in hot}
     return Sides(tuple(node for node in nodes if id(node) not in behind), tuple(hot))
 
 
-def _hot(nodes: list[Any], trains: Predicate) -> list[Any]:
-    """The hot ones of nodes in topological order; none where no weight trains."""
+def _hot(nodes: list[Any], plan: Predicate) -> list[Any]:
+    """Find the hot ones of nodes in topological order; none where no weight trains."""
     layers = {id(node.operation): node.operation for node in nodes if _is_layer(node.operation)}
-    hot = {key for key, layer in layers.items() if layer.weights and trains(layer)}
-    if not hot:
+    changing = [layer for layer in layers.values() if plan(layer)]
+    if not any(layer.weights for layer in changing):
         return []
-    hot |= {key for key, layer in layers.items() if layer.trainable and _draws(layer)}
+    hot = {id(layer) for layer in changing if layer.weights or draws(layer)}
     while True:
         found = _with_descendants(nodes, hot)
         # Keras cannot cut between two calls of one layer: where one of them is hot, so is the other.
@@ -207,16 +218,5 @@ def _with_descendants(nodes: list[Any], operations: set[int]) -> list[Any]:
     return found
 
 
-def _quiet(operation: Any) -> Any:
-    """The operation, in inference mode for good where it is a frozen layer that draws random numbers."""
-    noisy = _is_layer(operation) and not operation.trainable and _draws(operation)
-    return Frozen(operation) if noisy else operation
-
-
 def _is_layer(operation: Any) -> bool:
     return isinstance(operation, keras.layers.Layer)
-
-
-def _draws(layer: keras.layers.Layer) -> bool:
-    """Whether a layer, or one within it, has random numbers of its own: dropout, noise, augmentation."""
-    return any(part._seed_generators for part in layer._flatten_layers())

@@ -10,10 +10,11 @@ A plan is a rule over `backbone.layers`:
 | `match:REGEX` | layers, also those within layers, in whose names the expression is found (`re.search`) |
 | a function (Python only) | the layers for which it returns True |
 
-Applying it writes every layer's own flag: a container's flag does not reach its inner layers where it has the
-wanted value already. Batch normalisation never trains: its statistics come from millions of images, a few
-hundred would only spoil them, and a frozen one stays bit-identical. Layers that surgery put in have learned
-nothing yet, so they always train, whatever the plan.
+`resolve_plan` makes a `FreezePlan` of it: a value, which can be asked what would train, and changes nothing.
+`freeze` writes it into every layer's own flag: a container's flag does not reach its inner layers where it
+has the wanted value already. Batch normalisation never trains: its statistics come from millions of images,
+a few hundred would only spoil them, and a frozen one stays bit-identical. Layers that surgery put in have
+learned nothing yet, so they always train, whatever the plan.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import keras
@@ -29,7 +30,7 @@ import keras
 from regraft.backbone.load import Backbone
 from regraft.errors import UsageError, nearest
 
-__all__ = ["Guard", "Plan", "Trained", "freeze", "may_move", "planned", "trains"]
+__all__ = ["FreezePlan", "Guard", "Plan", "Trained", "draws", "freeze", "may_move", "resolve_plan"]
 
 Predicate = Callable[[keras.layers.Layer], bool]
 Plan = str | Predicate
@@ -49,8 +50,38 @@ class Trained:
         return f"{self.layers} layers, {self.parameters:,} parameters"
 
 
-def planned(backbone: Backbone, unfreeze: Plan) -> tuple[bool, ...]:
-    """Of each of `backbone.layers`, whether it trains, or a layer within it does. Changes nothing.
+@dataclass(frozen=True, eq=False)
+class FreezePlan:
+    """A plan for one backbone, resolved to its layers; what it says does not depend on the layers' flags.
+
+    Attributes:
+        layers: those of `backbone.layers` that the plan names, or of which it names a layer within.
+        flags: the flag that each layer of the backbone gets, by id; layers within layers have theirs.
+        moving: ids of the backbone's weights that train.
+        trained: how many layers and parameters that is.
+    """
+
+    layers: tuple[keras.layers.Layer, ...]
+    flags: Mapping[int, bool]
+    moving: frozenset[int]
+    trained: Trained
+
+    def __call__(self, layer: keras.layers.Layer) -> bool:
+        """Tell whether training changes what a layer does: its weights move, or it draws random numbers.
+
+        A layer of the head answers by its own flag, for no plan is about it.
+        """
+        return self.flags.get(id(layer), layer.trainable) and (bool(self.weights(layer)) or draws(layer))
+
+    def weights(self, layer: keras.layers.Layer) -> list[keras.Variable]:
+        """List the weights of a layer that train."""
+        if id(layer) not in self.flags:
+            return list(layer.trainable_variables)
+        return [weight for weight in layer.variables if id(weight) in self.moving]
+
+
+def resolve_plan(backbone: Backbone, unfreeze: Plan) -> FreezePlan:
+    """Find the layers that a plan trains. Changes nothing.
 
     Args:
         backbone: from `load_backbone`.
@@ -63,12 +94,29 @@ def planned(backbone: Backbone, unfreeze: Plan) -> tuple[bool, ...]:
     Example:
         >>> from regraft.backbone.load import load_backbone
         >>> backbone = load_backbone("vgg16", weights="random", image_size=32)
-        >>> chosen = planned(backbone, "match:conv3$")
-        >>> [layer.name for layer, trains in zip(backbone.layers, chosen) if trains]
+        >>> [layer.name for layer in resolve_plan(backbone, "match:conv3$").layers]
         ['block3_conv3', 'block4_conv3', 'block5_conv3']
     """
-    chosen = _chosen(backbone, unfreeze)
-    return tuple(any(id(part) in chosen for part in layer._flatten_layers()) for layer in backbone.layers)
+    new = [layer for layer in backbone.layers if layer.name in backbone.new_layers]
+    chosen = {id(part) for part in [*_parts(new), *_named(backbone, unfreeze)]}
+    inherited = [layer for layer in backbone.layers if layer.name not in backbone.new_layers]
+    still = {id(part) for part in _parts(inherited) if _is_batch_norm(part)}
+    parts = _parts(backbone.layers)
+    flags = {id(part): _holds(part, chosen) and id(part) not in still for part in parts}
+    owners = [part for part in parts if id(part) in chosen - still]
+    moving = {id(weight): weight for part in owners for weight in part._trainable_variables}
+    training = [layer for layer in backbone.layers if any(id(weight) in moving for weight in layer.variables)]
+    return FreezePlan(
+        layers=tuple(layer for layer in backbone.layers if _holds(layer, chosen)),
+        flags=flags,
+        moving=frozenset(moving),
+        trained=Trained(len(training), sum(math.prod(weight.shape) for weight in moving.values())),
+    )
+
+
+def _holds(layer: keras.layers.Layer, chosen: set[int]) -> bool:
+    """Whether a layer is among those chosen, or a layer within it."""
+    return any(id(part) in chosen for part in layer._flatten_layers())
 
 
 def freeze(backbone: Backbone, unfreeze: Plan) -> Trained:
@@ -78,10 +126,10 @@ def freeze(backbone: Backbone, unfreeze: Plan) -> Trained:
 
     Args:
         backbone: from `load_backbone`.
-        unfreeze: the plan; see `planned`.
+        unfreeze: the plan; see `resolve_plan`.
 
     Raises:
-        UsageError: as `planned`; no flag is changed then.
+        UsageError: as `resolve_plan`; no flag is changed then.
 
     Example:
         >>> from regraft.backbone.load import load_backbone
@@ -89,21 +137,19 @@ def freeze(backbone: Backbone, unfreeze: Plan) -> Trained:
         >>> print(freeze(backbone, "stage:block5"))
         3 layers, 7,079,424 parameters
     """
-    chosen = _chosen(backbone, unfreeze)
-    for part in _parts(backbone.layers):
-        _set(part, any(id(inner) in chosen for inner in part._flatten_layers()), id(part) in chosen)
-    inherited = [layer for layer in backbone.layers if layer.name not in backbone.new_layers]
-    for part in _parts(inherited):  # a second pass: no container is written after its batch normalisation
-        if isinstance(part, keras.layers.BatchNormalization):
-            _set(part, False, False)
-    moving = [layer for layer in backbone.layers if layer.trainable_variables]
-    variables = {id(variable): variable for layer in moving for variable in layer.trainable_variables}
-    return Trained(len(moving), sum(math.prod(variable.shape) for variable in variables.values()))
+    plan = resolve_plan(backbone, unfreeze)
+    # Containers first: with TensorFlow, writing the value that a flag has already does nothing, neither to
+    # the variables nor to the inner layers; writing another one goes all the way down.
+    for part in sorted(_parts(backbone.layers), key=lambda part: not part._layers):
+        part.trainable = plan.flags[id(part)]
+        for variable in part._trainable_variables:  # those made with `trainable=False` say otherwise
+            variable.trainable = id(variable) in plan.moving
+    return plan.trained
 
 
-def trains(layer: keras.layers.Layer) -> bool:
-    """Whether weights of a layer train, by its flags as `freeze` set them."""
-    return bool(layer.trainable_variables)
+def draws(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer, or one within it, has random numbers of its own: dropout, noise, augmentation."""
+    return any(part._seed_generators for part in layer._flatten_layers())
 
 
 def may_move(model: keras.Model) -> list[keras.Variable]:
@@ -157,25 +203,7 @@ def _digest(weight: keras.Variable) -> bytes:
     return hashlib.blake2b(keras.ops.convert_to_numpy(weight).tobytes(), digest_size=16).digest()
 
 
-def _set(layer: keras.layers.Layer, trains: bool, own: bool) -> None:
-    """Write a layer's flag, which goes down to the layers within it, and those of its own variables.
-
-    With TensorFlow, writing the value that a flag has already does nothing, neither to the variables nor to
-    the inner layers; writing another one goes all the way down. So containers are written before what they
-    contain (the order of `_flatten_layers`), and variables are written too: those of a layer that was made
-    with `trainable=False` say otherwise. `own` is for a container of which only an inner layer trains.
-    """
-    layer.trainable = trains
-    for variable in layer._trainable_variables:
-        variable.trainable = own
-
-
 # --- plans -> layers, by id, the layers within them included
-
-
-def _chosen(backbone: Backbone, unfreeze: Plan) -> set[int]:
-    new = [layer for layer in backbone.layers if layer.name in backbone.new_layers]
-    return {id(part) for part in [*_parts(new), *_named(backbone, unfreeze)]}
 
 
 def _named(backbone: Backbone, unfreeze: Plan) -> list[keras.layers.Layer]:

@@ -74,7 +74,7 @@ def cut_at_taps(model: keras.Model, taps: Sequence[Tap]) -> Cut:
         model.inputs[0], {tap.name: tensor for tap, tensor in zip(taps, pooled, strict=True)}
     )
     suffix = keras.Model(pooled if len(taps) > 1 else pooled[0], model.outputs[0])
-    return Cut(prefix, suffix, tuple(tap.name for tap in taps))
+    return Cut(prefix, suffix, tuple(tap.name for tap in taps), is_head)
 
 
 def _read(model: keras.Model) -> list[keras.KerasTensor]:

@@ -28,7 +28,7 @@ from regraft.cli.options import (
     names,
 )
 from regraft.cli.show import safe
-from regraft.console import say
+from regraft.console import TERMINAL
 from regraft.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def check(  # noqa: PLR0917 - typer reads the options off the signature
     if as_json not in (None, "-"):
         _write_text(Path(as_json), found.as_json())
     if out is not None:
-        say(f"Page: {out / 'check.html'}")
+        TERMINAL.info(f"Page: {out / 'check.html'}")
     if found.fault is not None:
         raise found.fault
 

@@ -21,7 +21,7 @@ from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
 from regraft.cli.train import train
-from regraft.console import say
+from regraft.console import TERMINAL
 from regraft.errors import BackendLimit, RegraftError, UsageError
 from regraft.imports import end_at_once, leave_out_needless
 from regraft.signals import exit_code, terminable
@@ -51,14 +51,16 @@ def main() -> None:
         with terminable():
             code = app(standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer's word for Ctrl-C
-            say("regraft: interrupted. What was computed is in the store and is not computed again.")
+            TERMINAL.info(
+                "regraft: interrupted. What was computed is in the store and is not computed again."
+            )
             code = exit_code()
         sys.exit(code)
     except RegraftError as error:
         if isinstance(error, BackendLimit) and was_chosen():
-            say(f"{error.why} The command starts again with TensorFlow.")
+            TERMINAL.info(f"{error.why} The command starts again with TensorFlow.")
             restart()
-        say(f"regraft: {error}", style="red")
+        TERMINAL.error(f"regraft: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
@@ -66,7 +68,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        say(f"regraft: {error.strerror}: {os.fsdecode(error.filename or '')[:60]}...", style="red")
+        TERMINAL.error(f"regraft: {error.strerror}: {os.fsdecode(error.filename or '')[:60]}...")
         sys.exit(UsageError.exit_code)
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors

@@ -4,7 +4,8 @@ A phase runs what it trains in every epoch. What is frozen in front of that can 
 and read back in every epoch; or run again from pixels in every epoch, by Keras. In between lies every other
 boundary: fewer bytes, and some frozen layers run again.
 
-Costs are in multiplications of the engine, bytes too: the choice is the same on a fast and a slow machine.
+Costs are in units of the engine's work (`backbone.cost`), bytes too: the choice is the same on a fast and a
+slow machine. How many seconds a unit takes is the business of `training.pace`.
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ import shutil
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import keras
 
-from regraft.backbone.cost import multiplications
-from regraft.backbone.cut import Boundary, Sides, sides
-from regraft.backbone.freeze import trains
+from regraft.backbone.cost import multiplications, work
+from regraft.backbone.cut import Boundary, Predicate, Sides, sides
 from regraft.console import amount
 from regraft.recipe import VIEWS
 
 __all__ = ["Images", "Placed", "place", "room"]
 
-FORWARD = 2  # a multiplication in a forward pass of Keras, in units of the engine's
-TRAINED = 6  # forward, backward and update in Keras, in the same units
-PASSED = 4  # a frozen layer behind a trained one: forward and backward, in the same units
-WRITTEN = 300  # a byte written, with its checksum, in the same units: 200 MB/s at 60 G/s
-READ = 120  # a byte read
+FORWARD = 2  # a forward pass of Keras, in units of the engine's
+TRAINED = 6  # forward and backward in Keras, in the same units: three times its forward pass
+PASSED = 4  # the multiplications of a frozen layer behind a trained one, which needs no gradients of its own
+WRITTEN = 700  # a byte written, with its checksum, in the same units: 200 MB/s at 140 G/s
+READ = 280  # a byte read
 BYTES = 2  # of a stored number: float16
 SHARE = 0.5  # of the free disk, at most
 
@@ -53,7 +52,7 @@ class Placed:
     Attributes:
         views: versions stored of each training image.
         each, whole: bytes of one image in one view, and of all of them.
-        once, epoch: multiplications before the first epoch, and in each.
+        once, epoch: work before the first epoch, and in each; see `backbone.cost`.
     """
 
     boundary: Boundary | None
@@ -64,7 +63,7 @@ class Placed:
     epoch: int
 
     def cost(self, epochs: int) -> int:
-        """Of so many epochs, and what comes before them."""
+        """Add up so many epochs, and what comes before them."""
         return self.once + epochs * self.epoch
 
     def __str__(self) -> str:
@@ -73,20 +72,21 @@ class Placed:
         return f"store {amount(self.each)} an image{views}, {amount(self.whole)} in all, of {name}"
 
 
-def place(model: keras.Model, images: Images, *, epochs: int, limit: float) -> Placed:
+def place(model: keras.Model, plan: Predicate, images: Images, *, epochs: int, limit: float) -> Placed:
     """The boundary at which so many epochs take least, with as many views as pay; or pixels.
 
     Args:
-        model: its flags say what trains, as `freeze` set them.
+        model: from `graft`.
+        plan: what trains, see `cut`.
         images: what each epoch looks at.
         epochs: how often what is stored will be read.
         limit: bytes that may be stored.
 
     More views than epochs would never be seen, and more than `recipe.VIEWS` are not worth their pass.
     """
-    found = sides(model, trains)
-    ahead = [0, *accumulate(multiplications([node]) for node in found.cold)]
-    trained, seen = _trained(found, images), images.train + images.validation
+    found = sides(model, plan)
+    ahead = [0, *accumulate(work([node]) for node in found.cold)]
+    trained, seen = _trained(found, plan, images), images.train + images.validation
     pixels = Placed(None, 1, 0, 0, once=0, epoch=trained + seen * FORWARD * ahead[-1])
 
     def stored(at: Boundary, views: int) -> Placed:
@@ -110,13 +110,9 @@ def room(folder: Path, limit: float) -> float:
     return min(limit, SHARE * shutil.disk_usage(there).free)
 
 
-def _trained(found: Sides, images: Images) -> int:
-    """An epoch behind what is frozen; validation goes through it forward only."""
-    moving = multiplications(node for node in found.hot if _moves(node.operation))
-    whole = multiplications(found.hot)
-    train = images.train * (TRAINED * moving + PASSED * (whole - moving))
-    return train + images.validation * FORWARD * whole
-
-
-def _moves(operation: Any) -> bool:
-    return isinstance(operation, keras.layers.Layer) and trains(operation)
+def _trained(found: Sides, plan: Predicate, images: Images) -> int:
+    """Price an epoch behind what is frozen; validation goes through it forward only."""
+    layers = [node for node in found.hot if isinstance(node.operation, keras.layers.Layer)]
+    frozen = multiplications(node for node in layers if not plan(node.operation))
+    train = TRAINED * work(found.hot) - (TRAINED - PASSED) * frozen
+    return images.train * train + images.validation * FORWARD * work(found.hot)

@@ -6,13 +6,11 @@ can have a few views of each image, computed once; what they cost is said before
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
-from regraft.console import duration, say
+from regraft.console import Reporter, duration
 from regraft.data.catalog import Catalog
 from regraft.data.view import View
 from regraft.features.extract import Features, extract_features
@@ -22,9 +20,15 @@ __all__ = ["extract_views"]
 
 
 def extract_views(
-    network: keras.Model, catalog: Catalog, *, first: Features, store: Store, views: Sequence[View]
+    network: keras.Model,
+    catalog: Catalog,
+    *,
+    first: Features,
+    store: Store,
+    views: Sequence[View],
+    reporter: Reporter,
 ) -> tuple[Features, ...]:
-    """The features of further views of some images.
+    """Compute the features of further views of some images.
 
     Args:
         network: as in `extract_features`.
@@ -32,6 +36,7 @@ def extract_views(
         first: of the same network, for the images as they are.
         store: where pixels are read from, if they were kept, and results are kept.
         views: numbers 1 and on.
+        reporter: who is told what they cost.
 
     Returns:
         `first` and the features of each view, in order.
@@ -39,30 +44,21 @@ def extract_views(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
-    contents = catalog.contents
     keys = [first.key.removesuffix(View().key) + view.key for view in views]
-    missing = sum(len(store.entries(key).missing(contents)) for key in keys)
+    missing = sum(len(store.entries(key).missing(catalog.contents)) for key in keys)
     if missing:
-        size = network.inputs[0].shape[1]
-        seconds = first.seconds_per_image + _seconds_to_make(views[0], size)
-        say(
-            f"{len(views) + 1} views: about {duration(missing * seconds)} once, against "
-            f"{duration(len(contents) * seconds)} an epoch if every epoch were augmented anew."
-        )
+        seconds = duration(missing * first.seconds_per_image)
+        reporter.info(f"{len(views) + 1} views: about {seconds} once; in training they are only read.")
     more = [
         extract_features(
-            network, catalog, store=store, keep_pixels=True, view=view, precision=first.precision
+            network,
+            catalog,
+            store=store,
+            keep_pixels=True,
+            view=view,
+            precision=first.precision,
+            reporter=reporter,
         )
         for view in views
     ]
     return (first, *more)
-
-
-def _seconds_to_make(view: View, size: int) -> float:
-    """How long one view of one image takes, the first call left out: it loads what the others find loaded."""
-    black = np.zeros((size, size, 3), np.uint8)
-    view.of(black, "")
-    begun = time.monotonic()
-    for number in range(3):
-        view.of(black, str(number))
-    return (time.monotonic() - begun) / 3

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from regraft.backbone.cut import Cut
 from regraft.backbone.head import OUTPUT, UNITS, is_linear
+from regraft.console import Reporter
 from regraft.data.catalog import Sample
 from regraft.errors import UsageError
-from regraft.recipe import HEAD_PHASE, HeadSpec, Phase
-from regraft.training.fit import Fitted, finished, fit_head
+from regraft.recipe import HEAD_PHASE, HeadSpec, Phase, Solver
+from regraft.training.fit import HEAD_EPOCHS, Fitted, Trainer
 from regraft.training.kept import Kept
 from regraft.training.linear import LinearHead
 from regraft.training.material import Material
-from regraft.training.progress import Bookmark, Progress
+from regraft.training.progress import Progress
 from regraft.training.solving import Weights, solve_head, solver_for, solver_name
 
 __all__ = ["FoundHead", "find_head", "solver_of"]
@@ -42,6 +43,7 @@ class FoundHead:
         fitted: what training did, where the head was trained.
         trainable: whether training by gradient can go on from it.
         kept: scikit-learn estimators that answer from the features, where Keras has no layers for them.
+        solver: the one that a search chose; None where the recipe says it.
     """
 
     model: keras.Model
@@ -50,6 +52,7 @@ class FoundHead:
     fitted: Fitted | None = None
     trainable: bool = True
     kept: Kept | None = None
+    solver: Solver | None = None
 
     def answers(self, material: Material, samples: tuple[Sample, ...]) -> Answers:
         """Answers to samples from their stored features, (n, units)."""
@@ -83,6 +86,7 @@ def find_head(
     solver: Any,
     phase: Phase | None,
     budget: float,
+    reporter: Reporter,
     progress: Progress | None = None,
 ) -> FoundHead:
     """Solve or train the head of a grafted model.
@@ -94,6 +98,7 @@ def find_head(
         solver: one of `HeadSpec.solver`, or a scikit-learn estimator.
         phase: how to train it; None for the defaults.
         budget: seconds that training may take.
+        reporter: who is told how it goes.
         progress: of the run; None to keep none.
 
     Raises:
@@ -102,9 +107,25 @@ def find_head(
     """
     linear = _is_linear(model, material)
     if solver == "gradient" or (solver == "auto" and not linear):
-        bookmark = (progress or Progress()).bookmark()
-        phase = phase or HEAD_PHASE
-        return _trained(model, whole, material, phase=phase, budget=budget, bookmark=bookmark)
+        if not material.catalog.part("validation"):
+            raise UsageError("A head with layers of its own needs validation images: they tell when to stop.")
+        bookmark, phase = (progress or Progress()).bookmark("head"), phase or HEAD_PHASE
+        trainer = Trainer(model, material.backbone, reporter, material.recipe.seed)
+        fitted = (
+            trainer.finish(phase, bookmark)
+            if bookmark.done
+            else trainer.train(
+                phase,
+                material.feature_lesson(phase),
+                budget=budget,
+                stored=whole,
+                bookmark=bookmark,
+                most=HEAD_EPOCHS,
+            )
+        )
+        count = sum(int(np.prod(variable.shape)) for variable in whole.suffix.trainable_variables)
+        words = f"{count:,} parameters trained on stored features, best after epoch {fitted.best}"
+        return FoundHead(model, whole.suffix, words, fitted=fitted)
     if not linear:
         raise UsageError(
             f"head.solver: {solver_name(solver)} solves a head without weights before its output. "
@@ -115,7 +136,7 @@ def find_head(
             "feature_noise: expected 0 where nothing trains by gradient: the head is solved. "
             f"Received: {material.recipe.feature_noise:g}. Give the head the solver gradient."
         )
-    return _solved(model, whole, material, solver_for(solver, material.catalog.task))
+    return _solve(model, whole, material, solver_for(solver, material.catalog.task), reporter=reporter)
 
 
 def _is_linear(model: keras.Model, material: Material) -> bool:
@@ -126,31 +147,10 @@ def _is_linear(model: keras.Model, material: Material) -> bool:
     return is_linear(model) and not material.backbone.new_layers
 
 
-def _trained(
-    model: keras.Model, whole: Cut, material: Material, *, phase: Phase, budget: float, bookmark: Bookmark
+def _solve(
+    model: keras.Model, whole: Cut, material: Material, solver: Any, *, reporter: Reporter
 ) -> FoundHead:
-    if not material.catalog.part("validation"):
-        raise UsageError("A head with layers of its own needs validation images: they tell when to stop.")
-    if bookmark.done:
-        fitted = finished(model, material.backbone, phase=phase, bookmark=bookmark)
-    else:
-        fitted = fit_head(
-            model,
-            material.backbone,
-            head=whole,
-            phase=phase,
-            lesson=material.feature_lesson(phase),
-            budget=budget,
-            bookmark=bookmark,
-            seed=material.recipe.seed,
-        )
-    count = sum(int(np.prod(variable.shape)) for variable in whole.suffix.trainable_variables)
-    words = f"{count:,} parameters trained on stored features, best after epoch {fitted.best}"
-    return FoundHead(model, whole.suffix, words, fitted=fitted)
-
-
-def _solved(model: keras.Model, whole: Cut, material: Material, solver: Any) -> FoundHead:
-    solution = solve_head(material, solver)
+    solution = solve_head(material, solver, reporter=reporter)
     if solution.head is None:
         activation, units = _answering(model)
         linear = LinearHead.solved(*cast("Weights", solution.linear), activation, units)

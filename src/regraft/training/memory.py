@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.cut import Boundary, sides
-from regraft.backbone.freeze import trains
+from regraft.backbone.freeze import FreezePlan
 from regraft.training.rates import Rates
 
 __all__ = ["carry_over", "in_parts", "is_out_of_memory", "step_bytes"]
@@ -26,23 +26,25 @@ Inputs = tuple[NDArray[Any], ...]
 Floats = NDArray[np.float32]
 
 
-def step_bytes(model: keras.Model, samples: int, boundary: Boundary | None = None) -> int:
+def step_bytes(model: keras.Model, plan: FreezePlan, samples: int, boundary: Boundary | None = None) -> int:
     """About what a step of training takes beside the model, in bytes; measured ones are 0.7 to 1.3 times it.
 
     Gradients of weights need what went into their layers, so that is kept from the way forward; the rest
     only passes. Each number that trains has a gradient, two moments and its best value.
 
     Args:
-        model: its flags say what trains, as `freeze` set them.
+        model: from `graft`.
+        plan: what trains.
         samples: in a batch.
         boundary: where the step begins, at stored tensors; None for pixels.
     """
-    found = sides(model, trains)
+    found = sides(model, plan)
     run = [*found.cold[boundary.before if boundary else 0 :], *found.hot]
     entering = [node for node in found.hot if isinstance(node.operation, keras.layers.Layer)]
     kept = {id(x): _size(x) for node in entering if node.operation.weights for x in node.input_tensors}
     widest = max(_size(x) for node in run for x in node.outputs)
-    trained = sum(_size(weight, whole=True) for weight in model.trainable_variables)
+    moving = {id(weight): weight for layer in model.layers for weight in plan.weights(layer)}
+    trained = sum(_size(weight, whole=True) for weight in moving.values())
     return NUMBER * (samples * (sum(kept.values()) + PASSING * widest) + 4 * trained)
 
 

@@ -1,7 +1,9 @@
 """A run under way: what it decided and how far it came, in a folder beside its place, for `--resume`.
 
     .OUT.progress/run.json       what the run was begun with, what it decided by the clock, what it delivered
-    .OUT.progress/phase-N.npz    the last checkpoint of each phase, from 0; that of a trained head first
+    .OUT.progress/NAME.npz       the last checkpoint of a phase: head, phase-1, phase-1-deeper, phase-2, ...
+
+Decisions and checkpoints have names, and are found by them.
 
 The folder belongs to one process at a time, by a lock. It goes when the run is done. Whatever a run needs
 besides is a function of its recipe and its data: the order and the augmentation of images of (seed, epoch,
@@ -13,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from regraft.beside import hold, new_file, sweep
-from regraft.console import say
+from regraft.console import Reporter, SilentReporter
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.training.checkpoint import Arrays, read_checkpoint, write_checkpoint
 
@@ -40,10 +43,13 @@ class Bookmark:
     Args:
         path: of its checkpoint; None to keep nothing.
         known: whether a checkpoint that is there already counts.
+        reporter: who is told where none can be written.
     """
 
-    def __init__(self, path: Path | None = None, *, known: bool = False) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path | None = None, *, known: bool = False, reporter: Reporter | None = None
+    ) -> None:
+        self._path, self._reporter = path, reporter or SilentReporter()
         self._found = read_checkpoint(path) if path is not None and known else None
         self._next = time.monotonic() + EVERY
 
@@ -70,10 +76,9 @@ class Bookmark:
         try:
             write_checkpoint(self._path, said, arrays)
         except OSError as error:
-            say(
+            self._reporter.warn(
                 f"No checkpoint can be written to {self._path.parent} ({error.strerror or error}): should "
-                "this run be killed, --resume goes back to the last one.",
-                style="yellow",
+                "this run be killed, --resume goes back to the last one."
             )
             self._path = None
         now = time.monotonic()
@@ -87,23 +92,24 @@ class Progress:
         finished: set by whoever has put the run in its place: then nothing is kept.
     """
 
-    def __init__(self, folder: Path | None = None, *, resume: bool = False) -> None:
-        self._folder = folder
-        self._resume = resume
-        self._state: dict[str, Any] = {"facts": {}, "decisions": [], "delivered": ""}
-        self._decisions = self._phases = 0  # how many of each there were in this process
+    def __init__(
+        self, folder: Path | None = None, *, resume: bool = False, reporter: Reporter | None = None
+    ) -> None:
+        self._folder, self._resume, self._reporter = folder, resume, reporter or SilentReporter()
+        self._state: dict[str, Any] = {"facts": {}, "decisions": {}, "delivered": ""}
         self.finished = False
         if resume:
             self._recall()
 
     @classmethod
     @contextmanager
-    def of(cls, out: Path, *, resume: bool) -> Iterator[Progress]:
-        """The progress of the run that is to become `out`.
+    def of(cls, out: Path, *, resume: bool, reporter: Reporter) -> Iterator[Progress]:
+        """Hold the progress of the run that is to become `out`.
 
         Args:
             out: a run folder's place.
             resume: go on with what is there; otherwise `begin` removes it.
+            reporter: who is told what there is, and what cannot be kept.
 
         Raises:
             EnvironmentFault: another process makes this run, or nothing can be written beside `out`.
@@ -119,14 +125,16 @@ class Progress:
         if lock is None:
             raise EnvironmentFault(f"{out} is in use by process {_owner(folder)}, which makes this very run.")
         try:
-            progress = cls(folder, resume=resume)
+            progress = cls(folder, resume=resume, reporter=reporter)
             try:
                 yield progress
             finally:
-                if progress.finished or not any(folder.glob("phase-*.npz")):
+                if progress.finished or not any(folder.glob("*.npz")):
                     shutil.rmtree(folder, ignore_errors=True)
                 else:
-                    say(f"How far it came is in {folder}: the same command with --resume goes on from there.")
+                    reporter.info(
+                        f"How far it came is in {folder}: the same command with --resume goes on from there."
+                    )
         finally:
             os.close(lock)
 
@@ -138,16 +146,15 @@ class Progress:
         there = sorted(self._folder.iterdir())
         trained = sum(path.suffix == ".npz" for path in there)
         if self._resume:
-            say(
+            self._reporter.info(
                 f"Resuming the run that was begun before. Phases with a checkpoint: {trained}."
                 if trained
                 else "Nothing was trained before: the run begins, with what the store has already."
             )
         else:
             if trained:
-                say(
-                    f"An unfinished run was in {self._folder}; begun anew now. --resume would go on.",
-                    style="yellow",
+                self._reporter.warn(
+                    f"An unfinished run was in {self._folder}; begun anew now. --resume would go on."
                 )
             for path in there:
                 path.unlink()
@@ -175,25 +182,24 @@ class Progress:
         known |= plain
         self._write()
 
-    def decided(self) -> dict[str, Any] | None:
-        """The next decision, if it was taken before: what the clock chose then holds now."""
-        taken: list[dict[str, Any]] = self._state["decisions"]
-        if self._decisions == len(taken):
-            return None
-        self._decisions += 1
-        return taken[self._decisions - 1]
+    def decide(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the decision of this name, and note it: what the clock, or the disk, chose once holds.
 
-    def decide(self, decision: dict[str, Any]) -> None:
-        """Note a decision that depends on the clock, or on the disk."""
-        self._state["decisions"].append(decision)
-        self._decisions += 1
-        self._write()
+        Args:
+            name: "phase 1: plan".
+            choose: called where no process before this one has decided; what it returns fits into JSON.
+        """
+        if name not in self._state["decisions"]:
+            self._state["decisions"][name] = choose()
+            self._write()
+        decision: dict[str, Any] = self._state["decisions"][name]
+        return decision
 
-    def bookmark(self) -> Bookmark:
-        """The next phase's."""
-        number, self._phases = self._phases, self._phases + 1
-        path = None if self._folder is None else self._folder / f"phase-{number}.npz"
-        return Bookmark(path, known=self._resume)
+    def bookmark(self, name: str) -> Bookmark:
+        """Return the bookmark of a phase: "phase 1, deeper"."""
+        file = re.sub(r"\W+", "-", name) + ".npz"
+        path = None if self._folder is None else self._folder / file
+        return Bookmark(path, known=self._resume, reporter=self._reporter)
 
     def may_replace(self, out: Path) -> bool:
         """Whether what is at `out` is what this very run left there when it was stopped."""
@@ -209,10 +215,14 @@ class Progress:
             return
         path = self._folder / "run.json"
         try:
-            self._state |= json.loads(path.read_text("utf-8"))
+            state = json.loads(path.read_text("utf-8"))
+            tables = [state.get(name, {}) for name in ("facts", "decisions")]
+            if not all(isinstance(table, dict) for table in tables):
+                raise ValueError("facts and decisions have no names")
+            self._state |= state
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise EnvironmentFault(
                 f"{path} is damaged ({error}). Begin anew: the same command without --resume."
             ) from error
@@ -225,10 +235,9 @@ class Progress:
                 beside.write_text(json.dumps(self._state, indent=2), "utf-8")
                 beside.replace(self._folder / "run.json")
         except OSError as error:
-            say(
+            self._reporter.warn(
                 f"The progress of this run cannot be kept in {self._folder} ({error.strerror or error}): "
-                "should it be killed, it begins anew.",
-                style="yellow",
+                "should it be killed, it begins anew."
             )
             self._folder = None
 

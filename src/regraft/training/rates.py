@@ -61,12 +61,16 @@ class Clock:
 
     def ticked(self, seconds: float) -> None:
         """A step took so long; once a few are known, choose the number of epochs the budget holds."""
-        if self.step in TIMED_STEPS and not self._fixed:
+        if self.step in TIMED_STEPS:
             self._timed.append(seconds)
-            left = self._end - time.monotonic()
-            epoch = float(np.median(self._timed)) * self._steps * 1.15  # validation takes its share
-            self.epochs = max(1, min(self._most, int(left / epoch)))
+            if not self._fixed:
+                self.epochs = max(1, min(self._most, int(self.left / self.seconds_an_epoch)))
         self.step += 1
+
+    @property
+    def seconds_an_epoch(self) -> float:
+        """What an epoch takes, by the steps that were timed; validation takes its share."""
+        return float(np.median(self._timed)) * self._steps * 1.15
 
     @property
     def left(self) -> float:
@@ -78,9 +82,14 @@ class Clock:
         return self.left < 0
 
     @property
+    def timed(self) -> bool:
+        """Whether it is known just now what an epoch takes."""
+        return self.step == TIMED_STEPS.stop
+
+    @property
     def settled(self) -> bool:
         """Whether the number of epochs was chosen just now, for good."""
-        return not self._fixed and self.step == TIMED_STEPS.stop
+        return self.timed and not self._fixed
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes, as JSON."""

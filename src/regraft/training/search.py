@@ -1,8 +1,8 @@
 """How many layers to fine-tune within a budget: what costs little first, more where that pays.
 
 What a plan costs is known beforehand (`features.boundary`): what it trains runs in every epoch, what is
-frozen once, where its boundary is stored. Multiplications become seconds by how fast the engine ran the whole
-network on this machine.
+frozen once, where its boundary is stored. How many seconds that is, `training.pace` knows. Nothing here
+changes the model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import keras
 
 from regraft.backbone.cost import multiplications, nodes_of
 from regraft.backbone.cut import sides
-from regraft.backbone.freeze import freeze, planned, trains
+from regraft.backbone.freeze import FreezePlan, resolve_plan
 from regraft.backbone.load import Backbone
 from regraft.console import duration
 from regraft.features.boundary import Images, Placed, place
 from regraft.recipe import Phase
 from regraft.training.fit import EPOCHS, Fitted
+from regraft.training.pace import TrainingPace
 
 __all__ = ["Depth", "Search", "pays", "share"]
 
@@ -33,24 +34,33 @@ class Depth:
     """A choice.
 
     Attributes:
-        phase: with its plan.
-        epochs: how many are expected to fit; 0 where too few do.
-        seconds: what they take.
+        phase: with its plan in words.
+        plan: the same, resolved.
         placed: where the network is cut for it, and what is stored there.
-        why: a phrase.
+        epochs: how many are expected to fit; 0 where too few do.
+        once, epoch: seconds before the first epoch, where nothing is stored yet, and of each.
+        why: a phrase, where the program chose or nothing was done.
     """
 
     phase: Phase
-    epochs: int
-    seconds: float
+    plan: FreezePlan
     placed: Placed
-    why: str
+    epochs: int
+    once: float
+    epoch: float
+    why: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """What all of it takes; of the fewest epochs that are worth it, where not even these fit."""
+        return self.once + (self.epochs or FEWEST_EPOCHS) * self.epoch
 
     def state(self) -> dict[str, Any]:
-        """The choice as JSON, for `Search.again`."""
+        """Return the choice as JSON, for `Search.restore`."""
         boundary = self.placed.boundary
         placed = {**vars(self.placed), "boundary": None if boundary is None else boundary.before}
-        return {**vars(self), "phase": asdict(self.phase), "placed": placed}
+        told = {name: getattr(self, name) for name in ("epochs", "once", "epoch", "why")}
+        return {**told, "phase": asdict(self.phase), "placed": placed}
 
 
 @dataclass(frozen=True)
@@ -58,19 +68,19 @@ class Search:
     """What a choice depends on.
 
     Attributes:
-        model: from `graft`; looking at a plan writes its layers' flags, as `freeze` does.
+        model: from `graft`.
         backbone: the one in `model`.
         images: what an epoch looks at.
-        seconds_per_image: what the engine took for one image through the whole backbone.
+        paces: how many seconds costs are.
     """
 
     model: keras.Model
     backbone: Backbone
     images: Images
-    seconds_per_image: float
+    paces: TrainingPace
 
     def choose(self, phase: Phase, *, budget: float, limit: float, beyond: Phase | None = None) -> Depth:
-        """The plan for a phase that leaves it to the program: one that fits the budget.
+        """Choose the plan for a phase that leaves it to the program: one that fits the budget.
 
         The deepest of those that train a third of the network at most; beyond a plan that did so already,
         the deepest of all.
@@ -91,49 +101,49 @@ class Search:
             plans = small
         enough = min(FEWEST_EPOCHS, phase.epochs or FEWEST_EPOCHS)
         for plan in plans:
-            depth = self.cost(replace(phase, unfreeze=plan), budget=budget, limit=limit)
+            depth = self.price(replace(phase, unfreeze=plan), budget=budget, limit=limit)
             if depth.epochs >= enough:
                 return depth
         why = (
-            f"even {plans[-1]} would take about {duration(depth.seconds)} for {enough} epochs, and "
-            f"the budget is {duration(budget)}"
+            f"even {plans[-1]} would take about {duration(depth.once + enough * depth.epoch)} for {enough} "
+            f"epochs, and the budget is {duration(budget)}"
         )
         return replace(depth, epochs=0, why=why)
 
-    def cost(self, phase: Phase, *, budget: float, limit: float) -> Depth:
-        """What a phase with its plan takes: where it is cut, and how many epochs fit the budget."""
-        placed, wanted = self.placed(phase, limit), phase.epochs or EPOCHS
-        pace = self.seconds_per_image / max(1, multiplications(nodes_of(self.backbone.model)))
-        epoch = max(placed.epoch * pace, 1e-9)
-        epochs = max(0, min(wanted, int((budget - placed.once * pace) / epoch)))
-        seconds = placed.cost(epochs or FEWEST_EPOCHS) * pace
-        return Depth(phase, epochs, seconds, placed, f"about {duration(epoch)} an epoch on this machine")
+    def price(self, phase: Phase, *, budget: float, limit: float) -> Depth:
+        """Tell what a phase with its plan takes: where it is cut, and how many epochs fit the budget."""
+        plan = resolve_plan(self.backbone, phase.unfreeze)
+        placed = self.place(phase, plan, limit)
+        pace = self.paces.of(str(phase.unfreeze))
+        once, epoch = pace.once(placed), pace.epoch(placed)
+        epochs = max(0, min(phase.epochs or EPOCHS, int((budget - once) / epoch)))
+        return Depth(phase, plan, placed, epochs, once, epoch)
 
-    def again(self, state: dict[str, Any]) -> Depth:
-        """The choice that had this state: neither clock nor disk has a say in it any more."""
+    def restore(self, state: dict[str, Any]) -> Depth:
+        """Make the choice that had this state: neither clock nor disk has a say in it any more."""
         phase, placed = Phase(**state["phase"]), dict(state["placed"])
-        freeze(self.backbone, phase.unfreeze)
-        found = {boundary.before: boundary for boundary in sides(self.model, trains).boundaries}
-        placed["boundary"] = None if placed["boundary"] is None else found[placed["boundary"]]
-        return Depth(**{**state, "phase": phase, "placed": Placed(**placed)})
+        plan = resolve_plan(self.backbone, phase.unfreeze)
+        if placed["boundary"] is not None:
+            by_place = {boundary.before: boundary for boundary in sides(self.model, plan).boundaries}
+            placed["boundary"] = by_place[placed["boundary"]]
+        return Depth(**{**state, "phase": phase, "plan": plan, "placed": Placed(**placed)})
 
-    def placed(self, phase: Phase, limit: float) -> Placed:
-        """Where a phase would be cut if so many bytes may be stored."""
-        freeze(self.backbone, phase.unfreeze)
-        return place(self.model, self.images, epochs=phase.epochs or EPOCHS, limit=limit)
+    def place(self, phase: Phase, plan: FreezePlan, limit: float) -> Placed:
+        """Tell where a phase would be cut if so many bytes may be stored."""
+        return place(self.model, plan, self.images, epochs=phase.epochs or EPOCHS, limit=limit)
 
 
 def share(backbone: Backbone, plan: str) -> float:
-    """The share of a network's multiplications from the first layer that trains on."""
-    whole = nodes_of(backbone.model)
-    layers = backbone.layers[planned(backbone, plan).index(True) :]
-    behind = {id(layer) for layer in layers}
-    late = multiplications(node for node in whole if id(node.operation) in behind)
-    return late / max(1, multiplications(whole))
+    """Return the share of a network's multiplications from the first layer that trains on."""
+    network = nodes_of(backbone.model)
+    first = backbone.layers.index(resolve_plan(backbone, plan).layers[0])
+    behind = {id(layer) for layer in backbone.layers[first:]}
+    late = multiplications(node for node in network if id(node.operation) in behind)
+    return late / max(1, multiplications(network))
 
 
 def pays(fitted: Fitted) -> bool:
-    """Whether a deeper plan is worth its time: this one took away much of the loss, and there may be more.
+    """Tell whether a deeper plan is worth its time: this one took away much of the loss.
 
     A backbone whose features fit the task leaves its last layers little to mend; one that was made for
     something else goes on gaining with every layer.

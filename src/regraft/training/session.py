@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.freeze import Guard, Trained, may_move
-from regraft.console import TERMINAL, duration, say, track
+from regraft.console import Reporter, duration
 from regraft.errors import EnvironmentFault
 from regraft.recipe import Phase
 from regraft.signals import finish_step
@@ -124,11 +124,12 @@ class Session:
         phase: Phase,
         lesson: Lesson,
         bookmark: Bookmark,
+        reporter: Reporter,
         compile_in_parts: Callable[[int], Rates],
     ) -> None:
         self._network, self._rates, self._phase, self._lesson = network, rates, phase, lesson
         self._moving, self._guard = may_move(model), Guard(model)
-        self._bookmark = bookmark
+        self._bookmark, self._reporter = bookmark, reporter
         self._compile_in_parts, self._parts = compile_in_parts, 1
         self._stop = threading.Event()
 
@@ -137,7 +138,7 @@ class Session:
         self._fitted, self._clock = fitted, clock
         kept = self._bookmark.take()
         place = self._begin(seed) if kept is None else self._restore(*kept)
-        with finish_step(TERMINAL) as self._stop:
+        with finish_step(self._reporter) as self._stop:
             while fitted.stopped == "done" and place.epoch <= clock.epochs:
                 place = self._one_epoch(place)
         for variable, value in zip(self._moving, self._best, strict=True):
@@ -177,7 +178,7 @@ class Session:
         """What is left of the epoch; whether the loss stayed among the finite numbers."""
         train = self._lesson.train
         what = "Training the head" if self._fitted.unfreeze == "none" else "Fine-tuning"
-        with track(f"{what}, epoch {place.epoch}", len(train.samples)) as advance:
+        with self._reporter.track(f"{what}, epoch {place.epoch}", len(train.samples)) as advance:
             advance(place.count)
             for batch in train.shuffled(place.epoch, place.step):
                 if self._stop.is_set() or self._clock.over:
@@ -194,7 +195,17 @@ class Session:
                 advance(len(weighted))
                 if self._bookmark.due or self._clock.settled:
                     self._keep(place, begun)
+                if self._clock.timed:
+                    self._estimate()
         return True
+
+    def _estimate(self) -> None:
+        """Say what the first steps tell of the rest."""
+        seconds, epochs = self._clock.seconds_an_epoch, self._clock.epochs
+        self._reporter.info(
+            f"By the first steps an epoch takes {duration(seconds)}, {epochs} epoch{'s' * (epochs > 1)} "
+            f"about {duration(epochs * seconds)}."
+        )
 
     def _step(self, inputs: tuple[NDArray[Any], ...], weighted: NDArray[np.float32]) -> float:
         """One step and its loss; where it does not fit the memory, in twice as many parts from now on."""
@@ -212,7 +223,7 @@ class Session:
                         "Choose a smaller --image-size, or a plan that trains less of the backbone."
                     ) from error
             self._divide(2 * self._parts)
-            say(
+            self._reporter.info(
                 f"A batch of {len(weighted)} does not fit the memory: each step is computed in {self._parts} "
                 "parts from now on, and is the same step."
             )
@@ -275,7 +286,9 @@ class Session:
         self._clock.restore(said["clock"])
         self._rates.set(said["rate"])
         place = _Place(**said["place"])
-        say(f"Going on in epoch {place.epoch}, after {place.step} of {len(self._lesson.train)} steps.")
+        self._reporter.info(
+            f"Going on in epoch {place.epoch}, after {place.step} of {len(self._lesson.train)} steps."
+        )
         return place
 
     def _state(self) -> dict[str, list[keras.Variable]]:
@@ -285,7 +298,7 @@ class Session:
 
     def _say(self) -> None:
         last, name = self._fitted.history[-1], self._lesson.task.score_name
-        say(
+        self._reporter.info(
             f"Epoch {last.epoch}/{self._clock.epochs}: loss {last.loss:.3g}, "
             f"validation loss {last.val_loss:.3g}, {name} {last.val_score:.3f} ({duration(last.seconds)})"
         )

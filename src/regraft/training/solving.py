@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import say
+from regraft.console import Reporter
 from regraft.errors import UsageError
 from regraft.training.classical import part_of, solve
 from regraft.training.material import Material
@@ -86,12 +86,13 @@ def tap_numbers(material: Material) -> tuple[int, ...]:
     return choose_taps(blocks, part, groups=groups)
 
 
-def solve_head(material: Material, solver: Any) -> Solution:
+def solve_head(material: Material, solver: Any, *, reporter: Reporter) -> Solution:
     """Solve a head on the training part; says how it went.
 
     Args:
         material: what to learn from.
         solver: a name that `solver_for` gave, or a scikit-learn estimator.
+        reporter: who is told how it went.
 
     Raises:
         UsageError, DataError: see `classical.solve`; or a solver that cannot weigh each label by itself.
@@ -115,7 +116,7 @@ def solve_head(material: Material, solver: Any) -> Solution:
         seed=seed,
     )
     width = sum(block.shape[1] for block in blocks)
-    say(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
+    reporter.info(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
     if solved.weights is None:
         return Solution(solved.phrase, None, solved)
     return Solution(solved.phrase, _side_by_side([solved], solver))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import say
+from regraft.console import Reporter
 from regraft.training.classical import part_of
 from regraft.training.crossval import cross_validate
 from regraft.training.families import FAMILIES
@@ -51,30 +51,36 @@ def find_suspects(
     targets: NDArray[Any],
     *,
     task: str,
+    reporter: Reporter,
     seed: int = 0,
     groups: NDArray[Any] | Sequence[str] | None = None,
 ) -> list[Suspect]:
-    """The labels that a head solved without them contradicts, the most doubtful first.
+    """Find the labels that a head solved without them contradicts, the most doubtful first.
 
     Args:
         features, targets, task, seed: as for `training.classical.solve`.
+        reporter: who is told what is done.
         groups: shape (n,); rows of one group, such as copies, answer never for each other.
 
     Raises:
         DataError: features and targets that no head can be solved on.
 
     Example:
+        >>> from regraft.console import SilentReporter
         >>> rng = np.random.default_rng(0)
         >>> labels = np.arange(90) % 3
         >>> features = 5 * np.eye(3)[labels] + rng.normal(size=(90, 3))
         >>> labels[4] = 2  # was 1
-        >>> [(found.row, found.output) for found in find_suspects(features, labels, task="multiclass")][0]
+        >>> found = find_suspects(features, labels, task="multiclass", reporter=SilentReporter())
+        >>> (found[0].row, found[0].output)
         (4, 1)
     """
     part, _ = part_of(np.asarray(features), np.asarray(targets), task=task, seed=seed, weights=None)
     places = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = FAMILIES[HEAD].count
-    say(f"Doubting {len(part.data):,} labels: a head is solved {count} times, each time without some.")
+    reporter.info(
+        f"Doubting {len(part.data):,} labels: a head is solved {count} times, each time without some."
+    )
     trials, seen = cross_validate(FAMILIES[HEAD], part, groups=places)
     if not trials:
         return []

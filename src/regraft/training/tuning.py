@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from regraft.backbone.cut import Cut
 from regraft.backbone.freeze import freeze
 from regraft.backbone.load import Backbone
-from regraft.console import duration, quiet, say
+from regraft.console import Reporter, SilentReporter, duration
 from regraft.errors import UsageError
 from regraft.outcome import Attempt, Decision
 from regraft.recipe import Phase, Solver
@@ -31,7 +30,8 @@ from regraft.training.fit import EpochRecord, Fitted
 from regraft.training.halving import halve
 from regraft.training.heads import FoundHead, find_head
 from regraft.training.material import Material
-from regraft.training.phases import head_phase, impossible, run_phase
+from regraft.training.phases import head_phase, impossible
+from regraft.training.runner import PhaseRunner
 from regraft.training.search import share
 
 __all__ = ["Search", "choose_plans"]
@@ -45,23 +45,24 @@ class Search:
 
     Args:
         space: plans, rates, heads and epochs to choose from.
+        reporter: who is told what is tried.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
+    def __init__(self, space: Space, *, reporter: Reporter) -> None:
+        self._space, self._reporter = space, reporter
         self._attempts: list[Attempt] = []
         self._heads = self._kept = 0  # how many of the attempts are heads; the place of the best of all
         self._best: Fitted | None = None
         self._compiled = Compiled()
 
-    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> tuple[FoundHead, Material]:
+    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> FoundHead:
         """Solve the head in each way; the model ends with the one of the lowest loss on validation.
 
         Args:
             model, whole, material: as for `heads.find_head`. A head with layers of its own is trained, once.
 
         Returns:
-            The head; and the material, whose recipe now names its solver.
+            The head, with its solver.
 
         Raises:
             UsageError: there are no validation images to judge by.
@@ -76,7 +77,15 @@ class Search:
             begun = time.monotonic()
             if states and begun > self._end:
                 break
-            found = find_head(model, whole, material, solver=solver, phase=phase, budget=recipe.budget)
+            found = find_head(
+                model,
+                whole,
+                material,
+                solver=solver,
+                phase=phase,
+                budget=recipe.budget,
+                reporter=self._reporter,
+            )
             loss, score = _judged(found, material)
             seconds = time.monotonic() - begun
             self._attempts.append(Attempt(solver, "none", None, None, 0, loss, score, seconds))
@@ -84,8 +93,7 @@ class Search:
         self._kept = min(range(len(states)), key=lambda at: self._attempts[at].val_loss)
         self._heads, (found, self._start) = len(states), states[self._kept]
         found.model.set_weights(self._start)
-        solver = cast("Solver", self._attempts[self._kept].head)
-        return found, replace(material, recipe=replace(recipe, head=replace(recipe.head, solver=solver)))
+        return replace(found, solver=cast("Solver", self._attempts[self._kept].head))
 
     def fine_tune(self, found: FoundHead, material: Material) -> Decision:
         """Train by the best plan and rates; changes the model, which ends as the best attempt left it.
@@ -105,7 +113,9 @@ class Search:
             candidates = [phase for setting in settings for phase in setting]  # every plan, then other rates
             left = max(0.0, self._end - time.monotonic())
             amount = f"{len(plans)} plans ({', '.join(plans)}) at {len(candidates) // len(plans)} rates each"
-            say(f"Plan: search {amount}, up to {space.epochs} epochs, within {duration(left)}.")
+            self._reporter.info(
+                f"Plan: search {amount}, up to {space.epochs} epochs, within {duration(left)}."
+            )
             attempt = partial(self._attempt, found, material)
             steps = math.ceil(len(material.catalog.part("train")) / candidates[0].batch_size)
             fewest = math.ceil(STEPS / max(1, steps))
@@ -120,16 +130,17 @@ class Search:
         found.model.set_weights(self._start)
         left = max(1.0, self._end - begun)
         known = any((each.unfreeze, each.epochs) == (phase.unfreeze, epochs) for each in self._attempts)
-        with quiet() if known else nullcontext():  # the first of its kind computes what all others read
-            fitted = run_phase(found, material, phase, budget=left, compiled=self._compiled)
+        reporter = SilentReporter() if known else self._reporter  # the first computes what all others read
+        runner = PhaseRunner(found, material, reporter=reporter, compiled=self._compiled, budget=left)
+        (fitted,), _ = runner.run(phase)
         record = _record(fitted)
-        say(
+        self._reporter.info(
             f"Tried {_words(phase)}: validation loss {record.val_loss:.4g}, "
             f"{material.task.score_name} {record.val_score:.3f} ({duration(time.monotonic() - begun)})."
         )
         self._attempts.append(
             Attempt(
-                head=material.recipe.head.solver,
+                head=str(found.solver),
                 unfreeze=str(phase.unfreeze),
                 learning_rate=phase.learning_rate,
                 backbone_rate=phase.backbone_rate,
@@ -152,7 +163,7 @@ class Search:
         trained = [fitted for fitted in (found.fitted, self._best) if fitted]
         decision = Decision.of(tuple(trained), material.task.score_name)
         tried = len(self._attempts) - self._heads
-        said = [f"Of {self._heads} heads the best on validation: {material.recipe.head.solver}."]
+        said = [f"Of {self._heads} heads the best on validation: {found.solver}."]
         if reason:
             said.append(f"Nothing of the backbone was trained: {reason}.")
         elif self._best is None:

@@ -1,0 +1,190 @@
+"""One phase: its plan chosen, its boundary stored, what the plan names trained, all of it said beforehand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from regraft.backbone.cut import Cut, cut
+from regraft.backbone.load import Backbone
+from regraft.console import Reporter, amount, duration
+from regraft.data.augment import MIXING, resolve_augment
+from regraft.data.view import View
+from regraft.features.boundary import Images, room
+from regraft.features.extract import extract_features
+from regraft.features.views import extract_views
+from regraft.recipe import Phase
+from regraft.training.compiled import Compiled
+from regraft.training.fit import Fitted, Trainer
+from regraft.training.heads import FoundHead
+from regraft.training.material import Material, Tensors
+from regraft.training.memory import step_bytes
+from regraft.training.pace import TrainingPace
+from regraft.training.progress import Bookmark, Progress
+from regraft.training.search import Depth, Search, pays
+
+__all__ = ["PhaseRunner"]
+
+
+class PhaseRunner:
+    """Run phases, each on pixels or on what is stored at its boundary, within one budget and one limit.
+
+    Args:
+        found, material: a model with its head, and what it learns from.
+        reporter: who is told how it goes.
+        progress: where it is kept how far training came; None to keep nothing.
+        compiled: see `Trainer`.
+        budget: seconds that all of them may take; None for the recipe's.
+    """
+
+    def __init__(
+        self,
+        found: FoundHead,
+        material: Material,
+        *,
+        reporter: Reporter,
+        progress: Progress | None = None,
+        compiled: Compiled | None = None,
+        budget: float | None = None,
+    ) -> None:
+        recipe = material.recipe
+        self._progress, self._reporter = progress or Progress(), reporter
+        self._model, self._material = found.model, material
+        self._trainer = Trainer(found.model, material.backbone, reporter, recipe.seed, compiled)
+        self._names = resolve_augment(recipe.augment, material.task.name)
+        self._mixing = [name for name in self._names if name in MIXING]
+        self._end = time.monotonic() + (recipe.budget if budget is None else budget)
+        # A mixed image is no image's view: then what is frozen runs again in every epoch.
+        self._limit = 0.0 if self._mixing else room(material.store.root, recipe.store_limit)
+        train, validation = (len(material.catalog.part(part)) for part in ("train", "validation"))
+        images = Images(train, validation, recipe.views if self._names else 1)
+        self._paces = TrainingPace(found.model, material.views[0], material.store)
+        self._search = Search(found.model, material.backbone, images, self._paces)
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+    def run(self, asked: Phase, name: str = "phase") -> tuple[list[Fitted], str]:
+        """Return what a phase did, two things where it was left to the program; or why it did nothing.
+
+        Args:
+            asked: the phase.
+            name: its name in the progress.
+        """
+        if asked.unfreeze != "auto":
+            return [self._fit(self._choose(self._search.price, asked, name), name)], ""
+        first = self._choose(self._search.choose, asked, name)
+        if not first.epochs:
+            return [], first.why
+        fitted = self._fit(first, name)
+        if first.phase.unfreeze == "all" or fitted.stopped not in ("done", "no progress"):
+            return [fitted], ""
+        if not pays(fitted):
+            _explain(fitted, "it took away less than half of the loss, so nothing deeper was tried")
+            return [fitted], ""
+        name += ", deeper"
+        deeper = self._choose(partial(self._search.choose, beyond=first.phase), asked, name)
+        if not deeper.epochs:
+            _explain(fitted, deeper.why)
+            return [fitted], ""
+        return [fitted, self._fit(deeper, name)], ""
+
+    def _choose(self, how: Callable[..., Depth], asked: Phase, name: str) -> Depth:
+        """Choose by the clock of this run, or as a process before this one chose."""
+        state = self._progress.decide(
+            f"{name}: plan", lambda: how(asked, budget=self._left, limit=self._limit).state()
+        )
+        return self._search.restore(state)
+
+    def _fit(self, depth: Depth, name: str) -> Fitted:
+        bookmark = self._progress.bookmark(name)
+        if bookmark.done:
+            fitted = self._trainer.finish(depth.phase, bookmark)
+        else:
+            fitted = self._train(depth, bookmark)
+        seconds = [record.seconds for record in fitted.history]
+        if len(seconds) > 2:  # the first epoch compiles
+            usual = statistics.median(seconds[2:])
+            self._paces.learn(fitted.unfreeze, depth.placed, usual)
+            _explain(fitted, f"about {duration(usual)} an epoch on this machine")
+        self._end = time.monotonic() + fitted.left
+        self._limit -= depth.placed.whole
+        self._reporter.info(_statement(fitted, self._material.backbone))
+        return fitted
+
+    def _train(self, depth: Depth, bookmark: Bookmark) -> Fitted:
+        material, phase, placed = self._material, depth.phase, depth.placed
+        self._announce(depth)
+        if placed.boundary:
+            stored = cut(self._model, depth.plan, placed.boundary)
+            lesson = material.boundary_lesson(phase, self._tensors(stored, placed.views))
+        else:
+            stored, lesson = None, material.pixel_lesson(phase)
+        budget = max(1.0, self._left)
+        return self._trainer.train(phase, lesson, budget=budget, stored=stored, bookmark=bookmark)
+
+    def _tensors(self, halves: Cut, count: int) -> Tensors:
+        """What the prefix gives for the images of training, in so many views, and for those of validation."""
+        catalog, store = self._material.catalog, self._material.store
+        train, validation = catalog.part("train"), catalog.part("validation")
+        both = replace(catalog, samples=(*train, *validation))
+        first = extract_features(
+            halves.prefix,
+            both,
+            store=store,
+            precision=self._material.views[0].precision,
+            reporter=self._reporter,
+        )
+        views = [View(number, self._names, self._material.recipe.seed) for number in range(1, count)]
+        if not views:
+            return Tensors((first,), halves.names)
+        found = extract_views(
+            halves.prefix,
+            replace(catalog, samples=train),
+            first=first,
+            store=store,
+            views=views,
+            reporter=self._reporter,
+        )
+        return Tensors(found, halves.names)
+
+    def _announce(self, depth: Depth) -> None:
+        """Say what a phase is about to do, what it stores, and how long both take."""
+        phase, boundary, say = depth.phase, depth.placed.boundary, self._reporter.info
+        epochs = phase.epochs or max(1, depth.epochs)
+        memory = amount(step_bytes(self._model, depth.plan, phase.batch_size, boundary))
+        say(
+            f"Plan: fine-tune {phase.unfreeze}, {epochs} epoch{'s' * (epochs > 1)} over "
+            f"{self._search.images.train:,} images: about {duration(depth.once)} once, "
+            f"{duration(depth.epoch)} an epoch, {duration(depth.once + epochs * depth.epoch)} in all, "
+            f"at most {duration(self._left)}; a step takes about {memory} of memory."
+        )
+        if self._material.recipe.feature_noise and not boundary:
+            say("Plan: no noise on features, for this phase reads pixels.")
+        if boundary:
+            say(f"Plan: {depth.placed}; what is frozen runs once, not again where that is stored already.")
+        elif self._mixing:
+            say(f"Plan: what is frozen runs in every epoch, for {' and '.join(self._mixing)} mix images.")
+        elif (wanted := self._search.place(phase, depth.plan, math.inf)).boundary:
+            say(
+                f"Plan: what is frozen runs in every epoch. To {wanted} is more than the "
+                f"{amount(self._limit)} that are left to store (--store-limit, free disk)."
+            )
+
+
+def _explain(fitted: Fitted, why: str) -> None:
+    """Add a phrase to why a phase was what it was."""
+    fitted.why = "; ".join(filter(None, [fitted.why, why]))
+
+
+def _statement(fitted: Fitted, backbone: Backbone) -> str:
+    """What trained, and that nothing else did: `Trainer` has compared every other weight."""
+    return (
+        f"Phase {fitted.unfreeze}: {fitted.trained} of {backbone.name} trained, and the head; "
+        "every other weight is bit-identical to before."
+    )
