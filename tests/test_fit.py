@@ -12,7 +12,7 @@ import pytest
 from conftest import Recorder, small_network
 
 from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze
+from regraft.backbone.freeze import freeze, resolve_plan
 from regraft.backbone.head import OUTPUT, graft
 from regraft.backbone.load import load_backbone
 from regraft.console import TERMINAL, Reporter
@@ -201,7 +201,7 @@ def test_interrupt_keeps_the_best_so_far_and_restores_the_handler() -> None:
 def test_pretrained_layers_learn_more_slowly_than_the_head() -> None:
     task = Task(train=8)
     freeze(task.backbone, "all")
-    joined = cut(task.model, lambda layer: bool(layer.trainable_variables)).joined()
+    joined = cut(task.model, resolve_plan(task.backbone, "all")).joined()
     phase = Phase(learning_rate=1e-3, backbone_rate=0.1, weight_decay=0.0)
     rates = compile_network(joined, task.backbone, phase, "categorical_crossentropy")
     rates.set(1e-3)

@@ -10,7 +10,7 @@ from conftest import small_network
 
 from regraft.features.boundary import Images, Placed, place
 from regraft.features.store import Store
-from regraft.training.pace import TrainingPace
+from regraft.training.pace import COMPILING, TrainingPace
 
 PLACED = Placed(None, 1, 0, 0, once=1000, epoch=2000)
 
@@ -54,6 +54,18 @@ def test_keras_is_timed_once_a_network_and_remembered(model, tmp_path, passes) -
     assert len(passes) == timed
     pace(model, Store(tmp_path), name="another network").of("all")
     assert len(passes) == 2 * timed
+
+
+def test_compiling_takes_many_times_what_tracing_a_forward_pass_does(model, tmp_path, monkeypatch) -> None:
+    now, first = [0.0], [2.0]
+
+    def forward(self, images):
+        now[0] += 0.5 + (first.pop() if first else 0.0)
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", forward)
+    monkeypatch.setattr("regraft.training.pace.time.monotonic", lambda: now[0])
+    for _ in range(2):  # measured, remembered
+        assert pace(model, Store(tmp_path)).of("all").compiling == pytest.approx(COMPILING * 2.0)
 
 
 def test_a_plan_that_ran_is_estimated_by_what_it_took_and_others_are_not(model, tmp_path, passes) -> None:

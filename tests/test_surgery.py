@@ -10,7 +10,7 @@ from networks import answer, assert_close, nested, pixels, values
 
 from regraft.backbone.attention import cbam, squeeze_excitation
 from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze
+from regraft.backbone.freeze import freeze, resolve_plan
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.backbone.surgery import cut_at, insert_after, replace_layer
@@ -102,7 +102,7 @@ def test_new_layers_train_and_the_rest_does_not(backbone):
     model = graft(changed, HeadSpec(dropout=0), outputs=3)
     assert freeze(changed, "none").layers == 3
     before = values(model)
-    joined = cut(model, lambda layer: bool(layer.trainable_variables)).joined()
+    joined = cut(model, resolve_plan(changed, "none")).joined()
     joined.compile(optimizer=keras.optimizers.AdamW(0.05), loss="sparse_categorical_crossentropy")
     for _ in range(2):
         joined.train_on_batch(pixels(32, 3), np.arange(3))

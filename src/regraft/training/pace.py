@@ -7,6 +7,7 @@ cut does not depend on them.
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ from regraft.features.store import Store
 __all__ = ["Pace", "TrainingPace"]
 
 IMAGES = 8  # black ones in a forward pass
-ROUNDS = 5  # of which the fastest counts: other work on the machine is not the network's
-CALL = 0.08  # seconds to trace and compile one call of a layer, by either
+ROUNDS = 5  # of which the median counts: what else runs on the machine, trainings will share it with
+COMPILING = 9  # times what tracing a forward pass takes: forward and backward, and the engine's conversion
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,22 @@ class TrainingPace:
 
     def __init__(self, model: keras.Model, features: Features, store: Store) -> None:
         self._model, self._features, self._store = model, features, store
-        self._nodes = nodes_of(model)
-        self._work = max(1, work(self._nodes))
+        self._work = max(1, work(nodes_of(model)))
 
     def of(self, plan: str) -> Pace:
         """Return the pace of a plan: as it was when it last ran, else as a forward pass tells it."""
         engine = self._features.seconds_per_image / self._work
-        training = self._recall(plan) or self._recall("forward") or self._measure()
-        return Pace(engine, training, CALL * len(self._nodes))
+        forward, traced = self._recall("forward"), self._recall("tracing")
+        if forward is None or traced is None:
+            forward, traced = self._measure()
+        return Pace(engine, self._recall(plan) or forward, COMPILING * traced)
 
     def learn(self, plan: str, placed: Placed, seconds: float) -> None:
         """Remember what an epoch of a plan took."""
-        self._store.remember(self._question(plan), repr(seconds / max(1, placed.epoch)))
+        self._remember(plan, seconds / max(1, placed.epoch))
+
+    def _remember(self, what: str, value: float) -> None:
+        self._store.remember(self._question(what), repr(value))
 
     def _recall(self, what: str) -> float | None:
         try:
@@ -77,16 +82,19 @@ class TrainingPace:
         except ValueError:
             return None
 
-    def _measure(self) -> float:
+    def _measure(self) -> tuple[float, float]:
+        """Time the first forward pass, which traces, and others; seconds of a unit, and of tracing."""
         size = self._model.inputs[0].shape[1:]
         black, seconds = np.zeros((IMAGES, *size), np.float32), []
-        for _ in range(ROUNDS + 1):  # the first one compiles
+        for _ in range(ROUNDS + 1):
             begun = time.monotonic()
             self._model.predict_on_batch(black)
             seconds.append(time.monotonic() - begun)
-        measured = min(seconds[1:]) / IMAGES / (FORWARD * self._work)
-        self._store.remember(self._question("forward"), repr(measured))
-        return measured
+        usual = statistics.median(seconds[1:])
+        forward, traced = usual / IMAGES / (FORWARD * self._work), max(0.0, seconds[0] - usual)
+        self._remember("forward", forward)
+        self._remember("tracing", traced)
+        return forward, traced
 
     def _question(self, what: str) -> str:
         backend = keras.backend.backend()
