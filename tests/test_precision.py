@@ -302,6 +302,23 @@ def _all_but_the_last(catalog):
     return tuple(sorted(catalog.samples, key=lambda sample: sample.digest)[:-1])
 
 
+def test_images_that_are_added_count_alone_where_the_question_is_asked_again(
+    network, catalog, store, measured
+):
+    samples = sorted(catalog.samples, key=lambda sample: sample.digest)
+    extract_features(network, replace(catalog, samples=tuple(samples[3:])), store=store)
+    features = extract_features(network, catalog, store=store)
+    assert (features.precision, features.computed, features.reused) == ("bf16", 3, len(samples) - 3)
+    assert measured == [len(samples) - 3, len(samples)]
+
+
+def test_where_most_features_are_there_in_f32_they_are_used(network, catalog, store, reporter, measured):
+    most = replace(catalog, samples=catalog.samples[: len(catalog) // 2 + 1])
+    extract_features(network, most, store=store, precision="f32")
+    assert choose(network, catalog, store, reporter)[0].precision == "f32"
+    assert measured == []
+
+
 def test_other_targets_of_the_same_images_ask_again(network, catalog, store, reporter, measured):
     for task in ("multilabel", "regression"):
         choose(network, as_table(catalog, task), store, reporter)

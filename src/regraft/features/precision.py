@@ -65,10 +65,10 @@ def choose_precision(
     Where too few can be held out, it is refused where its features are further from f32's than `LIMIT` of the
     spread between images. The images are those of the smallest digests, as many as f32 takes `SECONDS` for.
     The answer is remembered for the first of them and their targets, so images that are added rarely change
-    it. The features in the chosen precision go to the store.
+    it. The features in the chosen precision go to the store; where most of f32 lie there already, that is it.
 
     Returns:
-        The network in the chosen precision, and how many images were computed in it on the way.
+        The network in the chosen precision, and for how many images the store had no such features before.
     """
     if wanted != "auto":
         return speed.at(wanted), 0
@@ -78,19 +78,28 @@ def choose_precision(
     question = f"precision: {speeds[1].engine_name} through {speed.network.fingerprint} for {what}"
     if (answer := store.recall(question)) is not None:
         return speeds[answer == "bf16"], 0
-    measured = _measure(speeds, catalog, list(samples))
+    measured, contents = None, catalog.contents
+    if 2 * len(store.entries(speeds[0].feature_key(View())).missing(contents)) > len(contents):
+        measured = _measure(speeds, catalog, list(samples))
     if measured is None:
         store.remember(question, "f32")
         return speeds[0], 0
-    digests, facts, features, (slow, fast) = measured
-    harmless, words = _judge(features, catalog, [samples[digest] for digest in digests])
-    chosen, other = speeds if not harmless else reversed(speeds)
-    other.release()
+    harmless, words = _judge(measured.features, catalog, [samples[digest] for digest in measured.digests])
+    speeds[not harmless].release()
+    chosen = speeds[harmless]
     store.remember(question, chosen.precision)
-    store.entries(chosen.feature_key(View())).put(digests, features[harmless])
-    store.entries(facts_key(chosen.network.size)).put(digests, as_tensors(facts))
-    reporter.info(f"Precision: {chosen.precision} is used. {words}; bf16 is {slow / fast:.1f} times as fast.")
-    return chosen, len(digests)
+    times = measured.seconds[0] / measured.seconds[1]
+    reporter.info(f"Precision: {chosen.precision} is used. {words}; bf16 is {times:.1f} times as fast.")
+    return chosen, _keep(measured, measured.features[harmless], chosen, store)
+
+
+def _keep(measured: _Measured, features: Outputs, speed: Speed, store: Store) -> int:
+    """Store features, and what decoding told; count the images that had none before."""
+    entries, digests = store.entries(speed.feature_key(View())), measured.digests
+    missing = len(entries.missing(digests))
+    entries.put(digests, features)
+    store.entries(facts_key(speed.network.size)).put(digests, as_tensors(measured.facts))
+    return missing
 
 
 def _smallest(catalog: Catalog) -> dict[str, Sample]:
