@@ -22,7 +22,9 @@ __all__ = ["Pace", "TrainingPace"]
 
 IMAGES = 8  # black ones in a forward pass
 ROUNDS = 5  # of which the fastest counts: it is remembered, so what else ran just then must not
-COMPILING = 9  # times what tracing a forward pass takes: forward and backward, and the engine's conversion
+COMPILING = (
+    18  # times what tracing a forward pass takes: forward, backward and update, and the engine's graph
+)
 
 
 @dataclass(frozen=True)
