@@ -7,7 +7,6 @@ cut does not depend on them.
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -22,8 +21,10 @@ from regraft.features.store import Store
 __all__ = ["Pace", "TrainingPace"]
 
 IMAGES = 8  # black ones in a forward pass
-ROUNDS = 5  # of which the median counts: what else runs on the machine, trainings will share it with
-COMPILING = 9  # times what tracing a forward pass takes: forward and backward, and the engine's conversion
+ROUNDS = 5  # of which the fastest counts: it is remembered, so what else ran just then must not
+COMPILING = (
+    18  # times what tracing a forward pass takes: forward, backward and update, and the engine's graph
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class TrainingPace:
             begun = time.monotonic()
             self._model.predict_on_batch(black)
             seconds.append(time.monotonic() - begun)
-        usual = statistics.median(seconds[1:])
+        usual = min(seconds[1:])
         forward, traced = usual / IMAGES / (FORWARD * self._work), max(0.0, seconds[0] - usual)
         self._remember("forward", forward)
         self._remember("tracing", traced)
