@@ -176,15 +176,34 @@ def test_without_openvino_the_default_backend_runs_all_of_it(photos: Path, tmp_p
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["graph_of"] is None
 
 
-def test_a_layer_that_openvino_lacks_sends_the_command_to_tensorflow_once(
-    photos: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def edges(photos: Path) -> Path:
+    """A network with an operation that Keras' OpenVINO backend lacks."""
+    file, image = photos.parent / "edges.keras", keras.Input((32, 32, 3))
+    flat = keras.layers.Reshape((32, 32, 6))(keras.ops.image.sobel_edges(image))
+    keras.Model(image, keras.layers.Conv2D(4, 3)(flat)).save(file)
+    return file
+
+
+def test_what_openvino_lacks_is_one_message_where_the_user_chose_it(
+    photos: Path, edges: Path, tmp_path: Path
 ) -> None:
-    image = keras.Input((32, 32, 3))
-    edges = keras.ops.image.sobel_edges(image)  # as an operation of the graph
-    flat = keras.layers.Reshape((32, 32, 6))(edges)
-    keras.Model(image, keras.layers.Conv2D(4, 3)(flat)).save(tmp_path / "edges.keras")
+    options = ["--backbone", edges, "--unfreeze", "none", "--store", tmp_path / "store"]
+    done = subprocess.run(
+        [sys.executable, "-m", "regraft", "train", photos, "-o", tmp_path / "run", *options],
+        capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": "openvino"},
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "Choose another backend: KERAS_BACKEND=tensorflow" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_openvino_lacks_sends_the_command_to_tensorflow_once(
+    photos: Path, edges: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    options = ["--backbone", tmp_path / "edges.keras", "--unfreeze", "none", "--store", tmp_path / "store"]
+    options = ["--backbone", edges, "--unfreeze", "none", "--store", tmp_path / "store"]
     done = subprocess.run(
         [sys.executable, "-m", "regraft", "train", photos, "-o", out, *options],
         capture_output=True, text=True, check=False,

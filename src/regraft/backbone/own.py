@@ -15,7 +15,8 @@ from regraft.backbone.pixels import apply_contract, contract_of
 from regraft.backbone.savedlayer import SavedModelLayer
 from regraft.backbone.trust import expect_trust
 from regraft.backbone.zoo import Entry
-from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief
+from regraft.backend import backend_name
+from regraft.errors import BackendLimit, EnvironmentFault, ModelRefused, UsageError, brief
 from regraft.gate.model import check_model_file
 
 __all__ = [
@@ -44,7 +45,7 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
     Raises:
         ModelRefused: the file is damaged, or holds code, a layer that nobody vouches for or a SavedModel that
             nobody trusts.
-        EnvironmentFault: it needs KerasHub or TensorFlow, which is not there.
+        EnvironmentFault: it needs KerasHub or TensorFlow, which is not there, or another backend.
     """
     contents = check_model_file(path, _registered())
     layers = contents.configuration.layers
@@ -58,6 +59,10 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except (EnvironmentFault, ModelRefused):
         raise
+    except NotImplementedError as fault:
+        raise BackendLimit(
+            f"Keras' {backend_name()} backend cannot build {path} ({brief(fault)})."
+        ) from fault
     except Exception as fault:  # Keras names no type: whatever does not fit together raises something else
         raise ModelRefused(f"{path} cannot be read as a Keras model. Keras says: {brief(fault)}") from fault
     _settle_flags(model)
