@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli.options import Json
+import regraft.cli.options as opt
 
 __all__ = ["backbones", "demo"]
 
@@ -17,7 +17,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def backbones(as_json: Json = False) -> None:
+def backbones(as_json: opt.Json = False) -> None:
     """List the backbones of keras.applications: size, parameters, accuracy, and what is on disk."""
     from regraft.backbone.zoo import ZOO, weights_on_disk
 
