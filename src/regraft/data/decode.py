@@ -30,9 +30,17 @@ from PIL import (  # each plugin is imported by name: only these formats ever se
     WebPImagePlugin,  # noqa: F401
 )
 
-from regraft.data import gif, heif, jpeg, tiff
+from regraft.data import jpeg
 from regraft.data.colour import BadProfile, to_rgb, to_srgb
-from regraft.data.header import check_size, stated_size
+from regraft.data.header import (
+    MAX_TILES,
+    SIGNATURE,
+    check_gif,
+    check_size,
+    check_tiff,
+    drop_bad_chunks,
+    stated_size,
+)
 from regraft.data.jpeg import (
     ends_in_grey,
     ends_in_hole,
@@ -42,8 +50,7 @@ from regraft.data.jpeg import (
     last_scan_is_whole,
     without_end_marker,
 )
-from regraft.data.png import SIGNATURE, checked
-from regraft.data.refusal import Refusal, is_heif, sniff
+from regraft.data.refusal import Refusal, is_heif, register_heif, sniff
 from regraft.data.resize import average, resize
 
 if TYPE_CHECKING:
@@ -197,14 +204,14 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(b"\xff\xd8"):
         jpeg.check_work(data)
     elif data.startswith(SIGNATURE):
-        data = checked(data)
+        data = drop_bad_chunks(data)
     elif is_heif(data):
-        heif.register()
+        register_heif()
         formats = ["HEIF"]
     elif data.startswith(b"GIF8"):
-        gif.check_work(data)
+        check_gif(data)
     elif data.startswith(_TIFF):
-        tiff.check_work(data)
+        check_tiff(data)
     if (stated := stated_size(data)) is not None and 0 not in stated:
         check_size(*stated)
     try:
@@ -235,8 +242,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     """Two kinds of TIFF that Pillow opens as something they are not, and one that it opens for minutes."""
     if not isinstance(image.info.get("xmp", b""), bytes):
         del image.info["xmp"]  # Pillow looks for text in it
-    if len(image.tile) > tiff.MAX_TILES:
-        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {tiff.MAX_TILES:,}")
+    if len(image.tile) > MAX_TILES:
+        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {MAX_TILES:,}")
     if image.tag_v2.get(_SUBFILE_TYPE) == 1:
         raise Refusal("unsupported_format", "a raw photograph: its first picture is only a preview")
     if 12 in image.tag_v2.get(_BITS_PER_SAMPLE, ()):

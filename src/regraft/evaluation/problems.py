@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of, leaked
-from regraft.data.notes import NOTES
+from regraft.data.refusal import NOTES
 from regraft.evaluation.shortcuts import find_shortcuts
 from regraft.training.suspects import Suspect
 
