@@ -12,12 +12,14 @@ operations for a whole batch, computes all eleven, and rotates by up to 180 degr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from regraft.data.batches import Batch
 from regraft.data.resize import resize
 from regraft.errors import UsageError, nearest
 from regraft.recipe import AUGMENTATIONS
@@ -25,7 +27,7 @@ from regraft.recipe import AUGMENTATIONS
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["CHANGING", "Batch", "augment_batch", "augment_pixels", "in_order", "resolve_augment"]
+__all__ = ["CHANGING", "View", "augment_batch", "augment_pixels", "in_order", "resolve_augment"]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[Any]
@@ -54,15 +56,6 @@ MIXING: dict[str, Operation] = {
     "cutmix": ("CutMix", {"factor": (1.0, 1.0)}),
 }
 WITHOUT_SEED = ("AutoContrast", "Equalization")  # they draw nothing
-
-
-class Batch(NamedTuple):
-    """`inputs`: an array for each input of the network, (b, ...). `targets`: encoded, float32 (b, units).
-    `weights`: float32 (b, units) or (b, 1)."""
-
-    inputs: tuple[NDArray[Any], ...]
-    targets: Floats
-    weights: Floats
 
 
 def resolve_augment(names: Iterable[str], task: str) -> tuple[str, ...]:
@@ -240,3 +233,54 @@ def _mixed(batch: Batch, mixing: list[str], rng: np.random.Generator) -> Batch:
     labels = np.concatenate([batch.targets, batch.weights], axis=1)
     mixed = _called(layer, {"images": batch.inputs[0], "labels": labels})
     return Batch((mixed["images"],), mixed["labels"][:, :units], mixed["labels"][:, units:])
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented version of every image, the same whenever it is computed; view 0 is the image itself.
+
+    Attributes:
+        number: which of the versions, from 0.
+        names: any of `recipe.AUGMENTATIONS` but mixup and cutmix: a view has the image's own target.
+        seed: of all views.
+
+    Raises:
+        UsageError: an unknown name, or one that mixes images; no name at all for a view after 0.
+
+    Example:
+        >>> View().key
+        'view 0'
+        >>> View(1, ("flip", "cutmix"))
+        Traceback (most recent call last):
+        regraft.errors.UsageError: augment: expected any of flip, crop, ...
+    """
+
+    number: int = 0
+    names: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", in_order(self.names, CHANGING))
+        if self.number > 0 and not self.names:
+            raise UsageError(
+                f"views: expected augmentations to make them with. Received: none for view {self.number}. "
+                "Name some, such as flip and crop, or ask for 1 view."
+            )
+
+    @property
+    def key(self) -> str:
+        """The part of a store's key that says which view: what its pixels depend on besides the image."""
+        if self.number == 0:
+            return "view 0"
+        import keras
+
+        with_what = f"augment 1, Keras {keras.__version__} on {keras.backend.backend()}"
+        return f"view {self.number} of {', '.join(self.names)}, seed {self.seed}, {with_what}"
+
+    def of(self, pixels: NDArray[np.uint8], digest: str) -> NDArray[np.uint8]:
+        """This view of the image with this digest: uint8 (size, size, 3) -> uint8 (size, size, 3)."""
+        if self.number == 0:
+            return pixels
+        key = [self.seed, self.number, int.from_bytes(digest.encode(), "big")]
+        found: NDArray[np.uint8] = np.rint(augment_pixels(pixels[None], self.names, key)[0]).astype(np.uint8)
+        return found

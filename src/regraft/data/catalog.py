@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from regraft.console import TERMINAL, Reporter
 from regraft.data.folder import LAYOUT, list_folder, list_images
 from regraft.data.refusal import Refusal
-from regraft.data.retarget import retargeted
 from regraft.data.rows import Columns, list_rows
 from regraft.data.sample import Photo, Refused, Sample, Target
 from regraft.data.spool import Spool
 from regraft.data.streams import list_stream, open_arrays, open_source
+from regraft.data.targets import retarget
 from regraft.errors import DataError
 from regraft.features.store import Store
 
@@ -216,7 +216,7 @@ class Catalog:
             (1,)
         """
         values = [sample.target for sample in self.samples]
-        found = retargeted(values, self.outputs, self.task, task)
+        found = retarget(values, self.outputs, self.task, task)
         samples = (
             replace(s, target=v) for s, v in zip(self.samples, found.values, strict=True) if v is not None
         )

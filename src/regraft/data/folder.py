@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from regraft.console import Reporter
-from regraft.data.copies import contradictions, same_files
 from regraft.data.decode import EXTENSIONS
 from regraft.data.refusal import CONTRADICTED, Refusal
-from regraft.data.sample import Listing, Refused, Sample, look_at_all
+from regraft.data.sample import Listing, Refused, Sample, contradictions, look_at_all, same_files
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
 __all__ = [

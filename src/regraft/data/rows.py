@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from regraft.console import Reporter
-from regraft.data.cells import as_cell
-from regraft.data.copies import contradictions, same_files
 from regraft.data.folder import PART_NAMES
 from regraft.data.refusal import CONTRADICTED, Refusal
-from regraft.data.sample import Listing, Photo, Refused, Sample, Target, expect_most, look_at_all
-from regraft.data.table import Table, read_table
+from regraft.data.sample import (
+    Listing,
+    Photo,
+    Refused,
+    Sample,
+    Target,
+    contradictions,
+    expect_most,
+    look_at_all,
+    same_files,
+)
+from regraft.data.table import Table, as_cell, read_table
 from regraft.data.targets import Targets, read_targets
 from regraft.errors import DataError, UsageError
 

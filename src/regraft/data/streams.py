@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from regraft.console import Reporter
-from regraft.data.cells import as_cell
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Listing, Photo, Refused, Sample, expect_most
 from regraft.data.spool import Spool
+from regraft.data.table import as_cell
 from regraft.data.targets import TARGET, Targets, read_targets
 from regraft.errors import DataError, UsageError, nearest
 
