@@ -24,12 +24,7 @@ def backbones(as_json: opt.Json = False) -> None:
     rows = [
         {
             "name": entry.name,
-            "image_size": entry.image_size,
-            "min_size": entry.min_size,
-            "parameters_m": entry.parameters_m,
-            "size_mb": entry.size_mb,
-            "top1": entry.top1,
-            "top5": entry.top5,
+            **{column: getattr(entry, column) for column, _ in _COLUMNS},
             "on_disk": str(weights_on_disk(entry) or ""),
         }
         for entry in ZOO.values()

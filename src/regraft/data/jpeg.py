@@ -31,9 +31,7 @@ __all__ = [
     "without_end_marker",
 ]
 
-MAX_PASSED = (
-    2_000_000_000  # pixels over all scans, for each passes over the whole picture however few its bytes
-)
+MAX_PASSED = 2_000_000_000  # pixels over all scans: each passes over the whole picture, however few its bytes
 MAX_EXIF = 2 * 2**20  # bytes, of which Pillow makes numbers; a camera fills a segment of 65,533
 MAX_PIECES = 10_000  # segments before the first scan; a large colour profile has 200
 _PADDING = b"\xff" * 65536  # allowed before a marker, in any number

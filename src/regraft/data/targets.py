@@ -28,20 +28,8 @@ __all__ = ["FEW", "TARGET", "Targets", "positive_last", "read_targets", "retarge
 FEW = 20  # so many different whole numbers may be classes; more only where they count 0, 1, 2, ...
 MOST_CLASSES = 1000  # whole numbers that count from 0 are classes up to here
 TARGET = "target"  # the column of a source that has no columns
-_NEGATIVE = {
-    "0",
-    "-1",
-    "no",
-    "false",
-    "negative",
-    "neg",
-    "normal",
-    "healthy",
-    "benign",
-    "absent",
-    "none",
-    "ok",
-}
+_NO = "0 -1 no false negative neg normal healthy benign absent none ok"
+_NEGATIVE = frozenset(_NO.split())
 
 
 @dataclass
@@ -137,23 +125,27 @@ def _few(numbers: Mapping[str, float], counts: Counter[str]) -> bool:
 def _classes(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[str]) -> Targets:
     found = {cell for cell in cells if cell is not None}
     outputs = tuple(names) or _in_order(found)
-    known: dict[str, int] = {str(place): place for place in range(len(names))}
-    known |= {name: place for place, name in enumerate(outputs)}
     n = len(outputs)
     _expect(task != "binary" or n == 2, task, [column], f"it needs 2 classes, and there are {n}")
     _expect(bool(names) or not _measured(cells), task, [column], "its cells are measurements, not classes")
     task = task if task != "auto" else "binary" if n == 2 else "multiclass"
     if task == "binary" and not names:
         outputs = positive_last(outputs)
-        known = {name: place for place, name in enumerate(outputs)}
+    numbers = _numbers_of(outputs, names)
     result = Targets(task, outputs, [])
     result.why = f"{_column(column)} holds {n} {_kind(found, names)}{_said_positive(result)}"
     for number, cell in enumerate(cells):
-        label = known.get(cell) if cell is not None else None
+        label = numbers.get(cell or "")
         if label is None:
             result.refused[number] = _no_label(cell, column, n)
         result.values.append((label,) if task == "multilabel" and label is not None else label)
     return result
+
+
+def _numbers_of(outputs: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """The number of each output, by its name; by the number too, where `names` say what numbers stand for."""
+    by_number = {str(number): number for number in range(len(names))}
+    return by_number | {name: number for number, name in enumerate(outputs)}
 
 
 def _kind(found: set[str], names: Sequence[str]) -> str:
@@ -182,14 +174,13 @@ def _label_lists(lists: Sequence[Sequence[str]], column: str, names: Sequence[st
     outputs = tuple(names) or _in_order({label for labels in lists for label in labels})
     if not outputs:
         raise DataError(f"{_column(column)} holds no label in any row.")
-    known: dict[str, int] = {str(place): place for place in range(len(names))}
-    known |= {name: place for place, name in enumerate(outputs)}
+    numbers = _numbers_of(outputs, names)
     result = Targets("multilabel", outputs, [], why=f"{_column(column)} holds {len(outputs)} labels")
     for number, labels in enumerate(lists):
-        strange = [label for label in labels if label not in known]
+        strange = [label for label in labels if label not in numbers]
         if strange:
             result.refused[number] = _no_label(strange[0], column, len(outputs))
-        result.values.append(None if strange else tuple(sorted({known[label] for label in labels})))
+        result.values.append(None if strange else tuple(sorted({numbers[label] for label in labels})))
     return result
 
 
@@ -327,13 +318,13 @@ def retarget(values: Sequence[Target], outputs: Sequence[str], now: str, task: s
         outputs,
         f"its targets are those of {now}",
     )
+    classes = [value for value in values if isinstance(value, int)]
     if task == "regression":
         texts = [name for name in outputs if not is_number(name)]
         _expect(
             not texts, task, outputs, f"it needs numbers, and there are classes such as {(*texts, '')[0]!r}"
         )
-        numbers: list[Target | None] = [(float(outputs[value]),) for value in _classes_of(values)]
-        return Targets(task, (TARGET,), numbers)
+        return Targets(task, (TARGET,), [(float(outputs[label]),) for label in classes])
     if task == "multilabel":
         return Targets(task, tuple(outputs), [_labels_of(value) for value in values])
     if now == "multilabel":
@@ -343,10 +334,6 @@ def retarget(values: Sequence[Target], outputs: Sequence[str], now: str, task: s
     if task == "binary":
         found.outputs = positive_last(outputs)
         new = [found.outputs.index(name) for name in outputs]
-        found.values = [new[value] for value in _classes_of(values)]
+        found.values = [new[label] for label in classes]
         found.why = f"2 classes{_said_positive(found)}"
     return found
-
-
-def _classes_of(values: Sequence[Target]) -> list[int]:
-    return [value for value in values if isinstance(value, int)]

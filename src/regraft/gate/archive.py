@@ -42,10 +42,7 @@ _BAD = set("\\:\0")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # longer than a drive's letter
 _MAGIC = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file; open it with Keras and save it again as .keras"),
-    (b"\x80\x02", "a pickle, which is a program"),
-    (b"\x80\x03", "a pickle, which is a program"),
-    (b"\x80\x04", "a pickle, which is a program"),
-    (b"\x80\x05", "a pickle, which is a program"),
+    *((bytes([0x80, protocol]), "a pickle, which is a program") for protocol in range(2, 6)),
     (b"\x1f\x8b", "a gzip archive"),
     (b"BZh", "a bzip2 archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
