@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,21 +167,11 @@ def _cropped(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.asarray(resize(Image.fromarray(image), size, box=(left, top, left + width, top + height)))
 
 
-def _rotation(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """By up to 15 degrees; what comes in at the corners is the image mirrored."""
-    return _through(_layer(("RandomRotation", {"factor": 15 / 360}), rng), pixels)
-
-
-def _zoom(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """In or out by up to a fifth; what comes in at the edges is the image mirrored."""
-    return _through(_layer(("RandomZoom", {"height_factor": (-0.2, 0.2)}), rng), pixels)
-
-
 def _colour(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Brightness and contrast by up to a fifth, saturation by up to a half; hue, often the class, stays."""
     factors = {"brightness_factor": 0.2, "contrast_factor": (0.2, 0.2), "saturation_factor": (0.4, 0.6)}
-    layer = _layer(("RandomColorJitter", {"value_range": (0, 1), **factors}), rng)
-    return _through(layer, pixels.astype(np.float32) / 255) * 255
+    operation = ("RandomColorJitter", {"value_range": (0, 1), **factors})
+    return _apply(operation, pixels.astype(np.float32) / 255, rng) * 255
 
 
 def _randaugment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -188,15 +179,21 @@ def _randaugment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     parts = [pixels[at : at + SHARING] for at in range(0, len(pixels), SHARING)]
     for _ in range(2):
         drawn = [OPERATIONS[number] for number in rng.integers(len(OPERATIONS), size=len(parts))]
-        parts = [_through(_layer(operation, rng), part) for operation, part in zip(drawn, parts, strict=True)]
+        parts = [_apply(operation, part, rng) for operation, part in zip(drawn, parts, strict=True)]
     return np.concatenate(parts)
+
+
+def _apply(operation: Operation, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    changed: Pixels = _called(_layer(operation, rng), pixels.astype(np.float32))
+    return changed
 
 
 CHANGING: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "flip": _flip,
     "crop": _crop,
-    "rotation": _rotation,
-    "zoom": _zoom,
+    # By up to 15 degrees, by up to a fifth in or out; what comes in at the edges is the image mirrored.
+    "rotation": partial(_apply, ("RandomRotation", {"factor": 15 / 360})),
+    "zoom": partial(_apply, ("RandomZoom", {"height_factor": (-0.2, 0.2)})),
     "colour": _colour,
     "randaugment": _randaugment,
 }
@@ -209,11 +206,6 @@ def _layer(operation: Operation, rng: np.random.Generator) -> keras.Layer:
     seed = {} if name in WITHOUT_SEED else {"seed": int(rng.integers(2**31))}
     with keras.device("cpu"):
         return getattr(keras.layers, name)(**arguments, **seed, dtype="float32")
-
-
-def _through(layer: keras.Layer, images: Pixels) -> Pixels:
-    found: Pixels = _called(layer, images.astype(np.float32))
-    return found
 
 
 def _called(layer: keras.Layer, inputs: Any) -> Any:

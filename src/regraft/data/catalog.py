@@ -347,10 +347,6 @@ def _varying(catalog: Catalog) -> Catalog:
     return catalog
 
 
-def _kind(catalog: Catalog) -> str:
-    return "label" if catalog.task == "multilabel" else "class"
-
-
 def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
@@ -359,7 +355,8 @@ def _without_empty(catalog: Catalog, names: list[str]) -> Catalog:
     new = {catalog.outputs.index(name): label for label, name in enumerate(names)}
     samples = tuple(replace(sample, target=_renumbered(sample.target, new)) for sample in catalog.samples)
     lost = sorted(set(catalog.outputs) - set(names))
-    notes = tuple(f"The {_kind(catalog)} {name} has no usable image and was left out." for name in lost)
+    kind = "label" if catalog.task == "multilabel" else "class"
+    notes = tuple(f"The {kind} {name} has no usable image and was left out." for name in lost)
     return replace(catalog, outputs=tuple(names), samples=samples, notes=(*catalog.notes, *notes))
 
 

@@ -40,17 +40,7 @@ if TYPE_CHECKING:
 
 from regraft.errors import brief
 
-__all__ = [
-    "EXTENSIONS",
-    "THUMBNAIL",
-    "Decoded",
-    "Facts",
-    "Refusal",
-    "as_rgb",
-    "decode",
-    "digest",
-    "sniff",
-]
+__all__ = ["EXTENSIONS", "THUMBNAIL", "Decoded", "Facts", "as_rgb", "decode", "digest"]
 
 TINY = 32  # pixels: below this on the shorter side an image is noted as tiny
 EXTREME = 10  # times longer than wide
@@ -277,21 +267,8 @@ def _load(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -
             return whole
         raise
     if is_jpeg:
-        _check_jpeg(image, data, size, notes)
+        notes += jpeg.note_missing(image, data, size)
     return image
-
-
-def _check_jpeg(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> None:
-    """What libjpeg shows without a word: grey for scan lines that are missing, blur for scans."""
-    unfilled = jpeg.ends_in_hole(data)
-    if (unfilled or jpeg.ends_in_grey(image)) and not jpeg.is_complete(data):
-        raise Refusal("truncated", "scan lines are missing")
-    if unfilled:
-        notes.append("jpeg_missing_eoi")
-    if "progressive" in image.info and not (
-        jpeg.is_refined(data) and jpeg.last_scan_is_whole(image, data, size)
-    ):
-        notes.append("jpeg_missing_scans")
 
 
 def _finished(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:

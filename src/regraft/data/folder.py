@@ -75,7 +75,8 @@ def _class_folders(root: Path, walk: _Walk) -> list[_ClassFolder]:
     """
     try:
         if not root.is_dir():
-            raise UsageError(f"Expected a folder of images. Received: {root} ({_what_is(root)}).")
+            what = "a file" if root.is_file() else "there is nothing by that name"
+            raise UsageError(f"Expected a folder of images. Received: {root} ({what}).")
         parts = _parts(root)
         found = [
             _ClassFolder(part, each.name, tuple(_files_below(each, walk)))
@@ -84,8 +85,6 @@ def _class_folders(root: Path, walk: _Walk) -> list[_ClassFolder]:
         ]
         stray = sum(_stray_images(folder) for folder in {root, *(folder for _, folder in parts)})
     except OSError as error:
-        if isinstance(error, EnvironmentFault):
-            raise
         raise EnvironmentFault(f"The folder {root} cannot be read: {error.strerror or error}.") from error
     outside = f"{stray} image{'s lie' if stray != 1 else ' lies'} outside any class folder"
     if not found:
@@ -169,10 +168,6 @@ def _files_below(folder: Path, walk: _Walk) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not walk.skips(name))
         walk.notes += [_not_followed(name) for name in folders if _safely(Path(here, name).is_symlink)]
         yield from (Path(here, name) for name in sorted(files) if not walk.skips(name))
-
-
-def _what_is(path: Path) -> str:
-    return "a file" if path.is_file() else "there is nothing by that name"
 
 
 def _is_junk(name: str) -> bool:

@@ -13,22 +13,12 @@ from numpy.typing import NDArray
 from regraft.console import Reporter
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import THUMBNAIL, Facts
-from regraft.data.likeness import find_alike
+from regraft.data.likeness import Alike, find_alike
 
-__all__ = ["Copies", "Near", "groups_of", "leaked", "leaks_of", "tie"]
+__all__ = ["Copies", "groups_of", "leaked", "leaks_of", "tie"]
 
 CHAIN = 32  # pictures: a longer chain of near ones is a film or a texture, not copies
 BEFORE = {"validation": ("train",), "test": ("train", "validation")}  # parts that a part must not repeat
-
-
-@dataclass(frozen=True, slots=True)
-class Near:
-    """Two contents, by digest, that are one picture; `left_over` and `how` as in `likeness.Alike`."""
-
-    first: str
-    second: str
-    left_over: float
-    how: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Copies:
         chained: digests of those that are near each other in chains too long to be copies; in no pair.
     """
 
-    near: tuple[Near, ...]
+    near: tuple[Alike[str], ...]
     chained: tuple[str, ...] = ()
 
     @classmethod
@@ -62,7 +52,7 @@ class Copies:
         component = _chain(len(digests), np.array([[pair.first, pair.second] for pair in pairs], np.intp))
         long = np.bincount(component, minlength=1)[component] > CHAIN
         near = (
-            Near(digests[pair.first], digests[pair.second], pair.left_over, pair.how)
+            Alike(digests[pair.first], digests[pair.second], pair.left_over, pair.how)
             for pair in pairs
             if not long[pair.first]
         )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,22 +44,23 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 Floats = NDArray[np.float32]
 Thumbnails = NDArray[np.uint8]
+Name = TypeVar("Name", int, str)
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
-    """Two images, by row, `first` before `second`, that are one picture.
+class Alike(Generic[Name]):
+    """Two images, by row or by digest, `first` before `second`, that are one picture.
 
     `left_over`: what tells them apart, 0 for nothing. `how`: "", "mirrored" or "turned".
     """
 
-    first: int
-    second: int
+    first: Name
+    second: Name
     left_over: float
     how: str
 
 
-def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike]:
+def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike[int]]:
     """The pairs of images that are one picture, in the order of their rows.
 
     Time grows little faster than the number of images, memory with it.
@@ -178,7 +179,7 @@ def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
     return _Candidates(np.concatenate(found), np.minimum(near[:, -1] / NEAR, 1))
 
 
-def _prove(thumbnails: Thumbnails, pairs: NDArray[np.intp], most: Floats) -> list[Alike]:
+def _prove(thumbnails: Thumbnails, pairs: NDArray[np.intp], most: Floats) -> list[Alike[int]]:
     """Those of some candidates that are one picture: a fit leaves over no more than `most`, (pairs,)."""
     one, two = _floats(thumbnails[pairs[:, 0]]), _floats(thumbnails[pairs[:, 1]])
     least = np.minimum(_contrast(one), _contrast(two)) + NOISE

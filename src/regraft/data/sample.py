@@ -113,14 +113,10 @@ def look_at_all(files: Sequence[Path], *, reporter: Reporter) -> list[str | Refu
     shown = reporter if len(files) >= MANY else SilentReporter()
     verdicts: list[str | Refusal] = []
     with shown.track("Listing", len(files), unit="files") as advance, ThreadPoolExecutor(8) as pool:
-        for part in pool.map(_look_at, some):
+        for part in pool.map(lambda files: [look(file) for file in files], some):
             verdicts += part
             advance(len(part))
     return verdicts
-
-
-def _look_at(files: Sequence[Path]) -> list[str | Refusal]:
-    return [look(file) for file in files]
 
 
 def expect_most(refused: Sequence[Refused], total: int, where: str) -> None:

@@ -173,17 +173,14 @@ def _check(found: Sequence[str], wanted: Iterable[str], name: str) -> None:
         if times[column] > 1:
             raise DataError(f"{name} has {times[column]} columns called {column}. Rename all but one.")
         if not times[column]:
-            hint = nearest(column, found) or (_read_as_one(found[0]) if len(found) == 1 else "")
+            hint = nearest(column, found)
+            if len(found) == 1 and not hint:
+                kinds = " or ".join(DELIMITERS.values())
+                hint = f" The header reads as a single column: expected {kinds} between columns."
             raise UsageError(
                 f"{name} has no column {column}. It has: {', '.join(found[:30])}"
                 f"{', ...' if len(found) > 30 else ''}.{hint}"
             )
-
-
-def _read_as_one(header: str) -> str:
-    return (
-        f" The header reads as a single column: expected {' or '.join(DELIMITERS.values())} between columns."
-    )
 
 
 def as_cell(value: Any) -> Cell:
@@ -225,8 +222,5 @@ def safe_cell(text: str) -> str:
     >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("cat")
     ("'=1+1", '-0.5', 'cat')
     """
-    return (
-        f"'{text}"
-        if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not is_number(text)
-        else text
-    )
+    begins_formula = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{text}" if begins_formula and not is_number(text) else text

@@ -127,8 +127,6 @@ def read_archive(path: Path) -> Archive:
     except (zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, EOFError) as fault:
         raise refused(path, f"it is damaged or no archive that Keras wrote ({fault}).") from fault
     except OSError as fault:
-        if isinstance(fault, EnvironmentFault):
-            raise
         raise EnvironmentFault(f"{path} cannot be read: {fault.strerror or fault}.") from fault
 
 
