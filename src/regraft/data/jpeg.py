@@ -96,7 +96,7 @@ def note_missing(image: Image.Image, data: bytes, size: int | None) -> list[str]
         Refusal: `truncated`.
     """
     unfilled = _ends_in_hole(data)
-    if (unfilled or _ends_in_grey(image)) and not _is_complete(data):
+    if (unfilled or _ends_in_grey(image)) and without_end_marker(data[: _end(data)]) is None:
         raise Refusal("truncated", "scan lines are missing")
     notes = ["jpeg_missing_eoi"] if unfilled else []
     if "progressive" in image.info and not (_is_refined(data) and _last_scan_is_whole(image, data, size)):
@@ -135,11 +135,6 @@ def without_end_marker(data: bytes) -> Image.Image | None:
     except Exception:  # a broken file, whatever the decoder says of it
         return None
     return plain if whole else None
-
-
-def _is_complete(data: bytes) -> bool:
-    """Whether all scan lines stand before the end marker."""
-    return without_end_marker(data[: _end(data)]) is not None
 
 
 def _is_refined(data: bytes) -> bool:

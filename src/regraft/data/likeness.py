@@ -83,8 +83,7 @@ def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike[int]
         return []
     waves = _waves(thumbnails[rows])
     with reporter.track("Comparing", len(rows)) as advance:
-        halves = _halves(advance)
-        one, two = (_near(points, halves) for points in (waves, _in_position(waves)))
+        one, two = _near(waves, advance, 0), _near(_in_position(waves), advance, len(rows))
     pairs = np.unique(np.concatenate([one.pairs, two.pairs]), axis=0)
     most = LEFT_OVER * np.minimum(one.room, two.room)[pairs].min(1, initial=1)
     step = ROWS // 4
@@ -93,19 +92,6 @@ def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike[int]
         for at in range(0, len(pairs), step)
     )
     return [pair for some in proved for pair in some]
-
-
-def _halves(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Progress over images that are all looked at twice."""
-    seen = 0
-
-    def step(count: int) -> None:
-        nonlocal seen
-        seen += count
-        advance(seen // 2)
-        seen %= 2
-
-    return step
 
 
 def is_plain(thumbnails: Thumbnails) -> NDArray[np.bool_]:
@@ -156,7 +142,8 @@ class _Candidates(NamedTuple):
     room: Floats
 
 
-def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
+def _near(waves: Floats, advance: Callable[[int], None], done: int) -> _Candidates:
+    """The candidates among points; each is looked at twice, and `done` looks were taken before."""
     from scipy.spatial import cKDTree
 
     points = waves.reshape(len(waves), -1)[:, 1:]
@@ -168,7 +155,8 @@ def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
         some = points[at : at + ROWS]
         asked = tree.query(some, k=CROWD + 1, distance_upper_bound=NEAR, workers=-1)
         near[at : at + ROWS], others[at : at + ROWS] = asked
-        advance(len(some))
+        begin = done + at
+        advance((begin + len(some)) // 2 - begin // 2)
     reach = np.where(np.isfinite(near[:, -1]), near[:, -1] / 3, NEAR)
     found = []
     for column in range(CROWD + 1):
