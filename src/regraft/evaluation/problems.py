@@ -13,7 +13,7 @@
 | `near_copies` | note | one picture in files of different bytes: saved again, resized, mirrored, turned |
 | `copies` | note | files of the same bytes |
 | `chained_pictures` | note | none: images look like their neighbours, as the frames of a film do |
-| any other key of `data.notes.NOTES` | note | an image of which the decoder noted that |
+| any other key of `data.refusal.NOTES` | note | an image of which the decoder noted that |
 
 Byte-identical files of different classes are in no problem: they are refused, as `conflicting_copies`.
 """
