@@ -38,8 +38,8 @@ from regraft.backbone.freeze import freeze, resolve_plan
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.console import TERMINAL
-from regraft.data.augment import Batch, augment_batch
-from regraft.data.batches import Batches
+from regraft.data.augment import augment_batch
+from regraft.data.batches import Batch, Batches
 from regraft.data.catalog import Catalog
 from regraft.features.extract import extract_features
 from regraft.features.store import Store, pixel_key

@@ -14,12 +14,12 @@ import pytest
 from regraft.data.augment import (
     CHANGING,
     MIXING,
-    Batch,
     augment_batch,
     augment_pixels,
     in_order,
     resolve_augment,
 )
+from regraft.data.batches import Batch
 from regraft.errors import UsageError
 from regraft.recipe import AUGMENTATIONS
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from regraft.data.cells import as_cell, safe_cell
+from regraft.data.table import as_cell, safe_cell
 
 
 @pytest.mark.parametrize(

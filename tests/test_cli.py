@@ -15,7 +15,9 @@ from PIL import Image
 
 from regraft import load
 from regraft.cli import app
+from regraft.cli.options import override
 from regraft.data.decode import decode
+from regraft.recipe import HeadSpec, Recipe
 
 COMMANDS = [
     "train", "search", "recommend", "check", "predict", "evaluate", "embed", "inspect", "backbones", "demo",
@@ -132,6 +134,18 @@ def test_impossible_plans(photos: Path, network_file: Path, tmp_path: Path) -> N
 )
 def test_bad_options(photos: Path, tmp_path: Path, options: list[str], word: str) -> None:
     expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, word)
+
+
+def test_options_override_the_recipe_they_start_from(tmp_path: Path) -> None:
+    start = Recipe(data="photos", seed=3, views=2, head=HeadSpec(pooling="max", dropout=0.5))
+    options = {
+        "data": tmp_path, "image": "file, mask", "target": None, "augment": "none", "budget": "10min",
+        "store_limit": "5GB", "seed": 0, "pooling": "both", "hidden": "64,32", "overwrite": True,
+    }  # fmt: skip
+    assert override(start, options) == Recipe(
+        data="photos", image=("file", "mask"), augment=(), budget=600, store_limit=5e9, seed=0, views=2,
+        head=HeadSpec(pooling="both", hidden=(64, 32), dropout=0.5),
+    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -14,9 +14,8 @@ from pictures import encoded, noise, pixels, png, refusal, scene, verdict
 from PIL import Image, ImageCms, ImageOps
 
 import regraft.data.colour
-import regraft.data.decode
+import regraft.data.header
 import regraft.data.refusal
-import regraft.data.tiff
 from regraft.data.decode import EXTENSIONS, Facts, decode, digest
 from regraft.data.refusal import sniff
 from regraft.data.resize import resize
@@ -265,7 +264,7 @@ def test_pages_that_lead_in_a_circle_end():
 
 
 def test_more_tiles_than_any_picture_has_are_refused(monkeypatch):
-    monkeypatch.setattr(regraft.data.tiff, "MAX_TILES", 399)
+    monkeypatch.setattr(regraft.data.header, "MAX_TILES", 399)
     tags = [(256, 20), (257, 20), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
     behind = 8 + 2 + 12 * (len(tags) + 2) + 4

@@ -11,11 +11,11 @@ from conftest import small_network, write_photos
 
 from regraft.data import child as child_module
 from regraft.data import workers
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog, Photo, Sample
 from regraft.data.child import Child
 from regraft.data.decode import decode
 from regraft.data.refusal import Refusal
-from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features import extract as extract_module
 from regraft.features import network as network_module

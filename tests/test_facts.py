@@ -8,7 +8,7 @@ import pytest
 from regraft.data import decode as decode_module
 from regraft.data.decode import Facts
 from regraft.data.decoder import DECODER
-from regraft.data.notes import NOTES
+from regraft.data.refusal import NOTES
 from regraft.features.facts import RECORD, as_tensors, facts_key, read_facts
 from regraft.features.store import FORM, Store
 

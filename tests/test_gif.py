@@ -8,7 +8,7 @@ import pytest
 from pictures import encoded, refusal, scene
 from PIL import Image
 
-from regraft.data import gif
+from regraft.data import header
 from regraft.data.decode import decode
 
 MANY = 400_000
@@ -41,7 +41,7 @@ def test_a_picture_in_one_byte_pieces_is_refused() -> None:
 def test_a_large_picture_in_full_pieces_and_what_is_behind_the_second_one_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gif, "MAX_PIECES", 10)
+    monkeypatch.setattr(header, "MAX_PIECES", 10)
     frames = [Image.fromarray(scene(300, 300)).rotate(turn) for turn in (0, 90, 180)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert len(data) > 256 * 128
@@ -51,5 +51,5 @@ def test_a_large_picture_in_full_pieces_and_what_is_behind_the_second_one_are_no
 
 @pytest.mark.parametrize("cut", [6, 10, 12, 20, PICTURE, PICTURE + 5])
 def test_a_short_file_is_left_to_the_decoder(cut: int) -> None:
-    gif.check_work(GIF[:cut])
+    header.check_gif(GIF[:cut])
     assert refusal(GIF[:cut]).code in ("truncated", "corrupt")

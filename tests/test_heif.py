@@ -10,9 +10,8 @@ from pictures import noise, refusal, scene
 from PIL import Image
 
 import regraft.data.refusal
-from regraft.data import heif
 from regraft.data.decode import decode
-from regraft.data.refusal import sniff
+from regraft.data.refusal import register_heif, sniff
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
@@ -36,9 +35,9 @@ def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
     registered = []
     plugin = SimpleNamespace(register_heif_opener=lambda: registered.append(1))
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
-    heif.register.cache_clear()
+    register_heif.cache_clear()
     decoded = decode(HEIC, None, name="IMG_0001.HEIC")
-    heif.register.cache_clear()
+    register_heif.cache_clear()
     assert (decoded.facts.format, decoded.facts.notes, registered) == ("HEIF", (), [1])
     np.testing.assert_array_equal(decoded.pixels, noise())
     assert sniff(HEIC) is None

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from regraft.cli import app
 from regraft.deploy.bundle import load
 from regraft.errors import ModelRefused, UsageError
-from regraft.gate.kinds import expect_here
+from regraft.gate.archive import expect_here
 
 
 def torch_file() -> bytes:

@@ -13,9 +13,9 @@ from regraft.backbone.freeze import resolve_plan
 from regraft.backbone.head import OUTPUT, graft
 from regraft.backbone.load import load_backbone
 from regraft.console import SilentReporter
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog
 from regraft.data.split import split
-from regraft.data.view import View
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
 from regraft.recipe import HeadSpec, Phase, Recipe

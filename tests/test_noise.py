@@ -10,9 +10,8 @@ import pytest
 from conftest import small_network, write_photos
 
 import regraft
-from regraft.data.augment import Batch
+from regraft.data.batches import Batch, add_noise
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.noise import noisy
 from regraft.errors import UsageError
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.training.material import Material, Tensors
@@ -42,7 +41,7 @@ def material(noise: float) -> Material:
 
 def test_each_channel_of_each_sample_has_a_factor_of_its_own_in_all_places() -> None:
     x = np.random.default_rng(0).uniform(1, 2, (4, 5, 6, 30)).astype(np.float32)
-    (changed,) = noisy(batch_of(x), 0.2, [0, 1, 2]).inputs
+    (changed,) = add_noise(batch_of(x), 0.2, [0, 1, 2]).inputs
     factors = changed / x
     np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1, :1], x.shape), rtol=1e-5)
     assert len(np.unique(factors[:, 0, 0].round(4))) > 100
@@ -52,23 +51,23 @@ def test_each_channel_of_each_sample_has_a_factor_of_its_own_in_all_places() -> 
 def test_the_deviation_is_the_one_asked_for_and_zeros_stay() -> None:
     x = np.ones((400, 100), np.float32)
     x[:, 0] = 0
-    (changed,) = noisy(batch_of(x), 0.3, [0, 1, 2]).inputs
+    (changed,) = add_noise(batch_of(x), 0.3, [0, 1, 2]).inputs
     np.testing.assert_allclose([changed[:, 1:].mean(), changed[:, 1:].std()], [1, 0.3], atol=0.01)
     assert not changed[:, 0].any()
 
 
 def test_the_same_key_draws_the_same_and_every_other_key_something_else() -> None:
     batch = batch_of(np.ones((3, 8), np.float32), np.ones((3, 8), np.float32))
-    one, same = (noisy(batch, 0.1, [0, 1, 2]).inputs for _ in range(2))
+    one, same = (add_noise(batch, 0.1, [0, 1, 2]).inputs for _ in range(2))
     np.testing.assert_array_equal(one[0], same[0])
     assert not np.allclose(one[0], one[1])
     for key in ([1, 1, 2], [0, 2, 2], [0, 1, 3]):
-        assert not np.allclose(noisy(batch, 0.1, key).inputs[0], one[0])
+        assert not np.allclose(add_noise(batch, 0.1, key).inputs[0], one[0])
 
 
 def test_targets_and_weights_are_left_alone() -> None:
     batch = batch_of(np.ones((3, 8), np.float32))
-    changed = noisy(batch, 0.1, [0, 1, 2])
+    changed = add_noise(batch, 0.1, [0, 1, 2])
     assert changed.targets is batch.targets
     assert changed.weights is batch.weights
 

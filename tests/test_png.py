@@ -9,7 +9,7 @@ import pytest
 from pictures import chunk, encoded, noise, pixels, refusal
 from PIL import Image
 
-from regraft.data import png as png_module
+from regraft.data.header import MAX_CHUNKS
 
 PICTURE = encoded(Image.fromarray(noise()))
 HEADER = 33  # bytes up to the end of IHDR
@@ -80,7 +80,7 @@ def test_metadata_that_unpack_to_more_than_a_picture_are_refused(data):
 
 
 def test_more_chunks_than_any_picture_has_are_refused():
-    empty = chunk(b"tEXt", b"") * (png_module.MAX_CHUNKS + 1)
+    empty = chunk(b"tEXt", b"") * (MAX_CHUNKS + 1)
     assert refusal(PICTURE[:HEADER] + empty + PICTURE[HEADER:]).code == "decode_timeout"
 
 

@@ -10,8 +10,8 @@ from conftest import COLOURS, small_network
 from sklearn.linear_model import Ridge
 
 from regraft.console import SilentReporter
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog
-from regraft.data.view import View
 from regraft.features import precision as room
 from regraft.features.extract import extract_features
 from regraft.features.facts import facts_key

@@ -13,7 +13,7 @@ from conftest import write_photos
 import regraft
 import regraft.data.refusal
 from regraft.data import child, header, sample
-from regraft.data.notes import NOTES
+from regraft.data.refusal import NOTES
 from regraft.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,8 +2,7 @@
 
 import pytest
 
-from regraft.data.retarget import retargeted
-from regraft.data.targets import positive_last, read_targets
+from regraft.data.targets import positive_last, read_targets, retarget
 from regraft.errors import DataError, UsageError
 
 
@@ -161,24 +160,24 @@ def test_names_say_what_whole_numbers_stand_for():
 
 
 def test_two_classes_become_binary_and_back():
-    found = retargeted([0, 1, 1], ("ill", "normal"), "multiclass", "auto")
+    found = retarget([0, 1, 1], ("ill", "normal"), "multiclass", "auto")
     assert (found.task, found.outputs, found.values) == ("binary", ("normal", "ill"), [1, 0, 0])
-    back = retargeted(found.values, found.outputs, "binary", "multiclass")
+    back = retarget(found.values, found.outputs, "binary", "multiclass")
     assert (back.task, back.outputs, back.values) == ("multiclass", ("normal", "ill"), [1, 0, 0])
-    assert retargeted([0, 1, 2], ("a", "b", "c"), "multiclass", "auto").task == "multiclass"
-    assert retargeted([0, 1], ("no", "yes"), "binary", "auto").values == [0, 1]
+    assert retarget([0, 1, 2], ("a", "b", "c"), "multiclass", "auto").task == "multiclass"
+    assert retarget([0, 1], ("no", "yes"), "binary", "auto").values == [0, 1]
 
 
 def test_classes_named_by_numbers_can_be_a_regression_and_others_cannot():
-    found = retargeted([1, 0], ("0.5", "2"), "multiclass", "regression")
+    found = retarget([1, 0], ("0.5", "2"), "multiclass", "regression")
     assert (found.task, found.outputs, found.values) == ("regression", ("target",), [(2.0,), (0.5,)])
     with pytest.raises(UsageError, match="classes such as 'cat'"):
-        retargeted([0], ("cat", "2"), "multiclass", "regression")
+        retarget([0], ("cat", "2"), "multiclass", "regression")
     with pytest.raises(UsageError, match="its targets are those of regression"):
-        retargeted([(0.5,)], ("target",), "regression", "multiclass")
+        retarget([(0.5,)], ("target",), "regression", "multiclass")
 
 
 def test_labels_are_classes_only_where_each_sample_has_one():
-    assert retargeted([(1,), (0,)], ("a", "b"), "multilabel", "multiclass").values == [1, 0]
+    assert retarget([(1,), (0,)], ("a", "b"), "multilabel", "multiclass").values == [1, 0]
     with pytest.raises(UsageError, match="or several"):
-        retargeted([(0, 1)], ("a", "b"), "multilabel", "multiclass")
+        retarget([(0, 1)], ("a", "b"), "multilabel", "multiclass")

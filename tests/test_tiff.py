@@ -8,8 +8,8 @@ import pytest
 from pictures import encoded, refusal, scene
 from PIL import Image
 
-from regraft.data import tiff
 from regraft.data.decode import decode
+from regraft.data.header import check_tiff
 
 SHORT, FRACTION, UNDEFINED, TEXT = 3, 5, 7, 2
 HELD = {SHORT: 2, FRACTION: 8, UNDEFINED: 1, TEXT: 1}
@@ -57,4 +57,4 @@ def test_numbers_that_are_not_there_do_not_count() -> None:
 def test_a_short_file_is_left_to_the_decoder() -> None:
     data = encoded(Image.fromarray(scene(40, 40)), "TIFF")
     for cut in (4, 7, 8, 12, 30):
-        tiff.check_work(data[:cut])
+        check_tiff(data[:cut])

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from regraft.data.augment import CHANGING
-from regraft.data.view import View
+from regraft.data.augment import CHANGING, View
 from regraft.errors import UsageError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)

@@ -8,8 +8,8 @@ import pytest
 from conftest import small_network, write_photos
 
 from regraft.console import TERMINAL
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog
-from regraft.data.view import View
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
 from regraft.features.views import extract_views

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from regraft.beside import new_folder, sweep, take_place
 from regraft.console import Reporter
-from regraft.data.cells import safe_cell
 from regraft.data.decoder import DECODER
+from regraft.data.table import safe_cell
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.built import write_trained_model
 from regraft.deploy.bundle import MANIFEST_FORMAT

@@ -5,6 +5,7 @@ Results go to standard output and are the command line's business, tables of the
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,7 @@ __all__ = [
     "amount",
     "duration",
     "print_table",
+    "printable",
 ]
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
@@ -91,8 +93,7 @@ def _console() -> Console:
 
 def _print(text: str, *, style: str = "") -> None:
     """Show `text` as it is: markup or control codes in a file's name are not obeyed."""
-    safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
-    _console().print(safe, style=style or None, markup=False)
+    _console().print("\n".join(map(_escape, text.split("\n"))), style=style or None, markup=False)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -109,15 +110,21 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for number, name in enumerate(header):
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("".join(c if c.isprintable() else _escaped(c) for c in cell)) for cell in row))
+        table.add_row(*(Text(_escape(cell)) for cell in row))
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 10_000
     console.print(table)
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+def printable(text: str) -> str:
+    """Return a text as one printable line in the encoding of standard output."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return _escape(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _escape(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def duration(seconds: float) -> str:

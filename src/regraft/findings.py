@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from regraft.context import Context
 from regraft.data.catalog import PARTS
-from regraft.data.notes import NOTES
+from regraft.data.refusal import NOTES
 from regraft.evaluation.baseline import baseline, no_better
 from regraft.evaluation.classification import confusion_matrix, per_class
 from regraft.evaluation.content import (

@@ -260,8 +260,7 @@ def extract_all_views(
     """Return the features of every view of the training images; the first is the image as it is."""
     if recipe.view_count == 1:
         return (first,)
-    from regraft.data.augment import resolve_augment
-    from regraft.data.view import View
+    from regraft.data.augment import View, resolve_augment
     from regraft.features.views import extract_views
 
     names = resolve_augment(recipe.augment, catalog.task)

@@ -5,31 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import (
-    BackboneOption,
-    DataArgument,
-    ImageColumn,
-    ImageSizeOption,
-    PixelsOption,
-    SeparatorOption,
-    SplitColumn,
-    StoreOption,
-    TargetColumns,
-    TaskOption,
-    TrustOption,
-    WeightsOption,
-    given,
-    names,
-)
-from regraft.cli.show import safe
-from regraft.console import TERMINAL
+import regraft.cli.options as opt
+from regraft.console import TERMINAL, printable
 from regraft.errors import EnvironmentFault, UsageError
+from regraft.recipe import Recipe
 
 if TYPE_CHECKING:
     from regraft.checkup import Checkup
@@ -40,53 +24,39 @@ SHOWN = 5  # cases of a problem
 
 
 def check(  # noqa: PLR0917 - typer reads the options off the signature
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to make, with check.html and check.json.")
     ] = None,
     as_json: Annotated[
         str | None, typer.Option("--json", help="File to write JSON to; - for standard output.")
     ] = None,
-    image: ImageColumn = None,
-    target: TargetColumns = None,
+    image: opt.ImageColumn = None,
+    target: opt.TargetColumns = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups belong together.")] = None,
-    split: SplitColumn = None,
-    separator: SeparatorOption = None,
-    task: TaskOption = None,
+    split: opt.SplitColumn = None,
+    separator: opt.SeparatorOption = None,
+    task: opt.TaskOption = None,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Judge labels, which takes a backbone's weights.")
     ] = True,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    pixels: PixelsOption = None,
-    image_size: ImageSizeOption = None,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    pixels: opt.PixelsOption = None,
+    image_size: opt.ImageSizeOption = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. [0]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT or file.")] = False,
-    trust: TrustOption = False,
-    store: StoreOption = None,
+    trust: opt.TrustOption = False,
+    store: opt.StoreOption = None,
 ) -> None:
     """Find bad files, copies, leaks between parts, doubtful labels and more, before anything is trained."""
     from regraft.artifacts import claim_folder
     from regraft.checkup import check as look_over
     from regraft.prepare import choose_backend
-    from regraft.recipe import Recipe
 
-    chosen = {
-        "image": names(image),
-        "target": names(target),
-        "group": group,
-        "split": split,
-        "separator": separator,
-        "task": task,
-        "backbone": backbone,
-        "weights": weights,
-        "pixels": pixels,
-        "image_size": image_size,
-        "seed": seed,
-    }
     if as_json not in (None, "-") and Path(as_json).exists() and not overwrite:
         raise UsageError(f"{as_json} exists already. Choose another file, or replace it with --overwrite.")
-    recipe = replace(Recipe(), **given(chosen))
+    recipe = opt.override(Recipe(), locals())
     choose_backend(recipe.backbone)
     with claim_folder(out, overwrite=overwrite, mark="check.json") if out else nullcontext() as folder:
         found = look_over(data, recipe, labels=labels, trust=trust, store=store)
@@ -111,17 +81,17 @@ def _print_findings(found: Checkup) -> None:
     reasons = Counter(item.code for item in said.refused)
     print(f"{said.used:,} images can be used; {len(said.refused):,} refused.")
     for code, count in reasons.most_common():
-        names = ", ".join(safe(item.image) for item in said.refused if item.code == code)
+        names = ", ".join(printable(item.image) for item in said.refused if item.code == code)
         print(f"  {count} {code}: {textwrap.shorten(names, 300, placeholder=' ...')}")
     for problem in said.problems:
-        print(f"{problem.weight}, {problem.code}: {safe(problem.summary)}")
+        print(f"{problem.weight}, {problem.code}: {printable(problem.summary)}")
         for case in problem.cases[:SHOWN]:
-            names = " = ".join(safe(image.image) for image in case.images)
-            print(f"  {names}{': ' if names and case.detail else ''}{safe(case.detail)}")
+            names = " = ".join(printable(image.image) for image in case.images)
+            print(f"  {names}{': ' if names and case.detail else ''}{printable(case.detail)}")
         if len(problem.cases) > SHOWN:
             print(f"  ... and {len(problem.cases) - SHOWN:,} more")
     if said.unchecked:
-        print(f"Labels were not checked: {safe(said.unchecked)}")
+        print(f"Labels were not checked: {printable(said.unchecked)}")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regraft.cli.options import (
-    BackboneOption,
-    ImageColumn,
-    ImageSizeOption,
-    PixelsOption,
-    StoreOption,
-    TrustOption,
-    WeightsOption,
-    given,
-    names,
-)
-from regraft.cli.show import safe
+import regraft.cli.options as opt
+from regraft.console import printable
+from regraft.recipe import Recipe
 
 __all__ = ["embed"]
 
@@ -31,32 +21,22 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to make: .parquet, .csv, .npz or .npy.")
     ] = Path("features.parquet"),
-    image: ImageColumn = None,
+    image: opt.ImageColumn = None,
     target: Annotated[str | None, typer.Option(help="Column to copy as the class. [none]")] = None,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    pixels: PixelsOption = None,
-    image_size: ImageSizeOption = None,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    pixels: opt.PixelsOption = None,
+    image_size: opt.ImageSizeOption = None,
     pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT.")] = False,
-    trust: TrustOption = False,
-    store: StoreOption = None,
+    trust: opt.TrustOption = False,
+    store: opt.StoreOption = None,
 ) -> None:
     """Write the frozen backbone's features of images to a file, a row an image."""
     from regraft.embedding import embed as embed_images
     from regraft.prepare import choose_backend
-    from regraft.recipe import HeadSpec, Recipe
 
-    chosen = {
-        "image": names(image),
-        "target": names(target),
-        "backbone": backbone,
-        "weights": weights,
-        "pixels": pixels,
-        "image_size": image_size,
-        "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
-    }
-    recipe = replace(Recipe(), **given(chosen))
+    recipe = opt.override(Recipe(), locals())
     choose_backend(recipe.backbone)
     found = embed_images(data, recipe, out, overwrite=overwrite, trust=trust, store=store)
-    print(f"{safe(str(found.path))}: {found.images:,} images, {found.features:,} features each")
+    print(f"{printable(str(found.path))}: {found.images:,} images, {found.features:,} features each")

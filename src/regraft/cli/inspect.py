@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import Json
-from regraft.cli.show import safe
-from regraft.console import print_table
+import regraft.cli.options as opt
+from regraft.console import print_table, printable
 from regraft.errors import ModelRefused
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ __all__ = ["inspect"]
 
 def inspect(
     model: Annotated[Path, typer.Argument(help="A .keras file, or a run folder.")],
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Say what a model file holds without opening it in Keras; exit 5 if it would be refused."""
     from regraft.deploy.inspection import inspect as look
@@ -38,25 +37,26 @@ def inspect(
 
 
 def _print_inspection(found: Inspection) -> None:
-    print(f"{safe(found.file)}: {found.bytes:,} bytes, sha256 {found.sha256}")
-    print(f"saved by    {safe(found.saved_by)}")
+    print(f"{printable(found.file)}: {found.bytes:,} bytes, sha256 {found.sha256}")
+    print(f"saved by    {printable(found.saved_by)}")
     for name, shape in found.inputs:
-        print(f"takes       {safe(name)} {safe(str(shape))}")
-    print(f"gives       {safe(', '.join(found.outputs))}")
-    print(f"parameters  {found.parameters:,} in {safe(', '.join(found.types))}")
+        print(f"takes       {printable(name)} {printable(str(shape))}")
+    print(f"gives       {printable(', '.join(found.outputs))}")
+    print(f"parameters  {found.parameters:,} in {printable(', '.join(found.types))}")
     for digest in found.savedmodels:
-        print(f"SavedModel  sha256 {safe(digest)}, a program: loaded only with --trust")
+        print(f"SavedModel  sha256 {printable(digest)}, a program: loaded only with --trust")
     if found.kinds:
         rows = [
-            (safe(kind.name), str(kind.layers), f"{kind.parameters:,}", kind.package) for kind in found.kinds
+            (printable(kind.name), str(kind.layers), f"{kind.parameters:,}", kind.package)
+            for kind in found.kinds
         ]
         print_table(("layers", "number", "parameters", "package"), rows)
     if found.manifest is not None:
         for name in ("task", "outputs", "backbone", "head", "trained", "versions"):
-            print(f"{name:<11} {safe(json.dumps(found.manifest[name], ensure_ascii=False))}")
+            print(f"{name:<11} {printable(json.dumps(found.manifest[name], ensure_ascii=False))}")
         for name in found.manifest["files"]:
-            print(f"{'CHANGED' if name in found.changed else 'unchanged':<11} {safe(name)}")
+            print(f"{'CHANGED' if name in found.changed else 'unchanged':<11} {printable(name)}")
     for reason in found.suspicious:
-        print(f"REFUSED     {safe(reason)}")
+        print(f"REFUSED     {printable(reason)}")
     if not found.suspicious:
         print("Nothing in it is suspicious.")

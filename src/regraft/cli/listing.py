@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli.options import Json
+import regraft.cli.options as opt
 
 __all__ = ["backbones", "demo"]
 
@@ -17,19 +17,14 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def backbones(as_json: Json = False) -> None:
+def backbones(as_json: opt.Json = False) -> None:
     """List the backbones of keras.applications: size, parameters, accuracy, and what is on disk."""
     from regraft.backbone.zoo import ZOO, weights_on_disk
 
     rows = [
         {
             "name": entry.name,
-            "image_size": entry.image_size,
-            "min_size": entry.min_size,
-            "parameters_m": entry.parameters_m,
-            "size_mb": entry.size_mb,
-            "top1": entry.top1,
-            "top5": entry.top5,
+            **{column: getattr(entry, column) for column, _ in _COLUMNS},
             "on_disk": str(weights_on_disk(entry) or ""),
         }
         for entry in ZOO.values()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from regraft.errors import UsageError
-from regraft.recipe import Phase
+from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration, parse_size
 
 __all__ = [
     "BackboneOption",
@@ -26,10 +27,9 @@ __all__ = [
     "TaskOption",
     "TrustOption",
     "WeightsOption",
-    "given",
     "names",
+    "override",
     "phases",
-    "whole_numbers",
 ]
 
 DataArgument = Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")]
@@ -55,28 +55,47 @@ StoreOption = Annotated[
 ]
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that were said."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def names(text: str | None) -> tuple[str, ...] | None:
-    """Words by commas; none of them for "none"."""
-    if text is None:
-        return None
+def names(text: str) -> tuple[str, ...]:
+    """Split words at commas; "none" gives no word."""
     return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def whole_numbers(text: str | None) -> tuple[int, ...] | None:
-    """Numbers by commas.
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    """Split whole numbers at commas.
 
     Raises:
         UsageError: something else.
     """
     try:
-        return None if text is None else tuple(int(number) for number in names(text) or ())
+        return tuple(int(number) for number in names(text))
     except ValueError as error:
         raise UsageError(f"hidden: expected whole numbers such as 512,128. Received: {text}.") from error
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("image", "target", "augment"), names),
+    "hidden": _whole_numbers,
+    "budget": parse_duration,
+    "store_limit": parse_size,
+}
+
+
+def override(start: Recipe, options: Mapping[str, Any]) -> Recipe:
+    """Replace what a command's options of the same names say about a recipe or its head.
+
+    Args:
+        start: the recipe to start from.
+        options: all parameters of the command; None is an option that was not given, and names that are no
+            field of `Recipe` or `HeadSpec` are ignored, as are `data` and `head`.
+    """
+    values = {
+        name: _READ[name](text) if name in _READ else text
+        for name, text in options.items()
+        if text is not None
+    }
+    head = {field.name: values[field.name] for field in fields(HeadSpec) if field.name in values}
+    own = {field.name: values[field.name] for field in fields(Recipe) if field.name in values}
+    return replace(start, **{**own, "data": start.data, "head": replace(start.head, **head)})
 
 
 def phases(
@@ -84,8 +103,8 @@ def phases(
     plans: list[str] | None,
     learning_rates: list[float] | None,
     epochs: list[int] | None,
-) -> tuple[Phase, ...] | None:
-    """The recipe's phases with what the command line says of them; None where it says nothing.
+) -> tuple[Phase, ...]:
+    """Replace what the command line says of a recipe's phases.
 
     Raises:
         UsageError: neither one rate or number of passes nor one for each phase.
@@ -103,4 +122,4 @@ def phases(
             each = values * len(phases) if len(values) == 1 else values
             changes: list[dict[str, Any]] = [{name: value} for value in each]
             phases = tuple(replace(phase, **change) for phase, change in zip(phases, changes, strict=True))
-    return phases if plans or learning_rates or epochs else None
+    return phases

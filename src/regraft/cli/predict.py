@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import Json, TrustOption
-from regraft.cli.show import print_scores, safe
+import regraft.cli.options as opt
+from regraft.cli.show import print_scores
+from regraft.console import printable
 
 if TYPE_CHECKING:
     from regraft.deploy.bundle import Prediction
@@ -21,8 +22,8 @@ __all__ = ["evaluate", "predict"]
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    trust: TrustOption = False,
-    as_json: Json = False,
+    trust: opt.TrustOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Say what images show: label and probability. A bad image is named with the reason."""
     from regraft.data.catalog import Refused
@@ -37,16 +38,16 @@ def predict(
             )
             print(json.dumps(line), flush=True)
         elif isinstance(answer, Refused):
-            print(f"{safe(answer.image)}\trefused: {answer.code} ({answer.detail})")
+            print(f"{printable(answer.image)}\trefused: {answer.code} ({answer.detail})")
         else:
-            print(f"{safe(answer.image)}\t{_answer(answer)}")
+            print(f"{printable(answer.image)}\t{_answer(answer)}")
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
     data: Annotated[Path, typer.Argument(help="Folder of class folders, as for train.")],
-    trust: TrustOption = False,
-    as_json: Json = False,
+    trust: opt.TrustOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Score a trained model on labelled images, each part of them by itself."""
     from regraft.deploy.bundle import load
@@ -62,7 +63,7 @@ def evaluate(
     else:
         print_scores(scores)
         for item in refused:
-            print(f"Refused {safe(item['image'])}: {item['code']} ({item['detail']})")
+            print(f"Refused {printable(item['image'])}: {item['code']} ({item['detail']})")
 
 
 def _answer(prediction: Prediction) -> str:
@@ -70,4 +71,4 @@ def _answer(prediction: Prediction) -> str:
     shown = prediction.labels or prediction.values
     if not prediction.labels and prediction.task == "multilabel":
         return "no label"
-    return ", ".join(f"{safe(name)}\t{prediction.values[name]:.3f}" for name in shown)
+    return ", ".join(f"{printable(name)}\t{prediction.values[name]:.3f}" for name in shown)

@@ -3,80 +3,59 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from regraft.cli.options import (
-    DataArgument,
-    ImageColumn,
-    Json,
-    SeparatorOption,
-    SplitColumn,
-    StoreOption,
-    TargetColumns,
-    TaskOption,
-    TrustOption,
-    given,
-    names,
-)
-from regraft.cli.show import safe
-from regraft.console import print_table
+import regraft.cli.options as opt
+from regraft.console import print_table, printable
+from regraft.recipe import Recipe
 
 __all__ = ["recommend"]
 
 
 def recommend(  # noqa: PLR0917 - typer reads the options off the signature
-    data: DataArgument,
+    data: opt.DataArgument,
     backbones: Annotated[
         str | None,
         typer.Option(help="Those to try, by commas, each as for train. [one of each kind, seven]"),
     ] = None,
-    weights: Annotated[
+    sources: Annotated[
         str | None,
-        typer.Option(help="imagenet, a file, or random; once, or once each, by commas. [imagenet]"),
+        typer.Option(
+            "--weights", help="imagenet, a file, or random; once, or once each, by commas. [imagenet]"
+        ),
     ] = None,
     sample: Annotated[int, typer.Option(min=4, help="Images to look at, of every class its share.")] = 1000,
-    image: ImageColumn = None,
-    target: TargetColumns = None,
+    image: opt.ImageColumn = None,
+    target: opt.TargetColumns = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups no fold tears apart.")] = None,
-    split: SplitColumn = None,
-    separator: SeparatorOption = None,
-    task: TaskOption = None,
+    split: opt.SplitColumn = None,
+    separator: opt.SeparatorOption = None,
+    task: opt.TaskOption = None,
     pixels: Annotated[str | None, typer.Option(help="What your own backbones expect. [raw]")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels the backbones see. [each backbone's own]")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
-    as_json: Json = False,
-    trust: TrustOption = False,
-    store: StoreOption = None,
+    as_json: opt.Json = False,
+    trust: opt.TrustOption = False,
+    store: opt.StoreOption = None,
 ) -> None:
     """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
     from regraft.prepare import choose_backend
-    from regraft.recipe import HeadSpec, Recipe
     from regraft.recommendation import BACKBONES
     from regraft.recommendation import recommend as rank
 
-    chosen = {
-        "image": names(image),
-        "target": names(target),
-        "group": group,
-        "split": split,
-        "separator": separator,
-        "task": task,
-        "pixels": pixels,
-        "image_size": image_size,
-        "head": None if pooling is None else HeadSpec(pooling=pooling),  # type: ignore[arg-type]
-    }
-    candidates = names(backbones) or BACKBONES
+    recipe = opt.override(Recipe(), locals())
+    candidates = opt.names(backbones or "none") or BACKBONES
     choose_backend(*candidates)
     found = rank(
         data,
-        replace(Recipe(), **given(chosen)),
+        recipe,
         backbones=candidates,
-        weights=names(weights) or "imagenet",
+        weights=opt.names(sources or "none") or "imagenet",
         sample=sample,
         trust=trust,
         store=store,
@@ -100,6 +79,6 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
     header = ("backbone", found.score_name, "LogME", "H-score", "images/s", "params M", "MB", "px")
     print_table(header, rows)
     for each in found.left_out:
-        print(f"Left out: {safe(each.backbone)}: {safe(each.reason)}")
-    print(safe(found.advice))
-    print(f"Next: {safe(found.command)}")
+        print(f"Left out: {printable(each.backbone)}: {printable(each.reason)}")
+    print(printable(found.advice))
+    print(f"Next: {printable(found.command)}")

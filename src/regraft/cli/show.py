@@ -1,18 +1,24 @@
-"""Names and scores as lines for a terminal."""
+"""What a finished run prints: its scores, where its report is; and the exit code."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["print_scores", "safe"]
+from regraft.signals import exit_code
+
+if TYPE_CHECKING:
+    from regraft.run import Run
+
+__all__ = ["finish", "print_scores"]
 
 
-def safe(text: str) -> str:
-    """A name as one printable line in any terminal's encoding."""
-    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+def finish(run: Run) -> None:
+    """Print a run's scores and the place of its report; exit with the signal's code if one stopped it."""
+    print_scores(run.metrics)
+    print(f"Report: {run.path / 'report.html'}")
+    if run.interrupted:
+        sys.exit(exit_code())
 
 
 def print_scores(scores: dict[str, Any]) -> None:

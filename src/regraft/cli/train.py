@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regraft.cli.options import (
-    ImageSizeOption,
-    SeedOption,
-    SeparatorOption,
-    SplitColumn,
-    StoreOption,
-    TargetColumns,
-    TrustOption,
-    WeightsOption,
-    given,
-    names,
-    phases,
-    whole_numbers,
-)
-from regraft.cli.show import print_scores
+import regraft.cli.options as opt
+from regraft.cli.show import finish
 from regraft.errors import UsageError
-from regraft.recipe import AUGMENTATIONS
-from regraft.signals import exit_code
+from regraft.recipe import AUGMENTATIONS, Recipe
 
 __all__ = ["train"]
 
@@ -43,10 +28,10 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     image: Annotated[
         str | None, typer.Option(help="Column of the table with image files; several make one sample.")
     ] = None,
-    target: TargetColumns = None,
+    target: opt.TargetColumns = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups no split tears apart.")] = None,
-    split: SplitColumn = None,
-    separator: SeparatorOption = None,
+    split: opt.SplitColumn = None,
+    separator: opt.SeparatorOption = None,
     task: Annotated[
         str | None, typer.Option(help="multiclass, binary, multilabel or regression. [told from the data]")
     ] = None,
@@ -57,11 +42,11 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
             "kerashub:NAME. [mobilenet_v2]"
         ),
     ] = None,
-    weights: WeightsOption = None,
+    weights: opt.WeightsOption = None,
     pixels: Annotated[
         str | None, typer.Option(help="What your own backbone expects: raw, unit, tf, torch or caffe. [raw]")
     ] = None,
-    image_size: ImageSizeOption = None,
+    image_size: opt.ImageSizeOption = None,
     unfreeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,17 +98,16 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
             help="Layers whose features the head sees: last, late or auto (chosen from the last). [last]"
         ),
     ] = None,
-    seed: SeedOption = None,
+    seed: opt.SeedOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was stopped or killed.")
     ] = False,
-    trust: TrustOption = False,
-    store: StoreOption = None,
+    trust: opt.TrustOption = False,
+    store: opt.StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
     from regraft.prepare import choose_backend
-    from regraft.recipe import Recipe, parse_duration, parse_size
     from regraft.run import train as run_recipe
 
     start = Recipe.from_toml(recipe) if recipe else Recipe()
@@ -132,33 +116,8 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
         raise UsageError(
             "Expected a folder or table of images, or a recipe that names one. Received: neither."
         )
-    head = {"solver": solver, "hidden": whole_numbers(hidden), "pooling": pooling, "taps": taps}
-    chosen = {
-        "image": names(image),
-        "target": names(target),
-        "group": group,
-        "split": split,
-        "separator": separator,
-        "task": task,
-        "backbone": backbone,
-        "weights": weights,
-        "pixels": pixels,
-        "image_size": image_size,
-        "phases": phases(start.phases, unfreeze, learning_rate, epochs),
-        "budget": None if budget is None else parse_duration(budget),
-        "precision": precision,
-        "store_limit": None if store_limit is None else parse_size(store_limit),
-        "augment": names(augment),
-        "views": views,
-        "feature_noise": feature_noise,
-        "class_weight": class_weight,
-        "head": replace(start.head, **given(head)),
-        "seed": seed,
-    }
-    settings = replace(start, **given(chosen))
+    said = opt.override(start, locals())
+    settings = replace(said, phases=opt.phases(start.phases, unfreeze, learning_rate, epochs))
     choose_backend(settings.backbone, trains=settings.needs_gradients)
     run = run_recipe(source, settings, out, overwrite=overwrite, resume=resume, trust=trust, store=store)
-    print_scores(run.metrics)
-    print(f"Report: {run.path / 'report.html'}")
-    if run.interrupted:
-        sys.exit(exit_code())
+    finish(run)

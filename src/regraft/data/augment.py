@@ -12,12 +12,15 @@ operations for a whole batch, computes all eleven, and rotates by up to 180 degr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from regraft.data.batches import Batch
 from regraft.data.resize import resize
 from regraft.errors import UsageError, nearest
 from regraft.recipe import AUGMENTATIONS
@@ -25,7 +28,7 @@ from regraft.recipe import AUGMENTATIONS
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["CHANGING", "Batch", "augment_batch", "augment_pixels", "in_order", "resolve_augment"]
+__all__ = ["CHANGING", "View", "augment_batch", "augment_pixels", "in_order", "resolve_augment"]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[Any]
@@ -54,15 +57,6 @@ MIXING: dict[str, Operation] = {
     "cutmix": ("CutMix", {"factor": (1.0, 1.0)}),
 }
 WITHOUT_SEED = ("AutoContrast", "Equalization")  # they draw nothing
-
-
-class Batch(NamedTuple):
-    """`inputs`: an array for each input of the network, (b, ...). `targets`: encoded, float32 (b, units).
-    `weights`: float32 (b, units) or (b, 1)."""
-
-    inputs: tuple[NDArray[Any], ...]
-    targets: Floats
-    weights: Floats
 
 
 def resolve_augment(names: Iterable[str], task: str) -> tuple[str, ...]:
@@ -173,21 +167,11 @@ def _cropped(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.asarray(resize(Image.fromarray(image), size, box=(left, top, left + width, top + height)))
 
 
-def _rotation(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """By up to 15 degrees; what comes in at the corners is the image mirrored."""
-    return _through(_layer(("RandomRotation", {"factor": 15 / 360}), rng), pixels)
-
-
-def _zoom(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """In or out by up to a fifth; what comes in at the edges is the image mirrored."""
-    return _through(_layer(("RandomZoom", {"height_factor": (-0.2, 0.2)}), rng), pixels)
-
-
 def _colour(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Brightness and contrast by up to a fifth, saturation by up to a half; hue, often the class, stays."""
     factors = {"brightness_factor": 0.2, "contrast_factor": (0.2, 0.2), "saturation_factor": (0.4, 0.6)}
-    layer = _layer(("RandomColorJitter", {"value_range": (0, 1), **factors}), rng)
-    return _through(layer, pixels.astype(np.float32) / 255) * 255
+    operation = ("RandomColorJitter", {"value_range": (0, 1), **factors})
+    return _apply(operation, pixels.astype(np.float32) / 255, rng) * 255
 
 
 def _randaugment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -195,15 +179,21 @@ def _randaugment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     parts = [pixels[at : at + SHARING] for at in range(0, len(pixels), SHARING)]
     for _ in range(2):
         drawn = [OPERATIONS[number] for number in rng.integers(len(OPERATIONS), size=len(parts))]
-        parts = [_through(_layer(operation, rng), part) for operation, part in zip(drawn, parts, strict=True)]
+        parts = [_apply(operation, part, rng) for operation, part in zip(drawn, parts, strict=True)]
     return np.concatenate(parts)
+
+
+def _apply(operation: Operation, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    changed: Pixels = _called(_layer(operation, rng), pixels.astype(np.float32))
+    return changed
 
 
 CHANGING: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "flip": _flip,
     "crop": _crop,
-    "rotation": _rotation,
-    "zoom": _zoom,
+    # By up to 15 degrees, by up to a fifth in or out; what comes in at the edges is the image mirrored.
+    "rotation": partial(_apply, ("RandomRotation", {"factor": 15 / 360})),
+    "zoom": partial(_apply, ("RandomZoom", {"height_factor": (-0.2, 0.2)})),
     "colour": _colour,
     "randaugment": _randaugment,
 }
@@ -216,11 +206,6 @@ def _layer(operation: Operation, rng: np.random.Generator) -> keras.Layer:
     seed = {} if name in WITHOUT_SEED else {"seed": int(rng.integers(2**31))}
     with keras.device("cpu"):
         return getattr(keras.layers, name)(**arguments, **seed, dtype="float32")
-
-
-def _through(layer: keras.Layer, images: Pixels) -> Pixels:
-    found: Pixels = _called(layer, images.astype(np.float32))
-    return found
 
 
 def _called(layer: keras.Layer, inputs: Any) -> Any:
@@ -240,3 +225,54 @@ def _mixed(batch: Batch, mixing: list[str], rng: np.random.Generator) -> Batch:
     labels = np.concatenate([batch.targets, batch.weights], axis=1)
     mixed = _called(layer, {"images": batch.inputs[0], "labels": labels})
     return Batch((mixed["images"],), mixed["labels"][:, :units], mixed["labels"][:, units:])
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented version of every image, the same whenever it is computed; view 0 is the image itself.
+
+    Attributes:
+        number: which of the versions, from 0.
+        names: any of `recipe.AUGMENTATIONS` but mixup and cutmix: a view has the image's own target.
+        seed: of all views.
+
+    Raises:
+        UsageError: an unknown name, or one that mixes images; no name at all for a view after 0.
+
+    Example:
+        >>> View().key
+        'view 0'
+        >>> View(1, ("flip", "cutmix"))
+        Traceback (most recent call last):
+        regraft.errors.UsageError: augment: expected any of flip, crop, ...
+    """
+
+    number: int = 0
+    names: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", in_order(self.names, CHANGING))
+        if self.number > 0 and not self.names:
+            raise UsageError(
+                f"views: expected augmentations to make them with. Received: none for view {self.number}. "
+                "Name some, such as flip and crop, or ask for 1 view."
+            )
+
+    @property
+    def key(self) -> str:
+        """The part of a store's key that says which view: what its pixels depend on besides the image."""
+        if self.number == 0:
+            return "view 0"
+        import keras
+
+        with_what = f"augment 1, Keras {keras.__version__} on {keras.backend.backend()}"
+        return f"view {self.number} of {', '.join(self.names)}, seed {self.seed}, {with_what}"
+
+    def of(self, pixels: NDArray[np.uint8], digest: str) -> NDArray[np.uint8]:
+        """This view of the image with this digest: uint8 (size, size, 3) -> uint8 (size, size, 3)."""
+        if self.number == 0:
+            return pixels
+        key = [self.seed, self.number, int.from_bytes(digest.encode(), "big")]
+        found: NDArray[np.uint8] = np.rint(augment_pixels(pixels[None], self.names, key)[0]).astype(np.uint8)
+        return found

@@ -1,4 +1,4 @@
-"""Batches for training: shuffled, the same for the same seed.
+"""Batches for training: shuffled, with noise on features, the same for the same seed.
 
 Inputs are read from the store, pixels or features, so no file is decoded twice. The order depends on seed and
 epoch alone, not on threads or on where in a run the epoch stands.
@@ -9,18 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.augment import Batch
+__all__ = ["Batch", "Batches", "add_noise"]
 
-__all__ = ["Batches"]
+NOISE = 1  # tells the numbers drawn here from those drawn for views with the same key
 
 Item = TypeVar("Item")
 Inputs = tuple[NDArray[Any], ...]
 Floats = NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """`inputs`: an array for each input of the network, (b, ...). `targets`: encoded, float32 (b, units).
+    `weights`: float32 (b, units) or (b, 1)."""
+
+    inputs: tuple[NDArray[Any], ...]
+    targets: Floats
+    weights: Floats
 
 
 class Batches(Generic[Item]):
@@ -91,3 +100,30 @@ class Batches(Generic[Item]):
         drawn = self._draw(samples, key) if self._draw else samples
         batch = Batch(self._read(drawn), self.targets[rows], self.weights[rows])
         return self._augment(batch, key) if self._augment else batch
+
+
+def add_noise(batch: Batch, deviation: float, key: Sequence[int]) -> Batch:
+    """Every channel of every sample times 1 + deviation * z, z drawn from a normal distribution.
+
+    A channel is brighter or darker in all places of a feature map at once, as one of pixels is under another
+    light. Zeros stay zeros, and the mean over many epochs is the feature itself.
+
+    Args:
+        batch: its inputs are features, each (b, ..., channels).
+        deviation: relative, from 0; 0.2 is a fifth.
+        key: seed, epoch and batch; the same key draws the same noise.
+
+    Example:
+        >>> batch = Batch((np.ones((2, 7, 7, 64), np.float32),), np.zeros((2, 1)), np.ones((2, 1)))
+        >>> (changed,) = add_noise(batch, 0.2, [0, 1, 0]).inputs
+        >>> changed.shape, bool((changed == changed[:, :1, :1]).all())
+        ((2, 7, 7, 64), True)
+    """
+    rng = np.random.default_rng([*key, NOISE])
+    factors = [
+        1 + np.float32(deviation) * rng.standard_normal((len(x), x.shape[-1]), np.float32)
+        for x in batch.inputs
+    ]
+    shapes = [(len(x), *(1,) * (x.ndim - 2), x.shape[-1]) for x in batch.inputs]
+    changed = zip(batch.inputs, factors, shapes, strict=True)
+    return batch._replace(inputs=tuple(x * factor.reshape(shape) for x, factor, shape in changed))

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from regraft.console import TERMINAL, Reporter
 from regraft.data.folder import LAYOUT, list_folder, list_images
 from regraft.data.refusal import Refusal
-from regraft.data.retarget import retargeted
 from regraft.data.rows import Columns, list_rows
 from regraft.data.sample import Photo, Refused, Sample, Target
 from regraft.data.spool import Spool
 from regraft.data.streams import list_stream, open_arrays, open_source
+from regraft.data.targets import retarget
 from regraft.errors import DataError
 from regraft.features.store import Store
 
@@ -216,7 +216,7 @@ class Catalog:
             (1,)
         """
         values = [sample.target for sample in self.samples]
-        found = retargeted(values, self.outputs, self.task, task)
+        found = retarget(values, self.outputs, self.task, task)
         samples = (
             replace(s, target=v) for s, v in zip(self.samples, found.values, strict=True) if v is not None
         )
@@ -347,10 +347,6 @@ def _varying(catalog: Catalog) -> Catalog:
     return catalog
 
 
-def _kind(catalog: Catalog) -> str:
-    return "label" if catalog.task == "multilabel" else "class"
-
-
 def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
@@ -359,7 +355,8 @@ def _without_empty(catalog: Catalog, names: list[str]) -> Catalog:
     new = {catalog.outputs.index(name): label for label, name in enumerate(names)}
     samples = tuple(replace(sample, target=_renumbered(sample.target, new)) for sample in catalog.samples)
     lost = sorted(set(catalog.outputs) - set(names))
-    notes = tuple(f"The {_kind(catalog)} {name} has no usable image and was left out." for name in lost)
+    kind = "label" if catalog.task == "multilabel" else "class"
+    notes = tuple(f"The {kind} {name} has no usable image and was left out." for name in lost)
     return replace(catalog, outputs=tuple(names), samples=samples, notes=(*catalog.notes, *notes))
 
 

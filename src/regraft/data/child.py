@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import AvifImagePlugin, Image
@@ -96,12 +96,14 @@ class _Process:
             raise EnvironmentFault(
                 f"No process for decoding can be started: {error.strerror or error}."
             ) from error
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._replies = cast("IO[bytes]", self._process.stdout)
         self._asked: float | None = None  # when what it works on was asked
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
         with self._in_time():
-            ready = self._process.stdout is not None and self._process.stdout.readline() == _READY
+            ready = self._replies.readline() == _READY
         if not ready:
             self.end()
             raise EnvironmentFault(
@@ -115,7 +117,19 @@ class _Process:
             OSError, EOFError, ValueError: it ended in the middle.
         """
         with self._in_time():
-            return _ask(self._process, path, expected, size)
+            self._requests.write(json.dumps([os.fspath(path), size, expected]).encode() + b"\n")
+            self._requests.flush()
+            line = self._replies.readline()
+            if not line.endswith(b"\n"):
+                raise EOFError
+            head: dict[str, Any] = json.loads(line)
+            if "code" in head:
+                return Refusal(head["code"], head["detail"])
+            body = self._replies.read(head["bytes"])
+        if len(body) != head["bytes"]:
+            raise EOFError
+        pixels = np.frombuffer(body, np.uint8).reshape(size, size, 3)
+        return Decoded(pixels, Facts.from_json(head["facts"]))
 
     def kill(self) -> None:
         self._process.kill()
@@ -150,24 +164,6 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OPENBLAS_NUM_THREADS": "1",  # nothing is multiplied here, and threads count as memory
     }
-
-
-def _ask(process: subprocess.Popen[bytes], path: Path, expected: str, size: int) -> Decoded | Refusal:
-    if process.stdin is None or process.stdout is None:
-        raise EOFError
-    process.stdin.write(json.dumps([os.fspath(path), size, expected]).encode() + b"\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    head: dict[str, Any] = json.loads(line)
-    if "code" in head:
-        return Refusal(head["code"], head["detail"])
-    body = process.stdout.read(head["bytes"])
-    if len(body) != head["bytes"]:
-        raise EOFError
-    pixels = np.frombuffer(body, np.uint8).reshape(size, size, 3)
-    return Decoded(pixels, Facts.from_json(head["facts"]))
 
 
 def _decode_file(path: str, size: int, expected: str) -> Decoded:

@@ -30,20 +30,9 @@ from PIL import (  # each plugin is imported by name: only these formats ever se
     WebPImagePlugin,  # noqa: F401
 )
 
-from regraft.data import gif, heif, jpeg, tiff
+from regraft.data import header, jpeg
 from regraft.data.colour import BadProfile, to_rgb, to_srgb
-from regraft.data.header import check_size, stated_size
-from regraft.data.jpeg import (
-    ends_in_grey,
-    ends_in_hole,
-    frame,
-    is_complete,
-    is_refined,
-    last_scan_is_whole,
-    without_end_marker,
-)
-from regraft.data.png import SIGNATURE, checked
-from regraft.data.refusal import Refusal, is_heif, sniff
+from regraft.data.refusal import Refusal, is_heif, register_heif, sniff
 from regraft.data.resize import average, resize
 
 if TYPE_CHECKING:
@@ -51,17 +40,7 @@ if TYPE_CHECKING:
 
 from regraft.errors import brief
 
-__all__ = [
-    "EXTENSIONS",
-    "THUMBNAIL",
-    "Decoded",
-    "Facts",
-    "Refusal",
-    "as_rgb",
-    "decode",
-    "digest",
-    "sniff",
-]
+__all__ = ["EXTENSIONS", "THUMBNAIL", "Decoded", "Facts", "as_rgb", "decode", "digest"]
 
 TINY = 32  # pixels: below this on the shorter side an image is noted as tiny
 EXTREME = 10  # times longer than wide
@@ -196,24 +175,24 @@ def _open(data: bytes) -> Image.Image:
     formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]
     if data.startswith(b"\xff\xd8"):
         jpeg.check_work(data)
-    elif data.startswith(SIGNATURE):
-        data = checked(data)
+    elif data.startswith(header.SIGNATURE):
+        data = header.drop_bad_chunks(data)
     elif is_heif(data):
-        heif.register()
+        register_heif()
         formats = ["HEIF"]
     elif data.startswith(b"GIF8"):
-        gif.check_work(data)
+        header.check_gif(data)
     elif data.startswith(_TIFF):
-        tiff.check_work(data)
-    if (stated := stated_size(data)) is not None and 0 not in stated:
-        check_size(*stated)
+        header.check_tiff(data)
+    if (stated := header.stated_size(data)) is not None and 0 not in stated:
+        header.check_size(*stated)
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
         raise _unidentified(data, stated) from error
     except Image.DecompressionBombError as error:
         raise Refusal("too_many_pixels", "beyond every limit") from error
-    check_size(image.width, image.height, image.format or "")
+    header.check_size(image.width, image.height, image.format or "")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
     return image
@@ -223,10 +202,10 @@ def _unidentified(data: bytes, stated: tuple[int, int, str] | None) -> Refusal:
     """Why no decoder wants a file that begins like an image."""
     if stated is not None and 0 in stated:
         return Refusal("bad_dimensions", f"{stated[0]} x {stated[1]}")
-    found = frame(data) if data.startswith(b"\xff\xd8") else None
+    found = jpeg.frame(data) if data.startswith(b"\xff\xd8") else None
     if found is not None and found.bits != 8:
         return Refusal("unsupported_bit_depth", f"{found.bits}-bit samples; convert the file to 8 bits")
-    if data.startswith(SIGNATURE[:4]) and not data.startswith(SIGNATURE):
+    if data.startswith(header.SIGNATURE[:4]) and not data.startswith(header.SIGNATURE):
         return Refusal("corrupt", "a PNG that was sent as text, which changed its line ends")
     return Refusal("corrupt", "the header cannot be read")
 
@@ -235,8 +214,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     """Two kinds of TIFF that Pillow opens as something they are not, and one that it opens for minutes."""
     if not isinstance(image.info.get("xmp", b""), bytes):
         del image.info["xmp"]  # Pillow looks for text in it
-    if len(image.tile) > tiff.MAX_TILES:
-        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {tiff.MAX_TILES:,}")
+    if len(image.tile) > header.MAX_TILES:
+        raise Refusal("decode_timeout", f"{len(image.tile):,} tiles, at most {header.MAX_TILES:,}")
     if image.tag_v2.get(_SUBFILE_TYPE) == 1:
         raise Refusal("unsupported_format", "a raw photograph: its first picture is only a preview")
     if 12 in image.tag_v2.get(_BITS_PER_SAMPLE, ()):
@@ -283,24 +262,13 @@ def _load(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -
     try:
         image.load()
     except Exception:
-        if is_jpeg and (whole := without_end_marker(data)):
+        if is_jpeg and (whole := jpeg.without_end_marker(data)):
             notes.append("jpeg_missing_eoi")
             return whole
         raise
     if is_jpeg:
-        _check_jpeg(image, data, size, notes)
+        notes += jpeg.note_missing(image, data, size)
     return image
-
-
-def _check_jpeg(image: Image.Image, data: bytes, size: int | None, notes: list[str]) -> None:
-    """What libjpeg shows without a word: grey for scan lines that are missing, blur for scans."""
-    unfilled = ends_in_hole(data)
-    if (unfilled or ends_in_grey(image)) and not is_complete(data):
-        raise Refusal("truncated", "scan lines are missing")
-    if unfilled:
-        notes.append("jpeg_missing_eoi")
-    if "progressive" in image.info and not (is_refined(data) and last_scan_is_whole(image, data, size)):
-        notes.append("jpeg_missing_scans")
 
 
 def _finished(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:

@@ -13,22 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from regraft.console import Reporter
-from regraft.data.copies import contradictions, same_files
 from regraft.data.decode import EXTENSIONS
 from regraft.data.refusal import CONTRADICTED, Refusal
-from regraft.data.sample import Listing, Refused, Sample, look_at_all
+from regraft.data.sample import Listing, Refused, Sample, contradictions, look_at_all, same_files
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
-__all__ = [
-    "LAYOUT",
-    "PART_NAMES",
-    "ClassFolder",
-    "Walk",
-    "class_folders",
-    "files_below",
-    "list_folder",
-    "list_images",
-]
+__all__ = ["LAYOUT", "PART_NAMES", "list_folder", "list_images"]
 
 LAYOUT = """Expected one folder a class, the images inside:
     photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
@@ -44,7 +34,7 @@ _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 @dataclass(frozen=True)
-class ClassFolder:
+class _ClassFolder:
     """One class in one part ("" where nothing has been cut): its name and the files below its folder."""
 
     part: str
@@ -53,7 +43,7 @@ class ClassFolder:
 
 
 @dataclass
-class Walk:
+class _Walk:
     """What is left out on the way through folders: sentences in `notes`, and how much `junk` of systems."""
 
     notes: list[str] = field(default_factory=list)
@@ -73,7 +63,7 @@ class Walk:
         return [*self.notes, *([said] if self.junk else [])]
 
 
-def class_folders(root: Path, walk: Walk) -> list[ClassFolder]:
+def _class_folders(root: Path, walk: _Walk) -> list[_ClassFolder]:
     """The class folders of `root`, or of its train, validation (val, valid) and test folders.
 
     What is left out on the way is noted in `walk`.
@@ -85,17 +75,16 @@ def class_folders(root: Path, walk: Walk) -> list[ClassFolder]:
     """
     try:
         if not root.is_dir():
-            raise UsageError(f"Expected a folder of images. Received: {root} ({_what_is(root)}).")
+            what = "a file" if root.is_file() else "there is nothing by that name"
+            raise UsageError(f"Expected a folder of images. Received: {root} ({what}).")
         parts = _parts(root)
         found = [
-            ClassFolder(part, each.name, tuple(files_below(each, walk)))
+            _ClassFolder(part, each.name, tuple(_files_below(each, walk)))
             for part, folder in parts
             for each in _subfolders(folder, walk)
         ]
         stray = sum(_stray_images(folder) for folder in {root, *(folder for _, folder in parts)})
     except OSError as error:
-        if isinstance(error, EnvironmentFault):
-            raise
         raise EnvironmentFault(f"The folder {root} cannot be read: {error.strerror or error}.") from error
     outside = f"{stray} image{'s lie' if stray != 1 else ' lies'} outside any class folder"
     if not found:
@@ -108,15 +97,15 @@ def class_folders(root: Path, walk: Walk) -> list[ClassFolder]:
 def list_images(path: Path) -> Iterator[Path]:
     """Every file below a folder that may be an image, junk left out, sorted; a file gives itself."""
     if path.is_dir():
-        yield from (file for file in files_below(path, Walk()) if file.suffix.lower() in EXTENSIONS)
+        yield from (file for file in _files_below(path, _Walk()) if file.suffix.lower() in EXTENSIONS)
     else:
         yield path
 
 
 def list_folder(root: Path, *, reporter: Reporter) -> Listing:
-    """The images of class folders, each with its class. Errors are those of `class_folders`."""
-    walk = Walk()
-    found = class_folders(root, walk)
+    """The images of class folders, each with its class. Errors are those of `_class_folders`."""
+    walk = _Walk()
+    found = _class_folders(root, walk)
     notes = walk.sentences()
     classes = tuple(sorted({folder.name for folder in found if folder.files}))
     empty = sorted({folder.name for folder in found} - set(classes))
@@ -167,7 +156,7 @@ def _is_bystander(file: Path, verdict: Refusal) -> bool:
     return named_otherwise and verdict.code in ("not_an_image", "empty")
 
 
-def files_below(folder: Path, walk: Walk) -> Iterator[Path]:
+def _files_below(folder: Path, walk: _Walk) -> Iterator[Path]:
     """Every file below a folder but junk, sorted. Links to folders are not followed; `walk` notes that."""
 
     def unreadable(error: OSError) -> None:
@@ -179,10 +168,6 @@ def files_below(folder: Path, walk: Walk) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not walk.skips(name))
         walk.notes += [_not_followed(name) for name in folders if _safely(Path(here, name).is_symlink)]
         yield from (Path(here, name) for name in sorted(files) if not walk.skips(name))
-
-
-def _what_is(path: Path) -> str:
-    return "a file" if path.is_file() else "there is nothing by that name"
 
 
 def _is_junk(name: str) -> bool:
@@ -203,7 +188,7 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
     if "train" not in dict(parts):
         return [("", root)]
     if others:
-        if len(parts) > 1 and any(_subfolders(folder, Walk()) for part, folder in parts if part == "train"):
+        if len(parts) > 1 and any(_subfolders(folder, _Walk()) for part, folder in parts if part == "train"):
             raise DataError(f"Is {others[0]!r} a class? It lies beside train/ in {root}. {LAYOUT}")
         return [("", root)]
     twice = [part for part, n in Counter(part for part, _ in parts).items() if n > 1]
@@ -212,7 +197,7 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
     return parts
 
 
-def _subfolders(folder: Path, walk: Walk) -> list[Path]:
+def _subfolders(folder: Path, walk: _Walk) -> list[Path]:
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if walk.skips(entry.name):

@@ -18,22 +18,9 @@ from PIL import Image
 
 from regraft.data.refusal import Refusal
 
-__all__ = [
-    "MAX_EXIF",
-    "Frame",
-    "check_work",
-    "ends_in_grey",
-    "ends_in_hole",
-    "frame",
-    "is_complete",
-    "is_refined",
-    "last_scan_is_whole",
-    "without_end_marker",
-]
+__all__ = ["MAX_EXIF", "Frame", "check_work", "frame", "note_missing", "without_end_marker"]
 
-MAX_PASSED = (
-    2_000_000_000  # pixels over all scans, for each passes over the whole picture however few its bytes
-)
+MAX_PASSED = 2_000_000_000  # pixels over all scans: each passes over the whole picture, however few its bytes
 MAX_EXIF = 2 * 2**20  # bytes, of which Pillow makes numbers; a camera fills a segment of 65,533
 MAX_PIECES = 10_000  # segments before the first scan; a large colour profile has 200
 _PADDING = b"\xff" * 65536  # allowed before a marker, in any number
@@ -97,13 +84,33 @@ def check_work(data: bytes) -> None:
             raise Refusal("decode_timeout", f"a JPEG of {scans:,} scans, at most {most} for its size")
 
 
-def ends_in_grey(image: Image.Image) -> bool:
+def note_missing(image: Image.Image, data: bytes, size: int | None) -> list[str]:
+    """Return notes on what libjpeg shows without a word: grey for missing scan lines, blur for missing scans.
+
+    Args:
+        image: the picture, loaded.
+        data: the whole file.
+        size: what the decoder was told that suffices; None for all of it.
+
+    Raises:
+        Refusal: `truncated`.
+    """
+    unfilled = _ends_in_hole(data)
+    if (unfilled or _ends_in_grey(image)) and without_end_marker(data[: _end(data)]) is None:
+        raise Refusal("truncated", "scan lines are missing")
+    notes = ["jpeg_missing_eoi"] if unfilled else []
+    if "progressive" in image.info and not (_is_refined(data) and _last_scan_is_whole(image, data, size)):
+        notes.append("jpeg_missing_scans")
+    return notes
+
+
+def _ends_in_grey(image: Image.Image) -> bool:
     """Whether the last pixel has the grey of blocks that were never read; few other pictures end so."""
     last = image.getpixel((image.width - 1, image.height - 1))
     return all(value in (127, 128) for value in (last if isinstance(last, tuple) else (last,)))
 
 
-def ends_in_hole(data: bytes) -> bool:
+def _ends_in_hole(data: bytes) -> bool:
     """Whether zeros stand where the end marker should: a copy whose last part was never filled."""
     return data.endswith(_HOLE) and not data.rstrip(b"\0").endswith(_END)
 
@@ -114,7 +121,7 @@ def without_end_marker(data: bytes) -> Image.Image | None:
     What is missing shows when it is made up: bytes put behind the data change the picture where scan lines
     are missing, and are skipped as padding where the picture is complete.
     """
-    if ends_in_hole(data):
+    if _ends_in_hole(data):
         data = data.rstrip(b"\0")
         data += b"\0" if data.endswith(b"\xff") else b""  # which belonged to the last byte of the scan
     try:
@@ -122,7 +129,7 @@ def without_end_marker(data: bytes) -> Image.Image | None:
             Image.open(io.BytesIO(data.rstrip(b"\xff") + extra + _END), formats=["JPEG"])
             for extra in _MADE_UP
         )
-        if "progressive" in plain.info and not is_refined(data):
+        if "progressive" in plain.info and not _is_refined(data):
             return None
         whole = all(np.array_equal(np.asarray(plain), np.asarray(other)) for other in filled)
     except Exception:  # a broken file, whatever the decoder says of it
@@ -130,12 +137,7 @@ def without_end_marker(data: bytes) -> Image.Image | None:
     return plain if whole else None
 
 
-def is_complete(data: bytes) -> bool:
-    """Whether all scan lines stand before the end marker."""
-    return without_end_marker(data[: _end(data)]) is not None
-
-
-def is_refined(data: bytes) -> bool:
+def _is_refined(data: bytes) -> bool:
     """Whether a progressive JPEG's scans bring every coefficient of every component to its last bit."""
     missing: set[tuple[int, int]] = set()
     for kind, start, end in _segments(data):
@@ -150,16 +152,11 @@ def is_refined(data: bytes) -> bool:
     return not missing
 
 
-def last_scan_is_whole(image: Image.Image, data: bytes, size: int | None) -> bool:
+def _last_scan_is_whole(image: Image.Image, data: bytes, size: int | None) -> bool:
     """Whether a progressive JPEG's last scan goes to its end, as far as that shows at this size.
 
     What is missing of it is no grey but a little blur; made-up bytes behind it show, as in
-    `without_end_marker`.
-
-    Args:
-        image: the picture, loaded.
-        data: the whole file.
-        size: what the decoder was told that suffices; None for all of it.
+    `without_end_marker`. Arguments are those of `note_missing`.
     """
     try:
         filled = Image.open(

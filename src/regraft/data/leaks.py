@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +13,12 @@ from numpy.typing import NDArray
 from regraft.console import Reporter
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import THUMBNAIL, Facts
-from regraft.data.likeness import find_alike
+from regraft.data.likeness import Alike, find_alike
 
-__all__ = ["Copies", "Near", "groups_of", "leaked", "leaks_of"]
+__all__ = ["Copies", "groups_of", "leaked", "leaks_of", "tie"]
 
 CHAIN = 32  # pictures: a longer chain of near ones is a film or a texture, not copies
 BEFORE = {"validation": ("train",), "test": ("train", "validation")}  # parts that a part must not repeat
-
-
-@dataclass(frozen=True, slots=True)
-class Near:
-    """Two contents, by digest, that are one picture; `left_over` and `how` as in `likeness.Alike`."""
-
-    first: str
-    second: str
-    left_over: float
-    how: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class Copies:
         chained: digests of those that are near each other in chains too long to be copies; in no pair.
     """
 
-    near: tuple[Near, ...]
+    near: tuple[Alike[str], ...]
     chained: tuple[str, ...] = ()
 
     @classmethod
@@ -58,10 +49,10 @@ class Copies:
         joined = b"".join(facts[digest].thumbnail for digest in digests)
         thumbnails = np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
         pairs = find_alike(thumbnails, reporter=reporter)
-        chain = _chain(len(digests), np.array([[pair.first, pair.second] for pair in pairs], np.intp))
-        long = np.bincount(chain, minlength=1)[chain] > CHAIN
+        component = _chain(len(digests), np.array([[pair.first, pair.second] for pair in pairs], np.intp))
+        long = np.bincount(component, minlength=1)[component] > CHAIN
         near = (
-            Near(digests[pair.first], digests[pair.second], pair.left_over, pair.how)
+            Alike(digests[pair.first], digests[pair.second], pair.left_over, pair.how)
             for pair in pairs
             if not long[pair.first]
         )
@@ -74,18 +65,25 @@ class Copies:
 
 
 def groups_of(samples: Sequence[Sample], ties: Iterable[tuple[str, str]]) -> NDArray[np.int64]:
-    """A number for each sample, shape (n,): the same for samples that share a picture, or are tied.
+    """Number samples, shape (n,): the same number for those that share a picture, or are tied.
 
     Numbers rise in the order of the samples, for folds depend on them.
     """
-    digests = dict.fromkeys(photo.digest for sample in samples for photo in sample.photos)
-    names = {digest: at for at, digest in enumerate(digests)}
-    pairs = [
-        *((names[sample.digest], names[photo.digest]) for sample in samples for photo in sample.more),
-        *((names[one], names[two]) for one, two in ties if one in names and two in names),
-    ]
-    chain = _chain(len(names), np.array(pairs, np.intp))
-    return chain[[names[sample.digest] for sample in samples]]
+    return tie([[photo.digest for photo in sample.photos] for sample in samples], ties)
+
+
+def tie(keys: Sequence[Sequence[str]], ties: Iterable[tuple[str, str]]) -> NDArray[np.int64]:
+    """Number things, shape (n,): the same number for those that share a key, directly or through others.
+
+    Args:
+        keys: what each thing shares with others; the first of them at least.
+        ties: pairs of keys that count as one; pairs with another key tie nothing.
+    """
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(chain.from_iterable(keys)))}
+    shared = ((first, other) for first, *others in keys for other in others)
+    pairs = [(numbers[a], numbers[b]) for a, b in chain(shared, ties) if a in numbers and b in numbers]
+    component = _chain(len(numbers), np.array(pairs, np.intp))
+    return component[[numbers[first] for first, *_ in keys]]
 
 
 def leaked(catalog: Catalog, ties: Iterable[tuple[str, str]]) -> dict[str, tuple[Sample, ...]]:

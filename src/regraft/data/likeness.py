@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,22 +44,23 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 Floats = NDArray[np.float32]
 Thumbnails = NDArray[np.uint8]
+Name = TypeVar("Name", int, str)
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
-    """Two images, by row, `first` before `second`, that are one picture.
+class Alike(Generic[Name]):
+    """Two images, by row or by digest, `first` before `second`, that are one picture.
 
     `left_over`: what tells them apart, 0 for nothing. `how`: "", "mirrored" or "turned".
     """
 
-    first: int
-    second: int
+    first: Name
+    second: Name
     left_over: float
     how: str
 
 
-def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike]:
+def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike[int]]:
     """The pairs of images that are one picture, in the order of their rows.
 
     Time grows little faster than the number of images, memory with it.
@@ -82,8 +83,7 @@ def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike]:
         return []
     waves = _waves(thumbnails[rows])
     with reporter.track("Comparing", len(rows)) as advance:
-        halves = _halves(advance)
-        one, two = (_near(points, halves) for points in (waves, _in_position(waves)))
+        one, two = _near(waves, advance, 0), _near(_in_position(waves), advance, len(rows))
     pairs = np.unique(np.concatenate([one.pairs, two.pairs]), axis=0)
     most = LEFT_OVER * np.minimum(one.room, two.room)[pairs].min(1, initial=1)
     step = ROWS // 4
@@ -92,19 +92,6 @@ def find_alike(thumbnails: Thumbnails, *, reporter: Reporter) -> list[Alike]:
         for at in range(0, len(pairs), step)
     )
     return [pair for some in proved for pair in some]
-
-
-def _halves(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Progress over images that are all looked at twice."""
-    seen = 0
-
-    def step(count: int) -> None:
-        nonlocal seen
-        seen += count
-        advance(seen // 2)
-        seen %= 2
-
-    return step
 
 
 def is_plain(thumbnails: Thumbnails) -> NDArray[np.bool_]:
@@ -155,7 +142,8 @@ class _Candidates(NamedTuple):
     room: Floats
 
 
-def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
+def _near(waves: Floats, advance: Callable[[int], None], done: int) -> _Candidates:
+    """The candidates among points; each is looked at twice, and `done` looks were taken before."""
     from scipy.spatial import cKDTree
 
     points = waves.reshape(len(waves), -1)[:, 1:]
@@ -167,7 +155,8 @@ def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
         some = points[at : at + ROWS]
         asked = tree.query(some, k=CROWD + 1, distance_upper_bound=NEAR, workers=-1)
         near[at : at + ROWS], others[at : at + ROWS] = asked
-        advance(len(some))
+        begin = done + at
+        advance((begin + len(some)) // 2 - begin // 2)
     reach = np.where(np.isfinite(near[:, -1]), near[:, -1] / 3, NEAR)
     found = []
     for column in range(CROWD + 1):
@@ -178,7 +167,7 @@ def _near(waves: Floats, advance: Callable[[int], None]) -> _Candidates:
     return _Candidates(np.concatenate(found), np.minimum(near[:, -1] / NEAR, 1))
 
 
-def _prove(thumbnails: Thumbnails, pairs: NDArray[np.intp], most: Floats) -> list[Alike]:
+def _prove(thumbnails: Thumbnails, pairs: NDArray[np.intp], most: Floats) -> list[Alike[int]]:
     """Those of some candidates that are one picture: a fit leaves over no more than `most`, (pairs,)."""
     one, two = _floats(thumbnails[pairs[:, 0]]), _floats(thumbnails[pairs[:, 1]])
     least = np.minimum(_contrast(one), _contrast(two)) + NOISE

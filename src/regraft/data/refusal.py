@@ -1,4 +1,4 @@
-"""Why a file or a row is not used: the codes, and the verdict that the first bytes of a file allow.
+"""Why a file or a row is not used, what is noted on one that is, and the verdict of its first bytes.
 
 | code | meaning |
 |---|---|
@@ -32,9 +32,10 @@
 
 from __future__ import annotations
 
-from regraft.data.heif import available
+import importlib.util
+from functools import cache
 
-__all__ = ["CONTRADICTED", "HEAD", "Refusal", "is_heif", "sniff"]
+__all__ = ["CONTRADICTED", "HEAD", "NOTES", "Refusal", "is_heif", "register_heif", "sniff"]
 
 CONTRADICTED = "conflicting_copies"
 HEAD = 512  # the bytes at the start of a file that `sniff` looks at
@@ -67,6 +68,18 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"PK\x03\x04", 0, "not_an_image", "looks like a zip archive"),
 )
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What the decoder notes on files that it uses all the same; each completes "3 images ...".
+NOTES = {
+    "animated_first_frame": "are animations; the first frame is used",
+    "bad_colour_profile": "hold a colour profile that cannot be used; their numbers are taken as sRGB",
+    "extension_mismatch": "have an extension that is not their format's",
+    "extreme_aspect": "are more than ten times as long as wide; squashed to a square, little is left of them",
+    "first_page": "have several pages or pictures; the first is used",
+    "jpeg_missing_eoi": "lack the end marker of a JPEG and are complete otherwise",
+    "jpeg_missing_scans": "are progressive JPEGs without all of their last scans, hence blurred",
+    "tiny_image": "are smaller than 32 pixels on a side",
+    "uniform": "are one colour all over",
+}
 
 
 class Refusal(Exception):  # noqa: N818 - a verdict on one file, not a failure of the run
@@ -98,6 +111,20 @@ def sniff(data: bytes) -> Refusal | None:
 def is_heif(head: bytes) -> bool:
     """Whether a file is HEIC or HEIF, by its first bytes."""
     return head[4:8] == b"ftyp" and head[8:12].startswith(_HEIF_BRANDS) and not _is_avif(head)
+
+
+@cache
+def available() -> bool:
+    """Tell whether the plugin for HEIC and HEIF is installed, without importing it."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+@cache
+def register_heif() -> None:
+    """Teach Pillow HEIC and HEIF; only a file of that format is worth the import."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def _is_avif(head: bytes) -> bool:

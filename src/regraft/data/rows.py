@@ -8,19 +8,27 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from regraft.console import Reporter
-from regraft.data.cells import as_cell
-from regraft.data.copies import contradictions, same_files
 from regraft.data.folder import PART_NAMES
 from regraft.data.refusal import CONTRADICTED, Refusal
-from regraft.data.sample import Listing, Photo, Refused, Sample, Target, expect_most, look_at_all
-from regraft.data.table import Table, read_table
+from regraft.data.sample import (
+    Listing,
+    Photo,
+    Refused,
+    Sample,
+    Target,
+    contradictions,
+    expect_most,
+    look_at_all,
+    same_files,
+)
+from regraft.data.table import Table, as_cell, read_table
 from regraft.data.targets import Targets, read_targets
 from regraft.errors import DataError, UsageError
 
@@ -178,24 +186,18 @@ def _without_conflicts(rows: list[_Row], notes: list[str], refused: dict[int, Re
     same: dict[tuple[str, ...], list[_Row]] = defaultdict(list)
     for row in rows:
         same[row.paths].append(row)
-    kept = []
+    kept, repeated = [], 0
     for paths, found in same.items():
-        faults = [
-            what
-            for what, values in (
-                ("targets", {row.target for row in found}),
-                ("parts", {row.part for row in found}),
-                ("groups", {row.group for row in found}),
-            )
-            if len(values) > 1
-        ]
-        if not faults:
+        differ = (
+            what for what in ("target", "part", "group") if len({getattr(row, what) for row in found}) > 1
+        )
+        if (fault := next(differ, None)) is None:
             kept.append(found[0])
+            repeated += len(found) - 1
             continue
         numbers = ", ".join(str(row.number) for row in found)
-        verdict = Refusal("conflicting_rows", f"rows {numbers} name this image with different {faults[0]}")
+        verdict = Refusal("conflicting_rows", f"rows {numbers} name this image with different {fault}s")
         refused |= {row.number: _refused(row.number, paths[0], verdict) for row in found}
-    repeated = len(rows) - len(kept) - sum(item.code == "conflicting_rows" for item in refused.values())
     if repeated:
         notes.append(
             f"{repeated:,} row{'s repeat' if repeated > 1 else ' repeats'} an earlier one; left out."
@@ -255,12 +257,8 @@ def _check_groups(samples: Sequence[Sample], columns: Columns, notes: list[str])
         )
     torn = sorted(group for group, found in parts.items() if len(found) > 1)
     if torn:
+        more = f" and {len(torn) - 5} more" if len(torn) > 5 else ""
         raise DataError(
-            f"{_listed(torn)} of column {columns.group} lie in more than one part of column {columns.split}: "
-            "what is tested would have been trained on. Give each group one part."
+            f"Groups {', '.join(torn[:5])}{more} of column {columns.group} lie in more than one part of "
+            f"column {columns.split}: what is tested would have been trained on. Give each group one part."
         )
-
-
-def _listed(groups: Iterable[str]) -> str:
-    names = list(groups)
-    return f"Groups {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"

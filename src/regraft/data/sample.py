@@ -1,21 +1,33 @@
-"""One thing to learn from: its image files, its target; and a first look at a file."""
+"""One thing to learn from: its image files, its target; a first look at files; samples of the same bytes."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from regraft.console import Reporter, SilentReporter
 from regraft.data.decode import digest
 from regraft.data.refusal import HEAD, Refusal, sniff
 from regraft.errors import DataError
 
-__all__ = ["Listing", "Photo", "Refused", "Sample", "Target", "expect_most", "look", "look_at_all"]
+__all__ = [
+    "Listing",
+    "Photo",
+    "Refused",
+    "Sample",
+    "Target",
+    "contradictions",
+    "expect_most",
+    "look",
+    "look_at_all",
+    "same_files",
+]
 
 Target = int | tuple[int, ...] | tuple[float, ...]
 MAX_FILE_BYTES = 100 * 2**20
@@ -101,14 +113,10 @@ def look_at_all(files: Sequence[Path], *, reporter: Reporter) -> list[str | Refu
     shown = reporter if len(files) >= MANY else SilentReporter()
     verdicts: list[str | Refusal] = []
     with shown.track("Listing", len(files), unit="files") as advance, ThreadPoolExecutor(8) as pool:
-        for part in pool.map(_look_at, some):
+        for part in pool.map(lambda files: [look(file) for file in files], some):
             verdicts += part
             advance(len(part))
     return verdicts
-
-
-def _look_at(files: Sequence[Path]) -> list[str | Refusal]:
-    return [look(file) for file in files]
 
 
 def expect_most(refused: Sequence[Refused], total: int, where: str) -> None:
@@ -122,3 +130,49 @@ def expect_most(refused: Sequence[Refused], total: int, where: str) -> None:
         raise DataError(
             f"{len(refused):,} of {total:,} {where} cannot be used, more than half. The first:\n{listed}"
         )
+
+
+def contradictions(samples: Sequence[Sample], classes: Sequence[str]) -> dict[int, str]:
+    """Place of each sample whose pictures another sample has with another class -> what to say of it.
+
+    Example:
+        >>> one, two = Sample("cat/1.png", 0, "61" * 16), Sample("dog/7.png", 1, "61" * 16)
+        >>> contradictions([one, two], ["cat", "dog"])[0]
+        'the same bytes as dog/7.png, which is dog'
+    """
+    found = {}
+    for places in _alike(samples):
+        for at in places:
+            other = next((n for n in places if samples[n].target != samples[at].target), None)
+            if other is not None:
+                name = classes[cast("int", samples[other].target)]
+                found[at] = f"the same bytes as {samples[other].path}, which is {name}"
+    return found
+
+
+def same_files(root: Path, samples: Sequence[Sample]) -> set[int]:
+    """Places of the samples whose file is that of an earlier one, of the same target and part, too."""
+    found = set()
+    for places in _alike(samples):
+        seen = set()
+        for at in places:
+            sample = samples[at]
+            if sample.more:
+                continue
+            try:
+                file = (root / sample.path).stat()
+            except OSError:  # gone by now: the decoder will say so
+                continue
+            name = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group)
+            if name in seen:
+                found.add(at)
+            seen.add(name)
+    return found
+
+
+def _alike(samples: Sequence[Sample]) -> list[list[int]]:
+    """The places of samples of the same pictures, where there are several."""
+    places = defaultdict(list)
+    for at, sample in enumerate(samples):
+        places[sample.digest, *(photo.digest for photo in sample.more)].append(at)
+    return [found for found in places.values() if len(found) > 1]

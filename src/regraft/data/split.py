@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
+from regraft.data.leaks import tie
 
 __all__ = ["split"]
 
@@ -153,25 +154,13 @@ def _half(samples: int, fraction: float) -> tuple[int, int]:
 
 def _units(samples: Sequence[Sample], ties: Iterable[tuple[str, str]]) -> list[str]:
     """The name of each sample's unit."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
     keys = [_keys(sample) for sample in samples]
-    for first, *others in keys:
-        for other in others:
-            parent[root(other)] = root(first)
-    everything = {key for tied in keys for key in tied}
-    for one, other in ties:
-        if one in everything and other in everything:  # the rest lies in a part that the user cut
-            parent[root(other)] = root(one)
-    names: dict[str, str] = {}
-    for key in sorted(everything, key=lambda key: (not _is_group(key), key)):
-        names.setdefault(root(key), key)
-    return [names[root(first)] for first, *_ in keys]
+    units = tie(keys, ties).tolist()  # keys of a part that the user cut are none of these, and tie nothing
+    named = {key: unit for own, unit in zip(keys, units, strict=True) for key in own}
+    names: dict[int, str] = {}
+    for key in sorted(named, key=lambda key: (not _is_group(key), key)):
+        names.setdefault(named[key], key)
+    return [names[unit] for unit in units]
 
 
 def _keys(sample: Sample) -> list[str]:

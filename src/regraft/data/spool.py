@@ -10,7 +10,6 @@ that is not what it should be is written again.
 from __future__ import annotations
 
 import io
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from regraft.beside import new_file
 from regraft.data.decode import as_rgb, digest
 from regraft.data.refusal import Refusal, sniff
 from regraft.data.sample import Photo
@@ -128,12 +128,9 @@ class Spool:
         try:
             if not _holds(path, data):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".{uuid.uuid4().hex}")
-                try:
+                with new_file(path.parent, ".") as beside:
                     beside.write_bytes(data)
                     beside.replace(path)
-                finally:
-                    beside.unlink(missing_ok=True)
         except OSError as error:
             raise EnvironmentFault(
                 f"The folder {self.root} cannot take {len(data):,} bytes: {error.strerror or error}. "

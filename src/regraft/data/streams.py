@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from regraft.console import Reporter
-from regraft.data.cells import as_cell
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Listing, Photo, Refused, Sample, expect_most
 from regraft.data.spool import Spool
+from regraft.data.table import as_cell
 from regraft.data.targets import TARGET, Targets, read_targets
 from regraft.errors import DataError, UsageError, nearest
 
@@ -147,7 +148,8 @@ def _items(source: Any, limit: int | None) -> tuple[Iterator[Any], int | None]:
         _expect_end(batches is not None, limit)
         numbers = count() if batches is None else range(batches)
         return (source[number] for number in numbers), batches
-    known = _length(source)
+    length = length_hint(source, -1)  # not `len`: a PyTorch loader may have one and raise TypeError
+    known = length if length >= 0 else None
     if hasattr(source, "__iter__"):
         return iter(source), known
     if known is not None and hasattr(source, "__getitem__"):
@@ -156,13 +158,6 @@ def _items(source: Any, limit: int | None) -> tuple[Iterator[Any], int | None]:
         "Expected a tf.data.Dataset, a Keras PyDataset, a Hugging Face data set, a PyTorch loader or data "
         f"set, or another iterable of images with targets. Received: {type(source).__name__}."
     )
-
-
-def _length(source: Any) -> int | None:
-    try:
-        return len(source)
-    except TypeError:  # a PyTorch loader has a length, and says only when asked that it has none
-        return None
 
 
 def _expect_end(has_one: bool, limit: int | None) -> None:

@@ -1,4 +1,4 @@
-"""A CSV file, a Parquet file or a data frame -> the columns asked for, with the numbers of their rows.
+"""A CSV file, a Parquet file or a data frame -> columns with row numbers; a cell -> a text, and back.
 
 What a spreadsheet can do to a CSV file is undone here: byte order mark, UTF-16, semicolons or tabs, line
 ends of any system, line breaks in quotes, blank rows. Row numbers are those a spreadsheet shows: the header
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import codecs
 import csv
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,17 @@ from typing import Any
 
 from regraft.errors import DataError, EnvironmentFault, UsageError, nearest
 
-__all__ = ["Table", "read_table"]
+__all__ = ["FLAGS", "Cell", "Table", "as_cell", "is_flag", "is_number", "read_table", "safe_cell"]
+
+Cell = str | None  # None is a missing value
+
+# What pandas takes for a missing value: a class of that name is nobody's intention.
+_MISSING = frozenset(
+    ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#N/A", "#NA")
+)
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -161,14 +173,54 @@ def _check(found: Sequence[str], wanted: Iterable[str], name: str) -> None:
         if times[column] > 1:
             raise DataError(f"{name} has {times[column]} columns called {column}. Rename all but one.")
         if not times[column]:
-            hint = nearest(column, found) or (_read_as_one(found[0]) if len(found) == 1 else "")
+            hint = nearest(column, found)
+            if len(found) == 1 and not hint:
+                kinds = " or ".join(DELIMITERS.values())
+                hint = f" The header reads as a single column: expected {kinds} between columns."
             raise UsageError(
                 f"{name} has no column {column}. It has: {', '.join(found[:30])}"
                 f"{', ...' if len(found) > 30 else ''}.{hint}"
             )
 
 
-def _read_as_one(header: str) -> str:
-    return (
-        f" The header reads as a single column: expected {' or '.join(DELIMITERS.values())} between columns."
-    )
+def as_cell(value: Any) -> Cell:
+    """A raw value as a text, the same for 1, 1.0, "1" and " 1.0 "; None where it is missing.
+
+    >>> [as_cell(value) for value in (1, 1.0, " 1.0 ", True, "007", float("nan"), "n/a")]
+    ['1', '1', '1', 'True', '007', None, None]
+    """
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1]
+    return None if text in _MISSING else text
+
+
+def is_number(cell: str) -> bool:
+    """A finite number in digits. 007 is a code, and 1,000 a text.
+
+    >>> [is_number(cell) for cell in ("0.5", "-3", "1e-3", "007", "inf", "1,000")]
+    [True, True, True, False, False, False]
+    """
+    return _NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
+
+
+def is_flag(cell: str) -> bool:
+    """0, 1, false, true, no or yes."""
+    return cell.lower() in FLAGS
+
+
+def safe_cell(text: str) -> str:
+    """A text for a CSV file that a spreadsheet may open: never a formula. Numbers stay numbers.
+
+    >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("cat")
+    ("'=1+1", '-0.5', 'cat')
+    """
+    begins_formula = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{text}" if begins_formula and not is_number(text) else text

@@ -18,41 +18,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from regraft.data.cells import FLAGS, Cell, as_cell, is_flag, is_number
 from regraft.data.sample import Target
+from regraft.data.table import FLAGS, Cell, as_cell, is_flag, is_number
 from regraft.errors import DataError, UsageError, nearest
 from regraft.tasks import TASKS
 
-__all__ = [
-    "FEW",
-    "TARGET",
-    "Targets",
-    "as_classes",
-    "check_task",
-    "expect",
-    "labels_of",
-    "positive_last",
-    "read_targets",
-    "said_positive",
-]
+__all__ = ["FEW", "TARGET", "Targets", "positive_last", "read_targets", "retarget"]
 
 FEW = 20  # so many different whole numbers may be classes; more only where they count 0, 1, 2, ...
 MOST_CLASSES = 1000  # whole numbers that count from 0 are classes up to here
 TARGET = "target"  # the column of a source that has no columns
-_NEGATIVE = {
-    "0",
-    "-1",
-    "no",
-    "false",
-    "negative",
-    "neg",
-    "normal",
-    "healthy",
-    "benign",
-    "absent",
-    "none",
-    "ok",
-}
+_NO = "0 -1 no false negative neg normal healthy benign absent none ok"
+_NEGATIVE = frozenset(_NO.split())
 
 
 @dataclass
@@ -100,9 +77,9 @@ def read_targets(
         >>> read_targets([("0.5",), ("1",)], ["scale"]).task
         'regression'
     """
-    check_task(task)
+    _check_task(task)
     if separator:
-        expect(task in ("auto", "multilabel"), task, columns, "a separator means several labels a sample")
+        _expect(task in ("auto", "multilabel"), task, columns, "a separator means several labels a sample")
         cells = [row[0] for row in rows]
         return _label_lists([_split(cell, separator) for cell in cells], columns[0], names)
     if len(columns) > 1:
@@ -130,7 +107,7 @@ def _single(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[st
     mostly = 2 * sum(counts[cell] for cell in numbers) > counts.total()
     if task == "regression" or (task == "auto" and not names and mostly and not _few(numbers, counts)):
         example = next((cell for cell in counts if cell not in numbers), "")
-        expect(mostly, task, [column], f"it needs numbers, and most values are texts such as {example!r}")
+        _expect(mostly, task, [column], f"it needs numbers, and most values are texts such as {example!r}")
         return _numbers([[cell] for cell in cells], [column])
     return _classes(cells, column, task=task, names=names)
 
@@ -148,23 +125,27 @@ def _few(numbers: Mapping[str, float], counts: Counter[str]) -> bool:
 def _classes(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[str]) -> Targets:
     found = {cell for cell in cells if cell is not None}
     outputs = tuple(names) or _in_order(found)
-    known: dict[str, int] = {str(place): place for place in range(len(names))}
-    known |= {name: place for place, name in enumerate(outputs)}
     n = len(outputs)
-    expect(task != "binary" or n == 2, task, [column], f"it needs 2 classes, and there are {n}")
-    expect(bool(names) or not _measured(cells), task, [column], "its cells are measurements, not classes")
+    _expect(task != "binary" or n == 2, task, [column], f"it needs 2 classes, and there are {n}")
+    _expect(bool(names) or not _measured(cells), task, [column], "its cells are measurements, not classes")
     task = task if task != "auto" else "binary" if n == 2 else "multiclass"
     if task == "binary" and not names:
         outputs = positive_last(outputs)
-        known = {name: place for place, name in enumerate(outputs)}
+    numbers = _numbers_of(outputs, names)
     result = Targets(task, outputs, [])
-    result.why = f"{_column(column)} holds {n} {_kind(found, names)}{said_positive(result)}"
+    result.why = f"{_column(column)} holds {n} {_kind(found, names)}{_said_positive(result)}"
     for number, cell in enumerate(cells):
-        label = known.get(cell) if cell is not None else None
+        label = numbers.get(cell or "")
         if label is None:
             result.refused[number] = _no_label(cell, column, n)
         result.values.append((label,) if task == "multilabel" and label is not None else label)
     return result
+
+
+def _numbers_of(outputs: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """The number of each output, by its name; by the number too, where `names` say what numbers stand for."""
+    by_number = {str(number): number for number in range(len(names))}
+    return by_number | {name: number for number, name in enumerate(outputs)}
 
 
 def _kind(found: set[str], names: Sequence[str]) -> str:
@@ -180,7 +161,7 @@ def _no_label(cell: Cell, column: str, n: int) -> tuple[str, str]:
     )
 
 
-def said_positive(found: Targets) -> str:
+def _said_positive(found: Targets) -> str:
     return f"; the positive class is {found.outputs[1]}" if found.task == "binary" else ""
 
 
@@ -193,14 +174,13 @@ def _label_lists(lists: Sequence[Sequence[str]], column: str, names: Sequence[st
     outputs = tuple(names) or _in_order({label for labels in lists for label in labels})
     if not outputs:
         raise DataError(f"{_column(column)} holds no label in any row.")
-    known: dict[str, int] = {str(place): place for place in range(len(names))}
-    known |= {name: place for place, name in enumerate(outputs)}
+    numbers = _numbers_of(outputs, names)
     result = Targets("multilabel", outputs, [], why=f"{_column(column)} holds {len(outputs)} labels")
     for number, labels in enumerate(lists):
-        strange = [label for label in labels if label not in known]
+        strange = [label for label in labels if label not in numbers]
         if strange:
             result.refused[number] = _no_label(strange[0], column, len(outputs))
-        result.values.append(None if strange else tuple(sorted({known[label] for label in labels})))
+        result.values.append(None if strange else tuple(sorted({numbers[label] for label in labels})))
     return result
 
 
@@ -247,26 +227,26 @@ def _flags(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) ->
             result.values.append(None)
         else:
             result.values.append(tuple(at for at, cell in enumerate(row) if FLAGS[str(cell).lower()]))
-    return as_classes(result, task)
+    return _as_classes(result, task)
 
 
-def as_classes(labels: Targets, task: str) -> Targets:
+def _as_classes(labels: Targets, task: str) -> Targets:
     """Labels as classes, where every sample has exactly one and nobody wants labels."""
-    one_each = all(value is None or len(labels_of(value)) == 1 for value in labels.values)
+    one_each = all(value is None or len(_labels_of(value)) == 1 for value in labels.values)
     if task == "multilabel" or (task == "auto" and not one_each):
         if not any(labels.values):
             raise DataError("No row has a 1 in any target column.")
         return labels
-    expect(one_each, task, labels.outputs, "some rows have no 1 in them, or several")
+    _expect(one_each, task, labels.outputs, "some rows have no 1 in them, or several")
     n = len(labels.outputs)
-    expect(task != "binary" or n == 2, task, labels.outputs, f"it needs 2 classes, and there are {n}")
+    _expect(task != "binary" or n == 2, task, labels.outputs, f"it needs 2 classes, and there are {n}")
     labels.task = "binary" if n == 2 and task != "multiclass" else "multiclass"
-    labels.values = [value if value is None else labels_of(value)[0] for value in labels.values]
-    labels.why = f"{labels.why}, exactly one 1 a row: {n} classes{said_positive(labels)}"
+    labels.values = [value if value is None else _labels_of(value)[0] for value in labels.values]
+    labels.why = f"{labels.why}, exactly one 1 a row: {n} classes{_said_positive(labels)}"
     return labels
 
 
-def labels_of(value: Target) -> tuple[int, ...]:
+def _labels_of(value: Target) -> tuple[int, ...]:
     return tuple(int(label) for label in value) if isinstance(value, tuple) else (value,)
 
 
@@ -285,7 +265,7 @@ def _numbers(rows: Sequence[Sequence[Cell]], columns: Sequence[str]) -> Targets:
     return result
 
 
-def check_task(task: str) -> None:
+def _check_task(task: str) -> None:
     """Raises UsageError where there is no such task."""
     if task != "auto" and task not in TASKS:
         hint = nearest(task, TASKS)
@@ -314,7 +294,46 @@ def _column(name: str) -> str:
     return f"Column {name}" if name != TARGET else "The target"
 
 
-def expect(holds: bool, task: str, columns: Sequence[str], why: str) -> None:
+def _expect(holds: bool, task: str, columns: Sequence[str], why: str) -> None:
     if not holds:
         where = ", ".join(columns[:5]) + ("..." if len(columns) > 5 else "")
         raise UsageError(f"The task cannot be {task} for the target {where}: {why}.")
+
+
+def retarget(values: Sequence[Target], outputs: Sequence[str], now: str, task: str) -> Targets:
+    """Targets of the task `now` as those of another; "auto" makes two classes binary and leaves all else.
+
+    Raises:
+        UsageError: they cannot be.
+    """
+    _check_task(task)
+    found = Targets(now, tuple(outputs), list(values))
+    if task == "auto":
+        task = "binary" if now == "multiclass" and len(outputs) == 2 else now
+    if task == now:
+        return found
+    _expect(
+        "regression" not in (now, task) or now in ("multiclass", "binary"),
+        task,
+        outputs,
+        f"its targets are those of {now}",
+    )
+    classes = [value for value in values if isinstance(value, int)]
+    if task == "regression":
+        texts = [name for name in outputs if not is_number(name)]
+        _expect(
+            not texts, task, outputs, f"it needs numbers, and there are classes such as {(*texts, '')[0]!r}"
+        )
+        return Targets(task, (TARGET,), [(float(outputs[label]),) for label in classes])
+    if task == "multilabel":
+        return Targets(task, tuple(outputs), [_labels_of(value) for value in values])
+    if now == "multilabel":
+        return _as_classes(found, task)
+    _expect(task != "binary" or len(outputs) == 2, task, outputs, f"it needs 2 classes, not {len(outputs)}")
+    found.task = task
+    if task == "binary":
+        found.outputs = positive_last(outputs)
+        new = [found.outputs.index(name) for name in outputs]
+        found.values = [new[label] for label in classes]
+        found.why = f"2 classes{_said_positive(found)}"
+    return found

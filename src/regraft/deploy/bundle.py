@@ -28,7 +28,7 @@ from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
 from regraft.features.openvino import BATCH
-from regraft.gate.kinds import expect_here, kind_of, kind_of_folder
+from regraft.gate.archive import expect_here, kind_of, kind_of_folder
 from regraft.prepare import read_catalog
 from regraft.recipe import Recipe, TaskChoice
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from regraft.deploy.bundle import load, sha256
 from regraft.errors import UsageError
+from regraft.gate.archive import expect_here
 from regraft.gate.arrays import Array
-from regraft.gate.kinds import expect_here
 from regraft.gate.model import Contents, look_into
 
 __all__ = ["Inspection", "Kind", "inspect"]

@@ -13,7 +13,7 @@
 | `near_copies` | note | one picture in files of different bytes: saved again, resized, mirrored, turned |
 | `copies` | note | files of the same bytes |
 | `chained_pictures` | note | none: images look like their neighbours, as the frames of a film do |
-| any other key of `data.notes.NOTES` | note | an image of which the decoder noted that |
+| any other key of `data.refusal.NOTES` | note | an image of which the decoder noted that |
 
 Byte-identical files of different classes are in no problem: they are refused, as `conflicting_copies`.
 """
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of, leaked
-from regraft.data.notes import NOTES
+from regraft.data.refusal import NOTES
 from regraft.evaluation.shortcuts import find_shortcuts
 from regraft.training.suspects import Suspect
 

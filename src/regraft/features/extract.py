@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import TERMINAL, Reporter, duration
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog, Refused, Sample
 from regraft.data.decode import Facts
 from regraft.data.refusal import Refusal
-from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.facts import as_tensors, facts_key, read_facts
 from regraft.features.network import Network

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from regraft.data.decode import THUMBNAIL, Facts
 from regraft.data.decoder import DECODER
-from regraft.data.notes import NOTES
+from regraft.data.refusal import NOTES
 from regraft.features.store import Entries
 
 __all__ = ["as_tensors", "facts_key", "read_facts"]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import Reporter
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Decoded, Facts
-from regraft.data.view import View
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.engine import Engine, fast_in_bf16
 from regraft.features.facts import as_tensors, facts_key

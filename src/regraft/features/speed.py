@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.data.augment import View
 from regraft.data.decoder import DECODER
-from regraft.data.view import View
 from regraft.features.engine import Engine, kept_graph, make_engine
 from regraft.features.network import Network
 from regraft.features.openvino import BATCH, OpenVinoEngine, Precision

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import keras
 
 from regraft.console import Reporter, duration
+from regraft.data.augment import View
 from regraft.data.catalog import Catalog
-from regraft.data.view import View
 from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store
 

@@ -39,23 +39,10 @@ LAYERS = frozenset(_LAYERS.split())
 
 _CODE, _FILES, _OTHER = "runs a program", "can read files", "is no layer of an image model"
 REFUSED_LAYERS = {
-    "FlaxLayer": _CODE,
-    "JaxLayer": _CODE,
-    "Lambda": _CODE,
-    "TFSMLayer": _CODE,
-    "TorchModuleWrapper": _CODE,
-    "IntegerLookup": _FILES,
-    "StringLookup": _FILES,
-    "TextVectorization": _FILES,
-    "HashedCrossing": _OTHER,
-    "Hashing": _OTHER,
-    "Input": _OTHER,
-    "InputSpec": _OTHER,
-    "Layer": _OTHER,
-    "MaxNumBoundingBoxes": _OTHER,
-    "MelSpectrogram": _OTHER,
-    "STFTSpectrogram": _OTHER,
-    "Wrapper": _OTHER,
+    **dict.fromkeys(("FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper"), _CODE),
+    **dict.fromkeys(("IntegerLookup", "StringLookup", "TextVectorization"), _FILES),
+    **dict.fromkeys(("HashedCrossing", "Hashing", "Input", "InputSpec", "Layer", "Wrapper"), _OTHER),
+    **dict.fromkeys(("MaxNumBoundingBoxes", "MelSpectrogram", "STFTSpectrogram"), _OTHER),
 }
 
 _ACTIVATIONS = """

@@ -1,4 +1,4 @@
-"""A `.keras` file as an archive: its members, where they lie, and nothing unpacked.
+"""A `.keras` file as an archive: its members, where they lie, nothing unpacked; what else a file may be.
 
 Keras stores members as they are, one behind the other, without a comment: an archive that is anything else
 was not written by it. So nothing can grow while it is read, and no byte of the file belongs to nobody.
@@ -6,6 +6,8 @@ was not written by it. So nothing can grow while it is read, and no byte of the 
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 import struct
 import zipfile
@@ -15,9 +17,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from regraft.errors import EnvironmentFault, ModelRefused
-from regraft.gate.kinds import kind_of
 
-__all__ = ["CONFIG", "WEIGHTS", "Archive", "Member", "quoted", "read_archive", "refused"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "Archive",
+    "Member",
+    "expect_here",
+    "kind_of",
+    "kind_of_folder",
+    "quoted",
+    "read_archive",
+    "refused",
+]
 
 CONFIG, METADATA, WEIGHTS, ASSETS = "config.json", "metadata.json", "model.weights.h5", "assets/"
 MOST_MEMBERS = 10_000
@@ -26,6 +38,28 @@ MOST_BYTES = {CONFIG: 8 << 20, METADATA: 64 << 10}  # the largest of keras.appli
 _LOCAL, _END, _END64, _LOCATOR64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _UTF8_NAMES = 0x800
 _BAD = set("\\:\0")
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # longer than a drive's letter
+_MAGIC = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; open it with Keras and save it again as .keras"),
+    *((bytes([0x80, protocol]), "a pickle, which is a program") for protocol in range(2, 6)),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"\x7fELF", "a program"),
+    (b"PK\x05\x06", "an empty archive"),
+    (b"PK\x03\x04", "a zip archive, as files of Keras and PyTorch are"),
+)
+_MEMBERS = (  # files by which a folder is known
+    ("saved_model.pb", "a SavedModel, which is a program"),
+    ("saved_model.pbtxt", "a SavedModel, which is a program"),
+    ("_CHECKPOINT_METADATA", "a checkpoint of Orbax"),
+    ("manifest.ocdbt", "a checkpoint of Orbax"),
+    ("checkpoint", "a checkpoint of TensorFlow"),
+    ("config.json", "a preset or a model of a hub"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,8 +127,6 @@ def read_archive(path: Path) -> Archive:
     except (zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, EOFError) as fault:
         raise refused(path, f"it is damaged or no archive that Keras wrote ({fault}).") from fault
     except OSError as fault:
-        if isinstance(fault, EnvironmentFault):
-            raise
         raise EnvironmentFault(f"{path} cannot be read: {fault.strerror or fault}.") from fault
 
 
@@ -187,3 +219,32 @@ def _located(path: Path, file: BinaryIO, info: zipfile.ZipInfo, at: int) -> Memb
     if member.name.startswith(ASSETS) and file.read(4) == _LOCAL:
         raise refused(path, f"member {quoted(member.name)} is an archive itself.")
     return member
+
+
+def kind_of(first: bytes) -> str:
+    """What a file is by its first bytes, 8 at least, in words.
+
+    >>> kind_of(b"\\x80\\x04\\x95xxxxx")
+    'a pickle, which is a program'
+    """
+    named = (what for magic, what in _MAGIC if first.startswith(magic))
+    return next(named, "a TensorFlow Lite model" if first[4:8] == b"TFL3" else "something else")
+
+
+def kind_of_folder(folder: Path) -> str:
+    """What a folder is by the names in it, in words; "" for nothing known."""
+    return next((what for name, what in _MEMBERS if (folder / name).exists()), "")
+
+
+def expect_here(path: str | os.PathLike[str], expected: str) -> None:
+    """A path of this machine: nothing is ever fetched.
+
+    Args:
+        path: what was given.
+        expected: what should have been, for the message.
+
+    Raises:
+        ModelRefused: it is an address, such as hf://OWNER/MODEL.
+    """
+    if _ADDRESS.match(os.fspath(path)) and not Path(path).exists():
+        raise ModelRefused(f"Expected {expected}. Received: {path}, an address. Models are never fetched.")

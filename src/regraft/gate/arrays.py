@@ -14,7 +14,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.errors import EnvironmentFault
+from regraft.errors import EnvironmentFault, ModelRefused
 from regraft.gate.archive import quoted, refused
 
 __all__ = ["Array", "held", "read_arrays"]
@@ -69,13 +69,11 @@ def read_arrays(path: Path, *, offset: int = 0, size: int | None = None) -> tupl
             length = path.stat().st_size - offset if size is None else size
             with h5py.File(_Part(file, offset, length), "r") as store:
                 return tuple(_look(path, name, dataset) for name, dataset in _datasets(path, store))
-    except EnvironmentFault:
+    except ModelRefused:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as fault:
         if isinstance(fault, OSError) and not path.is_file():
             raise EnvironmentFault(f"{path} cannot be read: {fault}.") from fault
-        if type(fault).__module__.startswith("regraft."):
-            raise
         raise refused(path, f"its weights are no sound HDF5 file ({fault}).") from fault
 
 

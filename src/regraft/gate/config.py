@@ -51,7 +51,6 @@ class Configuration:
 
     own: Collection[str] = ()
     layers: list[Layer] = field(default_factory=list)
-    models: int = 0
     calls: int = 0
     inputs: list[tuple[str, Any]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -110,14 +109,8 @@ def _look(entry: dict[str, Any], place: str, found: Configuration) -> str:
     config = config if isinstance(config, dict) else {}
     module = entry.get("module")
     name = str(config.get("name", entry.get("name", "")))
-    layer = Layer(
-        name,
-        str(kind),
-        str(module),
-        config,
-        _shapes(entry.get("build_config")),
-        entry.get("shared_object_id"),
-    )
+    built = _shapes(entry.get("build_config"))
+    layer = Layer(name, str(kind), str(module), config, built, entry.get("shared_object_id"))
     why = why_not(module, str(kind), entry.get("registered_name"), found.own)
     if kind in ("__lambda__", "__typespec__"):
         why = "is a program"
@@ -125,14 +118,12 @@ def _look(entry: dict[str, Any], place: str, found: Configuration) -> str:
         at = str(layer) if name else f"{place}: {quoted(str(kind))}"
         found.suspicious.append(f"{at} {why}.")
         return at
-    if (module, kind) in MODELS:
-        found.models += 1
-    elif module == "keras.layers" or not re.match(r"keras(\.(?!src\.)|$)", str(module)):
+    if (module, kind) not in MODELS:
+        if module != "keras.layers" and re.match(r"keras(\.(?!src\.)|$)", str(module)):
+            return place
         found.layers.append(layer)
         if kind == "InputLayer":
             found.inputs.append((name, config.get("batch_shape", config.get("batch_input_shape"))))
-    else:
-        return place
     _check_calls(entry, layer, found)
     return str(layer)
 

@@ -119,16 +119,7 @@ _FORMULAS: dict[str, Callable[[dict[str, Any], Any], int]] = {
     "ReversibleEmbedding": _table,
     "MultiHeadAttention": _heads,
     "PReLU": _slopes,
-    **dict.fromkeys(
-        (
-            "BatchNormalization",
-            "GroupNormalization",
-            "LayerNormalization",
-            "Normalization",
-            "RMSNormalization",
-        ),
-        _normalization,
-    ),
+    **{f"{kind}Normalization": _normalization for kind in ("", "Batch", "Group", "Layer", "RMS")},
     **{
         f"{variant}{word}{rank}D{direction}": _convolution
         for variant in ("", "Depthwise", "Separable")

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.augment import Batch, augment_batch, resolve_augment
-from regraft.data.batches import Batches
+from regraft.data.augment import augment_batch, resolve_augment
+from regraft.data.batches import Batch, Batches, add_noise
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.noise import noisy
 from regraft.features.extract import Features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
@@ -163,7 +162,7 @@ class Material:
     def _noise(self) -> Callable[[Batch, list[int]], Batch] | None:
         """What changes a batch of stored features in training."""
         deviation = self.recipe.feature_noise
-        return (lambda batch, key: noisy(batch, deviation, key)) if deviation else None
+        return (lambda batch, key: add_noise(batch, deviation, key)) if deviation else None
 
     def _validation(self, tensors: Tensors, phase: Phase) -> Batches[Pair]:
         """The validation samples as they are."""

@@ -12,8 +12,7 @@ from functools import partial
 from regraft.backbone.cut import Cut, cut
 from regraft.backbone.load import Backbone
 from regraft.console import Reporter, amount, duration
-from regraft.data.augment import MIXING, resolve_augment
-from regraft.data.view import View
+from regraft.data.augment import MIXING, View, resolve_augment
 from regraft.features.boundary import Images, room
 from regraft.features.extract import extract_features
 from regraft.features.views import extract_views
