@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from regraft.backend import versions
 from regraft.beside import new_folder, sweep, take_place
 from regraft.console import Reporter
 from regraft.data.cells import safe_cell
@@ -29,7 +30,6 @@ from regraft.evaluation.report import write_report
 from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe, TaskChoice
-from regraft.versions import versions
 
 if TYPE_CHECKING:
     from regraft.training.fit import Fitted

@@ -26,12 +26,12 @@ import numpy as np
 
 from regraft.backbone.zoo import find, is_zoo_name
 from regraft.context import Context
-from regraft.data.catalog import Catalog
+from regraft.data.catalog import Catalog, Refused
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
 from regraft.embedding import VECTOR, pooled_network
 from regraft.errors import DataError, EnvironmentFault
-from regraft.evaluation.checkpage import Findings, render_check
+from regraft.evaluation.page import render_page
 from regraft.evaluation.problems import Problem, find_problems
 from regraft.features.looked import look_at
 from regraft.findings import now
@@ -41,10 +41,41 @@ from regraft.prepare import extract, open_backbone, read_catalog, report_backbon
 from regraft.recipe import Recipe
 from regraft.training.suspects import TASKS, Suspect, find_suspects
 
-__all__ = ["Checkup", "check"]
+__all__ = ["Checkup", "Findings", "check"]
 
 FORM = 1  # of the JSON object
 SIZE = 224  # pixels to decode at where the backbone's size is not known without it
+CASES = 30  # shown of a problem
+IMAGES = 6  # shown of a case
+WEIGHTS = {"error": "Mend this first", "warning": "Worth a look", "note": "Good to know"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that `regraft check` says.
+
+    Attributes:
+        data, created: what was checked, and when.
+        task: as `Catalog.task`.
+        outputs: names of the classes, labels or targets.
+        counts: part ("all" where nothing is cut) -> images of each class or label; empty for regression.
+        used: samples that can be used.
+        refused: files that cannot.
+        problems: what was found across images.
+        notes: what was left out when the data were listed.
+        unchecked: why labels were not checked; "" where they were.
+    """
+
+    data: str
+    created: str
+    task: str
+    outputs: tuple[str, ...]
+    counts: dict[str, list[int]]
+    used: int
+    refused: tuple[Refused, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    unchecked: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,7 @@ class Checkup:
     """What was found in a folder or table of images.
 
     Attributes:
-        findings: see `evaluation.checkpage.Findings`.
+        findings: see `Findings`.
         root: the folder that image names are relative to.
         fault: why `train` refuses the data, if it does.
     """
@@ -70,8 +101,17 @@ class Checkup:
         return json.dumps({"form": FORM, **asdict(self.findings)}, indent=2) + "\n"
 
     def as_html(self) -> str:
-        """A self-contained page with thumbnails."""
-        return render_check(self.findings, lambda image: thumbnail(self.root / image))
+        """A self-contained page with thumbnails, in the look and under the rules of the report."""
+        return render_page(
+            "check.html.j2",
+            self.findings.refused,
+            found=self.findings,
+            report=self.findings,  # what the macros shared with the report look at
+            weights=WEIGHTS,
+            cases=CASES,
+            images=IMAGES,
+            thumbnail=lambda image: thumbnail(self.root / image),
+        )
 
 
 def check(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.facts import BackboneFacts
-from regraft.backend import choose_openvino, expect_backend, expect_gradients
+from regraft.backend import choose_openvino, expect_backend, expect_gradients, versions
 from regraft.console import Reporter
 from regraft.context import Context
 from regraft.data.catalog import Catalog
@@ -27,7 +27,6 @@ from regraft.features.facts import facts_key
 from regraft.features.store import pixel_key
 from regraft.imports import preloaded_allocator
 from regraft.recipe import Phase, Recipe
-from regraft.versions import versions
 
 if TYPE_CHECKING:
     import keras

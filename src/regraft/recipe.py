@@ -24,6 +24,7 @@ __all__ = [
     "Phase",
     "Recipe",
     "Solver",
+    "Space",
     "Taps",
     "parse_duration",
     "parse_size",
@@ -285,6 +286,54 @@ class Recipe:
         _expect(isinstance(listed, list), f"{path}: phases", "a list of tables", listed)
         phases = [_build(Phase, each, f"{path}: phase {number}") for number, each in enumerate(listed, 1)]
         return replace(recipe, phases=tuple(phases))
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search chooses from: every plan with every rate, each beginning from the best head.
+
+    Attributes:
+        plans: freeze plans as in a `Phase`; empty for four that the program chooses, from a little to all.
+        learning_rates: of the head.
+        backbone_rates: of the pre-trained layers, as shares of it.
+        solvers: of a head without layers of its own; see `HeadSpec.solver`. Those that cannot do the task
+            are left out.
+        epochs: of the longest attempts.
+
+    Example:
+        >>> Space(plans=("last:5", "all"), learning_rates=(1e-4,)).phases("all")[0].learning_rate
+        0.0001
+        >>> Space(learning_rates=())
+        Traceback (most recent call last):
+        regraft.errors.UsageError: learning_rates: expected one at least. Received: none.
+    """
+
+    plans: tuple[str, ...] = ()
+    learning_rates: tuple[float, ...] = (1e-3, 3e-4, 3e-3)
+    backbone_rates: tuple[float, ...] = (0.3, 0.1)
+    solvers: tuple[str, ...] = ("logistic", "ridge", "lda")
+    epochs: int = 9
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rates", "backbone_rates", "solvers"):
+            _expect(bool(getattr(self, name)), name, "one at least", "none")
+        _expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
+        for plan in self.plans:
+            self.phases(plan)
+            words = "all, last:N, from:I, stage:NAME or match:REGEX; the head alone is always tried"
+            _expect(plan not in ("auto", "none"), "plans", words, plan)
+
+    def phases(self, plan: str) -> list[Phase]:
+        """A plan with each of the rates.
+
+        Raises:
+            UsageError: a plan or a rate that cannot be.
+        """
+        return [
+            Phase(plan, learning_rate=rate, backbone_rate=share, epochs=self.epochs)
+            for rate in self.learning_rates
+            for share in self.backbone_rates
+        ]
 
 
 def parse_duration(text: str) -> float:

@@ -68,9 +68,8 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     store: StoreOption = None,
 ) -> None:
     """Find how many layers to train, at which rates, on which head; write the best as a run folder."""
-    from regraft.recipe import Recipe, parse_duration
+    from regraft.recipe import Recipe, Space, parse_duration
     from regraft.run import search as run_search
-    from regraft.space import Space
 
     start = Recipe.from_toml(recipe) if recipe else Recipe()
     chosen = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from regraft.evaluation.baseline import BASELINES
 from regraft.evaluation.charts import Axis, Chart, Label, axis_labels, line_chart, ticks
 from regraft.evaluation.content import NumberFindings, PartScores, Report
 from regraft.evaluation.intervals import Interval
-from regraft.evaluation.page import environment
+from regraft.evaluation.page import render_page
 from regraft.evaluation.plots import error_chart, precision_recall_chart, roc_chart, scatter_chart
 from regraft.evaluation.scores import MEASURES
 
@@ -52,26 +51,19 @@ def render(report: Report) -> str:
     >>> "Cats &amp; dogs</title>" in render(report)
     True
     """
-    refused = defaultdict(list)
-    for image in report.refused:
-        refused[image.code].append(image)
     headline = next(iter(report.parts[0].scores.items()), None) if report.parts else None
-    page: str = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            report=report,
-            headline=headline,
-            gauge=_gauge(headline, report.parts[0].baseline) if headline else None,
-            baseline_name=BASELINES[report.task],
-            measures=MEASURES,
-            template=f"report_{TEMPLATES[report.task]}.html.j2",
-            curves=_curves(report),
-            plots=[_plots(part, report.outputs) for part in report.parts],
-            refused=sorted(refused.items(), key=lambda group: (-len(group[1]), group[0])),
-        )
+    return render_page(
+        "report.html.j2",
+        report.refused,
+        report=report,
+        headline=headline,
+        gauge=_gauge(headline, report.parts[0].baseline) if headline else None,
+        baseline_name=BASELINES[report.task],
+        measures=MEASURES,
+        template=f"report_{TEMPLATES[report.task]}.html.j2",
+        curves=_curves(report),
+        plots=[_plots(part, report.outputs) for part in report.parts],
     )
-    return page
 
 
 def write_report(report: Report, path: Path) -> None:
