@@ -23,7 +23,7 @@ from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.built import write_trained_model
 from regraft.deploy.bundle import MANIFEST_FORMAT
 from regraft.deploy.graph import GRAPH
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.errors import EnvironmentFault, UsageError, name_os_errors
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
@@ -60,20 +60,16 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
             )
     prefix = f".{out.name}.writing-"
     with ExitStack() as stack:
-        try:
+        with name_os_errors(f"Nothing can be written to {out.parent}"):
             out.parent.mkdir(parents=True, exist_ok=True)
             sweep(out.parent, prefix)
             beside = stack.enter_context(new_folder(out.parent, prefix))
-        except OSError as error:
-            raise EnvironmentFault(
-                f"Nothing can be written to {out.parent}: {error.strerror or error}."
-            ) from error
         try:
             yield beside
             take_place(beside, out)
+        except EnvironmentFault:
+            raise
         except OSError as error:
-            if isinstance(error, EnvironmentFault):
-                raise
             raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
 
 

@@ -58,6 +58,14 @@ class Task:
             return one_hot
         return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
 
+    def complete(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Answers with a column an output: of two classes told apart by one probability, that of both.
+
+        >>> TASKS["binary"].complete(np.array([[0.25]])).tolist()
+        [[0.75, 0.25]]
+        """
+        return np.concatenate([1 - answers, answers], axis=1) if self.name == "binary" else answers
+
     def balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
         """Weights of n samples by which rare answers count as much as frequent ones; their mean is 1.
 

@@ -12,7 +12,7 @@ from regraft.console import Reporter
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead
 from regraft.deploy.answers import group_images
-from regraft.deploy.bundle import ESTIMATOR, sha256, write_model
+from regraft.deploy.bundle import ESTIMATOR, sha256
 from regraft.deploy.graph import write_graph
 from regraft.deploy.selftest import SELFTEST, make_pictures, write_answers
 from regraft.errors import ModelRefused
@@ -48,24 +48,28 @@ def write_trained_model(
     """
     _expect_finite(trained.model)
     if open_images is None:
-        return _write_model(trained, folder)
+        return _digests(folder, _write_model(trained, folder))
     with open_images() as decoding:
-        files = _write_model(trained, folder)
+        names = _write_model(trained, folder)
         decoded = group_images(iter(decoding), trained.photos)
         images = [image for image in decoded if not isinstance(image, Refusal)]
     shown = make_pictures(int(trained.model.inputs[0].shape[-2]), trained.photos)
     pixels = np.stack([*images, *shown])
     answers, graph = write_graph(trained.model, folder, pixels, graph=trained.graph, reporter=reporter)
     write_answers(folder / SELFTEST, shown, answers[len(images) :])
-    return files | {name: sha256(folder / name) for name in (*graph, SELFTEST)}
+    return _digests(folder, [*names, *graph, SELFTEST])
 
 
-def _write_model(trained: TrainedModel, folder: Path) -> dict[str, str]:
-    files = {"model.keras": write_model(trained.model, folder / "model.keras")}
-    if trained.kept is not None:
-        write_estimator(trained.kept, folder / ESTIMATOR)
-        files[ESTIMATOR] = sha256(folder / ESTIMATOR)
-    return files
+def _write_model(trained: TrainedModel, folder: Path) -> list[str]:
+    trained.model.save(folder / "model.keras")
+    if trained.kept is None:
+        return ["model.keras"]
+    write_estimator(trained.kept, folder / ESTIMATOR)
+    return ["model.keras", ESTIMATOR]
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, str]:
+    return {name: sha256(folder / name) for name in names}
 
 
 def _expect_finite(model: keras.Model) -> None:

@@ -8,13 +8,12 @@ surrogates of undecodable file names) are shown as escape sequences.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.errors import EnvironmentFault
+from regraft.beside import new_file
+from regraft.errors import name_os_errors
 from regraft.evaluation.baseline import BASELINES
 from regraft.evaluation.charts import Axis, Chart, Label, axis_labels, line_chart, ticks
 from regraft.evaluation.content import NumberFindings, PartScores, Report
@@ -77,18 +76,12 @@ def write_report(report: Report, path: Path) -> None:
         write_report(report, Path("run/report.html"))
     """
     page = render(report).encode("utf-8")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise EnvironmentFault(f"Cannot write the report to {path}: {error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with (
+        name_os_errors(f"Cannot write the report to {path}"),
+        new_file(path.parent, f".{path.name}.writing-") as beside,
+    ):
+        beside.write_bytes(page)
+        beside.replace(path)
 
 
 def _gauge(headline: tuple[str, Interval], baseline: float) -> _Gauge:
