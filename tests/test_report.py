@@ -197,7 +197,6 @@ def make(outputs: list[str] | None = None, *, task: str = "multiclass", **change
         decision="The fine-tuned model was kept.",
         outputs=outputs,
         counts={} if task == "regression" else {name: [10] * len(outputs) for name in names},
-        sizes=dict.fromkeys(names, 80),
         parts=changes.pop("parts", None) or [PART[task](name, outputs) for name in ("test", "validation")],
         history=[epoch(number) for number in range(4)],
         score_name="top-1",
@@ -409,7 +408,7 @@ def test_flawless_model() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_but_the_obligatory(task: str) -> None:
     nothing = {"summary": [], "history": [], "refused": [], "notes": [], "phases": [], "new_layers": []}
-    bare = dataclasses.replace(make(task=task, **nothing), parts=[], seconds={}, counts={}, sizes={})
+    bare = dataclasses.replace(make(task=task, **nothing), parts=[], seconds={}, counts={})
     page = Page(render(bare))
     assert page.tags.count("section") == 7 + len(SECTIONS[task])
     for said in ["Not scored", "none was refused", "No times were taken", "without epochs"]:

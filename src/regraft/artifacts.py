@@ -25,7 +25,6 @@ from regraft.deploy.bundle import MANIFEST_FORMAT
 from regraft.deploy.graph import GRAPH
 from regraft.errors import EnvironmentFault, UsageError, name_os_errors
 from regraft.evaluation.content import PartScores
-from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
 from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
@@ -142,7 +141,7 @@ def _write_records(outcome: Outcome, folder: Path) -> None:
 def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     decision, features = outcome.decision, outcome.features
     scored = {
-        part.name: {"n": part.n, **{name: _interval(score) for name, score in part.scores.items()}}
+        part.name: {"n": part.n, **{name: asdict(score) for name, score in part.scores.items()}}
         for part in sorted(parts, key=lambda part: part.name, reverse=True)
     }
     return {
@@ -172,10 +171,6 @@ def _phase(fitted: Fitted) -> dict[str, Any]:
         "best_epoch": fitted.best,
         "stopped": fitted.stopped,
     }
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _resolved(outcome: Outcome) -> Recipe:

@@ -20,16 +20,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.backbone.zoo import find, is_zoo_name
 from regraft.context import Context
 from regraft.data.catalog import Catalog, Refused
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
-from regraft.embedding import VECTOR, pooled_network
+from regraft.embedding import pooled_network, read_vectors
 from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.page import render_page
 from regraft.evaluation.problems import Problem, find_problems
@@ -142,7 +142,7 @@ def check(
         [case.images[0].image for case in found.cases[:30]]
     """
     recipe, context = recipe or Recipe(), Context.open(store, trust=trust)
-    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+    catalog = read_catalog(data, recipe)
     context.reporter.info(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
     seen = _decode_all(context, catalog, recipe, labels=labels)
     copies = Copies.of(seen.facts, reporter=context.reporter)
@@ -171,7 +171,7 @@ class _Seen:
 
     catalog: Catalog
     facts: dict[str, Facts]
-    vectors: Any
+    vectors: NDArray[np.float32] | None
     why_not: str = ""
 
 
@@ -191,8 +191,7 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
             recipe = replace(recipe, phases=())  # `train` keeps pixels where it has phases
             features = extract(context, pooled_network(backbone, recipe.head), catalog, recipe)
             catalog = catalog.without(features.refused)
-            vectors = features.matrix(catalog.samples, VECTOR)
-            return _Seen(catalog, features.facts_of(catalog.contents), vectors)
+            return _Seen(catalog, features.facts_of(catalog.contents), read_vectors(features, catalog))
     context.reporter.info(f"Labels are not checked: {why_not}")
     size = find(recipe.backbone).size_at(recipe.image_size) if is_zoo_name(recipe.backbone) else SIZE
     facts, refused = look_at(catalog, store=context.store, size=size, reporter=context.reporter)
@@ -211,7 +210,7 @@ def _doubted(
         return [], None, seen.why_not
     names = learnable.outputs
     found = find_suspects(
-        np.asarray(seen.vectors),
+        seen.vectors,
         learnable.targets(learnable.samples),
         task=learnable.task,
         reporter=context.reporter,

@@ -37,15 +37,18 @@ class Reporter:
 
     def info(self, text: str) -> None:
         """Show a message."""
-        _print(text)
+        self._show(text)
 
     def warn(self, text: str) -> None:
         """Show a message that the user should act on."""
-        _print(text, style="yellow")
+        self._show(text, style="yellow")
 
     def error(self, text: str) -> None:
         """Show what ended the program."""
-        _print(text, style="red")
+        self._show(text, style="red")
+
+    def _show(self, text: str, *, style: str = "") -> None:
+        _print(text, style=style)
 
     def track(
         self, title: str, total: int | None, *, unit: str = "images"
@@ -63,14 +66,8 @@ class Reporter:
 class SilentReporter(Reporter):
     """Show nothing: for work that is one of hundreds, as in a cross-validation."""
 
-    def info(self, text: str) -> None:
-        """Drop the message."""
-
-    def warn(self, text: str) -> None:
-        """Drop the message."""
-
-    def error(self, text: str) -> None:
-        """Drop the message."""
+    def _show(self, text: str, *, style: str = "") -> None:
+        pass
 
     def track(
         self, title: str, total: int | None, *, unit: str = "images"

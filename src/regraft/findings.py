@@ -139,7 +139,7 @@ def _findings(outcome: Outcome, part: str, limits: Array) -> ClassFindings | Lab
 def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
     """What the report says of a run whose folder is `out`."""
     catalog, decision, run = outcome.catalog, outcome.decision, os.fspath(out)
-    sizes = {part: len(catalog.part(part)) for part in PARTS if catalog.part(part)}
+    parts_of_data = [part for part in PARTS if catalog.part(part) and catalog.task != "regression"]
     return Report(
         title=out.name,
         created=now(),
@@ -148,8 +148,7 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         summary=_summary(outcome),
         decision=decision.reason,
         outputs=list(catalog.outputs),
-        counts={} if catalog.task == "regression" else {part: catalog.counts(part) for part in sizes},
-        sizes=sizes,
+        counts={part: catalog.counts(part) for part in parts_of_data},
         parts=parts,
         history=_history(outcome),
         score_name=TASKS[catalog.task].score_name,

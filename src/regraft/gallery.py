@@ -17,7 +17,6 @@ from regraft.evaluation.explain import largest_errors, most_wrong, most_wrong_la
 __all__ = ["thumbnail", "wrong_images", "wrong_labels", "wrong_numbers"]
 
 THUMBNAIL = 220  # pixels on the longer side
-SHOWN = 24  # images a part
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +38,7 @@ def wrong_images(catalog: Catalog, part: str, probabilities: Array) -> list[Wron
             truth_probability=float(probabilities[at, truth[at]]),
             thumbnail=thumbnail(catalog.root / samples[at].path),
         )
-        for at in most_wrong(truth, probabilities, count=SHOWN)
+        for at in most_wrong(truth, probabilities)
     ]
 
 
@@ -66,7 +65,7 @@ def wrong_labels(catalog: Catalog, part: str, answers: Array, thresholds: Array)
             right=[name for name, _ in named(at, truth[at] & said[at])],
             thumbnail=thumbnail(catalog.root / samples[at].path),
         )
-        for at in most_wrong_labels(truth, answers, thresholds, count=SHOWN)
+        for at in most_wrong_labels(truth, answers, thresholds)
     ]
 
 
@@ -80,7 +79,7 @@ def wrong_numbers(catalog: Catalog, part: str, answers: Array) -> list[WrongNumb
             values=list(zip(catalog.outputs, truth[at].tolist(), answers[at].tolist(), strict=True)),
             thumbnail=thumbnail(catalog.root / samples[at].path),
         )
-        for at in largest_errors(truth, answers, count=SHOWN)
+        for at in largest_errors(truth, answers)
     ]
 
 

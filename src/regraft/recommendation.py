@@ -11,6 +11,7 @@ import gc
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ from regraft.backbone.zoo import find, is_zoo_name, weights_on_disk
 from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.sample import Sample
-from regraft.embedding import VECTOR, check_pooling, pooled_network
+from regraft.embedding import check_pooling, pooled_network, read_vectors
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.prepare import extract, open_backbone, read_catalog, report_backbone, report_refused
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
+from regraft.training.crossval import sample_of
 from regraft.training.folds import strata
 from regraft.training.transfer import h_score, logme
 
@@ -147,8 +149,7 @@ def recommend(
     recipe = recipe or Recipe()
     asked = _asked(recipe, backbones, weights)
     context = Context.open(store, trust=trust)
-    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
-    catalog = _sampled(catalog.learnable(), sample, recipe.seed)
+    catalog = _sampled(read_catalog(data, recipe).learnable(), sample, recipe.seed)
     context.reporter.info(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
     trial = _Trial(context, catalog, several=len(asked) > 1)
     tried = [trial.score(each) for each in asked]
@@ -213,14 +214,8 @@ def _sampled(catalog: Catalog, count: int, seed: int) -> Catalog:
     A larger sample of the same images holds the smaller one, so it computes only what is new.
     """
     samples = [sample for sample in catalog.samples if sample.part != "test"]
-    kinds = strata(catalog.targets(samples), catalog.task)
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(samples), bool)
-    for kind in np.unique(kinds):
-        rows = rng.permutation(np.flatnonzero(kinds == kind))
-        chosen[rows[: max(2, round(len(rows) * count / len(samples)))]] = True
-    kept = tuple(sample for sample, is_chosen in zip(samples, chosen, strict=True) if is_chosen)
-    return replace(catalog, samples=kept).learnable()
+    chosen = sample_of(strata(catalog.targets(samples), catalog.task), count, seed)
+    return replace(catalog, samples=tuple(compress(samples, chosen))).learnable()
 
 
 class _Trial:
@@ -266,7 +261,7 @@ class _Trial:
     def _scores(self, features: Features, seed: int) -> tuple[float, float, float, int]:
         catalog = self.catalog
         task, targets = TASKS[catalog.task], catalog.targets(catalog.samples)
-        vectors = np.asarray(features.matrix(catalog.samples, VECTOR), np.float32)
+        vectors = read_vectors(features, catalog)
         groups = _groups(catalog.samples)
         probe = solve("ridge", vectors, targets, task=task.name, seed=seed, groups=groups)
         if np.isnan(probe.score):

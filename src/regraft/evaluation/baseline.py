@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from regraft.evaluation.classification import largest_class_accuracy
-from regraft.evaluation.intervals import Interval, wilson_interval
+from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.multilabel import mean_share
 from regraft.evaluation.ranking import average_precision, mean_of
 from regraft.evaluation.regression import FEWEST, beats_the_mean, error_of_the_mean
 from regraft.evaluation.scores import three_digits
+from regraft.tasks import TASKS
 
 __all__ = ["BASELINES", "baseline", "no_better"]
 
@@ -70,9 +71,11 @@ def no_better(
     if task == "regression":
         return _of_numbers(training, targets, answers, outputs=outputs, where=where, seed=seed)
     if task == "multilabel":
-        found, name = _mean_average_precision(targets, answers), "mAP"
+        ranked, name = mean_of(average_precision, targets, answers), "mAP"
+        found = ranked.interval if ranked else None
     else:
-        found, name = _accuracy(task, targets, answers), "top-1 accuracy"
+        said = TASKS[task].complete(np.asarray(answers)).argmax(axis=1)
+        found, name = wilson_interval(int((said == targets).sum()), len(said)), "top-1 accuracy"
     floor = baseline(task, training, targets)
     if found is None or found.low > floor:
         return ""
@@ -105,18 +108,6 @@ def _of_numbers(
         if not beats_the_mean(true[:, [at]], said[:, [at]], means[[at]], seed=seed)
     ]
     return f"No better than always the mean {where}, of these targets: {', '.join(behind)}." if behind else ""
-
-
-def _accuracy(task: str, targets: npt.ArrayLike, answers: npt.ArrayLike) -> Interval:
-    truth, said = np.asarray(targets), np.asarray(answers)
-    chosen = said[:, 0] > 0.5 if task == "binary" else said.argmax(axis=1)
-    return wilson_interval(int((chosen == truth).sum()), len(truth))
-
-
-def _mean_average_precision(targets: npt.ArrayLike, answers: npt.ArrayLike) -> Interval | None:
-    pairs = zip(np.asarray(targets).T, np.asarray(answers).T, strict=True)
-    found = mean_of([average_precision(*pair) for pair in pairs])
-    return found.interval if found else None
 
 
 def _means(training: npt.ArrayLike) -> npt.NDArray[np.float64]:

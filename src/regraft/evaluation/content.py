@@ -143,7 +143,6 @@ class Report:
         warnings: what must be known before the model is used, a sentence each.
         outputs: names of classes, labels or targets, in the order of every array and list about them.
         counts: part -> number of images of each class or with each label; empty for regression.
-        sizes: part -> number of samples.
         parts: scored parts, the most trustworthy (test) first; may be empty.
         history: the epochs in order; may be empty.
         score_name: what `Epoch.val_score` is called.
@@ -166,7 +165,6 @@ class Report:
     decision: str
     outputs: list[str]
     counts: dict[str, list[int]]
-    sizes: dict[str, int]
     parts: list[PartScores]
     history: list[Epoch]
     score_name: str

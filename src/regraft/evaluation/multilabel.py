@@ -61,8 +61,7 @@ def choose_thresholds(truth: npt.ArrayLike, answers: npt.ArrayLike) -> Floats:
     array([0.2, 0.5])
     """
     has, table = _checked(truth, answers)
-    pairs = zip(has.T, table.T, strict=True)
-    return np.array([_best_threshold(label, answer) for label, answer in pairs])
+    return np.array([_best_threshold(*column) for column in zip(has.T, table.T, strict=True)])
 
 
 def multilabel_scores(
@@ -100,9 +99,7 @@ def multilabel_scores(
     # Most labels are not on most images: sparse, the sums of a thousand resamples take seconds less.
     columns = csr_array(np.column_stack([has, said, has & said, np.ones(len(table)), losses]))
     micro, macro, log_loss = bootstrap(columns, _of_sums, seed=seed)
-    pairs = list(zip(has.T, table.T, strict=True))
-    precision = mean_of([average_precision(*pair) for pair in pairs])
-    area = mean_of([area_under_roc(*pair) for pair in pairs])
+    precision, area = mean_of(average_precision, has, table), mean_of(area_under_roc, has, table)
     found = {
         "mAP": precision and precision.interval,
         "micro_f1": micro,

@@ -44,7 +44,7 @@ def render(report: Report) -> str:
     >>> report = Report(
     ...     title="Cats & dogs", created="2030-01-01", command="regraft train pets", task="binary",
     ...     summary=[], decision="Kept.", outputs=["cat", "dog"], counts={"train": [3, 4]},
-    ...     sizes={"train": 7}, parts=[], history=[], score_name="top-1", images_used=7, refused=[],
+    ...     parts=[], history=[], score_name="top-1", images_used=7, refused=[],
     ...     notes=[], seconds={}, usage_python="", usage_shell="",
     ... )
     >>> "Cats &amp; dogs</title>" in render(report)
