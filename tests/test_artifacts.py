@@ -10,7 +10,7 @@ import pytest
 
 from regraft.artifacts import claim_folder
 from regraft.backbone.freeze import Trained
-from regraft.deploy.built import _expect_finite
+from regraft.deploy.model_files import _expect_finite
 from regraft.errors import EnvironmentFault, ModelRefused
 from regraft.outcome import Decision
 from regraft.recipe import Phase

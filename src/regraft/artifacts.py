@@ -20,9 +20,8 @@ from regraft.console import Reporter
 from regraft.data.cells import safe_cell
 from regraft.data.decoder import DECODER
 from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.built import write_trained_model
 from regraft.deploy.bundle import MANIFEST_FORMAT
-from regraft.deploy.graph import GRAPH
+from regraft.deploy.model_files import GRAPH, write_trained_model
 from regraft.errors import EnvironmentFault, UsageError, name_os_errors
 from regraft.evaluation.content import PartScores
 from regraft.evaluation.report import write_report

@@ -135,12 +135,12 @@ def was_chosen() -> bool:
     return _chosen
 
 
-def restart(backend: str = DEFAULT) -> NoReturn:
-    """Run this program's command again from its beginning, in this process, on another backend."""
+def restart() -> NoReturn:
+    """Run this program's command again from its beginning, in this process, on Keras' usual backend."""
     sys.stderr.flush()
     os.dup2(sys.stderr.fileno(), 2)
     command = [sys.executable, "-m", "regraft", *sys.argv[1:]]
-    os.execve(sys.executable, command, {**os.environ, "KERAS_BACKEND": backend})
+    os.execve(sys.executable, command, {**os.environ, "KERAS_BACKEND": DEFAULT})
 
 
 def versions() -> dict[str, str]:

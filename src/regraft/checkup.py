@@ -31,11 +31,11 @@ from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
 from regraft.embedding import pooled_network, read_vectors
 from regraft.errors import DataError, EnvironmentFault
+from regraft.evaluation.explain import thumbnail
 from regraft.evaluation.page import render_page
 from regraft.evaluation.problems import Problem, find_problems
 from regraft.features.looked import look_at
 from regraft.findings import now
-from regraft.gallery import thumbnail
 from regraft.imports import begin
 from regraft.prepare import extract, open_backbone, read_catalog, report_backbone
 from regraft.recipe import Recipe

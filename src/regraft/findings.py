@@ -26,11 +26,11 @@ from regraft.evaluation.content import (
     PartScores,
     Report,
 )
+from regraft.evaluation.explain import wrong_images, wrong_labels, wrong_numbers
 from regraft.evaluation.multilabel import choose_thresholds, per_label
 from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
-from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
 from regraft.outcome import Outcome
 from regraft.prepare import describe_enlarging
 from regraft.tasks import TASKS

@@ -45,10 +45,8 @@ TAPPED = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # solvers whos
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?")
-_SECONDS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kb|mb|gb|tb)?")
-_BYTES = {None: 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 T = TypeVar("T")
 
@@ -342,10 +340,7 @@ def parse_duration(text: str) -> float:
     >>> parse_duration("10min")
     600.0
     """
-    match = _DURATION.fullmatch(text.strip().lower())
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"Expected a time such as 90s, 10min or 1h. Received: {text}.")
-    return float(match[1]) * _SECONDS[match[2]]
+    return _parse_amount(text, _SECONDS, "a time such as 90s, 10min or 1h", above=0)
 
 
 def parse_size(text: str) -> float:
@@ -354,10 +349,14 @@ def parse_size(text: str) -> float:
     >>> parse_size("10GB")
     10000000000.0
     """
-    match = _SIZE.fullmatch(text.strip().lower())
-    if not match:
-        raise UsageError(f"Expected a size such as 500MB or 10GB. Received: {text}.")
-    return float(match[1]) * _BYTES[match[2]]
+    return _parse_amount(text, _BYTES, "a size such as 500MB or 10GB")
+
+
+def _parse_amount(text: str, units: dict[str, float], expected: str, above: float = -1) -> float:
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})?", text.strip().lower())
+    if not match or float(match[1]) <= above:
+        raise UsageError(f"Expected {expected}. Received: {text}.")
+    return float(match[1]) * units.get(match[2], 1.0)
 
 
 def _build(kind: type[T], values: Any, where: str) -> T:

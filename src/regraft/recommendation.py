@@ -235,19 +235,26 @@ class _Trial:
             return fault
         report_backbone(reporter, backbone)
         features = self._features(backbone, recipe)
-        score, evidence, apart, width = self._scores(features, recipe.seed)
+        vectors, targets = read_vectors(features, self.catalog), self.catalog.targets(self.catalog.samples)
+        task, groups = TASKS[self.catalog.task], _groups(self.catalog.samples)
+        probe = solve("ridge", vectors, targets, task=task.name, seed=recipe.seed, groups=groups)
+        if np.isnan(probe.score):
+            raise DataError("Expected two images of some class, to hold one out. Received: one of each.")
+        encoded = task.encode(targets, len(self.catalog.outputs)).astype(np.float64)
+        if task.name == "regression":
+            encoded = (encoded - encoded.mean(0)) / encoded.std(0)
         parameters = backbone.model.count_params()
         return Ranked(
             backbone=recipe.backbone,
             weights=recipe.weights,
-            score=score,
-            logme=evidence,
-            h_score=apart,
+            score=probe.score,
+            logme=logme(vectors, encoded),
+            h_score=h_score(vectors, encoded),
             images_per_second=1 / features.seconds_per_image,
             parameters=parameters,
             megabytes=4 * parameters / 1e6,
             image_size=backbone.image_size,
-            features=width,
+            features=vectors.shape[1],
         )
 
     def _features(self, backbone: Backbone, recipe: Recipe) -> Features:
@@ -257,19 +264,6 @@ class _Trial:
             self.catalog = self.catalog.without(features.refused).learnable()
             report_refused(self._context.reporter, self.catalog)
         return features
-
-    def _scores(self, features: Features, seed: int) -> tuple[float, float, float, int]:
-        catalog = self.catalog
-        task, targets = TASKS[catalog.task], catalog.targets(catalog.samples)
-        vectors = read_vectors(features, catalog)
-        groups = _groups(catalog.samples)
-        probe = solve("ridge", vectors, targets, task=task.name, seed=seed, groups=groups)
-        if np.isnan(probe.score):
-            raise DataError("Expected two images of some class, to hold one out. Received: one of each.")
-        encoded = task.encode(targets, len(catalog.outputs)).astype(np.float64)
-        if task.name == "regression":
-            encoded = (encoded - encoded.mean(0)) / encoded.std(0)
-        return probe.score, logme(vectors, encoded), h_score(vectors, encoded), vectors.shape[1]
 
 
 def _groups(samples: Sequence[Sample]) -> NDArray[np.str_]:

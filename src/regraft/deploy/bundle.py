@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,9 +21,9 @@ from regraft.data.refusal import Refusal
 from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import make_default_engine, run_engine
-from regraft.deploy.graph import GRAPH, read_graph
+from regraft.deploy.model_files import ESTIMATOR, GRAPH, read_graph, sha256
 from regraft.deploy.selftest import SELFTEST, check_answers
-from regraft.errors import DataError, ModelRefused, UsageError, name_os_errors
+from regraft.errors import DataError, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
 from regraft.features.openvino import BATCH
@@ -40,19 +39,16 @@ if TYPE_CHECKING:
     from regraft.training.kept import Kept
 
 __all__ = [
-    "ESTIMATOR",
     "MANIFEST_FORMAT",
     "Bundle",
     "Evaluation",
     "Prediction",
     "load",
-    "sha256",
 ]
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2
 RUN = "a run folder written by `regraft train`, and nothing else"
-ESTIMATOR = "head.skops"
 
 
 @dataclass(frozen=True)
@@ -348,16 +344,6 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = (), trust: bo
         raise ModelRefused(
             f"{folder} is not a finished run: its manifest.json is missing or damaged."
         ) from error
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file, as the manifest names it.
-
-    Raises:
-        EnvironmentFault: it cannot be read.
-    """
-    with name_os_errors(f"{path} cannot be read"), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _kind(file: Path) -> str:

@@ -20,7 +20,8 @@ from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import run_engine
-from regraft.deploy.bundle import ESTIMATOR, Bundle, load
+from regraft.deploy.bundle import Bundle, load
+from regraft.deploy.model_files import ESTIMATOR
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from regraft.evaluation.classification import largest_class_accuracy
+from regraft.errors import DataError
 from regraft.evaluation.intervals import wilson_interval
-from regraft.evaluation.multilabel import mean_share
 from regraft.evaluation.ranking import average_precision, mean_of
 from regraft.evaluation.regression import FEWEST, beats_the_mean, error_of_the_mean
 from regraft.evaluation.scores import three_digits
@@ -28,17 +27,25 @@ BASELINES = {
 def baseline(task: str, training: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """What a task's first score comes to without looking at the images.
 
-    The accuracy of the class most frequent in `training`, the mAP of random answers, or the MAE of the
-    mean of `training`. Targets as in `evaluation.scores.scores`.
+    The accuracy of the class most frequent in `training`, of equal ones the first; the mAP of random answers,
+    which is the mean share of the labels that occur, or 0; or the MAE of the mean of `training`.
+    Targets as in `evaluation.scores.scores`.
+
+    Raises:
+        DataError: there are no targets.
 
     >>> baseline("regression", [[1.0], [3.0]], [[0.0], [4.0]])
     2.0
     """
+    before, now = np.asarray(training), np.asarray(targets)
+    if not before.size or not now.size:
+        raise DataError(f"Expected targets. Received: {before.size} to train, {now.size} to score.")
     if task == "multilabel":
-        return mean_share(targets)
+        shares = now.mean(axis=0, dtype=np.float64)
+        return float(shares[shares > 0].mean()) if shares.any() else 0.0
     if task == "regression":
-        return error_of_the_mean(targets, _means(training))
-    return largest_class_accuracy(training, targets)
+        return error_of_the_mean(now, _means(before))
+    return float((now == np.bincount(before).argmax()).mean())
 
 
 def no_better(

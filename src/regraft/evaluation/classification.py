@@ -19,7 +19,6 @@ __all__ = [
     "checked_probabilities",
     "classification_scores",
     "confusion_matrix",
-    "largest_class_accuracy",
     "per_class",
 ]
 
@@ -164,23 +163,6 @@ def per_class(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence
         ClassRow(name, int(n), _ratio(hit, answered), _ratio(hit, n), _ratio(2 * hit, n + answered))
         for name, hit, n, answered in zip(classes, hits, support, said, strict=True)
     ]
-
-
-def largest_class_accuracy(training_labels: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Accuracy, 0..1, on `labels` of always answering the class most frequent in `training_labels`.
-
-    Both are class numbers, of shape (n_training,) and (n,). The smaller number wins a tie.
-
-    Raises:
-        DataError: if either is empty.
-
-    >>> largest_class_accuracy([0, 1, 1], [1, 0, 1, 1])
-    0.75
-    """
-    training, evaluated = np.asarray(training_labels), np.asarray(labels)
-    if not training.size or not evaluated.size:
-        raise DataError(f"Expected labels. Received: {training.size} to train, {evaluated.size} to score.")
-    return float((evaluated == np.bincount(training).argmax()).mean())
 
 
 def checked_probabilities(probabilities: npt.ArrayLike) -> Floats:

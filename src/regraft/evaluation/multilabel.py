@@ -14,7 +14,7 @@ from regraft.evaluation.classification import SMALLEST_PROBABILITY, checked_prob
 from regraft.evaluation.intervals import Interval, bootstrap
 from regraft.evaluation.ranking import area_under_roc, average_precision, mean_of
 
-__all__ = ["LabelRow", "choose_thresholds", "mean_share", "multilabel_scores", "per_label"]
+__all__ = ["LabelRow", "choose_thresholds", "multilabel_scores", "per_label"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -144,18 +144,6 @@ def per_label(
             )
         )
     return rows
-
-
-def mean_share(truth: npt.ArrayLike) -> float:
-    """The mAP that random answers come to: the mean share of the labels that occur; 0 where none does.
-
-    `truth`: 0 or 1, shape (n, labels).
-
-    >>> mean_share([[1, 0, 0], [1, 1, 0]])
-    0.75
-    """
-    shares = np.asarray(truth, dtype=np.float64).mean(axis=0)
-    return float(shares[shares > 0].mean()) if shares.any() else 0.0
 
 
 def _of_sums(sums: Floats) -> Floats:

@@ -27,12 +27,12 @@ class TargetRow:
     """
 
     name: str
-    mae: Interval
-    rmse: Interval
-    r2: Interval | None
-    median_error: Interval
     error_of_the_mean: float
     better: bool
+    mae: Interval
+    rmse: Interval
+    median_error: Interval
+    r2: Interval | None = None
 
 
 def regression_scores(truth: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 0) -> dict[str, Interval]:
@@ -95,17 +95,7 @@ def per_target(
         one, other = true[:, at : at + 1], said[:, at : at + 1]
         scores = regression_scores(one, other, seed=seed)
         floor, better = error_of_the_mean(one, mean), beats_the_mean(one, other, mean, seed=seed)
-        rows.append(
-            TargetRow(
-                name,
-                scores["mae"],
-                scores["rmse"],
-                scores.get("r2"),
-                scores["median_error"],
-                floor,
-                better,
-            )
-        )
+        rows.append(TargetRow(name, floor, better, **scores))
     return rows
 
 
