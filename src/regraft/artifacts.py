@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from regraft.backend import versions
-from regraft.beside import new_folder, sweep, take_place
+from regraft.beside import new_folder, take_place
 from regraft.console import Reporter
 from regraft.data.cells import safe_cell
 from regraft.data.decoder import DECODER
@@ -56,12 +56,10 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
                 f"{out} is not a run folder (no {mark} in it), so --overwrite does not replace it. "
                 "Choose another."
             )
-    prefix = f".{out.name}.writing-"
     with ExitStack() as stack:
         with name_os_errors(f"Nothing can be written to {out.parent}"):
             out.parent.mkdir(parents=True, exist_ok=True)
-            sweep(out.parent, prefix)
-            beside = stack.enter_context(new_folder(out.parent, prefix))
+            beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
         try:
             yield beside
             take_place(beside, out)

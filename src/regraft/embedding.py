@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.beside import new_folder, sweep
+from regraft.beside import new_folder
 from regraft.console import TERMINAL, Reporter
 from regraft.context import Context
 from regraft.data.catalog import Catalog, list_images
@@ -93,7 +93,6 @@ def embed(
     write, context = _writer(out, overwrite=overwrite), Context.open(store, trust=trust)
     with ExitStack() as stack:
         with name_os_errors(f"{out} cannot be written"):
-            sweep(out.parent, f".{out.name}.writing-")
             beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
         catalog = _list_images(context, Path(data), recipe)
         network = embedding_network(recipe, trust=trust, reporter=context.reporter)

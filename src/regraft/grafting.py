@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.refusal import Refusal
-from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.errors import DataError, UsageError
 from regraft.outcome import TrainedModel
 from regraft.recipe import Recipe
@@ -157,17 +156,13 @@ def evaluate(
     """
     if not fine_tuned:
         return answer_from_features(found, material), None  # a phase may have trained the head alone
-    from regraft.deploy.answers import name_output, run_engine
+    from regraft.deploy.answers import answer_contents, name_output
     from regraft.features.speed import Speed
 
     catalog = material.catalog
     samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
-    contents = list(dict.fromkeys(sample.digest for sample in samples))
-    speed = Speed(name_output(found.model), context.store)
-    with DecodeAhead(jobs_for(catalog, contents), material.backbone.image_size) as decoding:
-        answers = dict(
-            zip(contents, run_engine(speed.engine, decoding, reporter=context.reporter), strict=True)
-        )
+    speed, size = Speed(name_output(found.model), context.store), material.backbone.image_size
+    answers = answer_contents(lambda images: speed.engine, catalog, samples, size, reporter=context.reporter)
     changed = [content for content, answer in answers.items() if isinstance(answer, Refusal)]
     if changed:
         names = [sample.path for sample in samples if sample.digest in changed]

@@ -79,7 +79,6 @@ class HeadSpec:
     taps: Taps = "last"
 
     def __post_init__(self) -> None:
-        _lists_to_tuples(self)
         _check_kinds(self, "head.")
         for name in ("convolutions", "hidden"):
             values = getattr(self, name)
@@ -132,7 +131,6 @@ class Phase:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        _lists_to_tuples(self)
         _check_kinds(self)
         plan = self.unfreeze
         known = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
@@ -211,7 +209,6 @@ class Recipe:
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
-        _lists_to_tuples(self)
         _check_kinds(self)
         _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
@@ -380,16 +377,8 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _lists_to_tuples(settings: Any) -> None:
-    """TOML has lists only; settings are values, and compare as such."""
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is tuple and isinstance(value, list):
-            object.__setattr__(settings, name, tuple(value))
-
-
 def _check_kinds(settings: object, where: str = "") -> None:
-    """Every field holds what its annotation says; a TOML file can hold anything."""
+    """Check that every field holds what its annotation says; lists, as TOML has them, become tuples."""
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if get_origin(hint) is Literal:
@@ -397,12 +386,15 @@ def _check_kinds(settings: object, where: str = "") -> None:
             if value not in get_args(hint):
                 close = nearest(str(value), get_args(hint))
                 raise UsageError(f"{where}{name}: expected {words}. Received: {value}.{close}")
-        else:
-            kinds, words = _KINDS.get(hint, ((hint,), "a table"))
-            sound = isinstance(value, kinds) and not isinstance(value, bool)
-            if sound and isinstance(value, tuple):
-                sound = all(isinstance(each, get_args(hint)[0]) for each in value)
-            _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
+            continue
+        if get_origin(hint) is tuple and isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(settings, name, value)
+        kinds, words = _KINDS.get(hint, ((hint,), "a table"))
+        sound = isinstance(value, kinds) and not isinstance(value, bool)
+        if sound and isinstance(value, tuple):
+            sound = all(isinstance(each, get_args(hint)[0]) for each in value)
+        _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
 
 
 def _expect(holds: bool, name: str, expected: str, received: object) -> None:

@@ -64,12 +64,9 @@ def no_better(
     truth than the mean in a paired comparison, see `beats_the_mean`.
 
     Args:
-        task: "multiclass", "binary", "multilabel" or "regression".
         training: targets of the training part.
-        targets, answers: of the part that is judged, as in `evaluation.scores.scores`.
+        targets, answers: of the part that is judged, whose name is `part`, as in `evaluation.scores.scores`.
         outputs: names of classes, labels or targets.
-        part: its name, for the sentence.
-        seed: of the bootstrap. Defaults to 0.
 
     >>> no_better("binary", [0, 1, 1], [0, 1, 1], [[0.9], [0.9], [0.9]], outputs=["cat", "dog"], part="test")
     'No better than always the largest class: a top-1 accuracy of 66.7 % against 66.7 % on the 3 test images.'

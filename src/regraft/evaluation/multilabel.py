@@ -47,12 +47,8 @@ def choose_thresholds(truth: npt.ArrayLike, answers: npt.ArrayLike) -> Floats:
     A threshold lies half-way between two answers that occur, so that the last digits of an engine do not
     matter. Of several equally good ones the nearest to 0.5 is taken, and 0.5 for a label that no image has.
 
-    Args:
-        truth: 0 or 1, shape (n, labels).
-        answers: probabilities, shape (n, labels).
-
-    Returns:
-        Shape (labels,), each in 0..1: an answer that is not below it means the label.
+    Truth, 0 or 1, and probabilities are of shape (n, labels), the thresholds of shape (labels,) in 0..1: an
+    answer that is not below its threshold means the label.
 
     Raises:
         DataError: if the shapes disagree or an answer is not a probability.
@@ -80,7 +76,7 @@ def multilabel_scores(
         truth: 0 or 1, shape (n, labels), n > 0.
         answers: probabilities, shape (n, labels).
         thresholds: one a label, shape (labels,); see `choose_thresholds`. None for 0.5 everywhere.
-        seed: of the bootstrap. Defaults to 0.
+        seed: of the bootstrap.
 
     Raises:
         DataError: if the shapes disagree or an answer is not a probability.
