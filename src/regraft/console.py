@@ -21,6 +21,7 @@ __all__ = [
     "SilentReporter",
     "amount",
     "duration",
+    "escape_controls",
     "print_table",
 ]
 
@@ -88,8 +89,7 @@ def _console() -> Console:
 
 def _print(text: str, *, style: str = "") -> None:
     """Show `text` as it is: markup or control codes in a file's name are not obeyed."""
-    safe = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
-    _console().print(safe, style=style or None, markup=False)
+    _console().print(escape_controls(text, keep="\n"), style=style or None, markup=False)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -106,15 +106,23 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for number, name in enumerate(header):
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("".join(c if c.isprintable() else _escaped(c) for c in cell)) for cell in row))
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 10_000
     console.print(table)
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+def escape_controls(text: str, *, keep: str = "") -> str:
+    r"""Return a text with what cannot be printed as escape sequences, but for the characters to keep.
+
+    >>> escape_controls("a\tb\n", keep="\n")
+    'a\\tb\n'
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def duration(seconds: float) -> str:

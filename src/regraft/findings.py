@@ -32,7 +32,6 @@ from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
 from regraft.outcome import Outcome
-from regraft.prepare import describe_enlarging
 from regraft.tasks import TASKS
 
 __all__ = ["add_warnings", "now", "report_of", "score_parts", "thresholds", "warnings_of"]
@@ -70,11 +69,23 @@ def add_warnings(context: Context, outcome: Outcome, cautions: Sequence[str]) ->
 
     That is: cautions about the data, whether images are enlarged, `warnings_of`.
     """
-    small = describe_enlarging(outcome.catalog, outcome.features, outcome.backbone.image_size)
-    warnings = (*cautions, *filter(None, [small]), *warnings_of(outcome))
+    warnings = (*cautions, *filter(None, [_describe_enlarging(outcome)]), *warnings_of(outcome))
     for warning in warnings:
         context.reporter.warn(warning)
     return replace(outcome, warnings=warnings)
+
+
+def _describe_enlarging(outcome: Outcome) -> str:
+    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
+    size, all_facts = outcome.backbone.image_size, outcome.features.facts(outcome.catalog.samples)
+    sides = sorted(max(facts.width, facts.height) for facts in all_facts)
+    middle = sides[len(sides) // 2]
+    if middle * 2 > size:
+        return ""
+    return (
+        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
+        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
+    )
 
 
 def score_parts(outcome: Outcome) -> list[PartScores]:

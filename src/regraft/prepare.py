@@ -38,7 +38,6 @@ __all__ = [
     "Parts",
     "begin_decoding",
     "choose_backend",
-    "describe_enlarging",
     "extract",
     "extract_all_views",
     "feature_key_hint",
@@ -343,18 +342,6 @@ def _describe_copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
         return f"Copies: {said}."
     total = sum(leaks.values())
     return f"Copies: {said}; {total:,} of {' and '.join(leaks)} show{'s' * (total == 1)} what is trained on."
-
-
-def describe_enlarging(catalog: Catalog, features: Features, size: int) -> str:
-    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
-    sides = sorted(max(facts.width, facts.height) for facts in features.facts(catalog.samples))
-    middle = sides[len(sides) // 2]
-    if middle * 2 > size:
-        return ""
-    return (
-        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
-        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
-    )
 
 
 def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:

@@ -51,11 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "run_stages", "search", "train"]
 
-SLOW_IMPORTS = (
-    "keras",
-    "scipy.optimize",
-    "sklearn.tree",
-)  # what takes long of that which a run comes to need
+# What takes long of that which a run comes to need.
+SLOW_IMPORTS = ("keras", "scipy.optimize", "sklearn.tree")
 
 
 @dataclass(frozen=True)

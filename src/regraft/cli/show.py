@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from regraft.console import escape_controls
+
 __all__ = ["print_scores", "safe"]
 
 
 def safe(text: str) -> str:
     """A name as one printable line in any terminal's encoding."""
-    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     encoding = sys.stdout.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+    return escape_controls(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_scores(scores: dict[str, Any]) -> None:
