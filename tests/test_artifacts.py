@@ -10,8 +10,8 @@ import pytest
 
 from regraft.artifacts import claim_folder
 from regraft.backbone.freeze import Trained
-from regraft.deploy.built import _expect_finite
-from regraft.errors import EnvironmentFault, ModelRefused
+from regraft.deploy.model_files import _expect_finite
+from regraft.errors import EnvironmentFault, ModelRefused, name_os_errors
 from regraft.outcome import Decision
 from regraft.recipe import Phase
 from regraft.training.fit import EpochRecord, Fitted
@@ -59,3 +59,13 @@ def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) 
         claim_folder(tmp_path / "file" / "run", overwrite=False),
     ):
         raise AssertionError("work began")
+
+
+def test_a_fault_that_says_why_already_is_not_worded_again() -> None:
+    with (
+        pytest.raises(EnvironmentFault, match=r"^the disk: No space left on device\.$"),
+        name_os_errors("the disk"),
+    ):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(EnvironmentFault, match=r"^no network$"), name_os_errors("the disk"):
+        raise EnvironmentFault("no network")

@@ -10,12 +10,12 @@ import pytest
 from sklearn import metrics as reference
 
 from regraft.errors import DataError
+from regraft.evaluation.baseline import baseline
 from regraft.evaluation.classification import (
     ClassRow,
     binary_scores,
     classification_scores,
     confusion_matrix,
-    largest_class_accuracy,
     per_class,
 )
 from regraft.evaluation.intervals import Z95
@@ -190,10 +190,10 @@ def test_per_class_leaves_undefined_scores_open() -> None:
 
 
 def test_the_baseline_takes_the_largest_class_of_the_training_labels() -> None:
-    assert largest_class_accuracy([0, 1, 1, 2], [1, 2, 2, 2]) == 0.25
-    assert largest_class_accuracy([0, 1], [0, 0, 1, 1, 1]) == 0.4  # a tie goes to the smaller number
+    assert baseline("multiclass", [0, 1, 1, 2], [1, 2, 2, 2]) == 0.25
+    assert baseline("binary", [0, 1], [0, 0, 1, 1, 1]) == 0.4  # a tie goes to the smaller number
     with pytest.raises(DataError):
-        largest_class_accuracy([], [1])
+        baseline("multiclass", [], [1])
 
 
 def two_classes(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from regraft.data.catalog import Catalog, Photo, Sample
-from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
+from regraft.evaluation.explain import wrong_images, wrong_labels, wrong_numbers
 
 RED, BLUE = (200, 40, 30), (30, 60, 200)
 

@@ -17,7 +17,7 @@ from sklearn.naive_bayes import GaussianNB
 import regraft
 from regraft.backbone.head import OUTPUT
 from regraft.data.decode import decode
-from regraft.deploy.graph import GRAPH
+from regraft.deploy.model_files import GRAPH
 from regraft.deploy.selftest import SELFTEST
 from regraft.features.openvino import OpenVinoEngine
 from regraft.recipe import HeadSpec, Phase, Taps
@@ -102,7 +102,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, ...]]:
         convert(network, target)
 
     monkeypatch.setattr("regraft.features.engine.convert", record)
-    monkeypatch.setattr("regraft.deploy.graph.convert", record)
+    monkeypatch.setattr("regraft.deploy.model_files.convert", record)
     return shapes
 
 
@@ -212,7 +212,7 @@ def test_a_graph_that_openvino_refuses_is_named_and_keras_runs(
     def refuse(*graph: object, **how: object) -> None:
         raise RuntimeError("no such layer")
 
-    monkeypatch.setattr("regraft.deploy.graph.OpenVinoEngine", refuse)
+    monkeypatch.setattr("regraft.deploy.model_files.OpenVinoEngine", refuse)
     np.testing.assert_allclose(values(regraft.load(run), photos), before, atol=1e-5)
     assert "no such layer" in capfd.readouterr().err
 
@@ -240,7 +240,7 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
         convert(keras.Model(network.inputs[0], negative), target)
 
     recipe = regraft.Recipe(backbone=str(network_file), phases=())
-    monkeypatch.setattr("regraft.deploy.graph.convert", wrong)
+    monkeypatch.setattr("regraft.deploy.model_files.convert", wrong)
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
     assert not [file for file in run.path.iterdir() if "openvino" in file.name or file.suffix == ".pb"]
     assert "no graph for OpenVINO (its answers are" in capfd.readouterr().err
@@ -270,7 +270,7 @@ def test_an_engine_that_answers_otherwise_is_refused_or_said_once(
                 yield {name: value + off for name, value in outputs.items()}
 
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
-    monkeypatch.setattr("regraft.deploy.graph.OpenVinoEngine", Other)
+    monkeypatch.setattr("regraft.deploy.model_files.OpenVinoEngine", Other)
     if verdict == "refused":
         with pytest.raises(regraft.ModelRefused, match=r"answers otherwise.*0\.1"):
             next(regraft.load(run).predict([photos]))

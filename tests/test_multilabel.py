@@ -9,7 +9,8 @@ import pytest
 from sklearn import metrics as reference
 
 from regraft.errors import DataError
-from regraft.evaluation.multilabel import choose_thresholds, mean_share, multilabel_scores, per_label
+from regraft.evaluation.baseline import baseline
+from regraft.evaluation.multilabel import choose_thresholds, multilabel_scores, per_label
 
 
 def labelled(n: int, labels: int, *, seed: int = 0, decimals: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +134,9 @@ def test_random_answers_come_to_the_mean_share() -> None:
     generator = np.random.default_rng(1)
     truth, _ = labelled(20_000, 4)
     scores = multilabel_scores(truth, generator.random(truth.shape))
-    assert scores["mAP"].value == pytest.approx(mean_share(truth), abs=0.01)
-    assert mean_share([[0, 0]]) == 0.0
+    assert scores["mAP"].value == pytest.approx(baseline("multilabel", truth, truth), abs=0.01)
+    assert baseline("multilabel", [[0, 0]], [[0, 0]]) == 0.0
+    assert baseline("multilabel", [[1, 1, 1]], [[1, 0, 0], [1, 1, 0]]) == 0.75
 
 
 @pytest.mark.slow

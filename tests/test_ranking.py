@@ -73,11 +73,12 @@ def test_curves_agree_with_scikit_learn() -> None:
 
 def test_a_mean_takes_those_that_are_defined() -> None:
     truth, scores = ranked(80)
-    one, other = area_under_roc(truth, scores), area_under_roc(truth, -scores)
-    mean = mean_of([one, None, other])
+    columns = [truth, np.ones_like(truth), truth]
+    mean = mean_of(area_under_roc, np.transpose(columns), np.transpose([scores, scores, -scores]))
     assert mean.value == pytest.approx(0.5)
     np.testing.assert_allclose(mean.influence, 0, atol=1e-9)
-    assert mean_of([None]) is mean_of([]) is None
+    assert mean_of(area_under_roc, [[1], [1]], [[0.1], [0.2]]) is None
+    assert mean_of(area_under_roc, np.zeros((2, 0)), np.zeros((2, 0))) is None
 
 
 def test_nothing_warns() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regraft.backbone.freeze import Trained
 from regraft.data.catalog import Refused
 from regraft.errors import EnvironmentFault
 from regraft.evaluation import report
@@ -25,7 +26,6 @@ from regraft.evaluation.content import (
     LabelFindings,
     NumberFindings,
     PartScores,
-    PhaseRow,
     Report,
     WrongImage,
     WrongLabels,
@@ -38,6 +38,8 @@ from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.report import render, write_report
 from regraft.evaluation.scores import scores
+from regraft.recipe import Phase
+from regraft.training.fit import EpochRecord, Fitted
 
 SECTIONS = {
     "multiclass": ["confusions", "wrong", "classes"],
@@ -178,6 +180,11 @@ def epoch(number: int, **changes: object) -> Epoch:
     return dataclasses.replace(made, **changes)
 
 
+def fitted(plan: str, layers: int, parameters: int, *, epochs: int, best: int, rate: float) -> Fitted:
+    history = [EpochRecord(number, 0.5, 0.6, 0.8, rate, 2.5) for number in range(epochs + 1)]
+    return Fitted(Phase(plan, learning_rate=rate), Trained(layers, parameters), history=history, best=best)
+
+
 def make(outputs: list[str] | None = None, *, task: str = "multiclass", **changes: object) -> Report:
     outputs = outputs or OUTPUTS[task]
     names = ("train", "validation", "test")
@@ -190,7 +197,6 @@ def make(outputs: list[str] | None = None, *, task: str = "multiclass", **change
         decision="The fine-tuned model was kept.",
         outputs=outputs,
         counts={} if task == "regression" else {name: [10] * len(outputs) for name in names},
-        sizes=dict.fromkeys(names, 80),
         parts=changes.pop("parts", None) or [PART[task](name, outputs) for name in ("test", "validation")],
         history=[epoch(number) for number in range(4)],
         score_name="top-1",
@@ -200,7 +206,10 @@ def make(outputs: list[str] | None = None, *, task: str = "multiclass", **change
         seconds={"scan": 0.5, "fit": 75.0, "extract": 3700.0},
         usage_python='bundle = regraft.load("run")\nprint(bundle)',
         usage_shell="regraft predict run < photo.jpg",
-        phases=[PhaseRow("last:3", 3, 7_079_424, 4, 2, 1e-3), PhaseRow("all", 16, 14_714_688, 2, 0, 1e-4)],
+        phases=[
+            fitted("last:3", 3, 7_079_424, epochs=4, best=2, rate=1e-3),
+            fitted("all", 16, 14_714_688, epochs=2, best=0, rate=1e-4),
+        ],
         new_layers=["stem_7x7"],
     )
     return dataclasses.replace(made, **changes)
@@ -360,7 +369,7 @@ def test_hostile_names_are_only_text(task: str, tmp_path: Path) -> None:
         score_name=HOSTILE[1],
         warnings=HOSTILE,
         new_layers=HOSTILE,
-        phases=[PhaseRow(HOSTILE[0], 1, 1, 1, 1, 0.1)],
+        phases=[fitted(f"match:{HOSTILE[0]}", 1, 1, epochs=1, best=1, rate=0.1)],
         seconds=dict.fromkeys(HOSTILE, 1.0),
         usage_python=HOSTILE[0],
     )
@@ -399,7 +408,7 @@ def test_flawless_model() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_but_the_obligatory(task: str) -> None:
     nothing = {"summary": [], "history": [], "refused": [], "notes": [], "phases": [], "new_layers": []}
-    bare = dataclasses.replace(make(task=task, **nothing), parts=[], seconds={}, counts={}, sizes={})
+    bare = dataclasses.replace(make(task=task, **nothing), parts=[], seconds={}, counts={})
     page = Page(render(bare))
     assert page.tags.count("section") == 7 + len(SECTIONS[task])
     for said in ["Not scored", "none was refused", "No times were taken", "without epochs"]:

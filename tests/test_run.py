@@ -223,10 +223,10 @@ def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
     regraft.train(photos, probe, out, store=tmp_path / "store")
     before = (out / "metrics.json").read_bytes()
 
-    def full(*args: object) -> str:
+    def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("regraft.deploy.built.write_model", full)
+    monkeypatch.setattr("keras.Model.save", full)
     with pytest.raises(regraft.EnvironmentFault, match="No space left"):
         regraft.train(photos, probe, out, overwrite=True, store=tmp_path / "store")
     assert (out / "metrics.json").read_bytes() == before

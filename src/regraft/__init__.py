@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from regraft.estimators import ImageClassifier, ImageRegressor
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
-    from regraft.recipe import HeadSpec, Phase, Recipe
+    from regraft.recipe import HeadSpec, Phase, Recipe, Space
     from regraft.recommendation import Recommendation, recommend
     from regraft.run import Run, search, train
-    from regraft.space import Space
 
 __all__ = [
     "Backbone",
@@ -75,10 +74,9 @@ _HOMES = {
     "regraft.estimators": ["ImageClassifier", "ImageRegressor"],
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
-    "regraft.recipe": ["HeadSpec", "Phase", "Recipe"],
+    "regraft.recipe": ["HeadSpec", "Phase", "Recipe", "Space"],
     "regraft.recommendation": ["Recommendation", "recommend"],
     "regraft.run": ["Run", "search", "train"],
-    "regraft.space": ["Space"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -14,22 +14,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from regraft.beside import new_folder, sweep, take_place
+from regraft.backend import versions
+from regraft.beside import new_folder, take_place
 from regraft.console import Reporter
 from regraft.data.decoder import DECODER
 from regraft.data.table import safe_cell
 from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.built import write_trained_model
 from regraft.deploy.bundle import MANIFEST_FORMAT
-from regraft.deploy.graph import GRAPH
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.deploy.model_files import GRAPH, write_trained_model
+from regraft.errors import EnvironmentFault, UsageError, name_os_errors
 from regraft.evaluation.content import PartScores
-from regraft.evaluation.intervals import Interval
 from regraft.evaluation.report import write_report
 from regraft.findings import now, report_of, score_parts, thresholds
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe, TaskChoice
-from regraft.versions import versions
 
 if TYPE_CHECKING:
     from regraft.training.fit import Fitted
@@ -58,22 +56,16 @@ def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> 
                 f"{out} is not a run folder (no {mark} in it), so --overwrite does not replace it. "
                 "Choose another."
             )
-    prefix = f".{out.name}.writing-"
     with ExitStack() as stack:
-        try:
+        with name_os_errors(f"Nothing can be written to {out.parent}"):
             out.parent.mkdir(parents=True, exist_ok=True)
-            sweep(out.parent, prefix)
-            beside = stack.enter_context(new_folder(out.parent, prefix))
-        except OSError as error:
-            raise EnvironmentFault(
-                f"Nothing can be written to {out.parent}: {error.strerror or error}."
-            ) from error
+            beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
         try:
             yield beside
             take_place(beside, out)
+        except EnvironmentFault:
+            raise
         except OSError as error:
-            if isinstance(error, EnvironmentFault):
-                raise
             raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
 
 
@@ -146,7 +138,7 @@ def _write_records(outcome: Outcome, folder: Path) -> None:
 def _metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     decision, features = outcome.decision, outcome.features
     scored = {
-        part.name: {"n": part.n, **{name: _interval(score) for name, score in part.scores.items()}}
+        part.name: {"n": part.n, **{name: asdict(score) for name, score in part.scores.items()}}
         for part in sorted(parts, key=lambda part: part.name, reverse=True)
     }
     return {
@@ -176,10 +168,6 @@ def _phase(fitted: Fitted) -> dict[str, Any]:
         "best_epoch": fitted.best,
         "stopped": fitted.stopped,
     }
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _resolved(outcome: Outcome) -> Recipe:

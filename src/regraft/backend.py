@@ -1,4 +1,4 @@
-"""Which backend Keras runs on: who chose it, whether it is here, and what it can do.
+"""Which backend Keras runs on: who chose it, whether it is here, what it can do; what is installed.
 
 The program's commands choose OpenVINO where nothing trains by gradient: importing it takes a second,
 importing TensorFlow five. A choice of the user's always wins: `KERAS_BACKEND`, a `keras.json` that names
@@ -8,10 +8,14 @@ is chosen: the process is the user's.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,15 +30,20 @@ __all__ = [
     "choose_openvino",
     "expect_backend",
     "expect_gradients",
+    "installed",
     "keras_home",
     "restart",
     "settle_variables",
+    "versions",
     "was_chosen",
 ]
 
 DEFAULT = "tensorflow"  # what Keras takes, and writes into keras.json, where nobody says otherwise
 GRADIENTS = ("tensorflow", "jax", "torch")
 BACKENDS = (*GRADIENTS, "openvino", "numpy")
+PACKAGES = (
+    "regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow", "cykooz-resizer"
+)  # fmt: skip
 _chosen = False  # by `choose_openvino`; backends belong to a process, and so does this
 
 
@@ -126,9 +135,23 @@ def was_chosen() -> bool:
     return _chosen
 
 
-def restart(backend: str = DEFAULT) -> NoReturn:
-    """Run this program's command again from its beginning, in this process, on another backend."""
+def restart() -> NoReturn:
+    """Run this program's command again from its beginning, in this process, on Keras' usual backend."""
     sys.stderr.flush()
     os.dup2(sys.stderr.fileno(), 2)
     command = [sys.executable, "-m", "regraft", *sys.argv[1:]]
-    os.execve(sys.executable, command, {**os.environ, "KERAS_BACKEND": backend})
+    os.execve(sys.executable, command, {**os.environ, "KERAS_BACKEND": DEFAULT})
+
+
+def versions() -> dict[str, str]:
+    """By name, the interpreter, Keras' backend, and each package that is installed; nothing is imported."""
+    return {"python": platform.python_version(), "backend": backend_name(), **installed(PACKAGES)}
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """By name, the version of each of these packages that is installed."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -50,7 +50,7 @@ def new_file(folder: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path, prefix: str) -> Iterator[Path]:
-    """An empty folder, as `new_file` is an empty file.
+    """An empty folder, as `new_file` is an empty file; what dead processes left of this prefix goes first.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as parent:
@@ -61,6 +61,8 @@ def new_folder(folder: Path, prefix: str) -> Iterator[Path]:
         True
         False
     """
+
+    sweep(folder, prefix)
 
     def make() -> Path:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))

@@ -20,31 +20,62 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.backbone.zoo import find, is_zoo_name
 from regraft.context import Context
-from regraft.data.catalog import Catalog
+from regraft.data.catalog import Catalog, Refused
 from regraft.data.decode import Facts
 from regraft.data.leaks import Copies, groups_of
-from regraft.embedding import VECTOR, pooled_network
+from regraft.embedding import pooled_network, read_vectors
 from regraft.errors import DataError, EnvironmentFault
-from regraft.evaluation.checkpage import Findings, render_check
+from regraft.evaluation.explain import thumbnail
+from regraft.evaluation.page import render_page
 from regraft.evaluation.problems import Problem, find_problems
 from regraft.features.looked import look_at
 from regraft.findings import now
-from regraft.gallery import thumbnail
 from regraft.imports import begin
 from regraft.prepare import extract, open_backbone, read_catalog, report_backbone
 from regraft.recipe import Recipe
 from regraft.training.suspects import TASKS, Suspect, find_suspects
 
-__all__ = ["Checkup", "check"]
+__all__ = ["Checkup", "Findings", "check"]
 
 FORM = 1  # of the JSON object
 SIZE = 224  # pixels to decode at where the backbone's size is not known without it
+CASES = 30  # shown of a problem
+IMAGES = 6  # shown of a case
+WEIGHTS = {"error": "Mend this first", "warning": "Worth a look", "note": "Good to know"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that `regraft check` says.
+
+    Attributes:
+        data, created: what was checked, and when.
+        task: as `Catalog.task`.
+        outputs: names of the classes, labels or targets.
+        counts: part ("all" where nothing is cut) -> images of each class or label; empty for regression.
+        used: samples that can be used.
+        refused: files that cannot.
+        problems: what was found across images.
+        notes: what was left out when the data were listed.
+        unchecked: why labels were not checked; "" where they were.
+    """
+
+    data: str
+    created: str
+    task: str
+    outputs: tuple[str, ...]
+    counts: dict[str, list[int]]
+    used: int
+    refused: tuple[Refused, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    unchecked: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,7 @@ class Checkup:
     """What was found in a folder or table of images.
 
     Attributes:
-        findings: see `evaluation.checkpage.Findings`.
+        findings: see `Findings`.
         root: the folder that image names are relative to.
         fault: why `train` refuses the data, if it does.
     """
@@ -70,8 +101,17 @@ class Checkup:
         return json.dumps({"form": FORM, **asdict(self.findings)}, indent=2) + "\n"
 
     def as_html(self) -> str:
-        """A self-contained page with thumbnails."""
-        return render_check(self.findings, lambda image: thumbnail(self.root / image))
+        """A self-contained page with thumbnails, in the look and under the rules of the report."""
+        return render_page(
+            "check.html.j2",
+            self.findings.refused,
+            found=self.findings,
+            report=self.findings,  # what the macros shared with the report look at
+            weights=WEIGHTS,
+            cases=CASES,
+            images=IMAGES,
+            thumbnail=lambda image: thumbnail(self.root / image),
+        )
 
 
 def check(
@@ -102,7 +142,7 @@ def check(
         [case.images[0].image for case in found.cases[:30]]
     """
     recipe, context = recipe or Recipe(), Context.open(store, trust=trust)
-    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+    catalog = read_catalog(data, recipe)
     context.reporter.info(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
     seen = _decode_all(context, catalog, recipe, labels=labels)
     copies = Copies.of(seen.facts, reporter=context.reporter)
@@ -131,7 +171,7 @@ class _Seen:
 
     catalog: Catalog
     facts: dict[str, Facts]
-    vectors: Any
+    vectors: NDArray[np.float32] | None
     why_not: str = ""
 
 
@@ -151,8 +191,7 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
             recipe = replace(recipe, phases=())  # `train` keeps pixels where it has phases
             features = extract(context, pooled_network(backbone, recipe.head), catalog, recipe)
             catalog = catalog.without(features.refused)
-            vectors = features.matrix(catalog.samples, VECTOR)
-            return _Seen(catalog, features.facts_of(catalog.contents), vectors)
+            return _Seen(catalog, features.facts_of(catalog.contents), read_vectors(features, catalog))
     context.reporter.info(f"Labels are not checked: {why_not}")
     size = find(recipe.backbone).size_at(recipe.image_size) if is_zoo_name(recipe.backbone) else SIZE
     facts, refused = look_at(catalog, store=context.store, size=size, reporter=context.reporter)
@@ -171,7 +210,7 @@ def _doubted(
         return [], None, seen.why_not
     names = learnable.outputs
     found = find_suspects(
-        np.asarray(seen.vectors),
+        seen.vectors,
         learnable.targets(learnable.samples),
         task=learnable.task,
         reporter=context.reporter,

@@ -22,6 +22,7 @@ __all__ = [
     "SilentReporter",
     "amount",
     "duration",
+    "escape_controls",
     "print_table",
     "printable",
 ]
@@ -39,15 +40,18 @@ class Reporter:
 
     def info(self, text: str) -> None:
         """Show a message."""
-        _print(text)
+        self._show(text)
 
     def warn(self, text: str) -> None:
         """Show a message that the user should act on."""
-        _print(text, style="yellow")
+        self._show(text, style="yellow")
 
     def error(self, text: str) -> None:
         """Show what ended the program."""
-        _print(text, style="red")
+        self._show(text, style="red")
+
+    def _show(self, text: str, *, style: str = "") -> None:
+        _print(text, style=style)
 
     def track(
         self, title: str, total: int | None, *, unit: str = "images"
@@ -65,14 +69,8 @@ class Reporter:
 class SilentReporter(Reporter):
     """Show nothing: for work that is one of hundreds, as in a cross-validation."""
 
-    def info(self, text: str) -> None:
-        """Drop the message."""
-
-    def warn(self, text: str) -> None:
-        """Drop the message."""
-
-    def error(self, text: str) -> None:
-        """Drop the message."""
+    def _show(self, text: str, *, style: str = "") -> None:
+        pass
 
     def track(
         self, title: str, total: int | None, *, unit: str = "images"
@@ -93,7 +91,7 @@ def _console() -> Console:
 
 def _print(text: str, *, style: str = "") -> None:
     """Show `text` as it is: markup or control codes in a file's name are not obeyed."""
-    _console().print("\n".join(map(_escape, text.split("\n"))), style=style or None, markup=False)
+    _console().print(escape_controls(text, keep="\n"), style=style or None, markup=False)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -110,7 +108,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for number, name in enumerate(header):
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_escape(cell)) for cell in row))
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 10_000
@@ -120,11 +118,19 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def printable(text: str) -> str:
     """Return a text as one printable line in the encoding of standard output."""
     encoding = sys.stdout.encoding or "utf-8"
-    return _escape(text).encode(encoding, "backslashreplace").decode(encoding)
+    return escape_controls(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _escape(text: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def escape_controls(text: str, *, keep: str = "") -> str:
+    r"""Return a text with what cannot be printed as escape sequences, but for the characters to keep.
+
+    >>> escape_controls("a\tb\n", keep="\n")
+    'a\\tb\n'
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def duration(seconds: float) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from regraft.clock import Clock
 from regraft.console import TERMINAL, Reporter
 from regraft.features.store import Store
 from regraft.training.progress import Progress
 
 if TYPE_CHECKING:
     from regraft.backbone.load import Backbone
-    from regraft.space import Space
+    from regraft.recipe import Space
 
 __all__ = ["Context", "InMemory"]
 
@@ -47,7 +48,7 @@ class Context:
         store: what was computed before, and where it is kept.
         journal: the decisions and checkpoints of a run that may be resumed.
         reporter: who is told what goes on.
-        timer: the seconds of each stage.
+        seconds: what each stage took, in the order in which they ran.
         in_memory: see `InMemory`.
         trust: see `load_backbone`.
     """
@@ -55,7 +56,7 @@ class Context:
     store: Store
     journal: Progress = field(default_factory=Progress)
     reporter: Reporter = TERMINAL
-    timer: Clock = field(default_factory=Clock)
+    seconds: dict[str, float] = field(default_factory=dict)
     in_memory: InMemory = InMemory()
     trust: bool = False
 
@@ -66,6 +67,9 @@ class Context:
         """Return a context whose store is at a place, or in the user's cache; `settings` are the others."""
         return cls(Store.open(store, reporter), reporter=reporter, **settings)
 
-    def stage(self, name: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
         """Time a stage."""
-        return self.timer(name)
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - begun

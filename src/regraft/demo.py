@@ -20,7 +20,7 @@ from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded
 from regraft.data.split import split
 from regraft.data.workers import DecodeAhead, Job
-from regraft.errors import EnvironmentFault, UsageError
+from regraft.errors import UsageError, name_os_errors
 from regraft.recipe import Recipe
 from regraft.run import train
 
@@ -109,15 +109,13 @@ def _write_images(images: NDArray[np.uint8], digits: NDArray[np.int64], folder: 
     """
     from PIL import Image
 
-    try:
+    with name_os_errors(f"Nothing can be written to {folder}"):
         for digit in sorted(set(digits.tolist()) - set(KNOWN)):
             for number, row in enumerate(np.flatnonzero(digits == digit)):
                 part = ("train", "validation")[number // SHOTS] if number < 2 * SHOTS else "test"
                 path = folder / part / str(digit) / f"{number:03}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(images[row]).save(path)
-    except OSError as error:
-        raise EnvironmentFault(f"Nothing can be written to {folder}: {error.strerror or error}.") from error
 
 
 def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.Model:

@@ -6,8 +6,7 @@ The same features as those `train` learns from, under the same keys of the store
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike, fspath
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.beside import new_folder, sweep
+from regraft.beside import new_folder
 from regraft.console import TERMINAL, Reporter
 from regraft.context import Context
 from regraft.data.catalog import Catalog, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused, Sample, look_at_all
-from regraft.errors import DataError, EnvironmentFault, UsageError
+from regraft.errors import DataError, EnvironmentFault, UsageError, name_os_errors
 from regraft.features.file import FeatureTable, Writer, choose_writer
 from regraft.prepare import TABLES, extract, open_backbone, read_catalog, report_refused
 from regraft.recipe import HeadSpec, Recipe
@@ -93,8 +92,7 @@ def embed(
     recipe, out = recipe or Recipe(), Path(out)
     write, context = _writer(out, overwrite=overwrite), Context.open(store, trust=trust)
     with ExitStack() as stack:
-        with _said_of(out):
-            sweep(out.parent, f".{out.name}.writing-")
+        with name_os_errors(f"{out} cannot be written"):
             beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
         catalog = _list_images(context, Path(data), recipe)
         network = embedding_network(recipe, trust=trust, reporter=context.reporter)
@@ -104,21 +102,10 @@ def embed(
         table = FeatureTable(
             _columns(catalog), read_vectors(features, catalog), replace(recipe, data=fspath(data)).to_toml()
         )
-        with _said_of(out):
+        with name_os_errors(f"{out} cannot be written"):
             write(beside / out.name, table)
             (beside / out.name).replace(out)
     return Embedded(out, len(catalog), table.features.shape[1], catalog.refused)
-
-
-@contextmanager
-def _said_of(out: Path) -> Iterator[None]:
-    """What the disk refuses is a fault that names `out`."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, EnvironmentFault):
-            raise
-        raise EnvironmentFault(f"{out} cannot be written: {error.strerror or error}.") from error
 
 
 def read_vectors(features: Features, catalog: Catalog) -> NDArray[np.float32]:

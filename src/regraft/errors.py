@@ -14,7 +14,8 @@ other exception that reaches the user is a defect of regraft.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "BackendLimit",
@@ -24,6 +25,7 @@ __all__ = [
     "RegraftError",
     "UsageError",
     "brief",
+    "name_os_errors",
     "nearest",
 ]
 
@@ -84,3 +86,20 @@ def brief(fault: Exception, most: int = 300) -> str:
     """
     words = " ".join(str(fault).split()) or type(fault).__name__
     return words if len(words) <= most else words[:most] + " ..."
+
+
+@contextmanager
+def name_os_errors(what: str) -> Iterator[None]:
+    """Raise what the system refuses in the block as an EnvironmentFault: `what`, and the system's reason.
+
+    >>> with name_os_errors("photos cannot be read"):
+    ...     open("photos/nowhere")
+    Traceback (most recent call last):
+    regraft.errors.EnvironmentFault: photos cannot be read: No such file or directory.
+    """
+    try:
+        yield
+    except EnvironmentFault:
+        raise
+    except OSError as error:
+        raise EnvironmentFault(f"{what}: {error.strerror or error}.") from error

@@ -23,6 +23,7 @@ from regraft.embedder import ImageEstimator
 from regraft.errors import UsageError
 from regraft.recipe import ClassWeight, HeadSpec, Phase, Recipe, TaskChoice
 from regraft.run import run_stages
+from regraft.tasks import TASKS
 
 if TYPE_CHECKING:
     import keras
@@ -163,7 +164,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         """Probabilities, float64 (n, classes): of a row they sum to 1; of labels, each stands by itself."""
         answers, bundle = self._answers(X), self.run_.bundle
         if bundle.task == "binary":
-            return np.concatenate([1 - answers, answers], axis=1)
+            return TASKS["binary"].complete(answers)
         if bundle.task == "multiclass":
             return np.asarray(answers / answers.sum(axis=1, keepdims=True))
         found = np.zeros((len(answers), len(self.classes_)))  # a label that nobody had was not learnt

@@ -19,22 +19,19 @@ from regraft.data.refusal import NOTES
 from regraft.evaluation.baseline import baseline, no_better
 from regraft.evaluation.classification import confusion_matrix, per_class
 from regraft.evaluation.content import (
-    AttemptRow,
     ClassFindings,
     Epoch,
     LabelFindings,
     NumberFindings,
     PartScores,
-    PhaseRow,
     Report,
 )
+from regraft.evaluation.explain import wrong_images, wrong_labels, wrong_numbers
 from regraft.evaluation.multilabel import choose_thresholds, per_label
 from regraft.evaluation.ranking import curves
 from regraft.evaluation.regression import per_target
 from regraft.evaluation.scores import scores
-from regraft.gallery import wrong_images, wrong_labels, wrong_numbers
-from regraft.outcome import Attempt, Outcome
-from regraft.prepare import describe_enlarging
+from regraft.outcome import Outcome
 from regraft.tasks import TASKS
 
 __all__ = ["add_warnings", "now", "report_of", "score_parts", "thresholds", "warnings_of"]
@@ -72,11 +69,23 @@ def add_warnings(context: Context, outcome: Outcome, cautions: Sequence[str]) ->
 
     That is: cautions about the data, whether images are enlarged, `warnings_of`.
     """
-    small = describe_enlarging(outcome.catalog, outcome.features, outcome.backbone.image_size)
-    warnings = (*cautions, *filter(None, [small]), *warnings_of(outcome))
+    warnings = (*cautions, *filter(None, [_describe_enlarging(outcome)]), *warnings_of(outcome))
     for warning in warnings:
         context.reporter.warn(warning)
     return replace(outcome, warnings=warnings)
+
+
+def _describe_enlarging(outcome: Outcome) -> str:
+    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
+    size, all_facts = outcome.backbone.image_size, outcome.features.facts(outcome.catalog.samples)
+    sides = sorted(max(facts.width, facts.height) for facts in all_facts)
+    middle = sides[len(sides) // 2]
+    if middle * 2 > size:
+        return ""
+    return (
+        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
+        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
+    )
 
 
 def score_parts(outcome: Outcome) -> list[PartScores]:
@@ -128,21 +137,20 @@ def _findings(outcome: Outcome, part: str, limits: Array) -> ClassFindings | Lab
         means = catalog.targets(catalog.part("train")).astype(np.float64).mean(axis=0)
         numbers = per_target(truth, answers, catalog.outputs, means=means, seed=outcome.recipe.seed)
         return NumberFindings(numbers, truth, answers, wrong_numbers(catalog, part, answers))
-    binary = catalog.task == "binary"
-    table = np.concatenate([1 - answers, answers], axis=1) if binary else answers
+    table = TASKS[catalog.task].complete(answers)
     said = table.argmax(axis=1)
     return ClassFindings(
         confusion_matrix(truth, said, len(catalog.outputs)),
         per_class(truth, said, catalog.outputs),
         wrong_images(catalog, part, table),
-        curves(truth, answers[:, 0]) if binary else None,
+        curves(truth, answers[:, 0]) if catalog.task == "binary" else None,
     )
 
 
 def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
     """What the report says of a run whose folder is `out`."""
     catalog, decision, run = outcome.catalog, outcome.decision, os.fspath(out)
-    sizes = {part: len(catalog.part(part)) for part in PARTS if catalog.part(part)}
+    parts_of_data = [part for part in PARTS if catalog.part(part) and catalog.task != "regression"]
     return Report(
         title=out.name,
         created=now(),
@@ -151,8 +159,7 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         summary=_summary(outcome),
         decision=decision.reason,
         outputs=list(catalog.outputs),
-        counts={} if catalog.task == "regression" else {part: catalog.counts(part) for part in sizes},
-        sizes=sizes,
+        counts={part: catalog.counts(part) for part in parts_of_data},
         parts=parts,
         history=_history(outcome),
         score_name=TASKS[catalog.task].score_name,
@@ -166,46 +173,10 @@ def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
             for verb, what in (("predict", "photo.jpg"), ("evaluate", "DATA"))
         ),
         warnings=list(outcome.warnings),
-        phases=[
-            PhaseRow(
-                plan="the head alone" if fitted.unfreeze == "none" else fitted.unfreeze,
-                layers=fitted.trained.layers,
-                parameters=fitted.trained.parameters,
-                epochs=fitted.history[-1].epoch,
-                best=fitted.best,
-                learning_rate=fitted.phase.learning_rate,
-            )
-            for fitted in decision.phases
-        ],
-        attempts=_attempts(outcome),
+        phases=decision.phases,
+        attempts=sorted(decision.attempts, key=lambda each: (not each.kept, each.val_loss)),
         new_layers=list(outcome.backbone.new_layers),
     )
-
-
-def _attempts(outcome: Outcome) -> list[AttemptRow]:
-    """What a search tried: the model, then the lowest loss on validation first."""
-    ends = {"budget": "out of time", "interrupted": "interrupted", "diverged": "diverged"}
-    return [
-        AttemptRow(
-            plan="the head alone" if each.unfreeze == "none" else each.unfreeze,
-            head=each.head,
-            rate=each.learning_rate,
-            backbone_rate=_below(each),
-            epochs=each.epochs,
-            val_loss=each.val_loss,
-            val_score=each.val_score,
-            seconds=each.seconds,
-            note="the model" if each.kept else ends.get(each.stopped, ""),
-        )
-        for each in sorted(outcome.decision.attempts, key=lambda each: (not each.kept, each.val_loss))
-    ]
-
-
-def _below(attempt: Attempt) -> float | None:
-    """The rate of the pre-trained layers, where any trained."""
-    if attempt.learning_rate is None or attempt.backbone_rate is None:
-        return None
-    return attempt.learning_rate * attempt.backbone_rate
 
 
 def _summary(outcome: Outcome) -> list[tuple[str, str]]:
@@ -228,15 +199,7 @@ def _summary(outcome: Outcome) -> list[tuple[str, str]]:
 def _history(outcome: Outcome) -> list[Epoch]:
     """The epochs of all phases. A later one begins with what the one before kept: no epoch 0 of its own."""
     return [
-        Epoch(
-            "head" if fitted.unfreeze == "none" else fitted.unfreeze,
-            record.epoch,
-            record.loss,
-            record.val_loss,
-            record.val_score,
-            record.learning_rate,
-            record.seconds,
-        )
+        Epoch("head" if fitted.unfreeze == "none" else fitted.unfreeze, **vars(record))
         for number, fitted in enumerate(outcome.decision.phases)
         for record in (fitted.history if number == 0 else fitted.history[1:])
     ]

@@ -1,4 +1,4 @@
-"""Backbone + recipe -> the model with a fresh head, and the cut between what is stored and what is not."""
+"""The stages that build, fit and answer: a model with a head, its cut, its taps, the head, its answers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regraft.context import Context
 from regraft.data.catalog import Catalog
-from regraft.errors import UsageError
+from regraft.data.refusal import Refusal
+from regraft.errors import DataError, UsageError
 from regraft.outcome import TrainedModel
 from regraft.recipe import Recipe
 from regraft.training.material import Material
@@ -26,7 +30,18 @@ if TYPE_CHECKING:
     from regraft.training.phases import AsAsked
     from regraft.training.tuning import Search
 
-__all__ = ["BuiltModel", "build_model", "choose_taps", "find_taps_for", "fit_head", "ship_model"]
+__all__ = [
+    "BuiltModel",
+    "answer_from_features",
+    "build_model",
+    "choose_taps",
+    "evaluate",
+    "find_taps_for",
+    "fit_head",
+    "ship_model",
+]
+
+Answers = dict[str, NDArray[Any]]
 
 
 class BuiltModel(NamedTuple):
@@ -117,6 +132,46 @@ def fit_head(context: Context, built: BuiltModel, material: Material) -> tuple[A
 
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def _scored(catalog: Catalog) -> list[str]:
+    return [part for part in ("test", "validation") if catalog.part(part)]
+
+
+def answer_from_features(found: FoundHead, material: Material) -> Answers:
+    """Return the answers of the head on the untouched backbone, for each scored part, (n, units)."""
+    catalog = material.catalog
+    return {part: found.answers(material, catalog.part(part)) for part in _scored(catalog)}
+
+
+def evaluate(
+    context: Context, found: FoundHead, material: Material, *, fine_tuned: bool
+) -> tuple[Answers, Path | None]:
+    """Return the answers of the final model for each scored part, (n, units), and the graph that gave them.
+
+    Where the backbone stayed frozen, they come from stored features, and there is no graph.
+
+    Raises:
+        DataError: an image changed meanwhile.
+    """
+    if not fine_tuned:
+        return answer_from_features(found, material), None  # a phase may have trained the head alone
+    from regraft.deploy.answers import answer_contents, name_output
+    from regraft.features.speed import Speed
+
+    catalog = material.catalog
+    samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
+    speed, size = Speed(name_output(found.model), context.store), material.backbone.image_size
+    answers = answer_contents(lambda images: speed.engine, catalog, samples, size, reporter=context.reporter)
+    changed = [content for content, answer in answers.items() if isinstance(answer, Refusal)]
+    if changed:
+        names = [sample.path for sample in samples if sample.digest in changed]
+        raise DataError(
+            f"{len(names)} images changed while the run was reading them, the first: {names[0]}. "
+            "Run again once nothing writes to the folder."
+        )
+    rows = {part: [answers[sample.digest] for sample in catalog.part(part)] for part in _scored(catalog)}
+    return {part: np.array(each) for part, each in rows.items()}, speed.graph
 
 
 def ship_model(found: FoundHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:

@@ -56,6 +56,13 @@ class Attempt:
     stopped: str = "done"
     kept: bool = False
 
+    @property
+    def rate_below(self) -> float | None:
+        """The rate of the pre-trained layers, where any trained."""
+        if self.learning_rate is None or self.backbone_rate is None:
+            return None
+        return self.learning_rate * self.backbone_rate
+
 
 @dataclass(frozen=True)
 class Decision:

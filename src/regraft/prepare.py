@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbone.facts import BackboneFacts
-from regraft.backend import choose_openvino, expect_backend, expect_gradients
+from regraft.backend import choose_openvino, expect_backend, expect_gradients, versions
 from regraft.console import Reporter
 from regraft.context import Context
 from regraft.data.catalog import Catalog
@@ -27,7 +27,6 @@ from regraft.features.facts import facts_key
 from regraft.features.store import pixel_key
 from regraft.imports import preloaded_allocator
 from regraft.recipe import Phase, Recipe
-from regraft.versions import versions
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +38,6 @@ __all__ = [
     "Parts",
     "begin_decoding",
     "choose_backend",
-    "describe_enlarging",
     "extract",
     "extract_all_views",
     "feature_key_hint",
@@ -97,7 +95,7 @@ def list_data(
     Raises:
         UsageError, DataError, EnvironmentFault: see `read_catalog`.
     """
-    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
+    catalog = read_catalog(data, recipe)
     recipe = replace(recipe, data=os.fspath(data.root if isinstance(data, Catalog) else data))
     catalog = catalog.learnable()
     context.reporter.info(_describe_task(catalog, recipe))
@@ -111,12 +109,14 @@ def _describe_task(catalog: Catalog, recipe: Recipe) -> str:
     return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
 
 
-def read_catalog(data: str | os.PathLike[str], recipe: Recipe) -> Catalog:
-    """The catalog of a folder, or of a table with the columns that the recipe names.
+def read_catalog(data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
+    """A catalog: that of a folder, of a table with the columns that the recipe names, or one that is there.
 
     Raises:
         UsageError, DataError, EnvironmentFault: see `Catalog.from_folder` and `Catalog.from_table`.
     """
+    if isinstance(data, Catalog):
+        return data.as_task(recipe.task)
     path = Path(data)
     columns = {"image": recipe.image, "target": recipe.target}
     if path.suffix.lower() in TABLES and not path.is_dir():
@@ -220,7 +220,8 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
         prepare_converter()
     given = context.in_memory
     if given.backbone is not None:
-        recipe = name_in_memory_backbone(recipe, given.backbone)
+        name, size = IN_MEMORY + given.backbone.name, given.backbone.image_size
+        recipe = replace(recipe, backbone=name, weights="imagenet", pixels="", image_size=size)
     backbone = given.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
     recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
     if given.space is not None:
@@ -340,24 +341,6 @@ def _describe_copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
         return f"Copies: {said}."
     total = sum(leaks.values())
     return f"Copies: {said}; {total:,} of {' and '.join(leaks)} show{'s' * (total == 1)} what is trained on."
-
-
-def name_in_memory_backbone(recipe: Recipe, backbone: Backbone) -> Recipe:
-    """Return the recipe with the name of a backbone that was handed over, which alone does not load it."""
-    size = backbone.image_size
-    return replace(recipe, backbone=IN_MEMORY + backbone.name, weights="imagenet", pixels="", image_size=size)
-
-
-def describe_enlarging(catalog: Catalog, features: Features, size: int) -> str:
-    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
-    sides = sorted(max(facts.width, facts.height) for facts in features.facts(catalog.samples))
-    middle = sides[len(sides) // 2]
-    if middle * 2 > size:
-        return ""
-    return (
-        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
-        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
-    )
 
 
 def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:

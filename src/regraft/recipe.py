@@ -24,6 +24,7 @@ __all__ = [
     "Phase",
     "Recipe",
     "Solver",
+    "Space",
     "Taps",
     "parse_duration",
     "parse_size",
@@ -44,10 +45,8 @@ TAPPED = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # solvers whos
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?")
-_SECONDS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kb|mb|gb|tb)?")
-_BYTES = {None: 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 T = TypeVar("T")
 
@@ -80,7 +79,6 @@ class HeadSpec:
     taps: Taps = "last"
 
     def __post_init__(self) -> None:
-        _lists_to_tuples(self)
         _check_kinds(self, "head.")
         for name in ("convolutions", "hidden"):
             values = getattr(self, name)
@@ -133,7 +131,6 @@ class Phase:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        _lists_to_tuples(self)
         _check_kinds(self)
         plan = self.unfreeze
         known = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
@@ -212,7 +209,6 @@ class Recipe:
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
-        _lists_to_tuples(self)
         _check_kinds(self)
         _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
@@ -287,16 +283,61 @@ class Recipe:
         return replace(recipe, phases=tuple(phases))
 
 
+@dataclass(frozen=True)
+class Space:
+    """What a search chooses from: every plan with every rate, each beginning from the best head.
+
+    Attributes:
+        plans: freeze plans as in a `Phase`; empty for four that the program chooses, from a little to all.
+        learning_rates: of the head.
+        backbone_rates: of the pre-trained layers, as shares of it.
+        solvers: of a head without layers of its own; see `HeadSpec.solver`. Those that cannot do the task
+            are left out.
+        epochs: of the longest attempts.
+
+    Example:
+        >>> Space(plans=("last:5", "all"), learning_rates=(1e-4,)).phases("all")[0].learning_rate
+        0.0001
+        >>> Space(learning_rates=())
+        Traceback (most recent call last):
+        regraft.errors.UsageError: learning_rates: expected one at least. Received: none.
+    """
+
+    plans: tuple[str, ...] = ()
+    learning_rates: tuple[float, ...] = (1e-3, 3e-4, 3e-3)
+    backbone_rates: tuple[float, ...] = (0.3, 0.1)
+    solvers: tuple[str, ...] = ("logistic", "ridge", "lda")
+    epochs: int = 9
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rates", "backbone_rates", "solvers"):
+            _expect(bool(getattr(self, name)), name, "one at least", "none")
+        _expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
+        for plan in self.plans:
+            self.phases(plan)
+            words = "all, last:N, from:I, stage:NAME or match:REGEX; the head alone is always tried"
+            _expect(plan not in ("auto", "none"), "plans", words, plan)
+
+    def phases(self, plan: str) -> list[Phase]:
+        """A plan with each of the rates.
+
+        Raises:
+            UsageError: a plan or a rate that cannot be.
+        """
+        return [
+            Phase(plan, learning_rate=rate, backbone_rate=share, epochs=self.epochs)
+            for rate in self.learning_rates
+            for share in self.backbone_rates
+        ]
+
+
 def parse_duration(text: str) -> float:
     """Seconds of "90", "90s", "10min" or "1h".
 
     >>> parse_duration("10min")
     600.0
     """
-    match = _DURATION.fullmatch(text.strip().lower())
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"Expected a time such as 90s, 10min or 1h. Received: {text}.")
-    return float(match[1]) * _SECONDS[match[2]]
+    return _parse_amount(text, _SECONDS, "a time such as 90s, 10min or 1h", above=0)
 
 
 def parse_size(text: str) -> float:
@@ -305,10 +346,14 @@ def parse_size(text: str) -> float:
     >>> parse_size("10GB")
     10000000000.0
     """
-    match = _SIZE.fullmatch(text.strip().lower())
-    if not match:
-        raise UsageError(f"Expected a size such as 500MB or 10GB. Received: {text}.")
-    return float(match[1]) * _BYTES[match[2]]
+    return _parse_amount(text, _BYTES, "a size such as 500MB or 10GB")
+
+
+def _parse_amount(text: str, units: dict[str, float], expected: str, above: float = -1) -> float:
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})?", text.strip().lower())
+    if not match or float(match[1]) <= above:
+        raise UsageError(f"Expected {expected}. Received: {text}.")
+    return float(match[1]) * units.get(match[2], 1.0)
 
 
 def _build(kind: type[T], values: Any, where: str) -> T:
@@ -332,16 +377,8 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _lists_to_tuples(settings: Any) -> None:
-    """TOML has lists only; settings are values, and compare as such."""
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is tuple and isinstance(value, list):
-            object.__setattr__(settings, name, tuple(value))
-
-
 def _check_kinds(settings: object, where: str = "") -> None:
-    """Every field holds what its annotation says; a TOML file can hold anything."""
+    """Check that every field holds what its annotation says; lists, as TOML has them, become tuples."""
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if get_origin(hint) is Literal:
@@ -349,12 +386,15 @@ def _check_kinds(settings: object, where: str = "") -> None:
             if value not in get_args(hint):
                 close = nearest(str(value), get_args(hint))
                 raise UsageError(f"{where}{name}: expected {words}. Received: {value}.{close}")
-        else:
-            kinds, words = _KINDS.get(hint, ((hint,), "a table"))
-            sound = isinstance(value, kinds) and not isinstance(value, bool)
-            if sound and isinstance(value, tuple):
-                sound = all(isinstance(each, get_args(hint)[0]) for each in value)
-            _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
+            continue
+        if get_origin(hint) is tuple and isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(settings, name, value)
+        kinds, words = _KINDS.get(hint, ((hint,), "a table"))
+        sound = isinstance(value, kinds) and not isinstance(value, bool)
+        if sound and isinstance(value, tuple):
+            sound = all(isinstance(each, get_args(hint)[0]) for each in value)
+        _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
 
 
 def _expect(holds: bool, name: str, expected: str, received: object) -> None:

@@ -11,6 +11,7 @@ import gc
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ from regraft.backbone.zoo import find, is_zoo_name, weights_on_disk
 from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.sample import Sample
-from regraft.embedding import VECTOR, check_pooling, pooled_network
+from regraft.embedding import check_pooling, pooled_network, read_vectors
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.prepare import extract, open_backbone, read_catalog, report_backbone, report_refused
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
+from regraft.training.crossval import sample_of
 from regraft.training.folds import strata
 from regraft.training.transfer import h_score, logme
 
@@ -147,8 +149,7 @@ def recommend(
     recipe = recipe or Recipe()
     asked = _asked(recipe, backbones, weights)
     context = Context.open(store, trust=trust)
-    catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else read_catalog(data, recipe)
-    catalog = _sampled(catalog.learnable(), sample, recipe.seed)
+    catalog = _sampled(read_catalog(data, recipe).learnable(), sample, recipe.seed)
     context.reporter.info(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
     trial = _Trial(context, catalog, several=len(asked) > 1)
     tried = [trial.score(each) for each in asked]
@@ -213,14 +214,8 @@ def _sampled(catalog: Catalog, count: int, seed: int) -> Catalog:
     A larger sample of the same images holds the smaller one, so it computes only what is new.
     """
     samples = [sample for sample in catalog.samples if sample.part != "test"]
-    kinds = strata(catalog.targets(samples), catalog.task)
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(samples), bool)
-    for kind in np.unique(kinds):
-        rows = rng.permutation(np.flatnonzero(kinds == kind))
-        chosen[rows[: max(2, round(len(rows) * count / len(samples)))]] = True
-    kept = tuple(sample for sample, is_chosen in zip(samples, chosen, strict=True) if is_chosen)
-    return replace(catalog, samples=kept).learnable()
+    chosen = sample_of(strata(catalog.targets(samples), catalog.task), count, seed)
+    return replace(catalog, samples=tuple(compress(samples, chosen))).learnable()
 
 
 class _Trial:
@@ -240,19 +235,26 @@ class _Trial:
             return fault
         report_backbone(reporter, backbone)
         features = self._features(backbone, recipe)
-        score, evidence, apart, width = self._scores(features, recipe.seed)
+        vectors, targets = read_vectors(features, self.catalog), self.catalog.targets(self.catalog.samples)
+        task, groups = TASKS[self.catalog.task], _groups(self.catalog.samples)
+        probe = solve("ridge", vectors, targets, task=task.name, seed=recipe.seed, groups=groups)
+        if np.isnan(probe.score):
+            raise DataError("Expected two images of some class, to hold one out. Received: one of each.")
+        encoded = task.encode(targets, len(self.catalog.outputs)).astype(np.float64)
+        if task.name == "regression":
+            encoded = (encoded - encoded.mean(0)) / encoded.std(0)
         parameters = backbone.model.count_params()
         return Ranked(
             backbone=recipe.backbone,
             weights=recipe.weights,
-            score=score,
-            logme=evidence,
-            h_score=apart,
+            score=probe.score,
+            logme=logme(vectors, encoded),
+            h_score=h_score(vectors, encoded),
             images_per_second=1 / features.seconds_per_image,
             parameters=parameters,
             megabytes=4 * parameters / 1e6,
             image_size=backbone.image_size,
-            features=width,
+            features=vectors.shape[1],
         )
 
     def _features(self, backbone: Backbone, recipe: Recipe) -> Features:
@@ -262,19 +264,6 @@ class _Trial:
             self.catalog = self.catalog.without(features.refused).learnable()
             report_refused(self._context.reporter, self.catalog)
         return features
-
-    def _scores(self, features: Features, seed: int) -> tuple[float, float, float, int]:
-        catalog = self.catalog
-        task, targets = TASKS[catalog.task], catalog.targets(catalog.samples)
-        vectors = np.asarray(features.matrix(catalog.samples, VECTOR), np.float32)
-        groups = _groups(catalog.samples)
-        probe = solve("ridge", vectors, targets, task=task.name, seed=seed, groups=groups)
-        if np.isnan(probe.score):
-            raise DataError("Expected two images of some class, to hold one out. Received: one of each.")
-        encoded = task.encode(targets, len(catalog.outputs)).astype(np.float64)
-        if task.name == "regression":
-            encoded = (encoded - encoded.mean(0)) / encoded.std(0)
-        return probe.score, logme(vectors, encoded), h_score(vectors, encoded), vectors.shape[1]
 
 
 def _groups(samples: Sequence[Sample]) -> NDArray[np.str_]:

@@ -15,14 +15,21 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.answered import answer_from_features, evaluate
 from regraft.artifacts import claim_folder, open_sample_images, write_run
 from regraft.console import TERMINAL
 from regraft.context import Context, InMemory
 from regraft.data.catalog import Catalog
 from regraft.deploy.bundle import Bundle, load
 from regraft.findings import add_warnings
-from regraft.grafting import build_model, choose_taps, find_taps_for, fit_head, ship_model
+from regraft.grafting import (
+    answer_from_features,
+    build_model,
+    choose_taps,
+    evaluate,
+    find_taps_for,
+    fit_head,
+    ship_model,
+)
 from regraft.imports import begin
 from regraft.outcome import Outcome
 from regraft.prepare import (
@@ -33,8 +40,7 @@ from regraft.prepare import (
     load_and_resolve,
     split_catalog,
 )
-from regraft.recipe import Phase, Recipe
-from regraft.space import Space
+from regraft.recipe import Phase, Recipe, Space
 from regraft.training.material import Material
 from regraft.training.progress import Progress
 
@@ -45,11 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "run_stages", "search", "train"]
 
-SLOW_IMPORTS = (
-    "keras",
-    "scipy.optimize",
-    "sklearn.tree",
-)  # what takes long of that which a run comes to need
+# What takes long of that which a run comes to need.
+SLOW_IMPORTS = ("keras", "scipy.optimize", "sklearn.tree")
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             found.words,
             decision,
             {part: (final[part], reference[part]) for part in final},
-            context.timer.seconds,
+            context.seconds,
             handed=context.in_memory.names,
             leaks=parts.leaks,
             solver=found.solver,

@@ -12,6 +12,7 @@ Losses are for comparing epochs and penalties on held-out samples: lower is bett
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TASKS", "Task", "average_precision"]
+from regraft.evaluation.ranking import average_precision, mean_of
+
+__all__ = ["TASKS", "Task"]
 
 Floats = NDArray[np.floating[Any]]
 SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1
@@ -57,6 +60,14 @@ class Task:
             one_hot: NDArray[np.float32] = np.eye(outputs, dtype=np.float32)[targets]
             return one_hot
         return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
+
+    def complete(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Answers with a column an output: of two classes told apart by one probability, that of both.
+
+        >>> TASKS["binary"].complete(np.array([[0.25]])).tolist()
+        [[0.75, 0.25]]
+        """
+        return np.concatenate([1 - answers, answers], axis=1) if self.name == "binary" else answers
 
     def balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
         """Weights of n samples by which rare answers count as much as frequent ones; their mean is 1.
@@ -104,24 +115,6 @@ class Task:
         return self._score(np.asarray(answers, np.float64), np.asarray(encoded, np.float64))
 
 
-def average_precision(truth: Floats, answers: Floats) -> float:
-    """Mean over the labels that occur of the area under the precision-recall steps; NaN if none does.
-
-    The area is `sum_k (recall_k - recall_{k-1}) precision_k` over falling thresholds, as in scikit-learn.
-    Samples with equal answers stand at one threshold.
-    """
-    found = [_area(truth[:, at], answers[:, at]) for at in range(truth.shape[1]) if truth[:, at].any()]
-    return float(np.mean(found)) if found else float("nan")
-
-
-def _area(truth: Floats, answers: Floats) -> float:
-    order = np.argsort(-answers, kind="stable")
-    ends = np.append(np.diff(answers[order]) != 0, True)  # the last sample of each threshold
-    hits = np.cumsum(truth[order])[ends]
-    precision = hits / (np.flatnonzero(ends) + 1)
-    return float((np.diff(hits, prepend=0) * precision).sum() / hits[-1])
-
-
 def _cross_entropy(answers: Floats, encoded: Floats) -> Floats:
     chosen: Floats = -np.log(np.maximum((answers * encoded).sum(1), SMALLEST))
     return chosen
@@ -146,6 +139,11 @@ def _right(answers: Floats, encoded: Floats) -> float:
     return float(((answers > 0.5) == (encoded > 0.5)).mean())
 
 
+def _mean_precision(answers: Floats, encoded: Floats) -> float:
+    found = mean_of(average_precision, encoded, answers)
+    return found.value if found else math.nan
+
+
 def _determination(answers: Floats, encoded: Floats) -> float:
     """Share of the variance that the answers account for, mean over targets; 0 for a constant one."""
     left = ((answers - encoded) ** 2).sum(0)
@@ -158,14 +156,7 @@ TASKS = {
     for task in (
         Task("multiclass", "softmax", "categorical_crossentropy", "top-1", _cross_entropy, _top1),
         Task("binary", "sigmoid", "binary_crossentropy", "top-1", _binary_cross_entropy, _right),
-        Task(
-            "multilabel",
-            "sigmoid",
-            "binary_crossentropy",
-            "mAP",
-            _binary_cross_entropy,
-            lambda answers, encoded: average_precision(encoded, answers),
-        ),
+        Task("multilabel", "sigmoid", "binary_crossentropy", "mAP", _binary_cross_entropy, _mean_precision),
         Task("regression", "linear", "mean_squared_error", "R2", _squared_error, _determination),
     )
 }

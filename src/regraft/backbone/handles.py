@@ -21,7 +21,7 @@ from pathlib import Path
 
 from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.savedmodel import is_savedmodel
-from regraft.beside import new_folder, sweep
+from regraft.beside import new_folder
 from regraft.console import Reporter
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.features.home import default_root
@@ -167,7 +167,6 @@ def _download(handle: Handle, reporter: Reporter) -> Path:
     target = handle.folder
     target.parent.mkdir(parents=True, exist_ok=True)
     reporter.info(f"Downloading {handle.text} to {target}.")
-    sweep(target.parent, ".writing-")
     with new_folder(target.parent, ".writing-") as beside:
         archive, unpacked = beside / "archive", beside / "module"
         with archive.open("wb") as file:

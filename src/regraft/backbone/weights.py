@@ -20,7 +20,7 @@ import numpy as np
 from regraft.backbone.download import FAULTS, receive, unreachable
 from regraft.backbone.zoo import Entry, keras_cache, weights_on_disk
 from regraft.backend import settle_variables
-from regraft.beside import new_folder, sweep
+from regraft.beside import new_folder
 from regraft.console import Reporter
 from regraft.errors import EnvironmentFault, UsageError, brief, nearest
 from regraft.gate.arrays import read_arrays
@@ -155,7 +155,6 @@ def _fetch(entry: Entry, url: str, target: Path, reporter: Reporter) -> None:
     """Put a published file in its place, once it is known to be that."""
     target.parent.mkdir(parents=True, exist_ok=True)
     reporter.info(f"Downloading the ImageNet weights of {entry.name} to {target}.")
-    sweep(target.parent, ".writing-")
     with new_folder(target.parent, ".writing-") as beside:
         with (beside / target.name).open("wb") as file:
             receive(url, file, reporter=reporter)

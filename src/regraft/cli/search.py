@@ -11,7 +11,7 @@ import typer
 import regraft.cli.options as opt
 from regraft.cli.show import finish
 from regraft.console import print_table
-from regraft.recipe import Recipe
+from regraft.recipe import Recipe, Space
 
 __all__ = ["search"]
 
@@ -54,7 +54,6 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
 ) -> None:
     """Find how many layers to train, at which rates, on which head; write the best as a run folder."""
     from regraft.run import search as run_search
-    from regraft.space import Space
 
     settings = opt.override(Recipe.from_toml(recipe) if recipe else Recipe(), locals())
     lists = {

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import PIL
 
+from regraft.backend import installed
 from regraft.data.resize import FAST
-from regraft.versions import installed
 
 __all__ = ["DECODER"]
 

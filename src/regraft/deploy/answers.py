@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.console import Reporter
+from regraft.data.catalog import Catalog
 from regraft.data.decode import Decoded
 from regraft.data.refusal import Refusal
-from regraft.data.workers import DecodeAhead
+from regraft.data.sample import Sample
+from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.store import Store
 
 if TYPE_CHECKING:
@@ -21,17 +23,17 @@ if TYPE_CHECKING:
 
     from regraft.features.engine import Engine
 
-__all__ = ["OUTPUT", "group_images", "make_default_engine", "name_output", "run_engine"]
+__all__ = ["OUTPUT", "answer_contents", "group_images", "make_default_engine", "name_output", "run_engine"]
 
 OUTPUT = "answers"
 
 
-def name_output(model: keras.Model) -> keras.Model:
-    """Return the same network with its one output named OUTPUT, as engines give it."""
+def name_output(model: keras.Model, name: str = OUTPUT) -> keras.Model:
+    """Return the same network with its one output named, as engines give it."""
     import keras
 
     given = model.inputs if len(model.inputs) > 1 else model.inputs[0]
-    return keras.Model(given, {OUTPUT: model.outputs[0]})
+    return keras.Model(given, {name: model.outputs[0]})
 
 
 def make_default_engine(model: keras.Model) -> Engine:
@@ -59,6 +61,24 @@ def run_engine(
             rows = chain.from_iterable(output[OUTPUT] for output in engine.run(batches))
             yield from (item if isinstance(item, Refusal) else next(rows) for item in samples)
             advance(len(samples))
+
+
+def answer_contents(
+    make_engine: Callable[[int], Engine],
+    catalog: Catalog,
+    samples: Sequence[Sample],
+    size: int,
+    *,
+    reporter: Reporter,
+) -> dict[str, NDArray[np.float32] | Refusal]:
+    """Return what a network answers to each content of samples of one image; `size` is in pixels a side.
+
+    Decoding begins before the engine is made, for as many images as it is told.
+    """
+    contents = list(dict.fromkeys(sample.digest for sample in samples))
+    with DecodeAhead(jobs_for(catalog, contents), size) as decoding:
+        answers = run_engine(make_engine(len(contents)), decoding, reporter=reporter)
+        return dict(zip(contents, answers, strict=True))
 
 
 def group_images(decoded: Iterator[Decoded | Refusal], photos: int) -> Iterator[NDArray[np.uint8] | Refusal]:

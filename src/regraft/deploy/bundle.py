@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,15 +21,16 @@ from regraft.data.refusal import Refusal
 from regraft.data.sample import look
 from regraft.data.workers import DecodeAhead, Job
 from regraft.deploy.answers import make_default_engine, run_engine
-from regraft.deploy.graph import GRAPH, read_graph
+from regraft.deploy.model_files import ESTIMATOR, GRAPH, read_graph, sha256
 from regraft.deploy.selftest import SELFTEST, check_answers
-from regraft.errors import DataError, EnvironmentFault, ModelRefused, UsageError
+from regraft.errors import DataError, ModelRefused, UsageError
 from regraft.evaluation.intervals import Interval
 from regraft.evaluation.scores import scores
 from regraft.features.openvino import BATCH
 from regraft.gate.archive import expect_here, kind_of, kind_of_folder
 from regraft.prepare import read_catalog
 from regraft.recipe import Recipe, TaskChoice
+from regraft.tasks import TASKS
 
 if TYPE_CHECKING:
     import keras
@@ -39,20 +39,16 @@ if TYPE_CHECKING:
     from regraft.training.kept import Kept
 
 __all__ = [
-    "ESTIMATOR",
     "MANIFEST_FORMAT",
     "Bundle",
     "Evaluation",
     "Prediction",
     "load",
-    "sha256",
-    "write_model",
 ]
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2
 RUN = "a run folder written by `regraft train`, and nothing else"
-ESTIMATOR = "head.skops"
 
 
 @dataclass(frozen=True)
@@ -190,21 +186,17 @@ class Bundle:
         """
         samples = [sample for given in images for sample in self._samples(given)]
         verdicts = [[look(file) for file in sample] for sample in samples]
+        refusals = [next((v for v in looked if isinstance(v, Refusal)), None) for looked in verdicts]
         jobs = [
-            Job(file, found)
-            for sample, looked in zip(samples, verdicts, strict=True)
-            if not any(isinstance(found, Refusal) for found in looked)
-            for file, found in zip(sample, looked, strict=True)
-            if isinstance(found, str)
+            Job(file, digest)
+            for sample, looked, refusal in zip(samples, verdicts, refusals, strict=True)
+            if refusal is None
+            for file, digest in zip(sample, looked, strict=True)
+            if isinstance(digest, str)
         ]
         answers = self._answers(jobs)
-        for sample, looked in zip(samples, verdicts, strict=True):
-            bad = [
-                (file, found)
-                for file, found in zip(sample, looked, strict=True)
-                if isinstance(found, Refusal)
-            ]
-            answer = bad[0][1] if bad else next(answers)
+        for sample, refusal in zip(samples, refusals, strict=True):
+            answer = refusal or next(answers)
             name = ", ".join(os.fspath(file) for file in sample)
             yield (
                 Refused(name, answer.code, answer.detail)
@@ -255,7 +247,7 @@ class Bundle:
     def _final(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
         """The answer to one sample, from what the network gives; as many numbers as the manifest says."""
         answer = found if self.kept is None else self.kept.predict(found[None])[0].astype(np.float32)
-        units = 1 if self.task == "binary" else len(self.outputs)
+        units = TASKS[self.task].units(len(self.outputs))
         if len(answer) != units:
             raise ModelRefused(
                 f"{self.path} is damaged: its manifest says {units} answers, the model gives {len(answer)}."
@@ -281,11 +273,10 @@ class Bundle:
                 f"Expected classes that the model knows: {', '.join(self.outputs)}. "
                 f"Received also: {', '.join(strangers)}."
             )
-        number = [self.outputs.index(name) for name in catalog.outputs]
+        number = np.array([self.outputs.index(name) for name in catalog.outputs])
         targets = catalog.targets(catalog.samples)
         if targets.ndim == 1:
-            renumbered: NDArray[Any] = np.array(number)[targets]
-            return renumbered
+            return np.asarray(number[targets])
         found = np.zeros((len(targets), len(self.outputs)), np.float32)
         found[:, number] = targets
         return found
@@ -300,10 +291,8 @@ class Bundle:
         yield tuple(file for each in files for file in _existing(each))
 
     def _say(self, image: str, answer: NDArray[np.float32]) -> Prediction:
-        numbers = [float(value) for value in answer]
-        if self.task == "binary":
-            numbers = [1 - numbers[0], numbers[0]]
-        values = dict(zip(self.outputs, numbers, strict=True))
+        numbers = TASKS[self.task].complete(answer[None].astype(np.float64))[0]
+        values = dict(zip(self.outputs, numbers.tolist(), strict=True))
         if self.task == "regression":
             return Prediction(image, self.task, (), values)
         if self.task == "multilabel":
@@ -343,40 +332,18 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = (), trust: bo
     if not (folder / MANIFEST).is_file() and (what := kind_of_folder(folder)):
         raise ModelRefused(f"Expected {RUN}. Received: {folder}, {what}.")
     try:
-        manifest = json.loads(_read(folder / MANIFEST))
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] != MANIFEST_FORMAT:
             raise ModelRefused(
                 f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
             )
         return Bundle(folder, manifest, trusted, trust=trust)
-    except (EnvironmentFault, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise
         raise ModelRefused(
             f"{folder} is not a finished run: its manifest.json is missing or damaged."
         ) from error
-
-
-def write_model(model: keras.Model, path: Path) -> str:
-    """Save a model as one `.keras` file, beside and moved into place; returns its SHA-256."""
-    beside = path.with_name(f".writing-{path.name}")
-    model.save(beside)
-    found = sha256(beside)
-    beside.replace(path)
-    return found
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file, as the manifest names it.
-
-    Raises:
-        EnvironmentFault: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def _kind(file: Path) -> str:
@@ -391,14 +358,3 @@ def _existing(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise UsageError(f"Expected an image file or a folder. There is nothing at {path}.")
     return list_images(path)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> EnvironmentFault:
-    return EnvironmentFault(f"{path} cannot be read: {error.strerror or error}.")

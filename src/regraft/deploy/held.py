@@ -18,9 +18,9 @@ from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all
 from regraft.data.refusal import Refusal
 from regraft.data.sample import Refused
-from regraft.data.workers import DecodeAhead, Job
-from regraft.deploy.answers import run_engine
-from regraft.deploy.bundle import ESTIMATOR, Bundle, load
+from regraft.deploy.answers import answer_contents, name_output
+from regraft.deploy.bundle import Bundle, load
+from regraft.deploy.model_files import ESTIMATOR
 from regraft.outcome import Outcome
 from regraft.recipe import Recipe
 
@@ -103,16 +103,10 @@ class HeldRun:
         return _row_by_row(self._parts.suffix, inputs)
 
     def _from_pixels(self, context: Context, catalog: Catalog) -> Answers:
-        where = {sample.digest: sample.path for sample in catalog.samples}
-        jobs = [Job(catalog.root / path, digest) for digest, path in where.items()]
-        with DecodeAhead(jobs, self.bundle.image_size) as decoding:
-            found = dict(
-                zip(
-                    where,
-                    run_engine(self.bundle.engine(len(jobs)), decoding, reporter=context.reporter),
-                    strict=True,
-                )
-            )
+        bundle, where = self.bundle, {sample.digest: sample.path for sample in catalog.samples}
+        found = answer_contents(
+            bundle.engine, catalog, catalog.samples, bundle.image_size, reporter=context.reporter
+        )
         bad = ((where[digest], verdict) for digest, verdict in found.items() if isinstance(verdict, Refusal))
         expect_all(Refused(path, verdict.code, verdict.detail) for path, verdict in bad)
         return np.array([found[sample.digest] for sample in catalog.samples], np.float32)
@@ -126,7 +120,7 @@ class HeldRun:
         model = self.bundle.model
         if any(is_head(layer) and layer.weights for layer in model.layers):
             return cut(model, is_head)
-        return Cut(_named(model), _identity(model), ("cut_0",))
+        return Cut(name_output(model, "cut_0"), _identity(model), ("cut_0",))
 
 
 def _types_in(file: Path) -> list[str]:
@@ -150,12 +144,6 @@ def _row_by_row(network: keras.Model, inputs: list[NDArray[Any]]) -> Answers:
         answers = network(full if len(full) > 1 else full[0], training=False)
         found.append(keras.ops.convert_to_numpy(answers)[: len(rows[0])])
     return np.concatenate(found).astype(np.float32)
-
-
-def _named(model: keras.Model) -> keras.Model:
-    import keras
-
-    return keras.Model(model.inputs[0], {"cut_0": model.outputs[0]})
 
 
 def _identity(model: keras.Model) -> keras.Model:

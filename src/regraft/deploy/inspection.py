@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regraft.deploy.bundle import load, sha256
+from regraft.deploy.bundle import load
+from regraft.deploy.model_files import sha256
 from regraft.errors import UsageError
 from regraft.gate.archive import expect_here
 from regraft.gate.arrays import Array
@@ -75,7 +76,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         raise UsageError(f"Expected a .keras file or a run folder. There is nothing at {given}.")
     manifest = load(given).manifest if given.is_dir() else None
     file = given / "model.keras" if manifest else given
-    changed = () if manifest is None else tuple(_changed(given, manifest["files"]))
+    files = manifest["files"] if manifest else {}
+    changed = tuple(name for name, digest in files.items() if _is_changed(given / Path(name).name, digest))
     if not file.is_file():
         raise UsageError(f"Expected a .keras file. Received: {file}, which is none.")
     contents = look_into(file)
@@ -100,12 +102,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     )
 
 
-def _changed(folder: Path, files: dict[str, str]) -> list[str]:
-    return [name for name, digest in files.items() if not _is(folder / Path(name).name, digest)]
-
-
-def _is(file: Path, digest: str) -> bool:
-    return file.is_file() and sha256(file) == digest
+def _is_changed(file: Path, digest: str) -> bool:
+    return not file.is_file() or sha256(file) != digest
 
 
 def _kinds(contents: Contents) -> tuple[Kind, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from regraft.features.engine import Engine
 
-__all__ = ["SELFTEST", "check_answers", "compute_answers", "make_pictures", "write_answers"]
+__all__ = ["SELFTEST", "check_answers", "compute_answers", "make_pictures"]
 
 SELFTEST = "selftest.npz"
 SAID, REFUSED = 1e-4, 1e-2  # of the largest answer: beyond float32 sums in another order; another network
@@ -65,11 +65,6 @@ def compute_answers(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np
 
     answers = model(pixels.astype(np.float32), training=False)
     return np.asarray(keras.ops.convert_to_numpy(answers), np.float32)
-
-
-def write_answers(path: Path, shown: NDArray[np.uint8], answers: NDArray[np.float32]) -> None:
-    """Write pictures and the answers to them to an .npz file."""
-    np.savez_compressed(path, pictures=shown, answers=answers)
 
 
 def check_answers(path: Path, digests: dict[str, Any], engine: Engine, reporter: Reporter) -> None:

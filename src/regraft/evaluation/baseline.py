@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from regraft.evaluation.classification import largest_class_accuracy
-from regraft.evaluation.intervals import Interval, wilson_interval
-from regraft.evaluation.multilabel import mean_share
+from regraft.errors import DataError
+from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.ranking import average_precision, mean_of
 from regraft.evaluation.regression import FEWEST, beats_the_mean, error_of_the_mean
 from regraft.evaluation.scores import three_digits
+from regraft.tasks import TASKS
 
 __all__ = ["BASELINES", "baseline", "no_better"]
 
@@ -27,17 +27,25 @@ BASELINES = {
 def baseline(task: str, training: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """What a task's first score comes to without looking at the images.
 
-    The accuracy of the class most frequent in `training`, the mAP of random answers, or the MAE of the
-    mean of `training`. Targets as in `evaluation.scores.scores`.
+    The accuracy of the class most frequent in `training`, of equal ones the first; the mAP of random answers,
+    which is the mean share of the labels that occur, or 0; or the MAE of the mean of `training`.
+    Targets as in `evaluation.scores.scores`.
+
+    Raises:
+        DataError: there are no targets.
 
     >>> baseline("regression", [[1.0], [3.0]], [[0.0], [4.0]])
     2.0
     """
+    before, now = np.asarray(training), np.asarray(targets)
+    if not before.size or not now.size:
+        raise DataError(f"Expected targets. Received: {before.size} to train, {now.size} to score.")
     if task == "multilabel":
-        return mean_share(targets)
+        shares = now.mean(axis=0, dtype=np.float64)
+        return float(shares[shares > 0].mean()) if shares.any() else 0.0
     if task == "regression":
-        return error_of_the_mean(targets, _means(training))
-    return largest_class_accuracy(training, targets)
+        return error_of_the_mean(now, _means(before))
+    return float((now == np.bincount(before).argmax()).mean())
 
 
 def no_better(
@@ -56,12 +64,9 @@ def no_better(
     truth than the mean in a paired comparison, see `beats_the_mean`.
 
     Args:
-        task: "multiclass", "binary", "multilabel" or "regression".
         training: targets of the training part.
-        targets, answers: of the part that is judged, as in `evaluation.scores.scores`.
+        targets, answers: of the part that is judged, whose name is `part`, as in `evaluation.scores.scores`.
         outputs: names of classes, labels or targets.
-        part: its name, for the sentence.
-        seed: of the bootstrap. Defaults to 0.
 
     >>> no_better("binary", [0, 1, 1], [0, 1, 1], [[0.9], [0.9], [0.9]], outputs=["cat", "dog"], part="test")
     'No better than always the largest class: a top-1 accuracy of 66.7 % against 66.7 % on the 3 test images.'
@@ -70,9 +75,11 @@ def no_better(
     if task == "regression":
         return _of_numbers(training, targets, answers, outputs=outputs, where=where, seed=seed)
     if task == "multilabel":
-        found, name = _mean_average_precision(targets, answers), "mAP"
+        ranked, name = mean_of(average_precision, targets, answers), "mAP"
+        found = ranked.interval if ranked else None
     else:
-        found, name = _accuracy(task, targets, answers), "top-1 accuracy"
+        said = TASKS[task].complete(np.asarray(answers)).argmax(axis=1)
+        found, name = wilson_interval(int((said == targets).sum()), len(said)), "top-1 accuracy"
     floor = baseline(task, training, targets)
     if found is None or found.low > floor:
         return ""
@@ -105,18 +112,6 @@ def _of_numbers(
         if not beats_the_mean(true[:, [at]], said[:, [at]], means[[at]], seed=seed)
     ]
     return f"No better than always the mean {where}, of these targets: {', '.join(behind)}." if behind else ""
-
-
-def _accuracy(task: str, targets: npt.ArrayLike, answers: npt.ArrayLike) -> Interval:
-    truth, said = np.asarray(targets), np.asarray(answers)
-    chosen = said[:, 0] > 0.5 if task == "binary" else said.argmax(axis=1)
-    return wilson_interval(int((chosen == truth).sum()), len(truth))
-
-
-def _mean_average_precision(targets: npt.ArrayLike, answers: npt.ArrayLike) -> Interval | None:
-    pairs = zip(np.asarray(targets).T, np.asarray(answers).T, strict=True)
-    found = mean_of([average_precision(*pair) for pair in pairs])
-    return found.interval if found else None
 
 
 def _means(training: npt.ArrayLike) -> npt.NDArray[np.float64]:

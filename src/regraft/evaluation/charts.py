@@ -111,16 +111,12 @@ def axis_labels(axis: Axis, values: Sequence[float]) -> list[Label]:
 def line_chart(
     title: str, epochs: Sequence[int], *, series: Mapping[str, Sequence[float]], phases: Sequence[str]
 ) -> Chart:
-    """Lay out one or more series over the epochs.
+    """Lay out one or more series over the epochs, and describe them in words for readers who cannot see them.
 
     Args:
-        title: what the chart shows.
         epochs: the numbers along the x axis, shape (n,), strictly increasing, n >= 2.
         series: "training" or "validation" -> values, shape (n,); values that are not finite leave a gap.
         phases: the name of each epoch's phase, shape (n,).
-
-    Returns:
-        The chart, with a description in words for readers who cannot see it.
 
     >>> line_chart("Loss", [0, 1], series={"train": [1.0, 0.5]}, phases=["a", "a"]).description
     'train: 1 at epoch 0, 0.5 at epoch 1, lowest 0.5, highest 1.'
@@ -146,11 +142,9 @@ def line_chart(
 
 
 def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
-    """Round numbers 1, 2 or 5 times a power of ten apart that enclose low..high.
+    """Round numbers 1, 2 or 5 times a power of ten apart, about `most`, that enclose low..high.
 
-    Args:
-        low, high: finite, low <= high; equal ends are widened a little.
-        most: about how many. Defaults to 6.
+    The ends are finite, low <= high; equal ones are widened a little.
 
     >>> ticks(0.13, 0.58)
     [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]

@@ -19,7 +19,6 @@ __all__ = [
     "checked_probabilities",
     "classification_scores",
     "confusion_matrix",
-    "largest_class_accuracy",
     "per_class",
 ]
 
@@ -63,7 +62,7 @@ def classification_scores(
     Args:
         labels: true class numbers, integers of shape (n,), 0 <= label < n_classes, n > 0.
         probabilities: shape (n, n_classes), each within 0..1.
-        seed: of the bootstrap. Defaults to 0; the same seed gives the same intervals.
+        seed: of the bootstrap; the same one gives the same intervals.
 
     Raises:
         DataError: if shapes disagree, a label is out of range, or a probability is not one.
@@ -82,7 +81,7 @@ def classification_scores(
         "balanced_accuracy": balanced,
         "macro_f1": f1s,
     }
-    areas = mean_of([area_under_roc(truth == number, table[:, number]) for number in range(n_classes)])
+    areas = mean_of(area_under_roc, truth[:, None] == np.arange(n_classes), table)
     return found | ({"macro_auc": areas.interval} if areas else {}) | {"log_loss": log_loss}
 
 
@@ -96,7 +95,7 @@ def binary_scores(labels: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 
     Args:
         labels: 0 or 1, integers of shape (n,), n > 0.
         answers: shape (n, 1), probability of class 1, each within 0..1.
-        seed: of the bootstrap. Defaults to 0.
+        seed: of the bootstrap.
 
     Raises:
         DataError: if shapes disagree, a label is neither 0 nor 1, or a probability is not one.
@@ -125,16 +124,10 @@ def binary_scores(labels: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 
 
 
 def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, n_classes: int) -> Ints:
-    """How often each class (row) was called each class (column).
-
-    Args:
-        labels, predicted: true and answered class numbers, each of shape (n,), below `n_classes`.
-
-    Returns:
-        Counts of shape (n_classes, n_classes), rows the truth, columns the answer.
+    """How often each class (row) was called each class (column), shape (n_classes, n_classes).
 
     Raises:
-        DataError: if the shapes differ or a number is out of range.
+        DataError: if the two are not of one shape (n,), or a class number is out of range.
 
     >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
@@ -146,14 +139,7 @@ def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, n_classes:
 
 
 def per_class(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[str]) -> list[ClassRow]:
-    """Precision, recall and F1 of every class, in the order of `classes`.
-
-    Args:
-        labels, predicted: true and answered class numbers, each of shape (n,).
-        classes: the names; a class number is a place in this sequence.
-
-    Raises:
-        DataError: if the shapes differ or a number is out of range.
+    """Precision, recall and F1 of every class, in the order of `classes`; errors as in `confusion_matrix`.
 
     >>> per_class([0, 0, 1], [0, 1, 1], ["cat", "dog"])[1]
     ClassRow(name='dog', n=1, precision=0.5, recall=1.0, f1=0.6666666666666666)
@@ -164,23 +150,6 @@ def per_class(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence
         ClassRow(name, int(n), _ratio(hit, answered), _ratio(hit, n), _ratio(2 * hit, n + answered))
         for name, hit, n, answered in zip(classes, hits, support, said, strict=True)
     ]
-
-
-def largest_class_accuracy(training_labels: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Accuracy, 0..1, on `labels` of always answering the class most frequent in `training_labels`.
-
-    Both are class numbers, of shape (n_training,) and (n,). The smaller number wins a tie.
-
-    Raises:
-        DataError: if either is empty.
-
-    >>> largest_class_accuracy([0, 1, 1], [1, 0, 1, 1])
-    0.75
-    """
-    training, evaluated = np.asarray(training_labels), np.asarray(labels)
-    if not training.size or not evaluated.size:
-        raise DataError(f"Expected labels. Received: {training.size} to train, {evaluated.size} to score.")
-    return float((evaluated == np.bincount(training).argmax()).mean())
 
 
 def checked_probabilities(probabilities: npt.ArrayLike) -> Floats:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,16 @@ from regraft.evaluation.multilabel import LabelRow
 from regraft.evaluation.ranking import Curves
 from regraft.evaluation.regression import TargetRow
 
+if TYPE_CHECKING:
+    from regraft.outcome import Attempt
+    from regraft.training.fit import Fitted
+
 __all__ = [
-    "AttemptRow",
     "ClassFindings",
     "Epoch",
     "LabelFindings",
     "NumberFindings",
     "PartScores",
-    "PhaseRow",
     "Report",
     "WrongImage",
     "WrongLabels",
@@ -129,41 +132,6 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class PhaseRow:
-    """One phase of training: the plan, what it let train, and what came of it.
-
-    `best` is the epoch whose weights were kept, 0 for those from before the phase. `layers` and `parameters`
-    count the backbone's.
-    """
-
-    plan: str
-    layers: int
-    parameters: int
-    epochs: int
-    best: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class AttemptRow:
-    """One thing that a search tried, judged on validation.
-
-    `rate` is of the head, `backbone_rate` of the pre-trained layers; None, and no epochs, where the head
-    alone was solved. `note` says what ended it early, or that it is the model.
-    """
-
-    plan: str
-    head: str
-    rate: float | None
-    backbone_rate: float | None
-    epochs: int
-    val_loss: float
-    val_score: float
-    seconds: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything the page says.
 
@@ -175,11 +143,10 @@ class Report:
         warnings: what must be known before the model is used, a sentence each.
         outputs: names of classes, labels or targets, in the order of every array and list about them.
         counts: part -> number of images of each class or with each label; empty for regression.
-        sizes: part -> number of samples.
         parts: scored parts, the most trustworthy (test) first; may be empty.
         history: the epochs in order; may be empty.
         score_name: what `Epoch.val_score` is called.
-        phases: a row a phase, in order; may be empty.
+        phases: what each phase of training did, in order; may be empty.
         attempts: what a search tried, the model first; empty where nothing was searched for.
         new_layers: layers of the backbone that have no pre-trained weights.
         images_used, refused, notes: what became of the data.
@@ -198,7 +165,6 @@ class Report:
     decision: str
     outputs: list[str]
     counts: dict[str, list[int]]
-    sizes: dict[str, int]
     parts: list[PartScores]
     history: list[Epoch]
     score_name: str
@@ -209,8 +175,8 @@ class Report:
     usage_python: str
     usage_shell: str
     warnings: list[str] = field(default_factory=list)
-    phases: list[PhaseRow] = field(default_factory=list)
-    attempts: list[AttemptRow] = field(default_factory=list)
+    phases: Sequence[Fitted] = ()
+    attempts: Sequence[Attempt] = ()
     new_layers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from regraft.evaluation.classification import SMALLEST_PROBABILITY, checked_prob
 from regraft.evaluation.intervals import Interval, bootstrap
 from regraft.evaluation.ranking import area_under_roc, average_precision, mean_of
 
-__all__ = ["LabelRow", "choose_thresholds", "mean_share", "multilabel_scores", "per_label"]
+__all__ = ["LabelRow", "choose_thresholds", "multilabel_scores", "per_label"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -47,12 +47,8 @@ def choose_thresholds(truth: npt.ArrayLike, answers: npt.ArrayLike) -> Floats:
     A threshold lies half-way between two answers that occur, so that the last digits of an engine do not
     matter. Of several equally good ones the nearest to 0.5 is taken, and 0.5 for a label that no image has.
 
-    Args:
-        truth: 0 or 1, shape (n, labels).
-        answers: probabilities, shape (n, labels).
-
-    Returns:
-        Shape (labels,), each in 0..1: an answer that is not below it means the label.
+    Truth, 0 or 1, and probabilities are of shape (n, labels), the thresholds of shape (labels,) in 0..1: an
+    answer that is not below its threshold means the label.
 
     Raises:
         DataError: if the shapes disagree or an answer is not a probability.
@@ -61,8 +57,7 @@ def choose_thresholds(truth: npt.ArrayLike, answers: npt.ArrayLike) -> Floats:
     array([0.2, 0.5])
     """
     has, table = _checked(truth, answers)
-    pairs = zip(has.T, table.T, strict=True)
-    return np.array([_best_threshold(label, answer) for label, answer in pairs])
+    return np.array([_best_threshold(*column) for column in zip(has.T, table.T, strict=True)])
 
 
 def multilabel_scores(
@@ -81,7 +76,7 @@ def multilabel_scores(
         truth: 0 or 1, shape (n, labels), n > 0.
         answers: probabilities, shape (n, labels).
         thresholds: one a label, shape (labels,); see `choose_thresholds`. None for 0.5 everywhere.
-        seed: of the bootstrap. Defaults to 0.
+        seed: of the bootstrap.
 
     Raises:
         DataError: if the shapes disagree or an answer is not a probability.
@@ -100,9 +95,7 @@ def multilabel_scores(
     # Most labels are not on most images: sparse, the sums of a thousand resamples take seconds less.
     columns = csr_array(np.column_stack([has, said, has & said, np.ones(len(table)), losses]))
     micro, macro, log_loss = bootstrap(columns, _of_sums, seed=seed)
-    pairs = list(zip(has.T, table.T, strict=True))
-    precision = mean_of([average_precision(*pair) for pair in pairs])
-    area = mean_of([area_under_roc(*pair) for pair in pairs])
+    precision, area = mean_of(average_precision, has, table), mean_of(area_under_roc, has, table)
     found = {
         "mAP": precision and precision.interval,
         "micro_f1": micro,
@@ -147,18 +140,6 @@ def per_label(
             )
         )
     return rows
-
-
-def mean_share(truth: npt.ArrayLike) -> float:
-    """The mAP that random answers come to: the mean share of the labels that occur; 0 where none does.
-
-    `truth`: 0 or 1, shape (n, labels).
-
-    >>> mean_share([[1, 0, 0], [1, 1, 0]])
-    0.75
-    """
-    shares = np.asarray(truth, dtype=np.float64).mean(axis=0)
-    return float(shares[shares > 0].mean()) if shares.any() else 0.0
 
 
 def _of_sums(sums: Floats) -> Floats:

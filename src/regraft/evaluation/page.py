@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regraft.console import duration
+from regraft.data.catalog import Refused
 from regraft.evaluation.classification import ClassRow
 from regraft.evaluation.explain import most_confused
 from regraft.evaluation.multilabel import LabelRow
@@ -17,7 +19,7 @@ from regraft.evaluation.scores import three_digits
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["environment"]
+__all__ = ["render_page"]
 
 # Controls but tab and newline, marks and overrides of direction, surrogates, non-characters.
 UNSEEN = re.compile(
@@ -25,8 +27,18 @@ UNSEEN = re.compile(
 )
 
 
+def render_page(template: str, refused: Iterable[Refused], /, **values: Any) -> str:
+    """Return a template as an HTML page, free of lone surrogates; it is given `refused` grouped by reason."""
+    reasons = defaultdict(list)
+    for item in refused:
+        reasons[item.code].append(item)
+    groups = sorted(reasons.items(), key=lambda group: (-len(group[1]), group[0]))
+    page: str = _environment().get_template(template).render(refused=groups, **values)
+    return page
+
+
 @functools.cache
-def environment() -> jinja2.Environment:
+def _environment() -> jinja2.Environment:
     """Where the report's templates are found, escaped and given their formats."""
     import jinja2  # 40 ms that only a report should cost
 

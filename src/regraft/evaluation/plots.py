@@ -19,9 +19,7 @@ BARS = 25
 def roc_chart(false_positive: Floats, recall: Floats, *, area: float) -> Chart:
     """The ROC curve, from (0, 0) on, and the diagonal of random answers.
 
-    Args:
-        false_positive, recall: rates in 0..1 at falling thresholds, shape (thresholds,).
-        area: under the curve.
+    Rates are in 0..1 at falling thresholds, shape (thresholds,); `area` is that under the curve.
 
     >>> roc_chart(np.array([0.0, 1.0]), np.array([1.0, 1.0]), area=1.0).lines[0].path
     'M66 450L66 14L506 14'
@@ -38,11 +36,9 @@ def roc_chart(false_positive: Floats, recall: Floats, *, area: float) -> Chart:
 
 
 def precision_recall_chart(recall: Floats, precision: Floats, *, share: float) -> Chart:
-    """The precision-recall curve, and the level of random answers.
+    """The precision-recall curve, in 0..1 at falling thresholds, shape (thresholds,).
 
-    Args:
-        recall, precision: in 0..1 at falling thresholds, shape (thresholds,).
-        share: of images with the label, 0..1: what random answers have as precision.
+    The `share` of images with the label is the precision of random answers, which is drawn, too.
 
     >>> chart = precision_recall_chart(np.array([0.5, 1.0]), np.array([1.0, 0.5]), share=0.5)
     >>> chart.lines[0].path
@@ -59,11 +55,9 @@ def precision_recall_chart(recall: Floats, precision: Floats, *, share: float) -
 
 
 def scatter_chart(title: str, truth: npt.ArrayLike, answers: npt.ArrayLike) -> Chart:
-    """Answers over truth, both axes alike, with the diagonal where they agree.
+    """Answers over truth, finite, shape (n,), n > 0, both axes alike, with the diagonal where they agree.
 
-    Args:
-        title: what the chart shows.
-        truth, answers: finite, shape (n,), n > 0. Of more than 1000 every so manieth is drawn.
+    Of more than 1000 every so manieth is drawn.
 
     >>> scatter_chart("Weight", [0.0, 10.0], [5.0, 10.0]).points
     [(66.0, 232.0), (506.0, 14.0)]
@@ -92,11 +86,7 @@ def scatter_chart(title: str, truth: npt.ArrayLike, answers: npt.ArrayLike) -> C
 
 
 def error_chart(title: str, errors: npt.ArrayLike) -> Chart:
-    """How many images have which error, answer minus truth.
-
-    Args:
-        title: what the chart shows.
-        errors: finite, shape (n,), n > 0.
+    """How many images have which error, answer minus truth; `errors` are finite, shape (n,), n > 0.
 
     >>> [bar[3] for bar in error_chart("Errors", [-1.0, 1.0, 1.0]).bars][:1]
     [111.0]

@@ -99,15 +99,16 @@ def find_problems(
         [('small_classes', 1), ('uniform_images', 9)]
     """
     groups = groups_of(catalog.samples, copies.ties)
+    pictures = _group_copies(catalog, groups.tolist())
     of_samples = [facts[sample.digest] for sample in catalog.samples]
     found: list[Problem | None] = [
-        *_of_groups(catalog, copies, groups.tolist()),
+        *_of_groups(catalog, copies, pictures),
         _suspicious(catalog, suspects),
         *_shortcuts(catalog, of_samples, groups),
         _imbalance(catalog),
         _small_classes(catalog),
         _uniform(catalog, of_samples),
-        *_same_pictures(catalog, copies, groups.tolist()),
+        *_same_pictures(catalog, copies, pictures),
         *_noted(catalog, of_samples),
     ]
     return [problem for problem in found if problem is not None]
@@ -156,7 +157,7 @@ def _case(catalog: Catalog, samples: Iterable[Sample], detail: str = "") -> Case
     return Case(tuple(_picture(catalog, sample) for sample in samples), detail)
 
 
-def _members(catalog: Catalog, groups: Sequence[int]) -> list[list[Sample]]:
+def _group_copies(catalog: Catalog, groups: Sequence[int]) -> list[list[Sample]]:
     """The samples of each picture that has several."""
     found = defaultdict(list)
     for sample, group in zip(catalog.samples, groups, strict=True):
@@ -164,13 +165,16 @@ def _members(catalog: Catalog, groups: Sequence[int]) -> list[list[Sample]]:
     return [samples for samples in found.values() if len(samples) > 1]
 
 
-def _of_groups(catalog: Catalog, copies: Copies, groups: Sequence[int]) -> list[Problem | None]:
-    members = _members(catalog, groups)
+def _of_groups(
+    catalog: Catalog, copies: Copies, pictures: Sequence[Sequence[Sample]]
+) -> list[Problem | None]:
     out = {sample for samples in leaked(catalog, copies.ties).values() for sample in samples}
-    leaks = [_case(catalog, group) for group in members if out.intersection(group)]
-    against = [_case(catalog, group) for group in members if len({sample.target for sample in group}) > 1]
-    if catalog.task == "regression":
-        against = []
+    leaks = [_case(catalog, group) for group in pictures if out.intersection(group)]
+    against = [
+        _case(catalog, group)
+        for group in pictures
+        if len({sample.target for sample in group}) > 1 and catalog.task != "regression"
+    ]
     return [
         _problem(
             "leaked_copies",
@@ -189,14 +193,15 @@ def _of_groups(catalog: Catalog, copies: Copies, groups: Sequence[int]) -> list[
     ]
 
 
-def _same_pictures(catalog: Catalog, copies: Copies, groups: Sequence[int]) -> list[Problem | None]:
-    members = _members(catalog, groups)
+def _same_pictures(
+    catalog: Catalog, copies: Copies, pictures: Sequence[Sequence[Sample]]
+) -> list[Problem | None]:
     hows = defaultdict(set)
     for pair in copies.near:
-        hows[pair.first].add(HOW[pair.how])
-        hows[pair.second].add(HOW[pair.how])
+        for content in (pair.first, pair.second):
+            hows[content].add(HOW[pair.how])
     near, exact = [], []
-    for group in members:
+    for group in pictures:
         same = defaultdict(list)
         for sample in group:
             same[sample.digest].append(sample)

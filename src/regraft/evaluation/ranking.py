@@ -6,7 +6,7 @@ errors without resampling, and of a mean over labels too: the influence of a mea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class Ranked:
     def interval(self) -> Interval:
         """With its 95 % interval."""
         return logit_interval(self.value, self.influence)
+
+
+Measure = Callable[[npt.ArrayLike, npt.ArrayLike], Ranked | None]
 
 
 @dataclass(frozen=True)
@@ -129,17 +132,18 @@ def curves(truth: npt.ArrayLike, scores: npt.ArrayLike) -> Curves | None:
     return Curves(rates.false_positive[::-1], rates.recall[::-1], rates.precision[::-1])
 
 
-def mean_of(measures: Sequence[Ranked | None]) -> Ranked | None:
-    """The mean over those that are defined; None if none is.
+def mean_of(measure: Measure, truth: npt.ArrayLike, scores: npt.ArrayLike) -> Ranked | None:
+    """The mean of a measure over the columns of (n, labels) for which it is defined; None if there is none.
 
-    >>> mean_of([None, area_under_roc([0, 1], [0.2, 0.4])]).value
+    >>> mean_of(area_under_roc, [[0, 1], [1, 1]], [[0.2, 0.9], [0.4, 0.8]]).value
     1.0
     """
-    defined = [measure for measure in measures if measure is not None]
+    columns = zip(np.asarray(truth).T, np.asarray(scores).T, strict=True)
+    defined = [found for column in columns if (found := measure(*column)) is not None]
     if not defined:
         return None
-    value = float(np.mean([measure.value for measure in defined]))
-    return Ranked(value, np.mean([measure.influence for measure in defined], axis=0))
+    value = float(np.mean([found.value for found in defined]))
+    return Ranked(value, np.mean([found.influence for found in defined], axis=0))
 
 
 def _from_above(levels: _Levels) -> tuple[Floats, Floats]:

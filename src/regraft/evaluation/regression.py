@@ -27,12 +27,12 @@ class TargetRow:
     """
 
     name: str
-    mae: Interval
-    rmse: Interval
-    r2: Interval | None
-    median_error: Interval
     error_of_the_mean: float
     better: bool
+    mae: Interval
+    rmse: Interval
+    median_error: Interval
+    r2: Interval | None = None
 
 
 def regression_scores(truth: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 0) -> dict[str, Interval]:
@@ -43,9 +43,7 @@ def regression_scores(truth: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int
     mean of these very images; targets that do not vary are left out, and `r2` if none does.
     `median_error`: median of the absolute errors, of an image's mean error where there are several targets.
 
-    Args:
-        truth, answers: shape (n, targets), n > 0, in the same units.
-        seed: of the bootstrap. Defaults to 0.
+    Truth and answers are of shape (n, targets), n > 0, in the same units; `seed` is that of the bootstrap.
 
     Raises:
         DataError: if the shapes disagree or a number is not finite.
@@ -74,16 +72,9 @@ def per_target(
     means: npt.ArrayLike,
     seed: int = 0,
 ) -> list[TargetRow]:
-    """A row for every target, in the order of `targets`.
+    """A row for every target, in the order of their names `targets`.
 
-    Args:
-        truth, answers: shape (n, targets).
-        targets: the names.
-        means: of the training part, shape (targets,).
-        seed: of the bootstrap. Defaults to 0.
-
-    Raises:
-        DataError: if the shapes disagree or a number is not finite.
+    `means`, shape (targets,), are those of the training part; all else is as in `regression_scores`.
 
     >>> row = per_target([[1.0], [2.0], [6.0]], [[1.0], [3.0], [4.0]], ["weight"], means=[3.0])[0]
     >>> row.name, row.mae.value, row.error_of_the_mean, row.better
@@ -95,17 +86,7 @@ def per_target(
         one, other = true[:, at : at + 1], said[:, at : at + 1]
         scores = regression_scores(one, other, seed=seed)
         floor, better = error_of_the_mean(one, mean), beats_the_mean(one, other, mean, seed=seed)
-        rows.append(
-            TargetRow(
-                name,
-                scores["mae"],
-                scores["rmse"],
-                scores.get("r2"),
-                scores["median_error"],
-                floor,
-                better,
-            )
-        )
+        rows.append(TargetRow(name, floor, better, **scores))
     return rows
 
 
@@ -127,13 +108,7 @@ def beats_the_mean(
     A bootstrap of the paired differences in absolute error: the whole 95 % interval of the mean gain must be
     above zero. With several targets each error counts in units of that target's error of the mean.
 
-    Args:
-        truth, answers: shape (n, targets). Of fewer than 6 images nothing follows: False.
-        means: of the training part, shape (targets,).
-        seed: of the bootstrap. Defaults to 0.
-
-    Raises:
-        DataError: if the shapes disagree or a number is not finite.
+    Of fewer than 6 images nothing follows: False. Arguments and errors are as in `per_target`.
 
     >>> truth = np.arange(20.0).reshape(20, 1)
     >>> beats_the_mean(truth, truth + 1, [9.5]), beats_the_mean(truth, truth * 0 + 9, [9.5])

@@ -8,19 +8,17 @@ surrogates of undecodable file names) are shown as escape sequences.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.errors import EnvironmentFault
+from regraft.beside import new_file
+from regraft.errors import name_os_errors
 from regraft.evaluation.baseline import BASELINES
 from regraft.evaluation.charts import Axis, Chart, Label, axis_labels, line_chart, ticks
 from regraft.evaluation.content import NumberFindings, PartScores, Report
 from regraft.evaluation.intervals import Interval
-from regraft.evaluation.page import environment
+from regraft.evaluation.page import render_page
 from regraft.evaluation.plots import error_chart, precision_recall_chart, roc_chart, scatter_chart
 from regraft.evaluation.scores import MEASURES
 
@@ -46,32 +44,25 @@ def render(report: Report) -> str:
     >>> report = Report(
     ...     title="Cats & dogs", created="2030-01-01", command="regraft train pets", task="binary",
     ...     summary=[], decision="Kept.", outputs=["cat", "dog"], counts={"train": [3, 4]},
-    ...     sizes={"train": 7}, parts=[], history=[], score_name="top-1", images_used=7, refused=[],
+    ...     parts=[], history=[], score_name="top-1", images_used=7, refused=[],
     ...     notes=[], seconds={}, usage_python="", usage_shell="",
     ... )
     >>> "Cats &amp; dogs</title>" in render(report)
     True
     """
-    refused = defaultdict(list)
-    for image in report.refused:
-        refused[image.code].append(image)
     headline = next(iter(report.parts[0].scores.items()), None) if report.parts else None
-    page: str = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            report=report,
-            headline=headline,
-            gauge=_gauge(headline, report.parts[0].baseline) if headline else None,
-            baseline_name=BASELINES[report.task],
-            measures=MEASURES,
-            template=f"report_{TEMPLATES[report.task]}.html.j2",
-            curves=_curves(report),
-            plots=[_plots(part, report.outputs) for part in report.parts],
-            refused=sorted(refused.items(), key=lambda group: (-len(group[1]), group[0])),
-        )
+    return render_page(
+        "report.html.j2",
+        report.refused,
+        report=report,
+        headline=headline,
+        gauge=_gauge(headline, report.parts[0].baseline) if headline else None,
+        baseline_name=BASELINES[report.task],
+        measures=MEASURES,
+        template=f"report_{TEMPLATES[report.task]}.html.j2",
+        curves=_curves(report),
+        plots=[_plots(part, report.outputs) for part in report.parts],
     )
-    return page
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -85,18 +76,12 @@ def write_report(report: Report, path: Path) -> None:
         write_report(report, Path("run/report.html"))
     """
     page = render(report).encode("utf-8")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise EnvironmentFault(f"Cannot write the report to {path}: {error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with (
+        name_os_errors(f"Cannot write the report to {path}"),
+        new_file(path.parent, f".{path.name}.writing-") as beside,
+    ):
+        beside.write_bytes(page)
+        beside.replace(path)
 
 
 def _gauge(headline: tuple[str, Interval], baseline: float) -> _Gauge:

@@ -59,11 +59,10 @@ def scores(
     left out: mAP where no image has a label, R2 where the target does not vary.
 
     Args:
-        task: "multiclass", "binary", "multilabel" or "regression".
         targets: shape (n,) class numbers, or (n, labels) of 0 and 1, or (n, targets) numbers.
         answers: of the model, as in `regraft.tasks`.
         thresholds: for multilabel one a label, shape (labels,); None for 0.5.
-        seed: of the bootstrap. Defaults to 0.
+        seed: of the bootstrap.
 
     Raises:
         DataError: if targets and answers do not belong together or are not what the task has.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.beside import new_folder, sweep
+from regraft.beside import new_folder
 from regraft.console import TERMINAL, Reporter
 from regraft.errors import BackendLimit, brief
 from regraft.features.convert import convert
@@ -143,7 +143,6 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 def _converted(network: keras.Model, kept: Path, precision: Precision, batch: int) -> Engine:
     """Convert a network; its files are kept, all or none, only once it agrees with Keras."""
-    sweep(kept.parents[1], ".writing-")
     with new_folder(_writable(kept.parents[1]), ".writing-") as folder:
         fresh = folder / KEPT / kept.name
         fresh.parent.mkdir()

@@ -73,7 +73,6 @@ def _make_temporary(root: Path, why: str) -> Path:
     """A folder that is gone when the process ends, or when the next one needs one."""
     parent, kept = Path(tempfile.gettempdir()), ExitStack()
     try:
-        sweep(parent, "regraft-store-")
         folder = kept.enter_context(new_folder(parent, "regraft-store-"))
     except OSError as error:
         raise EnvironmentFault(

@@ -22,8 +22,7 @@ from regraft.backbone.load import Backbone
 from regraft.console import Reporter, SilentReporter, duration
 from regraft.errors import UsageError
 from regraft.outcome import Attempt, Decision
-from regraft.recipe import Phase, Solver
-from regraft.space import Space
+from regraft.recipe import Phase, Solver, Space
 from regraft.training.compiled import Compiled
 from regraft.training.families import FAMILIES
 from regraft.training.fit import EpochRecord, Fitted
