@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import TERMINAL
+from regraft.console import TERMINAL, Reporter
 from regraft.data.catalog import Catalog, Refused, list_images
 from regraft.data.refusal import Refusal
 from regraft.data.sample import look
@@ -102,9 +102,15 @@ class Bundle:
     """
 
     def __init__(
-        self, path: Path, manifest: dict[str, Any], trusted: Sequence[str] = (), *, trust: bool = False
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        trusted: Sequence[str] = (),
+        *,
+        trust: bool = False,
+        reporter: Reporter = TERMINAL,
     ) -> None:
-        self.path = path
+        self.path, self._reporter = path, reporter
         self._trusted = tuple(trusted)
         self._trust = trust
         self.manifest = manifest
@@ -149,7 +155,7 @@ class Bundle:
             return self._tested(make_default_engine(self.model))
         batch = 1 if samples < BATCH else BATCH
         if batch not in self._engines:
-            graph = read_graph(self.path, batch, TERMINAL)
+            graph = read_graph(self.path, batch, self._reporter)
             self._engines[batch] = self._tested(graph or make_default_engine(self.model))
         return self._engines[batch]
 
@@ -157,7 +163,7 @@ class Bundle:
         """The engine, which gives the answers that were kept with the run."""
         if SELFTEST in self.manifest["files"]:
             self._check(SELFTEST)
-            check_answers(self.path / SELFTEST, self.manifest["files"], engine, TERMINAL)
+            check_answers(self.path / SELFTEST, self.manifest["files"], engine, self._reporter)
         return engine
 
     @cached_property
@@ -241,7 +247,7 @@ class Bundle:
             return
         with DecodeAhead(jobs, self.image_size) as decoding:
             engine = self.engine(len(jobs) // self.photos)
-            for found in run_engine(engine, decoding, self.photos, reporter=TERMINAL):
+            for found in run_engine(engine, decoding, self.photos, reporter=self._reporter):
                 yield found if isinstance(found, Refusal) else self._final(found)
 
     def _final(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -305,13 +311,20 @@ class Bundle:
             raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
-def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = (), trust: bool = False) -> Bundle:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trusted: Sequence[str] = (),
+    trust: bool = False,
+    reporter: Reporter = TERMINAL,
+) -> Bundle:
     """Open a run folder that `train` wrote.
 
     Args:
         path: the folder.
         trusted: full names of types that a head made of estimators may have besides scikit-learn's own.
         trust: you know where a SavedModel that the model holds comes from; see `load_backbone`.
+        reporter: is told how far a prediction is, and what is odd about the run.
 
     Raises:
         UsageError: there is no such folder.
@@ -337,7 +350,7 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = (), trust: bo
             raise ModelRefused(
                 f"{folder} has manifest format {manifest['format']}, expected {MANIFEST_FORMAT}."
             )
-        return Bundle(folder, manifest, trusted, trust=trust)
+        return Bundle(folder, manifest, trusted, trust=trust, reporter=reporter)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelRefused):
             raise

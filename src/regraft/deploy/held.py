@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.artifacts import claim_folder, write_run
-from regraft.console import Reporter
+from regraft.console import SILENT, Reporter
 from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.pictures import expect_all
@@ -72,7 +72,7 @@ class HeldRun:
         A head that is an estimator may be of any type: it came from whoever called `fit`, in this process or
         in the one that pickled this object.
         """
-        return load(self.path, trusted=_types_in(self.path / ESTIMATOR))
+        return load(self.path, trusted=_types_in(self.path / ESTIMATOR), reporter=SILENT)
 
     def answers(self, context: Context, catalog: Catalog) -> Answers:
         """What the model gives for a catalog's samples of one image: (n, units), in their order.
