@@ -6,7 +6,7 @@ import importlib
 import keras
 from conftest import small_network
 
-from regraft.backbone.cost import NUMBER, multiplications, nodes_of, work
+from regraft.backbone.cut import NUMBER, multiplications, nodes_of, work
 
 
 def of(network, name):
@@ -46,6 +46,6 @@ def test_nodes_come_after_those_that_feed_them():
 
 
 def test_documented_examples_are_true():
-    result = doctest.testmod(importlib.import_module("regraft.backbone.cost"))
+    result = doctest.testmod(importlib.import_module("regraft.backbone.cut"))
     assert result.attempted
     assert not result.failed

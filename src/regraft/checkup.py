@@ -33,7 +33,7 @@ from regraft.embedding import VECTOR, pooled_network
 from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.checkpage import Findings, render_check
 from regraft.evaluation.problems import Problem, find_problems
-from regraft.features.looked import look_at
+from regraft.features.facts import look_at
 from regraft.findings import now
 from regraft.gallery import thumbnail
 from regraft.imports import begin

@@ -18,12 +18,11 @@ from regraft.features.extract import Features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
 from regraft.tasks import TASKS, Task
-from regraft.training.lesson import Lesson
 
 if TYPE_CHECKING:
     from regraft.backbone.load import Backbone
 
-__all__ = ["Material", "Tensors"]
+__all__ = ["Lesson", "Material", "Tensors"]
 
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and kept
 
@@ -191,3 +190,19 @@ class Material:
             for part in ("train", "validation")
         )
         return Lesson(self.task, train, validation, self.spread)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a phase learns from and is judged by.
+
+    Attributes:
+        task: says what counts as loss and as score.
+        train, validation: batches of what the trained part takes: stored features, or pixels.
+        spread: standard deviation of each target of regression in training, (units,); 1 otherwise.
+    """
+
+    task: Task
+    train: Batches[Any]
+    validation: Batches[Any]
+    spread: NDArray[np.float32] | float = 1.0

@@ -24,7 +24,7 @@ from regraft.errors import EnvironmentFault
 from regraft.recipe import Phase
 from regraft.signals import finish_step
 from regraft.training.checkpoint import Arrays
-from regraft.training.lesson import Lesson
+from regraft.training.material import Lesson
 from regraft.training.memory import carry_over, in_parts, is_out_of_memory
 from regraft.training.progress import Bookmark
 from regraft.training.rates import Clock, Rates

@@ -24,14 +24,12 @@ from regraft.errors import UsageError
 from regraft.outcome import Attempt, Decision
 from regraft.recipe import Phase, Solver
 from regraft.space import Space
-from regraft.training.compiled import Compiled
 from regraft.training.families import FAMILIES
-from regraft.training.fit import EpochRecord, Fitted
+from regraft.training.fit import Compiled, EpochRecord, Fitted
 from regraft.training.halving import halve
 from regraft.training.heads import FoundHead, find_head
 from regraft.training.material import Material
-from regraft.training.phases import head_phase, impossible
-from regraft.training.runner import PhaseRunner
+from regraft.training.runner import PhaseRunner, head_phase, impossible
 from regraft.training.search import share
 
 __all__ = ["Search", "choose_plans"]
