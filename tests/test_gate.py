@@ -262,8 +262,7 @@ def test_every_head_of_ours_passes(tmp_path: Path) -> None:
     from regraft.backbone.attention import cbam, pool, squeeze_excitation
     from regraft.backbone.head import over_photos
     from regraft.backbone.pixels import CONTRACTS, apply_contract
-    from regraft.training.affine import Link, Scaler
-    from regraft.training.rules import Kernel, Linear, Neighbours
+    from regraft.training.rules import Kernel, Linear, Link, Neighbours, Scaler
 
     rng = np.random.default_rng(0)
     image = keras.Input((8, 8, 3))

@@ -26,8 +26,8 @@ from regraft.features.speed import Speed
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
 from regraft.tasks import TASKS
-from regraft.training.affine import Scaler
 from regraft.training.crossval import Family, Part, cross_validate
+from regraft.training.rules import Scaler
 from regraft.training.solvers import ridge, views_of
 
 __all__ = ["choose_precision"]

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.tasks import TASKS
-from regraft.training.affine import Link, Scaler
 from regraft.training.folds import folds, strata
-from regraft.training.rules import Rule
+from regraft.training.rules import Link, Rule, Scaler
 
 __all__ = [
     "EXACT",

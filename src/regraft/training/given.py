@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import UsageError
-from regraft.training.affine import Link
 from regraft.training.crossval import Family, Fit, Part, Settings
 from regraft.training.kept import Kept
-from regraft.training.rules import Rule
+from regraft.training.rules import Link, Rule
 
 __all__ = ["BOOSTING", "given"]
 

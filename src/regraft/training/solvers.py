@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.training.affine import Scaler
 from regraft.training.crossval import ROUGH, Family, Held, Mask, Part, Settings
 from regraft.training.moments import (
     Inverse,
@@ -41,7 +40,7 @@ from regraft.training.moments import (
     principal,
     principal_axes,
 )
-from regraft.training.rules import Linear
+from regraft.training.rules import Linear, Scaler
 
 __all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_of"]
 

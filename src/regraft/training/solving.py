@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from regraft.console import Reporter
 from regraft.errors import UsageError
-from regraft.training.classical import part_of, solve
+from regraft.training.classical import SolvedHead, part_of, solve
 from regraft.training.material import Material
-from regraft.training.solved import SolvedHead
 from regraft.training.taps import choose_taps
 
 __all__ = ["Solution", "Weights", "solve_head", "solver_for", "solver_name", "tap_numbers"]
