@@ -27,7 +27,7 @@ from regraft.prepare import extract, open_backbone, read_catalog, report_backbon
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
-from regraft.training.folds import strata
+from regraft.training.folds import sample_of, strata
 from regraft.training.transfer import h_score, logme
 
 if TYPE_CHECKING:
@@ -213,12 +213,7 @@ def _sampled(catalog: Catalog, count: int, seed: int) -> Catalog:
     A larger sample of the same images holds the smaller one, so it computes only what is new.
     """
     samples = [sample for sample in catalog.samples if sample.part != "test"]
-    kinds = strata(catalog.targets(samples), catalog.task)
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(samples), bool)
-    for kind in np.unique(kinds):
-        rows = rng.permutation(np.flatnonzero(kinds == kind))
-        chosen[rows[: max(2, round(len(rows) * count / len(samples)))]] = True
+    chosen = sample_of(strata(catalog.targets(samples), catalog.task), count, seed)
     kept = tuple(sample for sample, is_chosen in zip(samples, chosen, strict=True) if is_chosen)
     return replace(catalog, samples=kept).learnable()
 

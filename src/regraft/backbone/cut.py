@@ -25,6 +25,7 @@ from typing import Any
 
 import keras
 
+from regraft.backbone.classifier import nodes_of
 from regraft.backbone.freeze import draws
 
 __all__ = ["Boundary", "Cut", "Frozen", "Sides", "cut", "multiplications", "nodes_of", "sides", "work"]
@@ -226,12 +227,6 @@ def _is_layer(operation: Any) -> bool:
 
 
 NUMBER = 20  # multiplications that take as long as passing on one number
-
-
-def nodes_of(model: keras.Model) -> list[Any]:
-    """The nodes of a Functional model, which are calls of its layers, in topological order."""
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in model._nodes_by_depth[depth]]
 
 
 def multiplications(nodes: Iterable[Any]) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import Any, NamedTuple
 import keras
 
 from regraft.backbone.download import unreachable
+from regraft.backbone.handles import KAGGLE, kaggle_folder
 from regraft.backbone.own import replayed
-from regraft.backbone.pixels import apply_contract, contract_of, rescaled
+from regraft.backbone.pixels import apply_contract, own_layers, rescaled
 from regraft.backbone.zoo import Stages
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief, nearest
 
@@ -31,7 +31,6 @@ __all__ = ["PREFIX", "Preset", "is_preset", "mend_layers", "open_preset"]
 
 PREFIX = "kerashub:"
 DEFAULT_SIZE = 224  # pixels a side where neither the preset nor the user says
-KAGGLE = "https://www.kaggle.com"
 
 _FIGURES = (bool, int, float, str)
 
@@ -153,8 +152,7 @@ def _check_name(name: str, hub: Any) -> None:
             f"{nearest(name, presets)}"
         )
     handle = str(presets[name]["kaggle_handle"]).removeprefix("kaggle://")
-    cache = os.environ.get("KAGGLEHUB_CACHE")
-    folder = (Path(cache) if cache else Path.home() / ".cache" / "kagglehub") / "models" / handle
+    folder = kaggle_folder(handle)
     if not (folder / "config.json").exists() and (reason := unreachable(KAGGLE)) is not None:
         raise EnvironmentFault(
             f"The preset {name} is not on this machine and cannot be downloaded: {reason}\n"
@@ -244,11 +242,7 @@ def _unrolled(operation: Any) -> Callable[..., Any]:
 
 def _stages(backbone: Any, model: keras.Model) -> dict[str, str]:
     """By the layers' names; where those say nothing, by the levels of KerasHub's feature pyramid."""
-    names = [
-        layer.name
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.InputLayer) and not contract_of(layer)
-    ]
+    names = [layer.name for layer in own_layers(model)]
     starts = _STAGES.starts(names)
     if not starts:
         ends = {

@@ -44,17 +44,12 @@ class Network:
     """A network of Keras from RGB pixels (b, size, size, 3) in 0..255 to a dictionary of named tensors."""
 
     def __init__(self, model: keras.Model) -> None:
-        self._model = model
+        self.model = model
 
     @classmethod
     def of(cls, given: keras.Model | Network) -> Network:
         """A model as a `Network`, which stays what it is."""
         return given if isinstance(given, Network) else cls(given)
-
-    @property
-    def model(self) -> keras.Model:
-        """The network itself."""
-        return self._model
 
     @cached_property
     def fingerprint(self) -> str:

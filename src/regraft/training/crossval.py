@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.tasks import TASKS
-from regraft.training.folds import folds, strata
+from regraft.training.folds import folds, sample_of, strata
 from regraft.training.rules import Link, Rule, Scaler
 
 __all__ = [
@@ -227,16 +227,6 @@ def _answer(settings: Settings, fold: Held) -> Matrix:
 def plain(part: Part) -> Matrix | NDArray[np.int64]:
     """Targets as `folds` takes them."""
     return part.labels if part.task in ("multiclass", "binary") else part.targets
-
-
-def sample_of(kinds: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
-    """A mask of about `most` rows, the same share of each stratum, two at least."""
-    chosen = np.zeros(len(kinds), bool)
-    rng = np.random.default_rng(seed)
-    for kind in np.unique(kinds):
-        rows = rng.permutation(np.flatnonzero(kinds == kind))
-        chosen[rows[: max(2, round(len(rows) * most / len(kinds)))]] = True
-    return chosen
 
 
 def judged(settings: Settings, decisions: Matrix, part: Part, family: Family) -> Trial:

@@ -69,7 +69,7 @@ class Trainer:
         """
         model, backbone, loss = self.model, self.backbone, _loss(lesson)
         fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-        at = None if stored is None else tuple(_maker(tensor) for tensor in stored.prefix.outputs)
+        at = None if stored is None else tuple(x._keras_history.operation.name for x in stored.prefix.outputs)
 
         def make() -> keras.Model:
             plan = resolve_plan(backbone, phase.unfreeze)
@@ -102,11 +102,6 @@ class Trainer:
         for variable, value in zip(may_move(self.model), arrays["now"], strict=True):
             variable.assign(value)
         return fitted
-
-
-def _maker(tensor: Any) -> str:
-    """The layer that makes a symbolic tensor."""
-    return str(tensor._keras_history.operation.name)
 
 
 def _loss(lesson: Lesson) -> Callable[[Any, Any], Any]:

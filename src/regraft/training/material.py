@@ -49,10 +49,7 @@ class Tensors:
     def reader(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
         """Reads some of these pairs of sample and view; from memory where all of them fit."""
         size = sum(array.nbytes for array in self.of([pairs[0][0]])) if pairs else 0
-        return self._from_store if size * len(pairs) > IN_MEMORY else self._from_memory(pairs)
-
-    def _from_store(self, wanted: list[Pair]) -> Inputs:
-        return self._gathered(wanted)
+        return self._gathered if size * len(pairs) > IN_MEMORY else self._from_memory(pairs)
 
     def _from_memory(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
         whole = self._gathered(pairs) if pairs else ()

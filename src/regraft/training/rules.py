@@ -164,14 +164,10 @@ class Kernel:
     classes: int = 0
 
     def decide(self, data: Matrix) -> Matrix:
-        found: Matrix = self._similarity(data) @ self.dual + self.intercept
-        return decisions_of_pairs(found, self.classes) if self.classes else found
-
-    def _similarity(self, data: Matrix) -> Matrix:
         from sklearn.metrics.pairwise import rbf_kernel
 
-        found: Matrix = rbf_kernel(data, self.support, gamma=self.gamma)
-        return found
+        found: Matrix = rbf_kernel(data, self.support, gamma=self.gamma) @ self.dual + self.intercept
+        return decisions_of_pairs(found, self.classes) if self.classes else found
 
     def graph(self, features: Any, scaler: Scaler, link: Link) -> Any:
         from keras import ops

@@ -16,7 +16,6 @@ from typing import Any
 import keras
 
 from regraft.backbone.cut import Cut, cut
-from regraft.backbone.load import Backbone
 from regraft.console import Reporter, amount, duration
 from regraft.data.augment import MIXING, resolve_augment
 from regraft.data.view import View
@@ -120,7 +119,11 @@ class PhaseRunner:
             _explain(fitted, f"about {duration(usual)} an epoch on this machine")
         self._end = time.monotonic() + fitted.left
         self._limit -= depth.placed.whole
-        self._reporter.info(_statement(fitted, self._material.backbone))
+        trained = f"{fitted.trained} of {self._material.backbone.name} trained, and the head"
+        # `Trainer` has compared them.
+        self._reporter.info(
+            f"Phase {fitted.unfreeze}: {trained}; every other weight is bit-identical to before."
+        )
         return fitted
 
     def _train(self, depth: Depth, bookmark: Bookmark) -> Fitted:
@@ -147,8 +150,6 @@ class PhaseRunner:
             reporter=self._reporter,
         )
         views = [View(number, self._names, self._material.recipe.seed) for number in range(1, count)]
-        if not views:
-            return Tensors((first,), halves.names)
         found = extract_views(
             halves.prefix,
             replace(catalog, samples=train),
@@ -186,14 +187,6 @@ class PhaseRunner:
 def _explain(fitted: Fitted, why: str) -> None:
     """Add a phrase to why a phase was what it was."""
     fitted.why = "; ".join(filter(None, [fitted.why, why]))
-
-
-def _statement(fitted: Fitted, backbone: Backbone) -> str:
-    """What trained, and that nothing else did: `Trainer` has compared every other weight."""
-    return (
-        f"Phase {fitted.unfreeze}: {fitted.trained} of {backbone.name} trained, and the head; "
-        "every other weight is bit-identical to before."
-    )
 
 
 def head_phase(recipe: Recipe) -> Phase | None:
