@@ -12,7 +12,7 @@ from regraft.data.catalog import Catalog
 from regraft.data.view import View
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
-from regraft.features.views import extract_views
+from regraft.training.material import extract_views
 
 SIZE = 32
 VIEWS = [View(number, ("flip", "crop")) for number in (1, 2)]

@@ -262,7 +262,7 @@ def extract_all_views(
         return (first,)
     from regraft.data.augment import resolve_augment
     from regraft.data.view import View
-    from regraft.features.views import extract_views
+    from regraft.training.material import extract_views
 
     names = resolve_augment(recipe.augment, catalog.task)
     views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]

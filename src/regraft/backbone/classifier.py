@@ -21,7 +21,7 @@ import keras
 
 from regraft.errors import UsageError
 
-__all__ = ["is_head", "nodes_of", "without_classifier"]
+__all__ = ["activation_of", "is_head", "nodes_of", "without_classifier"]
 
 MODEL_PREFIX = "regraft_"  # of the name of a model that regraft trained
 
@@ -107,7 +107,7 @@ def _before_head(model: keras.Model) -> tuple[Any, list[str]]:
 def _before_classifier(model: keras.Model, *, published: bool) -> tuple[Any, list[str]]:
     """The last feature map; None where the model does not end as a classifier does."""
     nodes = _straight_way(model.outputs[0])
-    if not nodes or not (published or _gives_probabilities(nodes[0].operation)):
+    if not nodes or not (published or activation_of(nodes[0].operation) in _PROBABILITIES):
         return None, []
     collapsing = [number for number, node in enumerate(nodes) if isinstance(node.operation, _COLLAPSING)]
     if not collapsing:
@@ -139,8 +139,8 @@ def _straight_way(tensor: Any) -> list[Any]:
         tensor = node.input_tensors[0]
 
 
-def _gives_probabilities(operation: Any) -> bool:
+def activation_of(operation: Any) -> str | None:
+    """Return the name of the function that makes a layer's answers; None where it cannot be seen."""
     if isinstance(operation, keras.layers.Softmax):
-        return True
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", "") in _PROBABILITIES
+        return "softmax"
+    return getattr(getattr(operation, "activation", None), "__name__", None)

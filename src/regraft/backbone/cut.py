@@ -28,7 +28,18 @@ import keras
 from regraft.backbone.classifier import nodes_of
 from regraft.backbone.freeze import draws
 
-__all__ = ["Boundary", "Cut", "Frozen", "Sides", "cut", "multiplications", "nodes_of", "sides", "work"]
+__all__ = [
+    "Boundary",
+    "Cut",
+    "Frozen",
+    "Sides",
+    "cut",
+    "multiplications",
+    "nodes_of",
+    "numbers_of",
+    "sides",
+    "work",
+]
 
 Predicate = Callable[[keras.layers.Layer], bool]
 
@@ -58,7 +69,7 @@ class Boundary:
     @property
     def numbers(self) -> int:
         """How many numbers cross for one image."""
-        return sum(math.prod(size or 1 for size in tensor.shape[1:]) for tensor in self.tensors)
+        return sum(map(numbers_of, self.tensors))
 
 
 @dataclass(frozen=True)
@@ -229,6 +240,11 @@ def _is_layer(operation: Any) -> bool:
 NUMBER = 20  # multiplications that take as long as passing on one number
 
 
+def numbers_of(tensor: Any) -> int:
+    """Count the numbers of a symbolic tensor for one image; axes of a length not known count as one."""
+    return math.prod(size or 1 for size in tensor.shape[1:])
+
+
 def multiplications(nodes: Iterable[Any]) -> int:
     """Multiplications of some nodes for one image: their layers' kernels once for every place of the output.
 
@@ -249,8 +265,7 @@ def work(nodes: Iterable[Any]) -> int:
         135
     """
     listed = list(nodes)
-    numbers = sum(math.prod(size or 1 for size in x.shape[1:]) for node in listed for x in node.outputs)
-    return multiplications(listed) + NUMBER * numbers
+    return multiplications(listed) + NUMBER * sum(numbers_of(x) for node in listed for x in node.outputs)
 
 
 def _of(node: Any) -> int:

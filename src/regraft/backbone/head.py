@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from regraft.backbone.attention import cbam, pool, squeeze_excitation
-from regraft.backbone.classifier import is_head
+from regraft.backbone.classifier import activation_of, is_head
 from regraft.backbone.load import Backbone
 from regraft.errors import UsageError, brief, nearest
 from regraft.recipe import HeadSpec
@@ -203,15 +203,12 @@ def _from_layer(x: keras.KerasTensor, head: keras.layers.Layer, task: Task, *, o
 
 def _last_activation(layer: keras.layers.Layer) -> str | None:
     """Name of the function that makes a head's answers; None where it cannot be seen."""
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
     if isinstance(layer, keras.Sequential):
         return _last_activation(layer.layers[-1])
     if isinstance(layer, keras.Model):
         operation = layer.outputs[0]._keras_history.operation if getattr(layer, "outputs", None) else None
         return _last_activation(operation) if isinstance(operation, keras.layers.Layer) else None
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", None)
+    return activation_of(layer)
 
 
 def _in_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[float]]) -> Any:

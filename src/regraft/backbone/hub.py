@@ -27,9 +27,8 @@ from regraft.backbone.pixels import apply_contract, own_layers, rescaled
 from regraft.backbone.zoo import Stages
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief, nearest
 
-__all__ = ["PREFIX", "Preset", "is_preset", "mend_layers", "open_preset"]
+__all__ = ["Preset", "mend_layers", "open_preset"]
 
-PREFIX = "kerashub:"
 DEFAULT_SIZE = 224  # pixels a side where neither the preset nor the user says
 
 _FIGURES = (bool, int, float, str)
@@ -45,11 +44,6 @@ class Preset(NamedTuple):
     model: keras.Model
     stages: dict[str, str]  # name of the stage -> name of its first layer
     notes: tuple[str, ...]
-
-
-def is_preset(folder: Path) -> bool:
-    """Whether a folder was written by KerasHub's `save_to_preset`, or is a Hub repository it converts."""
-    return (folder / "config.json").is_file()
 
 
 def open_preset(
@@ -78,7 +72,8 @@ def open_preset(
         )
     backbone = _backbone(hub, name, load_weights=load_weights)
     fixed = _image_input(backbone, name)
-    size = image_size or fixed or _own_size(converter)
+    own = getattr(converter, "image_size", None)
+    size = image_size or fixed or (int(own[0]) if own else DEFAULT_SIZE)
     if fixed not in (None, size):
         backbone = _backbone(hub, name, load_weights=load_weights, size=size)
     image = keras.Input((size, size, 3), name="image")
@@ -199,11 +194,6 @@ def _image_input(backbone: Any, name: str) -> int | None:
         )
     side = shapes[0][1]
     return None if side is None else int(side)
-
-
-def _own_size(converter: Any) -> int:
-    size = getattr(converter, "image_size", None)
-    return int(size[0]) if size else DEFAULT_SIZE
 
 
 def _seen(image: Any, converter: Any, pixels: str) -> tuple[Any, tuple[str, ...]]:

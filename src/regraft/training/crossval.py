@@ -187,7 +187,8 @@ def cross_validate(
         tried = pool.map(try_out, grid) if together else (try_out(settings, pool.map) for settings in grid)
         for trial in tried if parts else ():
             trials.append(trial)
-            if family.ordered and _risen(trials):
+            last = [trial.losses.mean() for trial in trials[-3:]]
+            if family.ordered and len(last) == 3 and last[0] < last[1] < last[2]:
                 break
     answered = np.zeros(len(sample), bool)
     answered[sample] = seen
@@ -239,11 +240,6 @@ def judged(settings: Settings, decisions: Matrix, part: Part, family: Family) ->
     columns = [slice(None)] if part.task == "multiclass" else [slice(at, at + 1) for at in range(len(gain))]
     each = [weights @ TASKS[part.task].losses(answers[:, at], part.targets[:, at]) for at in columns]
     return Trial(settings, decisions, link, np.broadcast_to(np.array(each), gain.shape))
-
-
-def _risen(trials: list[Trial]) -> bool:
-    last = [trial.losses.mean() for trial in trials[-3:]]
-    return len(last) == 3 and last[0] < last[1] < last[2]
 
 
 def warmth(decisions: Matrix, part: Part) -> Matrix:

@@ -1,4 +1,8 @@
-"""What head and phases learn from: the parts of a catalog as batches of stored features, or of pixels."""
+"""What head and phases learn from: the parts of a catalog as batches of stored features, or of pixels.
+
+A head on frozen features cannot have every epoch augmented anew without running the backbone every epoch. It
+can have a few views of each image, computed once and stored like any feature; their cost is said beforehand.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.console import Reporter, duration
 from regraft.data.augment import Batch, augment_batch, resolve_augment
 from regraft.data.batches import Batches
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.noise import noisy
-from regraft.features.extract import Features
+from regraft.data.view import View
+from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
 from regraft.tasks import TASKS, Task
 
 if TYPE_CHECKING:
+    import keras
+
     from regraft.backbone.load import Backbone
 
-__all__ = ["Lesson", "Material", "Tensors"]
+__all__ = ["Lesson", "Material", "Tensors", "extract_views"]
 
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and kept
 
@@ -203,3 +211,47 @@ class Lesson:
     train: Batches[Any]
     validation: Batches[Any]
     spread: NDArray[np.float32] | float = 1.0
+
+
+def extract_views(
+    network: keras.Model,
+    catalog: Catalog,
+    *,
+    first: Features,
+    store: Store,
+    views: Sequence[View],
+    reporter: Reporter,
+) -> tuple[Features, ...]:
+    """Compute the features of further views of some images.
+
+    Args:
+        network: as in `extract_features`.
+        catalog: the images to be seen in more than one view: those trained on.
+        first: of the same network, for the images as they are.
+        store: where pixels are read from, if they were kept, and results are kept.
+        views: numbers 1 and on.
+
+    Returns:
+        `first` and the features of each view, in order.
+
+    Raises:
+        EnvironmentFault: the store cannot be written, or no decoding process can be started.
+    """
+    keys = [first.key.removesuffix(View().key) + view.key for view in views]
+    missing = sum(len(store.entries(key).missing(catalog.contents)) for key in keys)
+    if missing:
+        seconds = duration(missing * first.seconds_per_image)
+        reporter.info(f"{len(views) + 1} views: about {seconds} once; in training they are only read.")
+    more = [
+        extract_features(
+            network,
+            catalog,
+            store=store,
+            keep_pixels=True,
+            view=view,
+            precision=first.precision,
+            reporter=reporter,
+        )
+        for view in views
+    ]
+    return (first, *more)

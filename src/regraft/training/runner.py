@@ -22,12 +22,11 @@ from regraft.data.view import View
 from regraft.errors import UsageError
 from regraft.features.boundary import Images, room
 from regraft.features.extract import extract_features
-from regraft.features.views import extract_views
 from regraft.outcome import UNTOUCHED, Decision
 from regraft.recipe import Phase, Recipe
 from regraft.training.fit import Compiled, Fitted, Trainer
 from regraft.training.heads import FoundHead, find_head, solver_of
-from regraft.training.material import Material, Tensors
+from regraft.training.material import Material, Tensors, extract_views
 from regraft.training.memory import step_bytes
 from regraft.training.progress import Bookmark, Progress
 from regraft.training.search import Depth, Search, TrainingPace, pays
