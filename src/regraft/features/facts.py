@@ -90,7 +90,6 @@ def look_at(
         store: where facts are looked up and kept.
         size: side in pixels to decode at: that of the network which may see the images later, so that the
             verdicts are those of its run.
-        reporter: shows how far it is.
 
     Returns:
         Facts by digest, and an entry for every file that cannot be used, copies included.

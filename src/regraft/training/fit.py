@@ -32,7 +32,6 @@ class Trainer:
     Attributes:
         model: from `graft`.
         backbone: the one in `model`.
-        reporter: who is told how it goes.
         seed: of dropout; order and augmentation have the seed of the batches.
         compiled: networks of this model from phases before, to be used again; None to compile anew.
     """

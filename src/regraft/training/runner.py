@@ -39,7 +39,6 @@ class PhaseRunner:
 
     Args:
         found, material: a model with its head, and what it learns from.
-        reporter: who is told how it goes.
         progress: where it is kept how far training came; None to keep nothing.
         compiled: see `Trainer`.
         budget: seconds that all of them may take; None for the recipe's.

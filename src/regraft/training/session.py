@@ -75,15 +75,12 @@ class Fitted:
 
     def state(self) -> dict[str, Any]:
         """What happened so far, for `restore`, as JSON."""
-        told = ("planned", "best", "stopped", "left")
-        history = [asdict(record) for record in self.history]
-        return {"history": history, **{name: getattr(self, name) for name in told}}
+        told = {name: getattr(self, name) for name in ("planned", "best", "stopped", "left")}
+        return {"history": [asdict(record) for record in self.history], **told}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what had this state."""
-        self.history = [EpochRecord(**record) for record in state["history"]]
-        self.planned, self.best = state["planned"], state["best"]
-        self.stopped, self.left = state["stopped"], state["left"]
+        vars(self).update(state, history=[EpochRecord(**record) for record in state["history"]])
 
 
 @dataclass

@@ -91,7 +91,6 @@ def solve_head(material: Material, solver: Any, *, reporter: Reporter) -> Soluti
     Args:
         material: what to learn from.
         solver: a name that `solver_for` gave, or a scikit-learn estimator.
-        reporter: who is told how it went.
 
     Raises:
         UsageError, DataError: see `classical.solve`; or a solver that cannot weigh each label by itself.

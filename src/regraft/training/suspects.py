@@ -57,7 +57,6 @@ def find_suspects(
 
     Args:
         features, targets, task, seed: as for `training.classical.solve`.
-        reporter: who is told what is done.
         groups: shape (n,); rows of one group, such as copies, answer never for each other.
 
     Raises:

@@ -51,7 +51,6 @@ class Search:
 
     Args:
         space: plans, rates, heads and epochs to choose from.
-        reporter: who is told what is tried.
     """
 
     def __init__(self, space: Space, *, reporter: Reporter) -> None:
