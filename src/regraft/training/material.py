@@ -7,7 +7,7 @@ can have a few views of each image, computed once and stored like any feature; t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -217,19 +217,21 @@ def extract_views(
     network: keras.Model,
     catalog: Catalog,
     *,
+    recipe: Recipe,
+    count: int,
     first: Features,
     store: Store,
-    views: Sequence[View],
     reporter: Reporter,
 ) -> tuple[Features, ...]:
-    """Compute the features of further views of some images.
+    """Compute the features of the training images in further views.
 
     Args:
         network: as in `extract_features`.
-        catalog: the images to be seen in more than one view: those trained on.
+        catalog: the images of all parts.
+        recipe: how images are augmented.
+        count: views of an image, the image as it is among them.
         first: of the same network, for the images as they are.
         store: where pixels are read from, if they were kept, and results are kept.
-        views: numbers 1 and on.
 
     Returns:
         `first` and the features of each view, in order.
@@ -237,15 +239,20 @@ def extract_views(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
+    if count == 1:
+        return (first,)
+    seen = replace(catalog, samples=catalog.part("train"))
+    names = resolve_augment(recipe.augment, catalog.task)
+    views = [View(number, names, recipe.seed) for number in range(1, count)]
     keys = [first.key.removesuffix(View().key) + view.key for view in views]
-    missing = sum(len(store.entries(key).missing(catalog.contents)) for key in keys)
+    missing = sum(len(store.entries(key).missing(seen.contents)) for key in keys)
     if missing:
         seconds = duration(missing * first.seconds_per_image)
-        reporter.info(f"{len(views) + 1} views: about {seconds} once; in training they are only read.")
+        reporter.info(f"{count} views: about {seconds} once; in training they are only read.")
     more = [
         extract_features(
             network,
-            catalog,
+            seen,
             store=store,
             keep_pixels=True,
             view=view,

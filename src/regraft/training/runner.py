@@ -18,7 +18,6 @@ import keras
 from regraft.backbone.cut import Cut, cut
 from regraft.console import Reporter, amount, duration
 from regraft.data.augment import MIXING, resolve_augment
-from regraft.data.view import View
 from regraft.errors import UsageError
 from regraft.features.boundary import Images, room
 from regraft.features.extract import extract_features
@@ -138,8 +137,7 @@ class PhaseRunner:
     def _tensors(self, halves: Cut, count: int) -> Tensors:
         """What the prefix gives for the images of training, in so many views, and for those of validation."""
         catalog, store = self._material.catalog, self._material.store
-        train, validation = catalog.part("train"), catalog.part("validation")
-        both = replace(catalog, samples=(*train, *validation))
+        both = replace(catalog, samples=(*catalog.part("train"), *catalog.part("validation")))
         first = extract_features(
             halves.prefix,
             both,
@@ -147,13 +145,13 @@ class PhaseRunner:
             precision=self._material.views[0].precision,
             reporter=self._reporter,
         )
-        views = [View(number, self._names, self._material.recipe.seed) for number in range(1, count)]
         found = extract_views(
             halves.prefix,
-            replace(catalog, samples=train),
+            catalog,
+            recipe=self._material.recipe,
+            count=count,
             first=first,
             store=store,
-            views=views,
             reporter=self._reporter,
         )
         return Tensors(found, halves.names)
