@@ -38,9 +38,8 @@ from regraft.grafting import grafted
 from regraft.recipe import Phase, Recipe
 from regraft.training.heads import FoundHead, find_head
 from regraft.training.material import Material
-from regraft.training.pace import TrainingPace
 from regraft.training.runner import PhaseRunner
-from regraft.training.search import Depth, Search
+from regraft.training.search import Depth, Search, TrainingPace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = {

@@ -17,8 +17,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from regraft.backbone.attention import pool
 from regraft.backbone.load import Backbone, load_backbone
-from regraft.backbone.pooling import pool
 from regraft.backbone.taps import find_taps
 from regraft.data.catalog import Catalog
 from regraft.features.engine import BATCH, make_engine

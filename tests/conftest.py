@@ -188,16 +188,16 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    from regraft.features import device, network, speed
+    from regraft.features import network, speed
 
     counts: list[int] = []
 
-    class Counting(device.KerasEngine):
+    class Counting(network.KerasEngine):
         def run(self, batches):
             for batch in batches:
                 counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
                 yield from super().run([batch])
 
     monkeypatch.setattr(speed, "make_engine", lambda frozen, cache, **_: Counting(frozen.model))
-    monkeypatch.setattr(network, "engine_name", lambda precision="f32": device.keras_name("f32"))
+    monkeypatch.setattr(network, "engine_name", lambda precision="f32": network.keras_name("f32"))
     return counts

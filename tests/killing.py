@@ -61,8 +61,8 @@ def _serve(folder: Path) -> None:
 
     import regraft.cli
     import regraft.run
-    import regraft.training.phases
     import regraft.training.progress
+    import regraft.training.runner
     from regraft.imports import import_openvino
 
     import_openvino()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regraft.training.affine import Link, Scaler
+from regraft.training.rules import Link, Scaler
 
 pytestmark = pytest.mark.slow
 

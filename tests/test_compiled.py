@@ -14,7 +14,7 @@ from regraft.backbone.freeze import freeze
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
 from regraft.recipe import HeadSpec, Phase
-from regraft.training.compiled import Compiled
+from regraft.training.fit import Compiled
 
 LOSS = keras.losses.categorical_crossentropy
 FAST = Phase("last:1", learning_rate=1e-2, backbone_rate=0.5)

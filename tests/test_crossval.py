@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from regraft.training.affine import Link
 from regraft.training.crossval import Family, Fit, Part, cross_validate, solved, warmth
-from regraft.training.rules import Linear
+from regraft.training.rules import Linear, Link
 from regraft.training.solvers import LOGISTIC
 
 

@@ -11,11 +11,11 @@ from conftest import small_network, write_photos
 from reporters import Recorder
 
 from regraft.data.catalog import Catalog
-from regraft.features import device, precision
-from regraft.features.device import AHEAD, KerasEngine, accelerator, in_bf16
+from regraft.features import network as device
+from regraft.features import precision
 from regraft.features.engine import fast_in_bf16, make_engine
 from regraft.features.extract import extract_features
-from regraft.features.network import engine_name
+from regraft.features.network import AHEAD, KerasEngine, accelerator, engine_name, in_bf16
 from regraft.features.openvino import BATCH
 from regraft.features.speed import IMAGES, Speed
 from regraft.features.store import Store

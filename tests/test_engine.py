@@ -16,9 +16,8 @@ from regraft.backbone.freeze import freeze, resolve_plan
 from regraft.backbone.load import load_backbone
 from regraft.features import engine
 from regraft.features import network as network_module
-from regraft.features.device import KerasEngine
 from regraft.features.engine import make_engine
-from regraft.features.network import engine_name, fingerprint
+from regraft.features.network import KerasEngine, engine_name, fingerprint
 from regraft.features.openvino import BATCH, OpenVinoEngine
 
 needs_openvino = pytest.mark.skipif(

@@ -259,12 +259,10 @@ def test_every_head_of_ours_passes(tmp_path: Path) -> None:
     """Pixel contracts, poolings, attention, rules of solved heads, several images a sample."""
     import keras
 
-    from regraft.backbone.attention import cbam, squeeze_excitation
-    from regraft.backbone.photos import over_photos
+    from regraft.backbone.attention import cbam, pool, squeeze_excitation
+    from regraft.backbone.head import over_photos
     from regraft.backbone.pixels import CONTRACTS, apply_contract
-    from regraft.backbone.pooling import pool
-    from regraft.training.affine import Link, Scaler
-    from regraft.training.rules import Kernel, Linear, Neighbours
+    from regraft.training.rules import Kernel, Linear, Link, Neighbours, Scaler
 
     rng = np.random.default_rng(0)
     image = keras.Input((8, 8, 3))

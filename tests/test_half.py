@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regraft.features.half import pack, unpack
+from regraft.features.shard import pack, unpack
 
 
 def random_rows(count=50, width=200, seed=0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from regraft.training.halving import halve, rungs
+from regraft.training.tuning import halve, rungs
 
 
 class Clock:

@@ -10,10 +10,9 @@ from reporters import Recorder
 from regraft.console import SilentReporter
 from regraft.data.catalog import Catalog
 from regraft.data.decode import decode
-from regraft.features import extract, looked, writer
+from regraft.features import extract, facts, writer
 from regraft.features.extract import extract_features
-from regraft.features.facts import facts_key
-from regraft.features.looked import look_at
+from regraft.features.facts import facts_key, look_at
 from regraft.features.store import Store
 
 SIZE = 32
@@ -40,7 +39,7 @@ def catalog(make_photos: Callable[..., Path]) -> Catalog:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were given to decoding."""
     files: list[str] = []
-    for module in (extract, looked):
+    for module in (extract, facts):
 
         def counted(jobs, size, ahead=module.DecodeAhead):
             files.extend(job.path.name for job in jobs)

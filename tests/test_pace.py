@@ -10,7 +10,7 @@ from conftest import small_network
 
 from regraft.features.boundary import Images, Placed, place
 from regraft.features.store import Store
-from regraft.training.pace import COMPILING, TrainingPace
+from regraft.training.search import COMPILING, TrainingPace
 
 PLACED = Placed(None, 1, 0, 0, once=1000, epoch=2000)
 
@@ -63,7 +63,7 @@ def test_compiling_takes_many_times_what_tracing_a_forward_pass_does(model, tmp_
         now[0] += 0.5 + (first.pop() if first else 0.0)
 
     monkeypatch.setattr(keras.Model, "predict_on_batch", forward)
-    monkeypatch.setattr("regraft.training.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("regraft.training.search.time.monotonic", lambda: now[0])
     for _ in range(2):  # measured, remembered
         assert pace(model, Store(tmp_path)).of("all").compiling == pytest.approx(COMPILING * 2.0)
 
@@ -85,7 +85,7 @@ def test_an_epoch_of_everything_is_three_forward_passes_of_each_image(model, tmp
         now[0] += 0.5 * len(images)
 
     monkeypatch.setattr(keras.Model, "predict_on_batch", forward)
-    monkeypatch.setattr("regraft.training.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("regraft.training.search.time.monotonic", lambda: now[0])
     seconds = pace(model, Store(tmp_path)).of("all").epoch(placed)
     assert seconds == pytest.approx(
         100 * 3 * 0.5 + 10 * 0.5, rel=0.1

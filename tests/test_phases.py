@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestClassifier
 import regraft
 from regraft.backbone.load import load_backbone
 from regraft.recipe import HeadSpec, Phase, Recipe
-from regraft.training.solved import SolvedHead
+from regraft.training.classical import SolvedHead
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import answer, assert_close
 
-from regraft.backbone.pooling import pool
+from regraft.backbone.attention import pool
 from regraft.errors import UsageError
 
 

@@ -19,9 +19,9 @@ from regraft.features.network import engine_name
 from regraft.features.precision import AT_A_TIME, HELD_OUT, choose_precision
 from regraft.features.speed import Speed
 from regraft.features.store import Store
-from regraft.training.affine import Link, Scaler
 from regraft.training.crossval import Trial
 from regraft.training.folds import folds
+from regraft.training.rules import Link, Scaler
 
 pytestmark = [
     pytest.mark.skipif(not engine_name().startswith("openvino"), reason="bf16 is OpenVINO's"),

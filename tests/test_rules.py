@@ -6,8 +6,7 @@ import pytest
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import _ovr_decision_function
 
-from regraft.training.affine import Link, Scaler
-from regraft.training.rules import Kernel, Linear, Neighbours, decisions_of_pairs
+from regraft.training.rules import Kernel, Linear, Link, Neighbours, Scaler, decisions_of_pairs
 
 
 def rng(seed: int = 0) -> np.random.Generator:

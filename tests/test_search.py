@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from regraft.backbone.cost import nodes_of, work
-from regraft.backbone.cut import cut
+from regraft.backbone.cut import cut, nodes_of, work
 from regraft.backbone.freeze import Trained, freeze
 from regraft.backbone.head import graft
 from regraft.backbone.load import load_backbone
@@ -16,8 +15,7 @@ from regraft.features.boundary import Images
 from regraft.recipe import HeadSpec, Phase
 from regraft.training.fit import EpochRecord, Fitted
 from regraft.training.memory import step_bytes
-from regraft.training.pace import Pace
-from regraft.training.search import FEWEST_EPOCHS, Search, pays
+from regraft.training.search import FEWEST_EPOCHS, Pace, Search, pays
 
 PHASE = Phase("auto")
 PLENTY = 1e12

@@ -10,9 +10,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from regraft.training.classical import solve
+from regraft.training.classical import SolvedHead, solve
 from regraft.training.crossval import ROUGH, Part
-from regraft.training.solved import SolvedHead
 from regraft.training.solvers import LOGISTIC, PENALTIES, discriminant, logistic, ridge, views_of
 
 

@@ -10,7 +10,7 @@ import pytest
 from reporters import Recorder
 
 from regraft.errors import EnvironmentFault
-from regraft.features import spare
+from regraft.features import home
 from regraft.features import store as store_module
 from regraft.features.store import Entries, Store
 
@@ -64,7 +64,7 @@ def test_it_is_said_once_and_is_gone_with_the_run(half_stored: Store, tmp_path: 
 def test_more_than_there_is_room_for_is_a_fault_with_place_and_bytes(
     half_stored: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spare, "ROOM", 1_000)  # of all keys together
+    monkeypatch.setattr(home, "ROOM", 1_000)  # of all keys together
     put(half_stored.entries("key"), 2, 4)
     with pytest.raises(EnvironmentFault, match=r"cannot take [\d,]+ bytes: No space left"):
         put(half_stored.entries("another"), 4, 6)

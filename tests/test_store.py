@@ -16,8 +16,8 @@ from reporters import Recorder
 
 from regraft.beside import new_file
 from regraft.errors import EnvironmentFault
+from regraft.features import home
 from regraft.features import shard as shard_module
-from regraft.features import spare
 from regraft.features import store as store_module
 from regraft.features.store import FORM, Store, pixel_key
 
@@ -328,7 +328,7 @@ def test_two_processes_write_the_same_key_and_both_succeed(tmp_path):
 @pytest.fixture
 def no_spare(monkeypatch):
     """No memory to keep what the disk does not take."""
-    monkeypatch.setattr(spare, "ROOM", 0)
+    monkeypatch.setattr(home, "ROOM", 0)
 
 
 def test_a_place_that_cannot_be_written_is_a_fault_of_the_environment(tmp_path, no_spare):

@@ -1,6 +1,7 @@
 """Views as features: each computed once, from kept pixels, and what they cost is said before."""
 
 import itertools
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -8,14 +9,14 @@ import pytest
 from conftest import small_network, write_photos
 
 from regraft.console import TERMINAL
-from regraft.data.augment import View
 from regraft.data.catalog import Catalog
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
-from regraft.features.views import extract_views
+from regraft.recipe import Recipe
+from regraft.training.material import extract_views
 
 SIZE = 32
-VIEWS = [View(number, ("flip", "crop")) for number in (1, 2)]
+RECIPE = Recipe(augment=("flip", "crop"))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def network():
 
 @pytest.fixture
 def catalog(tmp_path):
-    return Catalog.from_folder(write_photos(tmp_path / "photos", each=3))
+    listed = Catalog.from_folder(write_photos(tmp_path / "photos", each=3))
+    return replace(listed, samples=tuple(replace(sample, part="train") for sample in listed.samples))
 
 
 def computed(features):
@@ -38,7 +40,9 @@ def test_views_are_computed_once_and_their_cost_is_said(network, catalog, tmp_pa
     store = Store(tmp_path / "store")
     first = extract_features(network, catalog, store=store)
     capsys.readouterr()
-    found = extract_views(network, catalog, first=first, store=store, views=VIEWS, reporter=TERMINAL)
+    found = extract_views(
+        network, catalog, first=first, store=store, recipe=RECIPE, count=3, reporter=TERMINAL
+    )
     said = capsys.readouterr().err
     assert said.startswith("3 views: about ")
     assert "once; in training they are only read." in said
@@ -47,7 +51,9 @@ def test_views_are_computed_once_and_their_cost_is_said(network, catalog, tmp_pa
     assert computed(found) == [9, 9, 9]
     rows = [features.matrix(catalog.samples, "pooled") for features in found]
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(rows))
-    again = extract_views(network, catalog, first=first, store=store, views=VIEWS, reporter=TERMINAL)
+    again = extract_views(
+        network, catalog, first=first, store=store, recipe=RECIPE, count=3, reporter=TERMINAL
+    )
     assert computed(again[1:]) == [0, 0]
     assert "views: about" not in capsys.readouterr().err
     for before, after in zip(rows, again, strict=True):
@@ -58,7 +64,9 @@ def test_views_are_computed_once_and_their_cost_is_said(network, catalog, tmp_pa
 def test_a_further_view_costs_only_itself(network, catalog, tmp_path):
     store = Store(tmp_path / "store")
     first = extract_features(network, catalog, store=store)
-    extract_views(network, catalog, first=first, store=store, views=VIEWS[:1], reporter=TERMINAL)
+    extract_views(network, catalog, first=first, store=store, recipe=RECIPE, count=2, reporter=TERMINAL)
     assert computed(
-        extract_views(network, catalog, first=first, store=store, views=VIEWS, reporter=TERMINAL)[1:]
+        extract_views(network, catalog, first=first, store=store, recipe=RECIPE, count=3, reporter=TERMINAL)[
+            1:
+        ]
     ) == [0, 9]

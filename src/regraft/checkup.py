@@ -34,7 +34,7 @@ from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.explain import thumbnail
 from regraft.evaluation.page import render_page
 from regraft.evaluation.problems import Problem, find_problems
-from regraft.features.looked import look_at
+from regraft.features.facts import look_at
 from regraft.findings import now
 from regraft.imports import begin
 from regraft.prepare import extract, open_backbone, read_catalog, report_backbone

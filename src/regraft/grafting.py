@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from regraft.backbone.load import Backbone
     from regraft.backbone.taps import Tap
     from regraft.training.heads import FoundHead
-    from regraft.training.phases import AsAsked
+    from regraft.training.runner import AsAsked
     from regraft.training.tuning import Search
 
 __all__ = [
@@ -114,7 +114,7 @@ def choose_taps(
 
 def fit_head(context: Context, built: BuiltModel, material: Material) -> tuple[AsAsked | Search, FoundHead]:
     """Solve or train the head; return it with what fine-tunes it, as the recipe says or by a search."""
-    from regraft.training.phases import AsAsked
+    from regraft.training.runner import AsAsked
     from regraft.training.tuning import Search
 
     weights = _digest((str(weight.dtype), tuple(weight.shape)) for weight in built.model.weights)
@@ -176,7 +176,7 @@ def evaluate(
 
 def ship_model(found: FoundHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:
     """Return the model as it is shipped: where samples have several images, it takes all of them."""
-    from regraft.backbone.photos import over_photos
+    from regraft.backbone.head import over_photos
 
     photos = len(catalog.samples[0].photos)
     model = found.model if photos == 1 else over_photos(cut.prefix, found.head, photos)

@@ -39,7 +39,6 @@ __all__ = [
     "begin_decoding",
     "choose_backend",
     "extract",
-    "extract_all_views",
     "feature_key_hint",
     "list_data",
     "load_and_resolve",
@@ -253,23 +252,6 @@ def extract(
     )
     context.store.remember(feature_key_hint(recipe), features.key)
     return features
-
-
-def extract_all_views(
-    context: Context, network: keras.Model, catalog: Catalog, recipe: Recipe, first: Features
-) -> tuple[Features, ...]:
-    """Return the features of every view of the training images; the first is the image as it is."""
-    if recipe.view_count == 1:
-        return (first,)
-    from regraft.data.augment import View, resolve_augment
-    from regraft.features.views import extract_views
-
-    names = resolve_augment(recipe.augment, catalog.task)
-    views = [View(number, names, recipe.seed) for number in range(1, recipe.view_count)]
-    seen = replace(catalog, samples=catalog.part("train"))
-    return extract_views(
-        network, seen, first=first, store=context.store, views=views, reporter=context.reporter
-    )
 
 
 def report_backbone(reporter: Reporter, facts: BackboneFacts) -> None:

@@ -28,8 +28,7 @@ from regraft.prepare import extract, open_backbone, read_catalog, report_backbon
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.tasks import TASKS
 from regraft.training.classical import solve
-from regraft.training.crossval import sample_of
-from regraft.training.folds import strata
+from regraft.training.folds import sample_of, strata
 from regraft.training.transfer import h_score, logme
 
 if TYPE_CHECKING:

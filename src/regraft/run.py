@@ -35,13 +35,12 @@ from regraft.outcome import Outcome
 from regraft.prepare import (
     begin_decoding,
     extract,
-    extract_all_views,
     list_data,
     load_and_resolve,
     split_catalog,
 )
 from regraft.recipe import Phase, Recipe, Space
-from regraft.training.material import Material
+from regraft.training.material import Material, extract_views
 from regraft.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -188,7 +187,15 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
         with context.stage("features"):
             features = extract(context, built.cut.prefix, listed, recipe, decoding)
             parts = split_catalog(context, listed, features, recipe)
-            views = extract_all_views(context, built.cut.prefix, parts.catalog, recipe, features)
+            views = extract_views(
+                built.cut.prefix,
+                parts.catalog,
+                recipe=recipe,
+                count=recipe.view_count,
+                first=features,
+                store=context.store,
+                reporter=context.reporter,
+            )
         with context.stage("head"):
             material = Material(recipe, parts.catalog, backbone, context.store, views, built.cut.names)
             built, material = choose_taps(context, built, taps, material)

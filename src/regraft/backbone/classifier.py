@@ -21,7 +21,7 @@ import keras
 
 from regraft.errors import UsageError
 
-__all__ = ["is_head", "without_classifier"]
+__all__ = ["activation_of", "is_head", "nodes_of", "without_classifier"]
 
 MODEL_PREFIX = "regraft_"  # of the name of a model that regraft trained
 
@@ -35,6 +35,12 @@ _HEAD = re.compile(
     "head_(attention|confidence|convolution|custom|dropout|gain|hidden|norm|output|pairs|pool|scale|stored|"
     r"support|table|units|votes)(_\w+)?"
 )
+
+
+def nodes_of(model: keras.Model) -> list[Any]:
+    """The nodes of a Functional model, which are calls of its layers, in topological order."""
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in model._nodes_by_depth[depth]]
 
 
 def is_head(layer: keras.layers.Layer) -> bool:
@@ -81,12 +87,10 @@ def without_classifier(model: keras.Model, *, published: bool = False) -> tuple[
 
 def _before_head(model: keras.Model) -> tuple[Any, list[str]]:
     """The one tensor that the network hands to regraft's head."""
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    nodes = [node for depth in depths for node in model._nodes_by_depth[depth]]
     inside: set[int] = set()  # tensors that the head makes
     entering: dict[int, Any] = {}
     names = []
-    for node in nodes:
+    for node in nodes_of(model):
         from_inside = any(id(tensor) in inside for tensor in node.input_tensors)
         if from_inside or is_head(node.operation):
             names.append(node.operation.name)
@@ -103,7 +107,7 @@ def _before_head(model: keras.Model) -> tuple[Any, list[str]]:
 def _before_classifier(model: keras.Model, *, published: bool) -> tuple[Any, list[str]]:
     """The last feature map; None where the model does not end as a classifier does."""
     nodes = _straight_way(model.outputs[0])
-    if not nodes or not (published or _gives_probabilities(nodes[0].operation)):
+    if not nodes or not (published or activation_of(nodes[0].operation) in _PROBABILITIES):
         return None, []
     collapsing = [number for number, node in enumerate(nodes) if isinstance(node.operation, _COLLAPSING)]
     if not collapsing:
@@ -135,8 +139,8 @@ def _straight_way(tensor: Any) -> list[Any]:
         tensor = node.input_tensors[0]
 
 
-def _gives_probabilities(operation: Any) -> bool:
+def activation_of(operation: Any) -> str | None:
+    """Return the name of the function that makes a layer's answers; None where it cannot be seen."""
     if isinstance(operation, keras.layers.Softmax):
-        return True
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", "") in _PROBABILITIES
+        return "softmax"
+    return getattr(getattr(operation, "activation", None), "__name__", None)

@@ -26,7 +26,7 @@ from regraft.console import Reporter
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.features.home import default_root
 
-__all__ = ["Handle", "fetch", "parse_handle"]
+__all__ = ["KAGGLE", "Handle", "fetch", "kaggle_folder", "parse_handle"]
 
 TFHUB = "https://tfhub.dev"
 KAGGLE = "https://www.kaggle.com"
@@ -74,9 +74,14 @@ class Handle:
             cache = os.environ.get("TFHUB_CACHE_DIR")
             # tensorflow_hub moves a module into place when it is whole.
             return [Path(cache) / hashlib.sha1(self.text.encode()).hexdigest()] if cache else []
-        cache = os.environ.get("KAGGLEHUB_CACHE")
-        folder = (Path(cache) if cache else Path.home() / ".cache" / "kagglehub") / "models" / rest
+        folder = kaggle_folder(rest)
         return [folder] if folder.with_name(f"{folder.name}.complete").exists() else []
+
+
+def kaggle_folder(handle: str) -> Path:
+    """Return where `kagglehub` keeps a model."""
+    cache = os.environ.get("KAGGLEHUB_CACHE")
+    return (Path(cache) if cache else Path.home() / ".cache" / "kagglehub") / "models" / handle
 
 
 def parse_handle(text: str) -> Handle | None:

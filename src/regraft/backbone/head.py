@@ -11,15 +11,14 @@ from typing import Any
 
 import keras
 
-from regraft.backbone.attention import cbam, squeeze_excitation
-from regraft.backbone.classifier import is_head
+from regraft.backbone.attention import cbam, pool, squeeze_excitation
+from regraft.backbone.classifier import activation_of, is_head
 from regraft.backbone.load import Backbone
-from regraft.backbone.pooling import pool
 from regraft.errors import UsageError, brief, nearest
 from regraft.recipe import HeadSpec
 from regraft.tasks import TASKS, Task
 
-__all__ = ["CUSTOM", "OUTPUT", "UNITS", "graft", "is_head", "is_linear", "pooled"]
+__all__ = ["CUSTOM", "OUTPUT", "UNITS", "graft", "is_head", "is_linear", "over_photos", "pooled"]
 
 OUTPUT = "head_output"  # name of the Dense layer that answers
 UNITS = "head_units"  # name of the layer that puts a regression's answers into the targets' units
@@ -204,15 +203,12 @@ def _from_layer(x: keras.KerasTensor, head: keras.layers.Layer, task: Task, *, o
 
 def _last_activation(layer: keras.layers.Layer) -> str | None:
     """Name of the function that makes a head's answers; None where it cannot be seen."""
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
     if isinstance(layer, keras.Sequential):
         return _last_activation(layer.layers[-1])
     if isinstance(layer, keras.Model):
         operation = layer.outputs[0]._keras_history.operation if getattr(layer, "outputs", None) else None
         return _last_activation(operation) if isinstance(operation, keras.layers.Layer) else None
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", None)
+    return activation_of(layer)
 
 
 def _in_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[float]]) -> Any:
@@ -223,3 +219,32 @@ def _in_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[flo
             f"Received: {len(scale)} and {len(offset)} for {answer.shape[-1]} outputs, {task}."
         )
     return keras.layers.Rescaling(scale, offset, name=UNITS, dtype="float32")(answer)
+
+
+def over_photos(prefix: keras.Model, head: keras.Model, photos: int) -> keras.Model:
+    """The frozen part runs over every image, its tensors are averaged over a sample's, the head answers.
+
+    Args:
+        prefix: pixels (batch, size, size, 3) -> dictionary of tensors, in the order of the head's inputs.
+        head: those tensors -> answers (batch, units).
+        photos: images a sample.
+
+    Returns:
+        An ordinary Functional model, RGB pixels 0..255 (batch, photos, size, size, 3) to answers.
+
+    Example:
+        >>> image = keras.Input((4, 4, 3))
+        >>> mean = keras.Model(image, {"mean": keras.layers.GlobalAveragePooling2D()(image)})
+        >>> given = keras.Input((3,))
+        >>> both = over_photos(mean, keras.Model(given, keras.layers.Dense(2)(given)), 2)
+        >>> both.input_shape, both.output_shape
+        ((None, 2, 4, 4, 3), (None, 2))
+    """
+    shape = prefix.inputs[0].shape[1:]
+    pixels = keras.Input((photos, *shape), name="images")
+    each = prefix(keras.ops.reshape(pixels, (-1, *shape)))
+    means = [
+        keras.ops.mean(keras.ops.reshape(tensor, (-1, photos, *tensor.shape[1:])), axis=1)
+        for tensor in each.values()
+    ]
+    return keras.Model(pixels, head(means if len(means) > 1 else means[0]), name="regraft_over_photos")

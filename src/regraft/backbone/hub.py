@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +21,15 @@ from typing import Any, NamedTuple
 import keras
 
 from regraft.backbone.download import unreachable
+from regraft.backbone.handles import KAGGLE, kaggle_folder
 from regraft.backbone.own import replayed
-from regraft.backbone.pixels import apply_contract, contract_of, rescaled
+from regraft.backbone.pixels import apply_contract, own_layers, rescaled
 from regraft.backbone.zoo import Stages
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, brief, nearest
 
-__all__ = ["PREFIX", "Preset", "is_preset", "mend_layers", "open_preset"]
+__all__ = ["Preset", "mend_layers", "open_preset"]
 
-PREFIX = "kerashub:"
 DEFAULT_SIZE = 224  # pixels a side where neither the preset nor the user says
-KAGGLE = "https://www.kaggle.com"
 
 _FIGURES = (bool, int, float, str)
 
@@ -46,11 +44,6 @@ class Preset(NamedTuple):
     model: keras.Model
     stages: dict[str, str]  # name of the stage -> name of its first layer
     notes: tuple[str, ...]
-
-
-def is_preset(folder: Path) -> bool:
-    """Whether a folder was written by KerasHub's `save_to_preset`, or is a Hub repository it converts."""
-    return (folder / "config.json").is_file()
 
 
 def open_preset(
@@ -79,7 +72,8 @@ def open_preset(
         )
     backbone = _backbone(hub, name, load_weights=load_weights)
     fixed = _image_input(backbone, name)
-    size = image_size or fixed or _own_size(converter)
+    own = getattr(converter, "image_size", None)
+    size = image_size or fixed or (int(own[0]) if own else DEFAULT_SIZE)
     if fixed not in (None, size):
         backbone = _backbone(hub, name, load_weights=load_weights, size=size)
     image = keras.Input((size, size, 3), name="image")
@@ -153,8 +147,7 @@ def _check_name(name: str, hub: Any) -> None:
             f"{nearest(name, presets)}"
         )
     handle = str(presets[name]["kaggle_handle"]).removeprefix("kaggle://")
-    cache = os.environ.get("KAGGLEHUB_CACHE")
-    folder = (Path(cache) if cache else Path.home() / ".cache" / "kagglehub") / "models" / handle
+    folder = kaggle_folder(handle)
     if not (folder / "config.json").exists() and (reason := unreachable(KAGGLE)) is not None:
         raise EnvironmentFault(
             f"The preset {name} is not on this machine and cannot be downloaded: {reason}\n"
@@ -203,11 +196,6 @@ def _image_input(backbone: Any, name: str) -> int | None:
     return None if side is None else int(side)
 
 
-def _own_size(converter: Any) -> int:
-    size = getattr(converter, "image_size", None)
-    return int(size[0]) if size else DEFAULT_SIZE
-
-
 def _seen(image: Any, converter: Any, pixels: str) -> tuple[Any, tuple[str, ...]]:
     """What the backbone sees of pixels 0..255, and what is different from KerasHub's own preprocessing."""
     if converter is None:
@@ -244,11 +232,7 @@ def _unrolled(operation: Any) -> Callable[..., Any]:
 
 def _stages(backbone: Any, model: keras.Model) -> dict[str, str]:
     """By the layers' names; where those say nothing, by the levels of KerasHub's feature pyramid."""
-    names = [
-        layer.name
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.InputLayer) and not contract_of(layer)
-    ]
+    names = [layer.name for layer in own_layers(model)]
     starts = _STAGES.starts(names)
     if not starts:
         ends = {

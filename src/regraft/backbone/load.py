@@ -29,7 +29,7 @@ from regraft.backbone.own import (
     read_model,
     rebuilt,
 )
-from regraft.backbone.pixels import apply_contract, check_contract, contract_of
+from regraft.backbone.pixels import apply_contract, check_contract, contract_of, own_layers
 from regraft.backbone.savedlayer import SavedModelLayer, open_savedmodel
 from regraft.backbone.savedmodel import is_savedmodel
 from regraft.backbone.trust import refusal
@@ -179,30 +179,21 @@ def _backbone(
     model: keras.Model,
     weights: str,
     *,
-    stages: dict[str, int] | Entry | None = None,
+    entry: Entry | None = None,
     notes: tuple[str, ...] = (),
 ) -> Backbone:
-    layers = tuple(
-        layer
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.InputLayer) and not contract_of(layer)
-    )
-    if isinstance(stages, Entry):
-        stages = stages.stages.starts(layer.name for layer in layers)
-    contract = next(filter(None, map(contract_of, model.layers)), "raw")
-    modules = [layer for layer in layers if isinstance(layer, SavedModelLayer)]
-    frozen_because = next((layer.facts.frozen_because for layer in modules), "")
-    size = int(model.inputs[0].shape[1])
+    layers = tuple(own_layers(model))
+    modules = (layer for layer in layers if isinstance(layer, SavedModelLayer))
     return Backbone(
         name=name,
         model=model,
-        image_size=size,
+        image_size=int(model.inputs[0].shape[1]),
         layers=layers,
-        stages=stages or {},
+        stages=entry.stages.starts(layer.name for layer in layers) if entry else {},
         weights=weights,
-        contract=contract,
+        contract=next(filter(None, map(contract_of, model.layers)), "raw"),
         notes=notes,
-        frozen_because=frozen_because,
+        frozen_because=next((layer.facts.frozen_because for layer in modules), ""),
     )
 
 
@@ -240,7 +231,7 @@ def _from_zoo(entry: Entry, asked: _Asked) -> Backbone:
         draw_weights(model, asked.seed)
     if entry.module == "efficientnet":
         complete_scaling(model)
-    return _backbone(entry.name, model, chosen.provenance, stages=entry, notes=notes)
+    return _backbone(entry.name, model, chosen.provenance, entry=entry, notes=notes)
 
 
 def _build(entry: Entry, size: int) -> keras.Model:
@@ -285,7 +276,7 @@ def _from_model(model: keras.Model, own: Weights, asked: _Asked) -> Backbone:
         body = carried(body, rebuilt(body, size), keras.layers.Layer)
     contract, why = own_contract(body, known, asked.pixels)
     notes = tuple(filter(None, (note, why)))
-    return _backbone(body.name, behind_contract(body, contract), chosen.provenance, stages=known, notes=notes)
+    return _backbone(body.name, behind_contract(body, contract), chosen.provenance, entry=known, notes=notes)
 
 
 # --- SavedModels and presets

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from regraft.backbone.classifier import nodes_of
 from regraft.backbone.pixels import apply_contract, contract_of
 
 # This import also makes the layer known to Keras, so that files that hold one can be read.
@@ -47,9 +48,13 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
             nobody trusts.
         EnvironmentFault: it needs KerasHub or TensorFlow, which is not there, or another backend.
     """
-    contents = check_model_file(path, _registered())
+    # Names that the user's program has registered; KerasHub registers what reads files, too.
+    names = keras.saving.get_custom_objects()
+    vouched = [name for name in names if not name.startswith(("keras_", "regraft>"))]
+    contents = check_model_file(path, vouched)
     layers = contents.configuration.layers
-    if any(layer.module.startswith("keras_hub.") for layer in layers) and not _has("keras_hub"):
+    hub = any(layer.module.startswith("keras_hub.") for layer in layers)
+    if hub and importlib.util.find_spec("keras_hub") is None:
         raise EnvironmentFault(
             f'{path} holds layers of KerasHub, which is not installed: pip install "regraft[hub]".'
         )
@@ -65,25 +70,10 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
         ) from fault
     except Exception as fault:  # Keras names no type: whatever does not fit together raises something else
         raise ModelRefused(f"{path} cannot be read as a Keras model. Keras says: {brief(fault)}") from fault
-    _settle_flags(model)
+    for layer in model.layers:  # a saved layer of layers remembers its own flag only
+        for part in () if layer.trainable else layer._flatten_layers():
+            part.trainable = False
     return model
-
-
-def _settle_flags(model: keras.Model) -> None:
-    """Freeze what is inside a frozen layer: a saved layer of layers remembers its own flag only."""
-    for layer in model.layers:
-        if not layer.trainable:
-            for part in layer._flatten_layers():
-                part.trainable = False
-
-
-def _registered() -> list[str]:
-    """Names that the user's program has registered; KerasHub registers what reads files, too."""
-    return [name for name in keras.saving.get_custom_objects() if not name.startswith(("keras_", "regraft>"))]
-
-
-def _has(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def check_model(model: keras.Model) -> None:
@@ -164,13 +154,9 @@ def own_contract(model: keras.Model, known: Entry | None, pixels: str | None) ->
 def _is_bare(model: keras.Model) -> bool:
     """Whether pixels go straight into a convolution, so that nothing in the graph can have converted them."""
     image = model.inputs[0]
-    first = [
-        node.operation
-        for nodes in model._nodes_by_depth.values()
-        for node in nodes
-        if any(tensor is image for tensor in node.input_tensors)
-    ]
-    return all(isinstance(layer, (keras.layers.Conv2D, keras.layers.ZeroPadding2D)) for layer in first)
+    reading = [node for node in nodes_of(model) if any(tensor is image for tensor in node.input_tensors)]
+    first = (keras.layers.Conv2D, keras.layers.ZeroPadding2D)
+    return all(isinstance(node.operation, first) for node in reading)
 
 
 def behind_contract(model: keras.Model, contract: str) -> keras.Model:

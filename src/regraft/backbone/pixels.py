@@ -18,12 +18,13 @@ and `contract_of` calls them `preset`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import keras
 
 from regraft.errors import UsageError, nearest
 
-__all__ = ["CONTRACTS", "apply_contract", "check_contract", "contract_of", "rescaled"]
+__all__ = ["CONTRACTS", "apply_contract", "check_contract", "contract_of", "own_layers", "rescaled"]
 
 # ImageNet's channels, R G B, on the scale 0..1; as in keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)
@@ -33,10 +34,6 @@ _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 _PREFIX = "pixels_"
 _PRESET = "preset"
-
-
-def _tf(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name=_PREFIX + "tf")(x)
 
 
 def _torch(x: keras.KerasTensor) -> keras.KerasTensor:
@@ -53,20 +50,28 @@ def _caffe(x: keras.KerasTensor) -> keras.KerasTensor:
     )(x)
 
 
-def _unit(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.Rescaling(1 / 255, name=_PREFIX + "unit")(x)
+def rescaled(
+    x: keras.KerasTensor,
+    scale: float | Sequence[float],
+    offset: float | Sequence[float],
+    contract: str = _PRESET,
+) -> keras.KerasTensor:
+    """What a preset with figures of its own sees: `x * scale + offset`, one figure or one a channel.
 
-
-def _raw(x: keras.KerasTensor) -> keras.KerasTensor:
-    return x
+    >>> image = keras.Input((8, 8, 3))
+    >>> model = keras.Model(image, rescaled(image, [1 / 255] * 3, [0.0, -0.5, -1.0]))
+    >>> model.predict_on_batch(keras.ops.zeros((1, 8, 8, 3)))[0, 0, 0].tolist()
+    [0.0, -0.5, -1.0]
+    """
+    return keras.layers.Rescaling(scale, offset=offset, name=_PREFIX + contract)(x)
 
 
 CONTRACTS: dict[str, Callable[[keras.KerasTensor], keras.KerasTensor]] = {
-    "tf": _tf,
+    "tf": partial(rescaled, scale=1 / 127.5, offset=-1.0, contract="tf"),
     "torch": _torch,
     "caffe": _caffe,
-    "raw": _raw,
-    "unit": _unit,
+    "raw": lambda x: x,
+    "unit": partial(rescaled, scale=1 / 255, offset=0.0, contract="unit"),
 }
 
 
@@ -102,19 +107,6 @@ def apply_contract(contract: str, x: keras.KerasTensor) -> keras.KerasTensor:
     return CONTRACTS[contract](x)
 
 
-def rescaled(
-    x: keras.KerasTensor, scale: float | Sequence[float], offset: float | Sequence[float]
-) -> keras.KerasTensor:
-    """What a preset with figures of its own sees: `x * scale + offset`, one figure or one a channel.
-
-    >>> image = keras.Input((8, 8, 3))
-    >>> model = keras.Model(image, rescaled(image, [1 / 255] * 3, [0.0, -0.5, -1.0]))
-    >>> model.predict_on_batch(keras.ops.zeros((1, 8, 8, 3)))[0, 0, 0].tolist()
-    [0.0, -0.5, -1.0]
-    """
-    return keras.layers.Rescaling(scale, offset=offset, name=_PREFIX + _PRESET)(x)
-
-
 def contract_of(layer: keras.layers.Layer) -> str | None:
     """The contract that `layer` is a piece of, also after saving and loading; None for any other layer.
 
@@ -124,3 +116,9 @@ def contract_of(layer: keras.layers.Layer) -> str | None:
     name = str(layer.name)
     contract = name.removeprefix(_PREFIX)
     return contract if contract in (*CONTRACTS, _PRESET) and name != contract else None
+
+
+def own_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """List the layers of a model without its input layer and the pixel contract in front of it."""
+    layers = (layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+    return [layer for layer in layers if not contract_of(layer)]

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,35 +120,39 @@ def read_module(folder: Path, keeper: Any = None) -> Module:
         raise ModelRefused(f"{folder} cannot be read as a SavedModel: {brief(fault)}") from fault
     calls = root.__call__.concrete_functions if callable(root) else ()
     if calls:
-        return _reusable(folder, root, calls, keeper)
-    kind = "in TensorFlow 1's Hub format" if hub1 else "a SavedModel with signatures only"
-    return _signature_only(folder, root, f"it is {kind}, which cannot be fine-tuned", keeper)
-
-
-def _reusable(folder: Path, root: Any, calls: Any, keeper: Any) -> Module:
-    """A module that is called: the first of its traces that takes images says which."""
-    specs = [_first(call.structured_input_signature) for call in calls]
-    fitting = [spec for spec in specs if _is_image(spec)]
-    if not fitting:
-        raise _no_image_model(folder, f"it takes {specs[0]}")
-    spec = fitting[0]
-    mode = {"training": False} if "training" in root.__call__.function_spec.arg_names else {}
-    trainable = tuple(getattr(root, "trainable_variables", ()))
+        run, spec = _reusable(folder, root, calls)
+        trainable = tuple(getattr(root, "trainable_variables", ()))
+        frozen_because = "" if trainable else "the SavedModel names no trainable variables"
+    else:
+        run, spec, calls = _signature_only(folder, root)
+        kind = "in TensorFlow 1's Hub format" if hub1 else "a SavedModel with signatures only"
+        trainable, frozen_because = (), f"it is {kind}, which cannot be fine-tuned"
     return Module(
         folder=folder,
         root=root,
-        run=lambda pixels: _one(root(pixels, **mode), folder),
-        shape=_shape(spec),
+        run=lambda pixels: _one(run(pixels), folder),
+        shape=tuple(spec.shape) if spec.shape.rank is not None else (None,) * 4,
         dtype=spec.dtype.name,
         variables=_variables(getattr(root, "variables", ()), calls),
         trainable=trainable,
-        losses=tuple(getattr(root, "regularization_losses", None) or ()),
-        frozen_because="" if trainable else "the SavedModel names no trainable variables",
+        losses=tuple(getattr(root, "regularization_losses", None) or ()) if trainable else (),
+        frozen_because=frozen_because,
         keeper=keeper,
     )
 
 
-def _signature_only(folder: Path, root: Any, why: str, keeper: Any) -> Module:
+def _reusable(folder: Path, root: Any, calls: Any) -> tuple[Callable[[Any], Any], Any]:
+    """Find how a module is called, and what it takes: what the first of its traces for images takes."""
+    specs = [_first(call.structured_input_signature) for call in calls]
+    fitting = [spec for spec in specs if _is_image(spec)]
+    if not fitting:
+        raise _no_image_model(folder, f"it takes {specs[0]}")
+    mode = {"training": False} if "training" in root.__call__.function_spec.arg_names else {}
+    return partial(root, **mode), fitting[0]
+
+
+def _signature_only(folder: Path, root: Any) -> tuple[Callable[[Any], Any], Any, list[Any]]:
+    """Find the signature that is called, what it takes, and the function whose variables it uses."""
     names = [name for name in _SIGNATURES if name in root.signatures] or list(root.signatures)
     if not names:
         raise _no_image_model(folder, "it can neither be called nor has it a signature")
@@ -156,18 +161,7 @@ def _signature_only(folder: Path, root: Any, why: str, keeper: Any) -> Module:
     if len(inputs) != 1 or not all(map(_is_image, inputs.values())):
         raise _no_image_model(folder, f"its signature {names[0]} takes {list(inputs.values())}")
     ((given, spec),) = inputs.items()
-    return Module(
-        folder=folder,
-        root=root,
-        run=lambda pixels: _one(function(**{given: pixels}), folder),
-        shape=_shape(spec),
-        dtype=spec.dtype.name,
-        variables=_variables(getattr(root, "variables", ()), [function]),
-        trainable=(),
-        losses=(),
-        frozen_because=why,
-        keeper=keeper,
-    )
+    return lambda pixels: function(**{given: pixels}), spec, [function]
 
 
 def _variables(named: Any, calls: Any) -> tuple[Any, ...]:
@@ -187,10 +181,6 @@ def _is_image(spec: Any) -> bool:
         return False
     shape = spec.shape
     return shape.rank is None or (shape.rank == 4 and shape[3] in (None, 3))
-
-
-def _shape(spec: Any) -> tuple[int | None, ...]:
-    return tuple(spec.shape) if spec.shape.rank is not None else (None,) * 4
 
 
 def _one(answer: Any, folder: Path) -> Any:

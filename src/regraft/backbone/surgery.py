@@ -17,7 +17,9 @@ from typing import Any
 
 import keras
 
+from regraft.backbone.classifier import nodes_of
 from regraft.backbone.load import Backbone
+from regraft.backbone.pixels import own_layers
 from regraft.errors import UsageError, brief, nearest
 
 __all__ = ["cut_at", "insert_after", "replace_layer"]
@@ -89,10 +91,12 @@ def insert_after(backbone: Backbone, name: str, block: Block) -> Backbone:
 
     model = _rebuilt(backbone, call, f"with a block after {name}")
     known = {id(layer) for layer in backbone.model.layers}
-    added = [layer for layer in _own_layers(model) if id(layer) not in known]
+    added = [layer for layer in own_layers(model) if id(layer) not in known]
     new = tuple(layer.name for layer in added if layer.weights)
     words = ", ".join(new) or ", ".join(layer.name for layer in added) or "operations"
-    return _changed(backbone, model, stage=_stage(backbone, name), new=new, note=f"after {name} new: {words}")
+    return _changed(
+        backbone, model, stage=_stages(backbone).get(name, name), new=new, note=f"after {name} new: {words}"
+    )
 
 
 def replace_layer(backbone: Backbone, name: str, layer: keras.layers.Layer) -> Backbone:
@@ -134,7 +138,7 @@ def replace_layer(backbone: Backbone, name: str, layer: keras.layers.Layer) -> B
     for word, weights in (("new", fresh), ("kept", kept)):
         note += f"{',' if word == 'kept' and fresh else ':'} {word} {' '.join(weights)}" if weights else ""
     new = (layer.name,) if fresh else ()
-    return _changed(backbone, model, stage=_stage(backbone, name), new=new, note=note)
+    return _changed(backbone, model, stage=_stages(backbone).get(name, name), new=new, note=note)
 
 
 # --- where a layer or stage ends
@@ -158,7 +162,9 @@ def _end(backbone: Backbone, name: str) -> keras.KerasTensor:
         leaving = _leaving(backbone, name)
     else:
         layer = _layer(backbone, name)
-        leaving = [tensor for node in _nodes(backbone) if node.operation is layer for tensor in node.outputs]
+        leaving = [
+            tensor for node in nodes_of(backbone.model) if node.operation is layer for tensor in node.outputs
+        ]
     if len(leaving) != 1:
         makers = ", ".join(tensor._keras_history.operation.name for tensor in leaving)
         raise UsageError(
@@ -174,7 +180,7 @@ def _leaving(backbone: Backbone, stage: str) -> list[keras.KerasTensor]:
     after = {id(layer) for layer in backbone.layers[min(later) :]} if later else set()
     inside: dict[int, keras.KerasTensor] = {}
     used = {id(backbone.model.outputs[0])}
-    for node in _nodes(backbone):
+    for node in nodes_of(backbone.model):
         # An operation that is no layer has no number; it belongs to the last stage that feeds it.
         fed = all(id(tensor) in inside for tensor in node.input_tensors)
         if id(node.operation) not in after and fed:
@@ -182,12 +188,6 @@ def _leaving(backbone: Backbone, stage: str) -> list[keras.KerasTensor]:
         else:
             used |= {id(tensor) for tensor in node.input_tensors}
     return [tensor for key, tensor in inside.items() if key in used]
-
-
-def _nodes(backbone: Backbone) -> list[Any]:
-    """The calls of layers and operations, each after what feeds it."""
-    by_depth = backbone.model._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
 # --- the changed backbone
@@ -204,39 +204,24 @@ def _rebuilt(backbone: Backbone, call: Callable[..., Any], words: str) -> keras.
     return model
 
 
-def _own_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-
-
-def _stages(backbone: Backbone) -> dict[int, str]:
-    """Id of a layer -> name of its stage."""
+def _stages(backbone: Backbone) -> dict[str, str]:
+    """Name of a layer -> name of its stage."""
     starts = {start: name for name, start in backbone.stages.items()}
     found, stage = {}, ""
     for number, layer in enumerate(backbone.layers):
         stage = starts.get(number, stage)
-        found[id(layer)] = stage
+        found[layer.name] = stage
     return found
-
-
-def _stage(backbone: Backbone, name: str) -> str:
-    """The stage of a layer; of a stage, itself."""
-    for layer in backbone.layers:
-        if layer.name == name:
-            return _stages(backbone)[id(layer)]
-    return name
 
 
 def _changed(
     backbone: Backbone, model: keras.Model, *, stage: str, new: tuple[str, ...], note: str
 ) -> Backbone:
     """The backbone around a changed model; layers it did not have belong to `stage`."""
-    own = {id(layer) for layer in backbone.layers}
-    apart = {id(layer) for layer in backbone.model.layers} - own  # the pixel contract
-    layers = tuple(layer for layer in _own_layers(model) if id(layer) not in apart)
-    stage_of = _stages(backbone)
+    layers, stage_of = tuple(own_layers(model)), _stages(backbone)
     starts: dict[str, int] = {}
     for number, layer in enumerate(layers):
-        starts.setdefault(stage_of.get(id(layer), stage), number)
+        starts.setdefault(stage_of.get(layer.name, stage), number)
     return replace(
         backbone,
         model=model,

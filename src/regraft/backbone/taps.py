@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from regraft.backbone.classifier import nodes_of
 from regraft.backbone.cut import Cut, cut
 from regraft.backbone.head import is_head
 from regraft.backbone.load import Backbone
@@ -79,9 +80,7 @@ def cut_at_taps(model: keras.Model, taps: Sequence[Tap]) -> Cut:
 
 def _read(model: keras.Model) -> list[keras.KerasTensor]:
     """Feature maps and tokens that a layer with a kernel reads, in the order in which they are made."""
-    nodes = [
-        node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]
-    ]
+    nodes = nodes_of(model)
     first = next((number for number, node in enumerate(nodes) if _has_kernel(node.operation)), len(nodes))
     read = {id(tensor) for node in nodes if _has_kernel(node.operation) for tensor in node.input_tensors}
     made = [tensor for node in nodes[first:] for tensor in node.outputs]  # before it there are pixels only

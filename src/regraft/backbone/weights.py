@@ -192,20 +192,14 @@ def load_weights(model: keras.Model, path: Path, name: str) -> None:
             # Keras warns of containers that it meets a second time; what is missing, the count below shows.
             warnings.simplefilter("ignore", UserWarning)
             model.load_weights(path)
-        if path.name.endswith(".weights.h5"):
-            _check_count(model, path)
+        # Keras passes over layers of the file that the model lacks, and over nested ones that the file lacks.
+        if path.name.endswith(".weights.h5") and (held := len(_shapes(path))) != len(model.weights):
+            raise ValueError(f"the model has {len(model.weights)} arrays, the file {held}.")
     except Exception as fault:  # whatever Keras stumbles over, the file does not fit
         raise UsageError(
             f"weights: {path} holds weights of another architecture. Expected: {name} "
             f"({expected}). Keras says: {brief(fault)}"
         ) from fault
-
-
-def _check_count(model: keras.Model, path: Path) -> None:
-    # Keras passes over layers of the file that the model lacks, and over nested ones that the file lacks.
-    held = len(_shapes(path))
-    if held != len(model.weights):
-        raise ValueError(f"the model has {len(model.weights)} arrays, the file {held}.")
 
 
 def _shapes(path: Path) -> list[tuple[int, ...]]:

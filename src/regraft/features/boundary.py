@@ -4,8 +4,8 @@ A phase runs what it trains in every epoch. What is frozen in front of that can 
 and read back in every epoch; or run again from pixels in every epoch, by Keras. In between lies every other
 boundary: fewer bytes, and some frozen layers run again.
 
-Costs are in units of the engine's work (`backbone.cost`), bytes too: the choice is the same on a fast and a
-slow machine. How many seconds a unit takes is the business of `training.pace`.
+Costs are in units of the engine's work (`work`), bytes too: the choice is the same on a fast and a
+slow machine. How many seconds a unit takes is the business of `training.search`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 
 import keras
 
-from regraft.backbone.cost import multiplications, work
-from regraft.backbone.cut import Boundary, Predicate, Sides, sides
+from regraft.backbone.cut import Boundary, Predicate, Sides, multiplications, sides, work
 from regraft.console import amount
 from regraft.recipe import VIEWS
 
@@ -52,7 +51,7 @@ class Placed:
     Attributes:
         views: versions stored of each training image.
         each, whole: bytes of one image in one view, and of all of them.
-        once, epoch: work before the first epoch, and in each; see `backbone.cost`.
+        once, epoch: work before the first epoch, and in each; see `cut.work`.
     """
 
     boundary: Boundary | None

@@ -47,7 +47,10 @@ def convert(network: keras.Model, target: Path) -> None:
         _trace(network, target)
         return
     try:
-        _convert_in_child(network, target)
+        with tempfile.TemporaryDirectory(prefix="regraft-convert-") as folder:
+            source = Path(folder) / "network.keras"
+            network.save(source)
+            _CHILD.convert(source, target)
     except Exception:
         if keras.backend.backend() != "tensorflow":
             raise
@@ -94,13 +97,6 @@ def _rewrite(traced: bytes, target: Path) -> None:
 
 
 # --- in a child
-
-
-def _convert_in_child(network: keras.Model, target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="regraft-convert-") as folder:
-        source = Path(folder) / "network.keras"
-        network.save(source)
-        _CHILD.convert(source, target)
 
 
 class _Converter:

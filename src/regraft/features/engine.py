@@ -19,8 +19,7 @@ from regraft.beside import new_folder
 from regraft.console import TERMINAL, Reporter
 from regraft.errors import BackendLimit, brief
 from regraft.features.convert import convert
-from regraft.features.device import KerasEngine, accelerator
-from regraft.features.network import Network
+from regraft.features.network import KerasEngine, Network, accelerator
 from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, has_bf16
 
 if TYPE_CHECKING:

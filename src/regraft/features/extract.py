@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Features", "extract_features"]
 
 AS_IT_IS = View()
+
+_Image = tuple[str, NDArray[np.uint8]]  # its digest and its pixels
 
 
 class Features:
@@ -168,11 +171,6 @@ def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead |
     return DecodeAhead(jobs_for(catalog, todo), size)
 
 
-class _Image(NamedTuple):
-    digest: str
-    pixels: NDArray[np.uint8]
-
-
 class _Work:
     """What the store does not have of a catalog, and the way to get it there.
 
@@ -257,7 +255,7 @@ class _Work:
     def _images(self, decoding: DecodeAhead, facts: Writer, pixels: Writer) -> Iterator[_Image]:
         """Every image that is looked at; what decoding tells is handed to the writers."""
         for digest in self.stored:
-            yield _Image(digest, self._kept.read([digest], "pixels")[0])
+            yield digest, self._kept.read([digest], "pixels")[0]
         todo = frozenset(self.to_decode)
         if not todo:
             return
@@ -271,7 +269,7 @@ class _Work:
                 facts.add([job.digest], as_tensors([result.facts]))
             if job.digest in self.to_keep:
                 pixels.add([job.digest], {"pixels": result.pixels[None]})
-            yield _Image(job.digest, result.pixels)
+            yield job.digest, result.pixels
 
     def _batches(
         self,
@@ -281,19 +279,14 @@ class _Work:
         advance: Callable[[int], None],
     ) -> Iterator[NDArray[np.uint8]]:
         """What the network has to see, a batch at a time; the digests of each are put into `under_way`."""
-        batch: list[_Image] = []
-        size = speed.engine.batch if self.missing else 1
-        for image in images:
-            advance(1)
-            if image.digest in self.missing:
-                batch.append(image)
-            if len(batch) == size:
-                under_way.append([image.digest for image in batch])
-                yield self._seen(batch)
-                batch = []
-        if batch:
-            under_way.append([image.digest for image in batch])
-            yield self._seen(batch)
 
-    def _seen(self, images: list[_Image]) -> NDArray[np.uint8]:
-        return np.stack([self._view.of(image.pixels, image.digest) for image in images])
+        def looked_at() -> Iterator[_Image]:
+            for image in images:
+                advance(1)
+                yield image
+
+        wanted = (image for image in looked_at() if image[0] in self.missing)
+        size = speed.engine.batch if self.missing else 1
+        while batch := list(islice(wanted, size)):
+            under_way.append([digest for digest, _ in batch])
+            yield np.stack([self._view.of(pixels, digest) for digest, pixels in batch])

@@ -89,9 +89,10 @@ class OpenVinoEngine:
             self._compiled = core.compile_model(model, "CPU", hints)
         # Outputs are addressed by name: their order is OpenVINO's own, and one may have several names.
         self._numbers = {
-            name: number
+            name[4:].removesuffix(":0"): number
             for number, output in enumerate(self._compiled.outputs)
-            for name in _given_names(output)
+            for name in output.get_names()
+            if name.startswith("out_")  # given by whoever converted the network
         }
         count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = [self._compiled.create_infer_request() for _ in range(count)]
@@ -145,10 +146,3 @@ def padded(batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if len(batch) == size:
         return batch
     return np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
-
-
-def _given_names(output: Any) -> Iterator[str]:
-    """The names that whoever converted the network gave, among those that TensorFlow and OpenVINO give."""
-    for name in output.get_names():
-        if name.startswith("out_"):
-            yield str(name)[4:].removesuffix(":0")

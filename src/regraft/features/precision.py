@@ -19,15 +19,15 @@ from regraft.data.augment import View
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Decoded, Facts
 from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import Engine, fast_in_bf16
+from regraft.features.engine import fast_in_bf16
 from regraft.features.facts import as_tensors, facts_key
 from regraft.features.openvino import Outputs
 from regraft.features.speed import Speed
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
 from regraft.tasks import TASKS
-from regraft.training.affine import Scaler
 from regraft.training.crossval import Family, Part, cross_validate
+from regraft.training.rules import Scaler
 from regraft.training.solvers import ridge, views_of
 
 __all__ = ["choose_precision"]
@@ -116,34 +116,30 @@ def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _
     engines = [speed.engine for speed in speeds]
     if not all(engine.name.endswith(speed.precision) for engine, speed in zip(engines, speeds, strict=True)):
         return None  # the engine refuses this network
-    looked, outputs, seconds, size = [], [], np.zeros(2), 0
+    looked: list[tuple[str, Facts]] = []
+    outputs: list[list[Outputs]] = [[], []]
+    seconds = np.zeros(2)
     with DecodeAhead(jobs_for(catalog, digests), speeds[0].network.size) as decoding:
         pairs = zip(digests, decoding, strict=True)
         sound = ((digest, found) for digest, found in pairs if isinstance(found, Decoded))
         while some := list(islice(sound, max(AT_A_TIME, engines[0].batch))):
-            pixels = np.stack([found.pixels for _, found in some])
-            results = [_run(engine, pixels) for engine in engines]
-            outputs.append([features for features, _ in results])
-            seconds += [took for _, took in results]
             looked += [(digest, found.facts) for digest, found in some]
-            size += sum(rows.nbytes for features in outputs[-1] for rows in features.values())
+            pixels = np.stack([found.pixels for _, found in some])
+            for number, engine in enumerate(engines):
+                begun = time.process_time()
+                outputs[number] += engine.run(
+                    np.split(pixels, range(engine.batch, len(pixels), engine.batch))
+                )
+                seconds[number] += time.process_time() - begun
+            size = sum(rows.nbytes for each in outputs for batch in each for rows in batch.values())
             if seconds[0] > SECONDS or size > BYTES:
                 break
     if len(looked) < FEWEST:
         return None
-    features = [_join(each) for each in zip(*outputs, strict=True)]
+    features = [
+        {name: np.concatenate([batch[name] for batch in each]) for name in each[0]} for each in outputs
+    ]
     return _Measured([digest for digest, _ in looked], [facts for _, facts in looked], features, seconds)
-
-
-def _run(engine: Engine, pixels: NDArray[np.uint8]) -> tuple[Outputs, float]:
-    """Compute the outputs for all the pixels, and the seconds of processors that they take."""
-    begun = time.process_time()
-    outputs = list(engine.run(np.split(pixels, range(engine.batch, len(pixels), engine.batch))))
-    return _join(outputs), time.process_time() - begun
-
-
-def _join(outputs: Sequence[Outputs]) -> Outputs:
-    return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
 
 
 def _judge(features: Sequence[Outputs], catalog: Catalog, samples: Sequence[Sample]) -> tuple[bool, str]:

@@ -30,9 +30,8 @@ from regraft.beside import new_file, sweep
 from regraft.console import TERMINAL, Reporter
 from regraft.data.decoder import DECODER
 from regraft.errors import EnvironmentFault
-from regraft.features.home import default_root, writable_root
+from regraft.features.home import InMemory, Spare, default_root, writable_root
 from regraft.features.shard import Shard, as_bytes, write_shard
-from regraft.features.spare import InMemory, Spare
 
 __all__ = ["FORM", "Entries", "Store", "pixel_key"]
 
@@ -128,7 +127,7 @@ class _Table(NamedTuple):
 class Entries:
     """The rows of one key: named tensors, by image digest.
 
-    float32 tensors come back with eleven significant bits (see `features.half`), all others as they were put.
+    float32 tensors come back with eleven significant bits (see `shard.pack`), all others as they were put.
     """
 
     def __init__(self, folder: Path, key: str, spare: Spare, reporter: Reporter) -> None:
@@ -195,7 +194,7 @@ class Entries:
     def put(self, digests: Sequence[str], tensors: Mapping[str, Array]) -> None:
         """Store one shard: `tensors[name]` has a row for each digest.
 
-        Where the disk does not take it, it is kept in memory, see `features.spare`; nothing is left
+        Where the disk does not take it, it is kept in memory, see `home.Spare`; nothing is left
         half-written.
 
         Raises:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,18 +28,83 @@ from numpy.typing import NDArray
 
 from regraft.errors import DataError, RegraftError, UsageError, nearest
 from regraft.tasks import TASKS
-from regraft.training.affine import Link, Scaler
 from regraft.training.crossval import Family, Part, Settings, Trial, cross_validate, solved
 from regraft.training.families import FAMILIES
 from regraft.training.given import given
-from regraft.training.rules import Linear, Rule
-from regraft.training.solved import SolvedHead
+from regraft.training.kept import Kept
+from regraft.training.rules import Linear, Link, Rule, Scaler
 
-__all__ = ["SOLVERS", "part_of", "solve"]
+__all__ = ["SOLVERS", "SolvedHead", "part_of", "solve"]
 
 Matrix = NDArray[np.float64]
 
 SOLVERS = tuple(FAMILIES)
+
+
+@dataclass(frozen=True)
+class SolvedHead:
+    """A head solved on features.
+
+    Attributes:
+        solver: its name, one of `classical.SOLVERS`, or the class of an estimator handed in.
+        phrase: how it was found, in words.
+        settings: what was chosen; with a number behind the name where labels or targets differ.
+        losses: held-out loss of all settings tried, by their text.
+        score: the task's score on held-out images of the training part; NaN where none could be held out.
+        rule: decision values of standardised features.
+        scaler: standardises features.
+        link: answers from decision values.
+    """
+
+    solver: str
+    phrase: str
+    settings: Settings
+    losses: dict[str, float]
+    score: float
+    rule: Rule
+    scaler: Scaler
+    link: Link
+
+    @property
+    def kept(self) -> Kept | None:
+        """For `write_estimator`: the estimators with their link, or None for a head of Keras layers."""
+        return replace(self.rule, link=self.link) if isinstance(self.rule, Kept) else None
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """Kernel (d, units) of the one Dense layer that a linear head is, or None."""
+        return self._folded.weights.astype(np.float32) if self._folded else None
+
+    @property
+    def bias(self) -> NDArray[np.float32] | None:
+        """Bias (units,) of that layer, or None."""
+        return self._folded.bias.astype(np.float32) if self._folded else None
+
+    @property
+    def _folded(self) -> Linear | None:
+        return self.rule.folded(self.scaler, self.link) if isinstance(self.rule, Linear) else None
+
+    def apply(self, features: Any) -> Any:
+        """The head as plain Keras layers, the last one named `head_output`.
+
+        Args:
+            features: a Keras tensor (batch, d), symbolic or real.
+
+        Returns:
+            The task's answers, float32 (batch, units).
+
+        Raises:
+            UsageError: the head does not become layers; see `kept`.
+        """
+        return self.rule.graph(features, self.scaler, self.link)
+
+    def decisions(self, features: NDArray[np.floating[Any]]) -> Matrix:
+        """Decision values (n, units) of features (n, d), in float64."""
+        return self.rule.decide(self.scaler(features))
+
+    def predict(self, features: NDArray[np.floating[Any]]) -> Matrix:
+        """The task's answers, (n, units), to features (n, d), in float64."""
+        return self.link(self.decisions(features))
 
 
 def solve(

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.tasks import TASKS
-from regraft.training.affine import Link, Scaler
-from regraft.training.folds import folds, strata
-from regraft.training.rules import Rule
+from regraft.training.folds import folds, sample_of, strata
+from regraft.training.rules import Link, Rule, Scaler
 
 __all__ = [
     "EXACT",
@@ -188,7 +187,8 @@ def cross_validate(
         tried = pool.map(try_out, grid) if together else (try_out(settings, pool.map) for settings in grid)
         for trial in tried if parts else ():
             trials.append(trial)
-            if family.ordered and _risen(trials):
+            last = [trial.losses.mean() for trial in trials[-3:]]
+            if family.ordered and len(last) == 3 and last[0] < last[1] < last[2]:
                 break
     answered = np.zeros(len(sample), bool)
     answered[sample] = seen
@@ -230,16 +230,6 @@ def plain(part: Part) -> Matrix | NDArray[np.int64]:
     return part.labels if part.task in ("multiclass", "binary") else part.targets
 
 
-def sample_of(kinds: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
-    """A mask of about `most` rows, the same share of each stratum, two at least."""
-    chosen = np.zeros(len(kinds), bool)
-    rng = np.random.default_rng(seed)
-    for kind in np.unique(kinds):
-        rows = rng.permutation(np.flatnonzero(kinds == kind))
-        chosen[rows[: max(2, round(len(rows) * most / len(kinds)))]] = True
-    return chosen
-
-
 def judged(settings: Settings, decisions: Matrix, part: Part, family: Family) -> Trial:
     """Decision values of the rows of a part, (n, units), with the temperature and the losses they have."""
     gain = np.ones(part.targets.shape[1])
@@ -250,11 +240,6 @@ def judged(settings: Settings, decisions: Matrix, part: Part, family: Family) ->
     columns = [slice(None)] if part.task == "multiclass" else [slice(at, at + 1) for at in range(len(gain))]
     each = [weights @ TASKS[part.task].losses(answers[:, at], part.targets[:, at]) for at in columns]
     return Trial(settings, decisions, link, np.broadcast_to(np.array(each), gain.shape))
-
-
-def _risen(trials: list[Trial]) -> bool:
-    last = [trial.losses.mean() for trial in trials[-3:]]
-    return len(last) == 3 and last[0] < last[1] < last[2]
 
 
 def warmth(decisions: Matrix, part: Part) -> Matrix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,12 @@ from regraft.backbone.freeze import freeze, may_move, resolve_plan
 from regraft.backbone.load import Backbone
 from regraft.console import Reporter
 from regraft.recipe import Phase
-from regraft.training.compiled import Compiled
-from regraft.training.lesson import Lesson
+from regraft.training.material import Lesson
 from regraft.training.progress import Bookmark
-from regraft.training.rates import Clock, compile_network
+from regraft.training.rates import Clock, Rates, compile_network, shares
 from regraft.training.session import EpochRecord, Fitted, Session
 
-__all__ = ["EPOCHS", "HEAD_EPOCHS", "EpochRecord", "Fitted", "Lesson", "Trainer"]
+__all__ = ["EPOCHS", "HEAD_EPOCHS", "Compiled", "EpochRecord", "Fitted", "Lesson", "Trainer"]
 
 EPOCHS = 6  # of the backbone, where neither the recipe nor the budget says otherwise
 HEAD_EPOCHS = 100  # of the head alone, which patience ends much earlier
@@ -33,7 +32,6 @@ class Trainer:
     Attributes:
         model: from `graft`.
         backbone: the one in `model`.
-        reporter: who is told how it goes.
         seed: of dropout; order and augmentation have the seed of the batches.
         compiled: networks of this model from phases before, to be used again; None to compile anew.
     """
@@ -70,7 +68,7 @@ class Trainer:
         """
         model, backbone, loss = self.model, self.backbone, _loss(lesson)
         fitted = Fitted(phase, freeze(backbone, phase.unfreeze))
-        at = None if stored is None else tuple(_maker(tensor) for tensor in stored.prefix.outputs)
+        at = None if stored is None else tuple(x._keras_history.operation.name for x in stored.prefix.outputs)
 
         def make() -> keras.Model:
             plan = resolve_plan(backbone, phase.unfreeze)
@@ -105,11 +103,6 @@ class Trainer:
         return fitted
 
 
-def _maker(tensor: Any) -> str:
-    """The layer that makes a symbolic tensor."""
-    return str(tensor._keras_history.operation.name)
-
-
 def _loss(lesson: Lesson) -> Callable[[Any, Any], Any]:
     """The training loss on targets with their weights beside them, (b, units, 2)."""
     name, spread = lesson.task.name, np.asarray(lesson.spread, np.float32)
@@ -123,3 +116,40 @@ def _loss(lesson: Lesson) -> Callable[[Any, Any], Any]:
         return keras.ops.mean(weights * keras.ops.binary_crossentropy(truth, answers), axis=-1)
 
     return loss
+
+
+class Compiled:
+    """Networks that are compiled once and trained many times, each time with optimizers as good as new.
+
+    Keras traces the step of a network when it first runs, which for small data takes longer than an epoch. A
+    search trains the same part of a network again and again: only the rates differ, and those are variables.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[keras.Model, Rates, Any]] = {}
+
+    def get(
+        self,
+        what: Hashable,
+        make: Callable[[], keras.Model],
+        backbone: Backbone,
+        phase: Phase,
+        loss: Callable[..., Any],
+    ) -> tuple[keras.Model, Rates]:
+        """A network ready to train, and its rates.
+
+        Args:
+            what: names the network that `make` makes: the same for networks of the same layers.
+            make: called where there is none yet.
+            backbone, phase, loss: as for `compile_network`. Phases of one network that differ in more than
+                their rates and epochs are compiled anew.
+        """
+        values = sorted({1.0, *shares(backbone, phase).values()})
+        key = (what, len(values), phase.depth_decay, phase.weight_decay)
+        if key not in self._kept or self._kept[key][0].optimizer is not self._kept[key][2]:
+            network = make()  # or compiled by somebody else since
+            rates = compile_network(network, backbone, phase, loss)
+            self._kept[key] = network, rates, network.optimizer
+        network, rates, _ = self._kept[key]
+        rates.renew(values)
+        return network, rates

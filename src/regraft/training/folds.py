@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["folds", "strata"]
+__all__ = ["folds", "sample_of", "strata"]
 
 Labels = NDArray[np.int64]
 NEIGHBOURS = 10  # samples next to each other in a target's order make a stratum of a regression
@@ -68,6 +68,16 @@ def strata(targets: NDArray[Any], task: str) -> Labels:
     ranks = np.empty(len(targets), np.int64)
     ranks[np.argsort(place, kind="stable")] = np.arange(len(targets))
     return ranks // NEIGHBOURS
+
+
+def sample_of(kinds: Labels, most: int, seed: int) -> NDArray[np.bool_]:
+    """A mask of about `most` rows, the same share of each stratum, two at least."""
+    chosen = np.zeros(len(kinds), bool)
+    rng = np.random.default_rng(seed)
+    for kind in np.unique(kinds):
+        rows = rng.permutation(np.flatnonzero(kinds == kind))
+        chosen[rows[: max(2, round(len(rows) * most / len(kinds)))]] = True
+    return chosen
 
 
 def _keep_every_class(fold: Labels, unit: Labels, labels: NDArray[Any]) -> None:

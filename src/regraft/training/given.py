@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import UsageError
-from regraft.training.affine import Link
 from regraft.training.crossval import Family, Fit, Part, Settings
 from regraft.training.kept import Kept
-from regraft.training.rules import Rule
+from regraft.training.rules import Link, Rule
 
 __all__ = ["BOOSTING", "given"]
 
@@ -26,6 +25,7 @@ def _boosting(part: Part) -> Fit:
     The bins are made first, by counting images alone: with sample weights, the estimator's own binning takes
     half a minute for a thousand features (scikit-learn 1.9).
     """
+    from sklearn.base import clone
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import KBinsDiscretizer
@@ -41,7 +41,7 @@ def _boosting(part: Part) -> Fit:
         random_state=part.seed,
     )
     bins = KBinsDiscretizer(min(BINS, len(part.data)), encode="ordinal", subsample=None)
-    grown = [_clone(Pipeline([("bins", bins), ("trees", trees)])) for _ in range(_runs(part))]
+    grown = [clone(Pipeline([("bins", bins), ("trees", trees)])) for _ in range(_runs(part))]
 
     def fit(settings: Settings) -> Rule:
         for one in grown:
@@ -69,7 +69,8 @@ def given(estimator: Any, task: str) -> Family:
     Raises:
         UsageError: not an estimator, or of the wrong kind for the task.
     """
-    from sklearn.base import is_classifier, is_regressor
+    from sklearn.base import clone, is_classifier, is_regressor
+    from sklearn.utils import get_tags
 
     suits = is_regressor if task == "regression" else is_classifier
     if isinstance(estimator, type) or not hasattr(estimator, "fit") or not suits(estimator):
@@ -80,9 +81,9 @@ def given(estimator: Any, task: str) -> Family:
 
     def prepare(part: Part) -> Fit:
         extra = {} if np.ptp(part.weights) == 0 else {_weight_name(estimator): part.weights}
-        several = part.task == "regression" and _takes_several(estimator)
+        several = part.task == "regression" and get_tags(estimator).target_tags.multi_output
         runs = 1 if several else _runs(part)
-        return lambda settings: _kept(part, [_clone(estimator) for _ in range(runs)], extra)
+        return lambda settings: _kept(part, [clone(estimator) for _ in range(runs)], extra)
 
     return Family(
         type(estimator).__name__,
@@ -116,18 +117,6 @@ def _kept(part: Part, estimators: list[Any], extra: dict[str, Matrix]) -> Kept:
 def _runs(part: Part) -> int:
     """How many estimators that know one output answer all of them."""
     return 1 if part.task in ("multiclass", "binary") else part.targets.shape[1]
-
-
-def _clone(estimator: Any) -> Any:
-    from sklearn.base import clone
-
-    return clone(estimator)
-
-
-def _takes_several(estimator: Any) -> bool:
-    from sklearn.utils import get_tags
-
-    return bool(get_tags(estimator).target_tags.multi_output)
 
 
 def _weight_name(estimator: Any) -> str:

@@ -98,7 +98,6 @@ def find_head(
         solver: one of `HeadSpec.solver`, or a scikit-learn estimator.
         phase: how to train it; None for the defaults.
         budget: seconds that training may take.
-        reporter: who is told how it goes.
         progress: of the run; None to keep none.
 
     Raises:

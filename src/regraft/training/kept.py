@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
-from regraft.training.affine import Link, Scaler
+from regraft.training.rules import Link, Scaler
 
 __all__ = ["TRUSTED", "Kept", "read_estimator", "write_estimator"]
 

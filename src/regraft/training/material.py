@@ -1,28 +1,34 @@
-"""What head and phases learn from: the parts of a catalog as batches of stored features, or of pixels."""
+"""What head and phases learn from: the parts of a catalog as batches of stored features, or of pixels.
+
+A head on frozen features cannot have every epoch augmented anew without running the backbone every epoch. It
+can have a few views of each image, computed once and stored like any feature; their cost is said beforehand.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.augment import augment_batch, resolve_augment
+from regraft.console import Reporter, duration
+from regraft.data.augment import View, augment_batch, resolve_augment
 from regraft.data.batches import Batch, Batches, add_noise
 from regraft.data.catalog import Catalog, Sample
-from regraft.features.extract import Features
+from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
 from regraft.tasks import TASKS, Task
-from regraft.training.lesson import Lesson
 
 if TYPE_CHECKING:
+    import keras
+
     from regraft.backbone.load import Backbone
 
-__all__ = ["Material", "Tensors"]
+__all__ = ["Lesson", "Material", "Tensors", "extract_views"]
 
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and kept
 
@@ -49,10 +55,7 @@ class Tensors:
     def reader(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
         """Reads some of these pairs of sample and view; from memory where all of them fit."""
         size = sum(array.nbytes for array in self.of([pairs[0][0]])) if pairs else 0
-        return self._from_store if size * len(pairs) > IN_MEMORY else self._from_memory(pairs)
-
-    def _from_store(self, wanted: list[Pair]) -> Inputs:
-        return self._gathered(wanted)
+        return self._gathered if size * len(pairs) > IN_MEMORY else self._from_memory(pairs)
 
     def _from_memory(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
         whole = self._gathered(pairs) if pairs else ()
@@ -190,3 +193,70 @@ class Material:
             for part in ("train", "validation")
         )
         return Lesson(self.task, train, validation, self.spread)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a phase learns from and is judged by.
+
+    Attributes:
+        task: says what counts as loss and as score.
+        train, validation: batches of what the trained part takes: stored features, or pixels.
+        spread: standard deviation of each target of regression in training, (units,); 1 otherwise.
+    """
+
+    task: Task
+    train: Batches[Any]
+    validation: Batches[Any]
+    spread: NDArray[np.float32] | float = 1.0
+
+
+def extract_views(
+    network: keras.Model,
+    catalog: Catalog,
+    *,
+    recipe: Recipe,
+    count: int,
+    first: Features,
+    store: Store,
+    reporter: Reporter,
+) -> tuple[Features, ...]:
+    """Compute the features of the training images in further views.
+
+    Args:
+        network: as in `extract_features`.
+        catalog: the images of all parts.
+        recipe: how images are augmented.
+        count: views of an image, the image as it is among them.
+        first: of the same network, for the images as they are.
+        store: where pixels are read from, if they were kept, and results are kept.
+
+    Returns:
+        `first` and the features of each view, in order.
+
+    Raises:
+        EnvironmentFault: the store cannot be written, or no decoding process can be started.
+    """
+    if count == 1:
+        return (first,)
+    seen = replace(catalog, samples=catalog.part("train"))
+    names = resolve_augment(recipe.augment, catalog.task)
+    views = [View(number, names, recipe.seed) for number in range(1, count)]
+    keys = [first.key.removesuffix(View().key) + view.key for view in views]
+    missing = sum(len(store.entries(key).missing(seen.contents)) for key in keys)
+    if missing:
+        seconds = duration(missing * first.seconds_per_image)
+        reporter.info(f"{count} views: about {seconds} once; in training they are only read.")
+    more = [
+        extract_features(
+            network,
+            seen,
+            store=store,
+            keep_pixels=True,
+            view=view,
+            precision=first.precision,
+            reporter=reporter,
+        )
+        for view in views
+    ]
+    return (first, *more)

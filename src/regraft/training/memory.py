@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbone.cut import Boundary, sides
+from regraft.backbone.cut import Boundary, numbers_of, sides
 from regraft.backbone.freeze import FreezePlan
 from regraft.training.rates import Rates
 
@@ -41,16 +41,11 @@ def step_bytes(model: keras.Model, plan: FreezePlan, samples: int, boundary: Bou
     found = sides(model, plan)
     run = [*found.cold[boundary.before if boundary else 0 :], *found.hot]
     entering = [node for node in found.hot if isinstance(node.operation, keras.layers.Layer)]
-    kept = {id(x): _size(x) for node in entering if node.operation.weights for x in node.input_tensors}
-    widest = max(_size(x) for node in run for x in node.outputs)
+    kept = {id(x): numbers_of(x) for node in entering if node.operation.weights for x in node.input_tensors}
+    widest: int = max(numbers_of(x) for node in run for x in node.outputs)
     moving = {id(weight): weight for layer in model.layers for weight in plan.weights(layer)}
-    trained = sum(_size(weight, whole=True) for weight in moving.values())
+    trained: int = sum(math.prod(weight.shape) for weight in moving.values())
     return NUMBER * (samples * (sum(kept.values()) + PASSING * widest) + 4 * trained)
-
-
-def _size(tensor: Any, *, whole: bool = False) -> int:
-    """The numbers of a tensor, of one sample or in all; axes of a length not known count as one."""
-    return math.prod(size or 1 for size in tensor.shape[0 if whole else 1 :])
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.training.affine import Scaler
 from regraft.training.crossval import Part
+from regraft.training.rules import Scaler
 
 __all__ = ["Inverse", "Moments", "by_cholesky", "by_eigenvectors", "principal", "principal_axes"]
 

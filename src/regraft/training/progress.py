@@ -43,7 +43,6 @@ class Bookmark:
     Args:
         path: of its checkpoint; None to keep nothing.
         known: whether a checkpoint that is there already counts.
-        reporter: who is told where none can be written.
     """
 
     def __init__(
@@ -109,7 +108,6 @@ class Progress:
         Args:
             out: a run folder's place.
             resume: go on with what is there; otherwise `begin` removes it.
-            reporter: who is told what there is, and what cannot be kept.
 
         Raises:
             EnvironmentFault: another process makes this run, or nothing can be written beside `out`.

@@ -1,4 +1,7 @@
-"""One phase: its plan chosen, its boundary stored, what the plan names trained, all of it said beforehand."""
+"""The phases of a recipe, each from where the one before it left the model.
+
+Of each the plan is chosen, the boundary stored, and what the plan names trained; all is said beforehand.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,26 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+import keras
 
 from regraft.backbone.cut import Cut, cut
-from regraft.backbone.load import Backbone
 from regraft.console import Reporter, amount, duration
-from regraft.data.augment import MIXING, View, resolve_augment
+from regraft.data.augment import MIXING, resolve_augment
+from regraft.errors import UsageError
 from regraft.features.boundary import Images, room
 from regraft.features.extract import extract_features
-from regraft.features.views import extract_views
-from regraft.recipe import Phase
-from regraft.training.compiled import Compiled
-from regraft.training.fit import Fitted, Trainer
-from regraft.training.heads import FoundHead
-from regraft.training.material import Material, Tensors
+from regraft.outcome import UNTOUCHED, Decision
+from regraft.recipe import Phase, Recipe
+from regraft.training.fit import Compiled, Fitted, Trainer
+from regraft.training.heads import FoundHead, find_head, solver_of
+from regraft.training.material import Material, Tensors, extract_views
 from regraft.training.memory import step_bytes
-from regraft.training.pace import TrainingPace
 from regraft.training.progress import Bookmark, Progress
-from regraft.training.search import Depth, Search, pays
+from regraft.training.search import Depth, Search, TrainingPace, pays
 
-__all__ = ["PhaseRunner"]
+__all__ = ["AsAsked", "PhaseRunner", "head_phase", "impossible"]
 
 
 class PhaseRunner:
@@ -34,7 +38,6 @@ class PhaseRunner:
 
     Args:
         found, material: a model with its head, and what it learns from.
-        reporter: who is told how it goes.
         progress: where it is kept how far training came; None to keep nothing.
         compiled: see `Trainer`.
         budget: seconds that all of them may take; None for the recipe's.
@@ -113,7 +116,11 @@ class PhaseRunner:
             _explain(fitted, f"about {duration(usual)} an epoch on this machine")
         self._end = time.monotonic() + fitted.left
         self._limit -= depth.placed.whole
-        self._reporter.info(_statement(fitted, self._material.backbone))
+        trained = f"{fitted.trained} of {self._material.backbone.name} trained, and the head"
+        # `Trainer` has compared them.
+        self._reporter.info(
+            f"Phase {fitted.unfreeze}: {trained}; every other weight is bit-identical to before."
+        )
         return fitted
 
     def _train(self, depth: Depth, bookmark: Bookmark) -> Fitted:
@@ -130,8 +137,7 @@ class PhaseRunner:
     def _tensors(self, halves: Cut, count: int) -> Tensors:
         """What the prefix gives for the images of training, in so many views, and for those of validation."""
         catalog, store = self._material.catalog, self._material.store
-        train, validation = catalog.part("train"), catalog.part("validation")
-        both = replace(catalog, samples=(*train, *validation))
+        both = replace(catalog, samples=(*catalog.part("train"), *catalog.part("validation")))
         first = extract_features(
             halves.prefix,
             both,
@@ -139,15 +145,13 @@ class PhaseRunner:
             precision=self._material.views[0].precision,
             reporter=self._reporter,
         )
-        views = [View(number, self._names, self._material.recipe.seed) for number in range(1, count)]
-        if not views:
-            return Tensors((first,), halves.names)
         found = extract_views(
             halves.prefix,
-            replace(catalog, samples=train),
+            catalog,
+            recipe=self._material.recipe,
+            count=count,
             first=first,
             store=store,
-            views=views,
             reporter=self._reporter,
         )
         return Tensors(found, halves.names)
@@ -181,9 +185,80 @@ def _explain(fitted: Fitted, why: str) -> None:
     fitted.why = "; ".join(filter(None, [fitted.why, why]))
 
 
-def _statement(fitted: Fitted, backbone: Backbone) -> str:
-    """What trained, and that nothing else did: `Trainer` has compared every other weight."""
-    return (
-        f"Phase {fitted.unfreeze}: {fitted.trained} of {backbone.name} trained, and the head; "
-        "every other weight is bit-identical to before."
-    )
+def head_phase(recipe: Recipe) -> Phase | None:
+    """Return the phase that trains the head on stored features: the first one, if its plan is "none"."""
+    first = recipe.phases[0] if recipe.phases else None
+    return first if first is not None and first.unfreeze == "none" else None
+
+
+class AsAsked:
+    """Learn what the recipe says: its head, then its phases.
+
+    Args:
+        head: a Keras layer or model, or a scikit-learn estimator, instead of the recipe's; or None.
+        progress: where it is kept how far training came, to be resumed; or None.
+        reporter: what a person is told by.
+    """
+
+    def __init__(self, head: Any = None, progress: Progress | None = None, *, reporter: Reporter) -> None:
+        self._head, self._progress, self._reporter = head, progress, reporter
+
+    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> FoundHead:
+        """Put the head in place; see `heads.find_head`."""
+        recipe, head = material.recipe, self._head
+        solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
+        return find_head(
+            model,
+            whole,
+            material,
+            solver=solver,
+            phase=head_phase(recipe),
+            budget=recipe.budget,
+            reporter=self._reporter,
+            progress=self._progress,
+        )
+
+    def fine_tune(self, found: FoundHead, material: Material) -> Decision:
+        """Train by the recipe's phases within its budget; changes the model. Says what it does and why.
+
+        A phase that leaves its plan to the program first trains what costs little, on what is stored at its
+        boundary, then everything that fits, where that one took away much of the loss. A phase that the
+        progress says was finished, or begun, by a process before this one is taken from there.
+
+        Raises:
+            UsageError: a phase was asked for that this head, or samples of several images, do not allow.
+        """
+        recipe = material.recipe
+        done: list[Fitted] = [found.fitted] if found.fitted else []
+        sentences: list[str] = []
+        runner = PhaseRunner(found, material, reporter=self._reporter, progress=self._progress)
+        for number, asked in enumerate(recipe.phases[1 if done and head_phase(recipe) else 0 :], 1):
+            reason = impossible(asked, found, material)
+            if not reason:
+                fitted, reason = runner.run(asked, f"phase {number}")
+                done += fitted
+            if reason:
+                sentences.append(f"Nothing of the backbone was trained: {reason}.")
+            elif done[-1].stopped in ("interrupted", "budget"):
+                break
+        decision = Decision.of(tuple(done), material.task.score_name)
+        if not recipe.phases:
+            sentences.append(UNTOUCHED)
+        return replace(decision, reason=" ".join(filter(None, [decision.reason, *sentences])))
+
+
+def impossible(phase: Phase, found: FoundHead, material: Material) -> str:
+    """Say why this phase cannot be; nothing where it can."""
+    catalog = material.catalog
+    reason = ""
+    if not catalog.part("validation"):
+        reason = "without validation images nothing shows what training gains"
+    elif material.backbone.frozen_because:
+        reason = material.backbone.frozen_because
+    elif not found.trainable:
+        reason = "the head is not one that gradients go through"
+    elif any(sample.more for sample in catalog.samples):
+        reason = "of samples with several images only the features are trained on"
+    if reason and phase.unfreeze != "auto":
+        raise UsageError(f"unfreeze {phase.unfreeze}: {reason}. Leave the phase out, or say none.")
+    return reason

@@ -24,7 +24,7 @@ from regraft.errors import EnvironmentFault
 from regraft.recipe import Phase
 from regraft.signals import finish_step
 from regraft.training.checkpoint import Arrays
-from regraft.training.lesson import Lesson
+from regraft.training.material import Lesson
 from regraft.training.memory import carry_over, in_parts, is_out_of_memory
 from regraft.training.progress import Bookmark
 from regraft.training.rates import Clock, Rates
@@ -75,15 +75,12 @@ class Fitted:
 
     def state(self) -> dict[str, Any]:
         """What happened so far, for `restore`, as JSON."""
-        told = ("planned", "best", "stopped", "left")
-        history = [asdict(record) for record in self.history]
-        return {"history": history, **{name: getattr(self, name) for name in told}}
+        told = {name: getattr(self, name) for name in ("planned", "best", "stopped", "left")}
+        return {"history": [asdict(record) for record in self.history], **told}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what had this state."""
-        self.history = [EpochRecord(**record) for record in state["history"]]
-        self.planned, self.best = state["planned"], state["best"]
-        self.stopped, self.left = state["stopped"], state["left"]
+        vars(self).update(state, history=[EpochRecord(**record) for record in state["history"]])
 
 
 @dataclass

@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.training.affine import Scaler
 from regraft.training.crossval import ROUGH, Family, Held, Mask, Part, Settings
 from regraft.training.moments import (
     Inverse,
@@ -41,7 +40,7 @@ from regraft.training.moments import (
     principal,
     principal_axes,
 )
-from regraft.training.rules import Linear
+from regraft.training.rules import Linear, Scaler
 
 __all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_of"]
 
@@ -105,22 +104,12 @@ def _standardised(rows: Matrix, scaler: Scaler) -> Matrix:
 
 
 def _exactly(form: Closed, part: Part) -> Solve:
-    narrow, back = _narrow(part)
-    fit, _ = form(Moments.of(narrow), part.data.shape[1], part.task, by_cholesky)
-
-    def found(settings: Settings) -> Linear:
-        rule = fit(settings)
-        return Linear(back(rule.weights), rule.bias)
-
-    return found
-
-
-def _narrow(part: Part) -> tuple[Part, Callable[[Matrix], Matrix]]:
-    """The part with no more columns than rows, and the way of its weights back."""
-    if len(part.data) >= part.data.shape[1]:
-        return part, lambda weights: weights
-    turned, back = principal(part.data)
-    return replace(part, data=turned), back
+    width = part.data.shape[1]
+    if len(part.data) >= width:
+        return form(Moments.of(part), width, part.task, by_cholesky)[0]
+    turned, back = principal(part.data)  # with no more columns than rows
+    fit, _ = form(Moments.of(replace(part, data=turned)), width, part.task, by_cholesky)
+    return lambda settings: _turned_back(fit(settings), back)
 
 
 def _ridge(moments: Moments, width: int, task: str, inverse: Invert) -> tuple[Solve, Turn]:

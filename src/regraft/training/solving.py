@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from regraft.console import Reporter
 from regraft.errors import UsageError
-from regraft.training.classical import part_of, solve
+from regraft.training.classical import SolvedHead, part_of, solve
 from regraft.training.material import Material
-from regraft.training.solved import SolvedHead
 from regraft.training.taps import choose_taps
 
 __all__ = ["Solution", "Weights", "solve_head", "solver_for", "solver_name", "tap_numbers"]
@@ -92,7 +91,6 @@ def solve_head(material: Material, solver: Any, *, reporter: Reporter) -> Soluti
     Args:
         material: what to learn from.
         solver: a name that `solver_for` gave, or a scikit-learn estimator.
-        reporter: who is told how it went.
 
     Raises:
         UsageError, DataError: see `classical.solve`; or a solver that cannot weigh each label by itself.

@@ -26,8 +26,6 @@ __all__ = ["Suspect", "find_suspects"]
 HEAD = "lda"
 TASKS = ("multiclass", "binary", "multilabel")  # those whose targets are labels
 
-Matrix = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
@@ -59,7 +57,6 @@ def find_suspects(
 
     Args:
         features, targets, task, seed: as for `training.classical.solve`.
-        reporter: who is told what is done.
         groups: shape (n,); rows of one group, such as copies, answer never for each other.
 
     Raises:
@@ -87,7 +84,8 @@ def find_suspects(
     best = min(trials, key=lambda trial: float(trial.losses.mean()))
     answers = np.full(part.targets.shape, 0.5)
     answers[seen] = best.link(best.decisions)
-    shares = _alternatives(answers, task)
+    # Of each question, (n, questions, alternatives): which class, or for every label whether not or whether.
+    shares = answers[:, None] if task == "multiclass" else np.stack([1 - answers, answers], -1)
     truth = part.targets.astype(np.int64) if task == "multilabel" else part.labels[:, None]
     given = np.take_along_axis(shares, truth[..., None], -1)[..., 0]
     answer = shares.argmax(-1)
@@ -101,9 +99,3 @@ def find_suspects(
         for row, unit in np.argwhere((answer != truth) & seen[:, None]).tolist()
     ]
     return sorted(found, key=lambda one: (one.given, one.row))
-
-
-def _alternatives(answers: Matrix, task: str) -> Matrix:
-    """Probabilities of the alternatives of each question, (n, questions, alternatives): which class, or for
-    every label whether not or whether."""
-    return answers[:, None] if task == "multiclass" else np.stack([1 - answers, answers], -1)

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from regraft.training.affine import Scaler
-from regraft.training.crossval import Mask, Part, judged, plain, sample_of
+from regraft.training.crossval import Mask, Part, judged, plain
 from regraft.training.families import FAMILIES
-from regraft.training.folds import folds, strata
+from regraft.training.folds import folds, sample_of, strata
+from regraft.training.rules import Scaler
 
 __all__ = ["choose_taps"]
 
