@@ -162,7 +162,7 @@ def test_stopping_early_leaves_the_engine_usable(network, openvino):
 @needs_openvino
 def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
     first = make_engine(network, tmp_path / "new", reporter=heard)
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-3"]
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-4"]
     monkeypatch.setattr(engine, "convert", None)  # calling it would fail
     again = make_engine(network, tmp_path / "new", reporter=heard)
     (batch,) = batches(2)

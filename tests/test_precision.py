@@ -12,10 +12,11 @@ from sklearn.linear_model import Ridge
 from regraft.console import SilentReporter
 from regraft.data.augment import View
 from regraft.data.catalog import Catalog
+from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features import precision as room
 from regraft.features.extract import extract_features
-from regraft.features.facts import facts_key
-from regraft.features.network import engine_name
+from regraft.features.facts import facts_key, read_facts
+from regraft.features.network import Network, engine_name
 from regraft.features.precision import AT_A_TIME, HELD_OUT, choose_precision
 from regraft.features.speed import Speed
 from regraft.features.store import Store
@@ -85,9 +86,9 @@ def measured(monkeypatch):
     """How many images each measurement was to look at."""
     counts, measure = [], room._measure
 
-    def counted(speeds, catalog, digests):
+    def counted(speeds, catalog, digests, ahead):
         counts.append(len(digests))
-        return measure(speeds, catalog, digests)
+        return measure(speeds, catalog, digests, ahead)
 
     monkeypatch.setattr(room, "_measure", counted)
     return counts
@@ -250,11 +251,33 @@ def test_images_of_a_test_part_have_no_say(network, catalog, store, reporter, me
 
 
 def test_of_a_slow_network_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):
-    clock = iter(range(10**6))
-    monkeypatch.setattr(room.time, "process_time", lambda: 10 * next(clock))
+    monkeypatch.setattr(room, "WORK", 1.0)
     _, computed = choose(network, catalog, store, reporter)
     assert computed == AT_A_TIME < HELD_OUT
     assert f"On {AT_A_TIME} of your images its features are" in reporter.lines[0]
+
+
+def test_how_many_images_are_looked_at_is_a_matter_of_multiplications(network, monkeypatch):
+    """Neither of the clock nor of other work: the same network is asked about as many images everywhere."""
+    each = room._count_images(Network.of(network))
+    assert each == room.MOST  # a small network
+    cost = room.WORK / 100
+    monkeypatch.setattr("regraft.backbone.cut.multiplications", lambda nodes: cost)
+    assert room._count_images(Network.of(network)) == 100
+    cost = 1.5 * room.WORK / room.ENOUGH
+    assert room._count_images(Network.of(network)) == room.ENOUGH
+    cost = room.WORK
+    assert room._count_images(Network.of(network)) == room.AT_A_TIME
+
+
+def test_decoding_that_began_earlier_is_used_and_left_as_it_was(network, catalog, store, reporter):
+    digests = list(room.sample_images(catalog))
+    with DecodeAhead(jobs_for(catalog, digests), 32) as ahead:
+        _, computed = choose_precision(
+            Speed(network, store), catalog, store, "auto", ahead=ahead, reporter=reporter
+        )
+        assert computed == len(digests)
+        assert [each.facts for each in ahead] == list(read_facts(store.entries(facts_key(32)), digests))
 
 
 def test_of_large_features_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):

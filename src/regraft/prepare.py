@@ -147,6 +147,7 @@ def begin_decoding(
     """
     from regraft.backbone.weights import find_weights
     from regraft.backbone.zoo import find, is_zoo_name
+    from regraft.features.precision import sample_images
 
     if context.in_memory.backbone is not None or not is_zoo_name(recipe.backbone):
         return None  # its size is known when it is loaded
@@ -160,7 +161,9 @@ def begin_decoding(
     wanted |= set(store.entries(facts_key(size)).missing(contents))
     if recipe.keeps_pixels:
         wanted |= set(store.entries(pixel_key(size)).missing(contents))
-    decoding = DecodeAhead(jobs_for(catalog, [content for content in contents if content in wanted]), size)
+    first = sample_images(catalog) if recipe.precision == "auto" else {}  # the choice looks at these
+    order = dict.fromkeys([*first, *contents])
+    decoding = DecodeAhead(jobs_for(catalog, [content for content in order if content in wanted]), size)
     stack.callback(decoding.close)
     return decoding
 

@@ -16,7 +16,7 @@ from regraft.errors import EnvironmentFault
 
 __all__ = ["DecodeAhead", "Job", "jobs_for"]
 
-BUFFER_BYTES = 512 * 2**20  # decoded pixels that may wait for their consumer
+BUFFER_BYTES = 128 * 2**20  # decoded pixels that may wait for their consumer
 
 
 class Job(NamedTuple):
@@ -83,6 +83,27 @@ class DecodeAhead:
             if isinstance(result, EnvironmentFault):
                 raise result
             yield result
+
+    def peek(self, number: int) -> Decoded | Refusal:
+        """Wait for the result of a job near the front, which iterating yields all the same.
+
+        Raises:
+            IndexError: it is further away than decoding runs ahead.
+            EnvironmentFault: no child can be started.
+        """
+        if not self._consumed <= number < min(self._consumed + self._ahead, len(self.jobs)):
+            raise IndexError(f"job {number} is out of reach")
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or number in self._results)
+            result = self._results[number]
+        if isinstance(result, EnvironmentFault):
+            raise result
+        return result
+
+    @property
+    def reach(self) -> int:
+        """How many jobs are decoded ahead of the iteration, at most."""
+        return self._ahead
 
     def close(self) -> None:
         """Stop decoding and end the child processes."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from regraft.backend import backend_name
 from regraft.features.openvino import name_of
+from regraft.features.transposes import sink_transposes
 from regraft.imports import import_openvino, skip_other_backends
 
 if TYPE_CHECKING:
@@ -78,10 +79,12 @@ def _trace(network: Any, target: Path) -> None:
         parameter.output(0).get_tensor().set_names({f"in_{number}"})
     symbols = [keras.ops.convert_to_tensor(parameter.output(0)) for parameter in inputs]
     outputs = network(symbols if len(symbols) > 1 else symbols[0], training=False)
-    results = [ops.result(tensor.output) for tensor in outputs.values()]
-    for name, result in zip(outputs, results, strict=True):
+    graph = openvino.Model([ops.result(each.output) for each in outputs.values()], inputs, "network")
+    sink_transposes(graph)
+    for name, result in zip(outputs, graph.get_results(), strict=True):
+        if not any(each.startswith("out_") for each in result.output(0).get_names()):
+            result.output(0).get_tensor().set_names(set())  # a counter of the process named it
         result.output(0).get_tensor().add_names({f"out_{name}"})
-    graph = openvino.Model(results, inputs, "network")
     for number, op in enumerate(graph.get_ordered_ops()):
         op.set_friendly_name(f"{op.get_type_name()}_{number}")  # a counter of the process names it otherwise
     openvino.save_model(graph, target, compress_to_fp16=False)

@@ -35,7 +35,7 @@ __all__ = [
     "make_engine",
 ]
 
-KEPT = "network-3"  # the folder of a converted network; another form of it is another folder
+KEPT = "network-4"  # the folder of a converted network; another form of it is another folder
 CHECKSUMS = "checksums.json"  # in it
 AMPERE = (8, 0)  # NVIDIA's first GPUs that multiply bf16 natively; others have had it for as long
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, nothing more

@@ -143,7 +143,9 @@ def extract_features(
     """
     network = Network.of(network)
     size = network.size
-    speed, computed = choose_precision(Speed(network, store), catalog, store, precision, reporter=reporter)
+    speed, computed = choose_precision(
+        Speed(network, store), catalog, store, precision, ahead=ahead, reporter=reporter
+    )
     kept, known = store.entries(pixel_key(size)), store.entries(facts_key(size))
     entries = store.entries(speed.feature_key(view))
     work = _Work(entries, kept, known, catalog, keep_pixels=keep_pixels, view=view)

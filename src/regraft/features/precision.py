@@ -7,7 +7,8 @@ images differ in, so nothing but a measurement answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ from regraft.console import Reporter
 from regraft.data.augment import View
 from regraft.data.catalog import Catalog, Sample
 from regraft.data.decode import Decoded, Facts
+from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead, jobs_for
 from regraft.features.engine import fast_in_bf16
 from regraft.features.facts import as_tensors, facts_key
+from regraft.features.network import Network
 from regraft.features.openvino import Outputs
 from regraft.features.speed import Speed
 from regraft.features.store import Store
@@ -30,12 +33,13 @@ from regraft.training.crossval import Family, Part, cross_validate
 from regraft.training.rules import Scaler
 from regraft.training.solvers import ridge, views_of
 
-__all__ = ["choose_precision"]
+__all__ = ["choose_precision", "sample_images"]
 
 MOST = 500  # images that are looked at
 FEWEST = 8  # images below which nothing can be said
 HELD_OUT = 50  # answers of the probe below which the features are compared instead
-SECONDS = 3.0  # of processors, in f32, after which no more images are looked at: other work has no say
+WORK = 9.6e10  # multiplications of f32 for which images are looked at: about 1.5 seconds of two cores
+ENOUGH = 60  # images that are looked at where twice that work does for them
 BYTES = 256 * 2**20  # of features, likewise
 AT_A_TIME = 32  # images
 ASKED = 32  # images that the remembered answer is for
@@ -56,14 +60,20 @@ class _Measured(NamedTuple):
 
 
 def choose_precision(
-    speed: Speed, catalog: Catalog, store: Store, wanted: PrecisionChoice, *, reporter: Reporter
+    speed: Speed,
+    catalog: Catalog,
+    store: Store,
+    wanted: PrecisionChoice,
+    *,
+    ahead: DecodeAhead | None = None,
+    reporter: Reporter,
 ) -> tuple[Speed, int]:
     """Choose the precision of a network; for "auto" bf16 where that is faster and harms no answer.
 
     A ridge probe is cross-validated on the features of training images in both precisions. bf16 is refused
     where the loss on held-out images is worse by more than its standard error and by more than `WORSE`.
     Where too few can be held out, it is refused where its features are further from f32's than `LIMIT` of the
-    spread between images. The images are those of the smallest digests, as many as f32 takes `SECONDS` for.
+    spread between images. The images are those of the smallest digests, as many as make `WORK` in f32.
     The answer is remembered for the first of them and their targets, so images that are added rarely change
     it. The features in the chosen precision go to the store; where most of f32 lie there already, that is it.
 
@@ -72,7 +82,7 @@ def choose_precision(
     """
     if wanted != "auto":
         return speed.at(wanted), 0
-    speeds, samples = [speed.at("f32"), speed.at("bf16")], _smallest(catalog)
+    speeds, samples = [speed.at("f32"), speed.at("bf16")], sample_images(catalog)
     first = [(digest, sample.target) for digest, sample in samples.items()][:ASKED]
     what = f"{catalog.task} of {len(catalog.outputs)}: {first}"
     question = f"precision: {speeds[1].engine_name} through {speed.network.fingerprint} for {what}"
@@ -80,7 +90,7 @@ def choose_precision(
         return speeds[answer == "bf16"], 0
     measured, contents = None, catalog.contents
     if 2 * len(store.entries(speeds[0].feature_key(View())).missing(contents)) > len(contents):
-        measured = _measure(speeds, catalog, list(samples))
+        measured = _measure(speeds, catalog, list(samples), ahead)
     if measured is None:
         store.remember(question, "f32")
         return speeds[0], 0
@@ -102,14 +112,16 @@ def _keep(measured: _Measured, features: Outputs, speed: Speed, store: Store) ->
     return missing
 
 
-def _smallest(catalog: Catalog) -> dict[str, Sample]:
+def sample_images(catalog: Catalog) -> dict[str, Sample]:
     """Return the training images of the smallest digests, each with a sample that shows it."""
     training = (sample for sample in catalog.samples if sample.part in ("", "train"))
     samples = {photo.digest: sample for sample in training for photo in sample.photos}
     return {digest: samples[digest] for digest in sorted(samples)[:MOST]}
 
 
-def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _Measured | None:
+def _measure(
+    speeds: Sequence[Speed], catalog: Catalog, digests: list[str], ahead: DecodeAhead | None
+) -> _Measured | None:
     """Run images in both precisions in turn; None where there is no choice, or too few images."""
     if not fast_in_bf16(speeds[0].engine_name) or len(digests) < FEWEST:
         return None
@@ -119,20 +131,19 @@ def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _
     looked: list[tuple[str, Facts]] = []
     outputs: list[list[Outputs]] = [[], []]
     seconds = np.zeros(2)
-    with DecodeAhead(jobs_for(catalog, digests), speeds[0].network.size) as decoding:
-        pairs = zip(digests, decoding, strict=True)
-        sound = ((digest, found) for digest, found in pairs if isinstance(found, Decoded))
+    digests = digests[: _count_images(speeds[0].network)]
+    with _decoding(catalog, digests, speeds[0].network.size, ahead) as results:
+        sound = ((digest, each) for digest, each in results if isinstance(each, Decoded))
         while some := list(islice(sound, max(AT_A_TIME, engines[0].batch))):
-            looked += [(digest, found.facts) for digest, found in some]
-            pixels = np.stack([found.pixels for _, found in some])
+            looked += [(digest, each.facts) for digest, each in some]
+            pixels = np.stack([each.pixels for _, each in some])
             for number, engine in enumerate(engines):
                 begun = time.process_time()
                 outputs[number] += engine.run(
                     np.split(pixels, range(engine.batch, len(pixels), engine.batch))
                 )
                 seconds[number] += time.process_time() - begun
-            size = sum(rows.nbytes for each in outputs for batch in each for rows in batch.values())
-            if seconds[0] > SECONDS or size > BYTES:
+            if sum(rows.nbytes for each in outputs for batch in each for rows in batch.values()) > BYTES:
                 break
     if len(looked) < FEWEST:
         return None
@@ -140,6 +151,30 @@ def _measure(speeds: Sequence[Speed], catalog: Catalog, digests: list[str]) -> _
         {name: np.concatenate([batch[name] for batch in each]) for name in each[0]} for each in outputs
     ]
     return _Measured([digest for digest, _ in looked], [facts for _, facts in looked], features, seconds)
+
+
+def _count_images(network: Network) -> int:
+    """Count the images to look at by what the network multiplies: the clock and other work have no say."""
+    from regraft.backbone.classifier import nodes_of
+    from regraft.backbone.cut import multiplications
+
+    each = max(1, multiplications(nodes_of(network.model)))
+    if WORK / each >= ENOUGH:
+        return min(MOST, int(WORK / each))
+    return ENOUGH if ENOUGH * each <= 2 * WORK else AT_A_TIME
+
+
+@contextmanager
+def _decoding(
+    catalog: Catalog, digests: Sequence[str], size: int, ahead: DecodeAhead | None
+) -> Iterator[Iterator[tuple[str, Decoded | Refusal]]]:
+    """Yield the images with their digests: from decoding that began earlier, where it begins with them."""
+    first = [job.digest for job in ahead.jobs[: len(digests)]] if ahead and ahead.size == size else []
+    if ahead is not None and first == digests and len(digests) <= ahead.reach:
+        yield ((digest, ahead.peek(number)) for number, digest in enumerate(digests))
+    else:
+        with DecodeAhead(jobs_for(catalog, digests), size) as decoding:
+            yield zip(digests, decoding, strict=True)
 
 
 def _judge(features: Sequence[Outputs], catalog: Catalog, samples: Sequence[Sample]) -> tuple[bool, str]:
