@@ -29,12 +29,13 @@ from rows import Row, Sheet, Side, add_json
 
 from regraft.backbone.load import load_backbone
 from regraft.console import SilentReporter
+from regraft.context import Context
 from regraft.data.catalog import Catalog
 from regraft.data.split import split
 from regraft.features.boundary import Images
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
-from regraft.grafting import grafted
+from regraft.grafting import build_model
 from regraft.recipe import Phase, Recipe
 from regraft.training.heads import FoundHead, find_head
 from regraft.training.material import Material
@@ -59,7 +60,7 @@ def prepare(name: str, options: argparse.Namespace, store: Store) -> tuple[Found
     catalog = split(catalog, fraction=0.2, seed=0)
     recipe = Recipe(backbone=name, weights=WEIGHTS[name])
     backbone = load_backbone(name, weights=recipe.weights)
-    model, whole = grafted(backbone, catalog, recipe, None, ())
+    model, whole = build_model(Context(store), backbone, catalog, recipe, ())
     features = extract_features(whole.prefix, catalog, store=store, keep_pixels=True)
     material = Material(recipe, catalog, backbone, store, (features,), whole.names)
     reporter = SilentReporter()
