@@ -59,14 +59,14 @@ class Tabular:
         self.n_features_in_ = np.asarray(X).shape[1]
         return self
 
-    def _catalog(self, images: Any) -> Any:
+    def _catalog(self, context: Any, images: Any) -> Any:
         columns, expected = np.asarray(images).shape[1:], vars(self).get("n_features_in_")
         if expected and columns and columns[0] != expected:
             name = type(self).__name__
             raise ValueError(
                 f"X has {columns[0]} features, but {name} is expecting {expected} features as input"
             )
-        return super()._catalog(as_images(images))  # type: ignore[misc]
+        return super()._catalog(context, as_images(images))  # type: ignore[misc]
 
 
 class TabularEmbedder(Tabular, ImageEmbedder):

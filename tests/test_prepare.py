@@ -29,4 +29,5 @@ def test_decoding_begins_with_what_lacks_features_or_facts(
     with ExitStack() as stack:
         ahead = begin_decoding(Context(store), catalog, recipe, stack)
     assert ahead is not None
-    assert [job.digest for job in ahead.jobs] == [*contents[:2], *contents[4:]]
+    wanted = [*contents[:2], *contents[4:]]
+    assert [job.digest for job in ahead.jobs] == sorted(wanted)  # the choice of a precision looks at these
