@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.util
 import os
 import sys
 import threading
@@ -32,6 +33,7 @@ __all__ = [
     "skip_other_backends",
 ]
 
+_CONVERTER = "openvino.tools.ovc"
 SOON = 0.1  # seconds: mistakes that are found at once end a program before it has begun to import a backend
 
 
@@ -84,12 +86,31 @@ def leave_out_needless() -> None:
 def skip_other_backends() -> None:
     """From now on, Keras and what it needs are imported without any backend but OpenVINO.
 
-    For a process that is a program of ours and whose Keras runs on OpenVINO.
+    For a process that is a program of ours and whose Keras runs on OpenVINO. That backend imports
+    `scipy.signal` for windows of sound, which takes longer than all the rest: it comes at its first use.
     """
     others = ["keras", "openvino", "optree", "ml_dtypes"]
-    sys.meta_path.insert(
-        0, LeftOut(dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), others))
-    )
+    needless = dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), others)
+    sys.meta_path.insert(0, LeftOut({**needless, _CONVERTER: ["openvino"]}))
+    _postpone("scipy.signal")
+
+
+class _Postponed(ModuleType):
+    """A module that is imported when something of it is asked for; Python's own lazy ones are at once."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
+def _postpone(name: str) -> None:
+    """Put a module in place that is imported at its first use."""
+    spec = importlib.util.find_spec(name)
+    if name not in sys.modules and spec is not None:
+        module = sys.modules[name] = _Postponed(name)
+        module.__spec__ = spec
+        module.__path__ = list(spec.submodule_search_locations or ())
 
 
 def preloaded_allocator() -> str:
@@ -107,7 +128,7 @@ def import_openvino() -> Any:
     Raises:
         ImportError: it is not installed.
     """
-    finder = LeftOut({"openvino.tools.ovc": ["openvino"]})
+    finder = LeftOut({_CONVERTER: ["openvino"]})
     sys.meta_path.insert(0, finder)
     try:
         import openvino

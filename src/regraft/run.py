@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "run_stages", "search", "train"]
 
 # What takes long of that which a run comes to need.
-SLOW_IMPORTS = ("keras", "scipy.optimize", "sklearn.tree")
+SLOW_IMPORTS = ("keras", "scipy.optimize")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ HELD_OUT = 50  # answers of the probe below which the features are compared inst
 WORK = 9.6e10  # multiplications of f32 for which images are looked at: about 1.5 seconds of two cores
 ENOUGH = 60  # images that are looked at where twice that work does for them
 BYTES = 256 * 2**20  # of features, likewise
-AT_A_TIME = 32  # images
+AT_A_TIME = 32  # images that are looked at of a slow network
+CHUNK = 160  # images that run in one precision, then in the other
 ASKED = 32  # images that the remembered answer is for
 WORSE = 0.01  # of the probe's loss, by which it may rise
 LIMIT = 0.1  # of the spread between images, by which the features of too few images may differ
@@ -134,7 +135,7 @@ def _measure(
     digests = digests[: _count_images(speeds[0].network)]
     with _decoding(catalog, digests, speeds[0].network.size, ahead) as results:
         sound = ((digest, each) for digest, each in results if isinstance(each, Decoded))
-        while some := list(islice(sound, max(AT_A_TIME, engines[0].batch))):
+        while some := list(islice(sound, CHUNK)):
             looked += [(digest, each.facts) for digest, each in some]
             pixels = np.stack([each.pixels for _, each in some])
             for number, engine in enumerate(engines):
