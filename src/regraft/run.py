@@ -169,12 +169,7 @@ def search(
 def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Recipe) -> Outcome:
     """Do everything that `train` and `search` do before the run folder is written.
 
-    Args:
-        context: of the run.
-        data, recipe: as for `train`. The recipe is final once the backbone is loaded.
-
-    Raises:
-        UsageError, DataError, EnvironmentFault, ModelRefused: see `train`.
+    Arguments and errors are those of `train`. The recipe is final once the backbone is loaded.
     """
     with ExitStack() as stack:
         with context.stage("list"), begin(*SLOW_IMPORTS):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.backend import backend_name
 from regraft.console import Reporter
 from regraft.data.refusal import Refusal
 from regraft.data.workers import DecodeAhead
@@ -93,12 +94,12 @@ def write_graph(
     Returns:
         What Keras answers, (n, units); and the names of the files: those of GRAPH, or none.
     """
-    from regraft.features.engine import expect_near, keras_backend
+    from regraft.features.engine import expect_near
     from regraft.features.network import converts
 
     if not converts():
         return compute_answers(model, pixels), ()
-    expected = None if keras_backend() == "openvino" else compute_answers(model, pixels)
+    expected = None if backend_name() == "openvino" else compute_answers(model, pixels)
     try:
         received = _answer_by_graph(model, folder / GRAPH[0], pixels, graph)
         if expected is not None:

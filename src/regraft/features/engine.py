@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.backend import backend_name
 from regraft.beside import new_folder
 from regraft.console import TERMINAL, Reporter
 from regraft.errors import BackendLimit, brief
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Engine",
-    "expect_agreement",
     "expect_near",
     "fast_in_bf16",
     "is_whole",
@@ -60,7 +60,7 @@ def fast_in_bf16(engine: str) -> bool:
 
 def _generation() -> tuple[int, int]:
     """The compute capability of the oldest NVIDIA GPU that TensorFlow sees; `AMPERE` where nobody says."""
-    if keras_backend() != "tensorflow":
+    if backend_name() != "tensorflow":
         return AMPERE
     import tensorflow as tf
 
@@ -101,7 +101,7 @@ def make_engine(
             return _converted(network.model, kept, precision, batch)
         return OpenVinoEngine(kept, precision=precision, batch=batch)
     except Exception as error:
-        if keras_backend() == "openvino":
+        if backend_name() == "openvino":
             raise BackendLimit(
                 f"Keras' OpenVINO backend cannot run this network ({brief(error)})."
             ) from error
@@ -109,13 +109,6 @@ def make_engine(
             f"OpenVINO cannot run this network ({brief(error, most=160)}): Keras runs it, more slowly."
         )
         return KerasEngine(network.model, reporter=reporter)
-
-
-def keras_backend() -> str:
-    """Return the name of the backend that Keras runs on."""
-    import keras
-
-    return str(keras.backend.backend())
 
 
 def kept_graph(cache: Path) -> Path:
@@ -146,10 +139,8 @@ def _converted(network: keras.Model, kept: Path, precision: Precision, batch: in
         fresh = folder / KEPT / kept.name
         fresh.parent.mkdir()
         convert(network, fresh)
-        if keras_backend() != "openvino":  # there Keras would compare a graph with itself
-            size = network.inputs[0].shape[1:]
-            pixels = np.random.default_rng(0).integers(0, 256, (2, *size)).astype(np.uint8)
-            expect_agreement(network, pixels, OpenVinoEngine(fresh))
+        if backend_name() != "openvino":  # there Keras would compare a graph with itself
+            _expect_agreement(network, OpenVinoEngine(fresh))
         engine = OpenVinoEngine(fresh, precision=precision, batch=batch)
         with contextlib.suppress(OSError):
             (fresh.parent / CHECKSUMS).write_text(json.dumps(_checksums(fresh.parent)), "utf-8")
@@ -176,28 +167,21 @@ def _writable(folder: Path) -> Path:
     return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
 
-def expect_agreement(network: keras.Model, pixels: NDArray[np.uint8], *engines: Engine) -> None:
-    """Run a network and engines of it on the same pixels.
-
-    Args:
-        network: pixels to a dictionary of named tensors.
-        pixels: uint8 of shape (n, size, size, 3); Keras takes all of them at once.
-        engines: made from the network.
+def _expect_agreement(network: keras.Model, engine: Engine) -> None:
+    """Run a network and an engine of it on the same two images.
 
     Raises:
-        ValueError: one leaves out an output, or is further off than float32 sums in another order.
+        ValueError: an output is left out, or is further off than float32 sums in another order.
     """
     import keras
 
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *network.inputs[0].shape[1:])).astype(np.uint8)
     expected = network(pixels.astype(np.float32), training=False)
-    for engine in engines:
-        batches = (pixels[at : at + engine.batch] for at in range(0, len(pixels), engine.batch))
-        outputs = list(engine.run(batches))
-        for name, value in expected.items():
-            if name not in outputs[0]:
-                raise ValueError(f"it leaves out {name}")
-            received = np.concatenate([output[name] for output in outputs])
-            expect_near(received, keras.ops.convert_to_numpy(value), f"its {name} is")
+    (outputs,) = engine.run([pixels])
+    for name, value in expected.items():
+        if name not in outputs:
+            raise ValueError(f"it leaves out {name}")
+        expect_near(outputs[name], keras.ops.convert_to_numpy(value), f"its {name} is")
 
 
 def expect_near(received: NDArray[Any], expected: NDArray[Any], what: str) -> None:

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,11 +99,6 @@ class Features:
     def seconds_per_image(self) -> float:
         """How long the engine takes to run the network over one image on this machine."""
         return self._speed.seconds_per_image
-
-    @property
-    def graph(self) -> Path | None:
-        """The network as OpenVINO's file, where the store keeps one; its outputs are the tensors' names."""
-        return self._speed.graph
 
     def facts(self, samples: Sequence[Sample]) -> list[Facts]:
         """What the decoder learnt of each sample's first image."""
