@@ -157,7 +157,7 @@ def pays(fitted: Fitted) -> bool:
 
 IMAGES = 8  # black ones in a forward pass
 ROUNDS = 5  # of which the fastest counts: it is remembered, so what else ran just then must not
-COMPILING = 18  # times what tracing a forward pass takes: forward, backward, update, the engine's graph
+COMPILING = 11  # times what tracing a forward pass takes: forward, backward, update, the engine's graph
 
 
 @dataclass(frozen=True)
