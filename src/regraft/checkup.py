@@ -201,7 +201,7 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
 def _doubted(
     context: Context, seen: _Seen, copies: Copies, recipe: Recipe
 ) -> tuple[Sequence[Suspect], DataError | None, str]:
-    """Return labels that are doubted, why `train` refuses the data if so, and why labels were not checked."""
+    """Return likely label errors, the error that `train` raises, if any, and why labels were not checked."""
     try:
         learnable = seen.catalog.learnable()
     except DataError as fault:

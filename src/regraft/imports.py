@@ -26,6 +26,7 @@ from typing import Any
 __all__ = [
     "LeftOut",
     "begin",
+    "child_environment",
     "end_at_once",
     "import_openvino",
     "leave_out_needless",
@@ -120,6 +121,12 @@ def preloaded_allocator() -> str:
     """
     libraries = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
     return next((library for library in libraries if "malloc" in Path(library).name), "")
+
+
+def child_environment() -> dict[str, str]:
+    """Return this process' environment, with which a child imports the very regraft that this process did."""
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def import_openvino() -> Any:

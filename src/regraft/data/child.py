@@ -31,6 +31,7 @@ from regraft.data.decode import Decoded, Facts, decode, digest
 from regraft.data.header import MAX_PIXELS, allowance
 from regraft.data.refusal import Refusal
 from regraft.errors import EnvironmentFault
+from regraft.imports import child_environment
 
 __all__ = ["Child"]
 
@@ -87,7 +88,8 @@ class _Process:
             self._process = subprocess.Popen(
                 # -P: a folder of images may hold a json.py
                 [sys.executable, "-P", "-m", "regraft.data.child"],
-                env=_environment(),
+                # Nothing is multiplied there, and threads count as memory.
+                env={**child_environment(), "OPENBLAS_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libtiff prints what it thinks of a file; verdicts are ours
@@ -154,16 +156,6 @@ class _Process:
             if asked is not None and time.monotonic() - asked >= TIMEOUT:
                 self._process.kill()
                 return
-
-
-def _environment() -> dict[str, str]:
-    """This process' own, with which a child imports the very regraft that this process imported."""
-    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "OPENBLAS_NUM_THREADS": "1",  # nothing is multiplied here, and threads count as memory
-    }
 
 
 def _decode_file(path: str, size: int, expected: str) -> Decoded:

@@ -130,10 +130,10 @@ def _answer_by_graph(
 
 
 def read_graph(folder: Path, batch: int, reporter: Reporter) -> OpenVinoEngine | None:
-    """The graph in a folder, compiled for so many samples at a time; None where OpenVINO is not installed or
-    cannot run it, which is said.
+    """Compile the graph in a folder for so many samples at a time.
 
-    Whoever calls this has compared its files with the digests in the manifest.
+    Return None where OpenVINO is not installed, or where it cannot run the graph, which is reported. The
+    caller has compared the files with the digests in the manifest.
     """
     try:
         return OpenVinoEngine(folder / GRAPH[0], batch=batch)

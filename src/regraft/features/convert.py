@@ -23,7 +23,7 @@ import numpy as np
 from regraft.backend import backend_name
 from regraft.features.openvino import name_of
 from regraft.features.transposes import sink_transposes
-from regraft.imports import import_openvino, skip_other_backends
+from regraft.imports import child_environment, import_openvino, skip_other_backends
 
 if TYPE_CHECKING:
     import keras
@@ -42,9 +42,7 @@ def convert(network: keras.Model, target: Path) -> None:
     Raises:
         Exception: whatever speaks against it: an operation that the OpenVINO backend lacks, mostly.
     """
-    import keras
-
-    if keras.backend.backend() == "openvino":
+    if backend_name() == "openvino":
         _trace(network, target)
         return
     try:
@@ -53,7 +51,7 @@ def convert(network: keras.Model, target: Path) -> None:
             network.save(source)
             _CHILD.convert(source, target)
     except Exception:
-        if keras.backend.backend() != "tensorflow":
+        if backend_name() != "tensorflow":
             raise
         from regraft.backbone.savedmodel import freeze_graph
 
@@ -117,7 +115,6 @@ class _Converter:
         """Return the process, started where none is running."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
-                paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "regraft.features.convert"],
                     stdin=subprocess.PIPE,
@@ -125,11 +122,7 @@ class _Converter:
                     stderr=subprocess.DEVNULL,
                     text=True,
                     start_new_session=True,  # Ctrl-C is for the parent, which decides what ends
-                    env={
-                        **os.environ,
-                        "KERAS_BACKEND": "openvino",
-                        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                    },
+                    env={**child_environment(), "KERAS_BACKEND": "openvino"},
                 )
                 atexit.register(self.close, self._process)
             return self._process

@@ -87,7 +87,7 @@ def make_engine(
 
     An OpenVINO network whose f32 outputs differ from Keras' on a first batch is neither used nor kept, nor is
     one whose files are not what was written. What OpenVINO cannot run, and what Keras cannot run in bf16,
-    Keras runs in f32. All of that is said.
+    Keras runs in f32. The reporter is told of each.
 
     Raises:
         BackendLimit: Keras runs on OpenVINO, so nothing else is left that could run this network.
@@ -117,7 +117,7 @@ def kept_graph(cache: Path) -> Path:
 
 
 def is_whole(folder: Path, reporter: Reporter) -> bool:
-    """Whether the folder of `kept_graph` is there as it was written. A damaged one goes, and that is said."""
+    """Return whether the folder of `kept_graph` is as it was written; remove and report a damaged one."""
     if not folder.is_dir():
         return False
     with contextlib.suppress(OSError, ValueError):

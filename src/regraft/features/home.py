@@ -37,7 +37,7 @@ def writable_root(named: str | os.PathLike[str] | None = None, *, reporter: Repo
 
     Args:
         named: by the user; None for `default_root()`. Where that is nobody's choice and cannot be written,
-            it is a temporary folder of this process instead, and that is said once.
+            it is a temporary folder of this process instead, and the reporter is told once.
 
     Raises:
         EnvironmentFault: a place that somebody chose cannot be written, or no place at all.
