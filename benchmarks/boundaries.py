@@ -20,8 +20,8 @@ import keras
 import numpy as np
 from rows import Row, Sheet, add_json
 
-from regraft.backbone.cut import Boundary, cut, sides
-from regraft.backbone.load import load_backbone
+from regraft.backbones.load import load_backbone
+from regraft.models.cut import Boundary, cut, sides
 
 MOST = 1e-6  # relative difference
 SIDES = {  # the smallest images that each takes: what is compared does not depend on it

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from rows import Row, Sheet, Side, add_json, ratios
 
-from regraft.data import resize
-from regraft.data.decode import decode
-from regraft.data.decoder import DECODER
+from regraft.data.images import resize
+from regraft.data.images.decode import decode
+from regraft.data.images.decoder_name import DECODER
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "images" / "clothing"
 

@@ -27,20 +27,19 @@ import keras
 import numpy as np
 from rows import Row, Sheet, Side, add_json
 
-from regraft.backbone.load import load_backbone
-from regraft.console import SilentReporter
-from regraft.context import Context
+from regraft.backbones.load import load_backbone
 from regraft.data.catalog import Catalog
 from regraft.data.split import split
-from regraft.features.boundary import Images
 from regraft.features.extract import extract_features
 from regraft.features.store import Store
-from regraft.grafting import build_model
+from regraft.pipeline.context import Context
+from regraft.pipeline.stages import build_model
 from regraft.recipe import Phase, Recipe
-from regraft.training.heads import FoundHead, find_head
-from regraft.training.material import Material
-from regraft.training.runner import PhaseRunner
-from regraft.training.search import Depth, Search, TrainingPace
+from regraft.system.console import SilentReporter
+from regraft.training.fine_tuning import PhaseRunner
+from regraft.training.fit import FoundHead, find_head
+from regraft.training.planning import Depth, Images, Search, TrainingPace
+from regraft.training.training_data import Material
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = {

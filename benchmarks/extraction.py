@@ -34,14 +34,14 @@ import numpy as np
 from rows import Profile, Row, Sheet, Side, add_json
 
 from regraft import Recipe
-from regraft.console import SILENT
 from regraft.data.catalog import Catalog
-from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.embedding import embedding_network
+from regraft.data.images.decoder_pool import DecodeAhead
 from regraft.features.engine import kept_graph, make_engine
 from regraft.features.extract import extract_features
-from regraft.features.network import fingerprint
+from regraft.features.keras_engine import fingerprint
 from regraft.features.store import Store
+from regraft.pipeline.embed import embedding_network
+from regraft.system.console import SILENT
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SETTINGS = [(batch, streams) for batch in (1, 8, 32) for streams in (1, os.cpu_count() or 1)]
@@ -109,7 +109,7 @@ def decoding(catalog: Catalog, size: int) -> float:
     seconds = []
     for some in (_few(catalog), catalog):
         before = os.times()
-        with DecodeAhead(jobs_for(some, some.contents), size) as ahead:
+        with DecodeAhead(some.jobs(some.contents), size) as ahead:
             for _ in ahead:
                 pass
         seconds.append(sum(os.times()[:4]) - sum(before[:4]))

@@ -33,20 +33,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze, resolve_plan
-from regraft.backbone.head import graft
-from regraft.backbone.load import load_backbone
-from regraft.console import TERMINAL
-from regraft.data.augment import augment_batch
+from regraft.backbones.load import load_backbone
+from regraft.data.augmentation import augment_batch
 from regraft.data.batches import Batch, Batches
 from regraft.data.catalog import Catalog
 from regraft.features.extract import extract_features
 from regraft.features.store import Store, pixel_key
+from regraft.models.cut import cut
+from regraft.models.freeze import freeze, resolve_plan
+from regraft.models.head import graft
 from regraft.recipe import HeadSpec, Phase
+from regraft.system.console import TERMINAL
 from regraft.tasks import TASKS
 from regraft.training.fit import Lesson, Trainer
-from regraft.training.material import Tensors
+from regraft.training.training_data import Tensors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BATCH = 16

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.backend import installed
+from regraft.system.backend import installed
 
 __all__ = ["Load", "Meter", "commit", "machine", "versions"]
 

@@ -25,16 +25,16 @@ import numpy as np
 from rows import Row, Sheet, Side, add_json, ratios
 
 from regraft import Recipe
-from regraft.console import SILENT
 from regraft.data.catalog import Catalog
-from regraft.embedding import embedding_network
+from regraft.features.engine import Speed
 from regraft.features.extract import extract_features
 from regraft.features.openvino import Precision, has_bf16
-from regraft.features.speed import Speed
 from regraft.features.store import Store
+from regraft.pipeline.embed import embedding_network
+from regraft.solvers.cross_validation import folds
+from regraft.solvers.solve import solve
+from regraft.system.console import SILENT
 from regraft.tasks import TASKS
-from regraft.training.classical import solve
-from regraft.training.folds import folds
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = SHARED / "weights"

@@ -86,9 +86,9 @@ def extract(folder: Path, store: Path, image_size: int, weights: str) -> None:
     from dataclasses import replace
 
     from regraft.data.catalog import Catalog
-    from regraft.embedding import embedding_network
     from regraft.features.extract import extract_features
     from regraft.features.store import Store
+    from regraft.pipeline.embed import embedding_network
     from regraft.recipe import Recipe
 
     took, kept = {}, Store(store)

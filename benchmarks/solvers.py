@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rows import Row, Sheet, Side, add_json
 
-from regraft.training import classical
-from regraft.training.crossval import Part, Settings
-from regraft.training.families import FAMILIES
+from regraft.solvers import solve as classical
+from regraft.solvers.cross_validation import Part, Settings
+from regraft.solvers.sklearn_heads import FAMILIES
 
 MOST = 10.0  # seconds
 PATHS = {

@@ -34,9 +34,9 @@ marks = [("", time.perf_counter())]
 def mark(name): marks.append((name, time.perf_counter()))
 from regraft.cli import app
 mark("the command line")
-from regraft.deploy.bundle import load
+from regraft.inference.bundle import load
 mark("imports of predict")
-from regraft.imports import import_openvino
+from regraft.system.imports import import_openvino
 import_openvino()
 mark("import of OpenVINO")
 bundle = load(sys.argv[1])

@@ -17,19 +17,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from regraft.backbone.attention import pool
-from regraft.backbone.load import Backbone, load_backbone
-from regraft.backbone.taps import find_taps
+from regraft.backbones.load import Backbone, load_backbone
 from regraft.data.catalog import Catalog
 from regraft.features.engine import BATCH, make_engine
 from regraft.features.extract import extract_features
-from regraft.features.network import fingerprint
+from regraft.features.keras_engine import fingerprint
 from regraft.features.store import Store
-from regraft.prepare import read_catalog
+from regraft.models.attention import pool
+from regraft.models.taps import find_taps
 from regraft.recipe import Recipe, Taps
-from regraft.training.classical import part_of, solve
-from regraft.training.folds import folds
-from regraft.training.taps import choose_taps
+from regraft.solvers.cross_validation import folds
+from regraft.solvers.feature_scoring import choose_taps
+from regraft.solvers.solve import part_of, solve
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CHOICES: tuple[Taps, ...] = ("last", "late", "auto")
@@ -104,7 +103,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     given = options.parse_args()
     backbone, store = load_backbone(given.backbone, weights=given.weights), Store(given.store)
-    accuracy(backbone, read_catalog(given.photos, Recipe()).learnable(), store, given.solver)
+    accuracy(backbone, Catalog.open(given.photos, Recipe()).learnable(), store, given.solver)
     extraction(backbone, store, given.rounds)
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import keras
 
 from regraft import HeadSpec, Phase, Recipe, load_backbone, train
-from regraft.backbone.attention import cbam
-from regraft.backbone.surgery import cut_at, insert_after, replace_layer
+from regraft.models.attention import cbam
+from regraft.models.surgery import cut_at, insert_after, replace_layer
 
 
 def main(photos, out="runs/s02", *, weights="imagenet", image_size=224, epochs=5):

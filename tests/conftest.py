@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft.console import SilentReporter
+from regraft.system.console import SilentReporter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
@@ -172,8 +172,9 @@ def make_photos(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding without a child process, for tests of other things."""
-    from regraft.data import child, workers
-    from regraft.data.refusal import Refusal
+    from regraft.data.images import decoder_pool as workers
+    from regraft.data.images import decoder_process as child
+    from regraft.data.images.rejections import Refusal
 
     class InThisProcess(child.Child):
         def decode(self, path: Path, expected: str, size: int):
@@ -188,7 +189,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    from regraft.features import network, speed
+    from regraft.features import engine as speed
+    from regraft.features import keras_engine as network
 
     counts: list[int] = []
 

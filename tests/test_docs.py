@@ -19,7 +19,7 @@ from test_examples import EXAMPLES, example
 from typer.testing import CliRunner
 
 import regraft
-from regraft.backbone.zoo import ZOO
+from regraft.backbones.zoo import ZOO
 from regraft.cli import app
 from regraft.recipe import Recipe
 
@@ -88,7 +88,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         seen.append(recipe)
         return SimpleNamespace(path=Path(), interrupted=False, metrics={})
 
-    monkeypatch.setattr("regraft.run.train", train)
+    monkeypatch.setattr("regraft.pipeline.train.train", train)
     return seen
 
 
@@ -159,7 +159,7 @@ def test_code_of_the_guide_runs(
         return whole(data, replace(recipe, backbone=str(network_file), phases=()), out, overwrite=True)
 
     monkeypatch.chdir(place)
-    monkeypatch.setattr("regraft.run.train", train)
+    monkeypatch.setattr("regraft.pipeline.train.train", train)
     if "regraft.load(" in code and not (place / "runs" / "folder").exists():
         train("photos", Recipe(), "runs/folder")
     exec(compile(code, "coming-from-keras.md", "exec"), {})

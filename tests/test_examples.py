@@ -15,16 +15,16 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_photos
-from networks import answer, assert_close
-from savedmodels import Net, reusable
+from helpers.networks import answer, assert_close
+from helpers.savedmodels import Net, reusable
 from sklearn.preprocessing import StandardScaler
 
 import regraft
-from regraft.backbone.cut import cut
-from regraft.backbone.freeze import freeze
-from regraft.backbone.head import is_head
-from regraft.backbone.pixels import contract_of
-from regraft.data.decode import decode
+from regraft.backbones.preprocessing import contract_of
+from regraft.data.images.decode import decode
+from regraft.models.cut import cut
+from regraft.models.freeze import freeze
+from regraft.models.head import is_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
@@ -250,7 +250,7 @@ def test_r07_no_image_runs_through_the_frozen_network_twice(
     def never(*_: object) -> None:
         raise AssertionError("the frozen network runs again")
 
-    monkeypatch.setattr("regraft.features.speed.make_engine", never)
+    monkeypatch.setattr("regraft.features.engine.make_engine", never)
     second = example("r07").main(photos, tmp_path / "b", hidden=64, **SMALL)
     assert second.metrics["features"] == {"computed": 0, "reused": 48}
     assert head_of(second) == [(64, "relu"), (3, "softmax")]

@@ -16,15 +16,19 @@ import regraft
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "regraft"
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
-ROOMS = re.findall(r"^\| `([a-z_/]+\.py)` \|", ARCHITECTURE, re.MULTILINE)
+TABLE = re.findall(r"^\| `([a-z_.]+)` \| (Keras|no Keras) \|", ARCHITECTURE, re.MULTILINE)
+PACKAGES = [name for name, _ in TABLE]
+WITHOUT_KERAS = {name for name, rule in TABLE if rule == "no Keras"}
+OLD_PATHS = {"backbone.savedlayer"}  # saved files name them
 MODULES = sorted(
     path.relative_to(SOURCE).as_posix()
     for path in SOURCE.rglob("*.py")
     if path.name not in ("__init__.py", "__main__.py")
 )
+NAMES = {module[:-3].replace("/", "."): module for module in MODULES}
 BACKENDS = {"tensorflow", "jax", "torch"}
-MAY_NAME_A_BACKEND = {"backbone/savedmodel.py", "features/engine.py"}
-SLOW_EXAMPLES = {"embedder.py", "estimators.py"}  # they train
+MAY_NAME_A_BACKEND = {"backbones/savedmodel.py", "features/engine.py"}
+SLOW_EXAMPLES = {"estimators/image_estimators.py"}  # they train
 
 
 def imported(path: Path) -> set[str]:
@@ -37,16 +41,73 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_every_module_has_its_room_in_the_architecture() -> None:
-    assert sorted(ROOMS) == MODULES
+def imports_of(module: str) -> set[str]:
+    """The modules of regraft that one of them imports, anywhere in it."""
+    names = {name.removeprefix("regraft.") for name in imported(SOURCE / NAMES[module])}
+    return names & NAMES.keys()
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_modules_above_it(module: str) -> None:
-    place = {f"regraft.{room[:-3].replace('/', '.')}": number for number, room in enumerate(ROOMS)}
-    here = ROOMS.index(module)
-    below = [name for name in imported(SOURCE / module) if place.get(name, -1) >= here]
-    assert not below
+def package_of(module: str) -> str:
+    """The innermost package of the table that a module lies in."""
+    parents = [module.rsplit(".", depth)[0] for depth in range(module.count(".") + 1)]
+    return next(parent for parent in parents if parent in PACKAGES)
+
+
+def upward(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
+    """The imports from a package that stands later in the table."""
+    rank = {module: PACKAGES.index(package_of(module)) for module in imports}
+    return [(module, name) for module in imports for name in imports[module] if rank[name] > rank[module]]
+
+
+def cycles(imports: dict[str, set[str]]) -> list[str]:
+    """The modules that import themselves by way of others."""
+
+    def reach(module: str) -> set[str]:
+        reached: set[str] = set()
+        waiting = set(imports[module])
+        while waiting:
+            reached |= waiting
+            waiting = {name for one in waiting for name in imports[one]} - reached
+        return reached
+
+    return [module for module in imports if module in reach(module)]
+
+
+IMPORTS = {module: imports_of(module) for module in NAMES if module not in OLD_PATHS}
+
+
+def test_every_package_stands_in_the_architecture_and_the_other_way_round() -> None:
+    assert {package_of(module) for module in IMPORTS} == set(PACKAGES)
+    assert len([module for module in NAMES if "." not in module]) <= 3  # beside __init__ and __main__
+
+
+def test_a_package_imports_only_packages_above_it() -> None:
+    assert not upward(IMPORTS)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert not cycles(IMPORTS)
+
+
+def test_an_upward_import_and_a_cycle_would_be_seen() -> None:
+    changed = IMPORTS | {"data.split": IMPORTS["data.split"] | {"features.store"}}
+    assert ("data.split", "features.store") in upward(changed)
+    changed = IMPORTS | {"features.shard": IMPORTS["features.shard"] | {"features.extract"}}
+    assert "features.shard" in cycles(changed)
+
+
+@pytest.mark.parametrize("module", sorted(IMPORTS))
+def test_packages_without_keras_import_none(module: str) -> None:
+    def at_import(node: ast.AST) -> list[ast.AST]:
+        lazy = (ast.FunctionDef, ast.AsyncFunctionDef, ast.If)
+        inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, lazy)]
+        return [*inner, *(found for child in inner for found in at_import(child))]
+
+    if package_of(module) in WITHOUT_KERAS:
+        for node in at_import(ast.parse((SOURCE / NAMES[module]).read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "keras"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -15,13 +15,13 @@ import keras
 import numpy as np
 import pytest
 from conftest import COLOURS, write_photos
-from networks import tiny
-from savedmodels import reusable
-from stripes import network, trained, write_stripes
+from helpers.networks import tiny
+from helpers.savedmodels import reusable
+from helpers.stripe_images import network, trained, write_stripes
 from test_examples import example, head_of, history, moved, trainable_places
 
 import regraft
-from regraft.data.augment import augment_batch
+from regraft.data.augmentation import augment_batch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
@@ -207,7 +207,7 @@ def test_s07_only_training_images_are_changed(
         changed.append((len(batch.targets), tuple(names)))
         return augment_batch(batch, names, key)
 
-    monkeypatch.setattr("regraft.training.material.augment_batch", watched)
+    monkeypatch.setattr("regraft.training.training_data.augment_batch", watched)
     run = example("s07").main(photos, tmp_path / "run", image_size=32, epochs=2, **own)
     parts = [row["part"] for row in csv.DictReader((run.path / "split.csv").open())]
     assert sum(count for count, _ in changed) == 2 * parts.count("train")  # every epoch, and nothing else

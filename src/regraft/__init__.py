@@ -14,20 +14,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from regraft.backbone.freeze import freeze
-    from regraft.backbone.head import graft
-    from regraft.backbone.load import Backbone, load_backbone
+    from regraft.backbones.load import Backbone, load_backbone
     from regraft.data.catalog import Catalog
-    from regraft.deploy.bundle import Bundle, load
-    from regraft.embedder import ImageEmbedder
-    from regraft.embedding import embed
     from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
-    from regraft.estimators import ImageClassifier, ImageRegressor
+    from regraft.estimators import ImageClassifier, ImageEmbedder, ImageRegressor
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
+    from regraft.inference.bundle import Bundle, load
+    from regraft.models.freeze import freeze
+    from regraft.models.head import graft
+    from regraft.pipeline.embed import embed
+    from regraft.pipeline.recommend import Recommendation, recommend
+    from regraft.pipeline.train import Run, search, train
     from regraft.recipe import HeadSpec, Phase, Recipe, Space
-    from regraft.recommendation import Recommendation, recommend
-    from regraft.run import Run, search, train
 
 __all__ = [
     "Backbone",
@@ -63,20 +62,19 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "regraft.backbone.freeze": ["freeze"],
-    "regraft.backbone.head": ["graft"],
-    "regraft.backbone.load": ["Backbone", "load_backbone"],
+    "regraft.models.freeze": ["freeze"],
+    "regraft.models.head": ["graft"],
+    "regraft.backbones.load": ["Backbone", "load_backbone"],
     "regraft.data.catalog": ["Catalog"],
-    "regraft.deploy.bundle": ["Bundle", "load"],
-    "regraft.embedding": ["embed"],
-    "regraft.embedder": ["ImageEmbedder"],
+    "regraft.inference.bundle": ["Bundle", "load"],
+    "regraft.pipeline.embed": ["embed"],
     "regraft.errors": ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError"],
-    "regraft.estimators": ["ImageClassifier", "ImageRegressor"],
+    "regraft.estimators": ["ImageClassifier", "ImageEmbedder", "ImageRegressor"],
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
     "regraft.recipe": ["HeadSpec", "Phase", "Recipe", "Space"],
-    "regraft.recommendation": ["Recommendation", "recommend"],
-    "regraft.run": ["Run", "search", "train"],
+    "regraft.pipeline.recommend": ["Recommendation", "recommend"],
+    "regraft.pipeline.train": ["Run", "search", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

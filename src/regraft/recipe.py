@@ -158,7 +158,8 @@ class Recipe:
         validation: share of the training images cut off for validation where none is given; 0 cuts none off.
         backbone: a name of `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, a preset.
         weights: "imagenet", a weights file, or the word "random".
-        pixels: what the user's own backbone expects of pixels, see `regraft.backbone.pixels`; "" if known.
+        pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
+            "" if known.
         image_size: side of the square the backbone sees, in pixels; None for its own default.
         phases: training by gradient, in order, after the head was found; none keeps the backbone frozen.
         augment: what is done to training images: any of `AUGMENTATIONS`, or "auto", which is flip and crop

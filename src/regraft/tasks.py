@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.evaluation.ranking import average_precision, mean_of
+from regraft.metrics.ranking import average_precision, mean_of
 
 __all__ = ["TASKS", "Task"]
 

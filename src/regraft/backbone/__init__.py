@@ -1,0 +1,1 @@
+"""Keeps the module path that saved `.keras` files name; see `regraft.backbones`."""

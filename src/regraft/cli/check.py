@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.console import TERMINAL, printable
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.recipe import Recipe
+from regraft.system.console import TERMINAL, printable
 
 if TYPE_CHECKING:
-    from regraft.checkup import Checkup
+    from regraft.pipeline.check import Checkup
 
 __all__ = ["check"]
 
@@ -50,9 +50,9 @@ def check(  # noqa: PLR0917 - typer reads the options off the signature
     store: opt.StoreOption = None,
 ) -> None:
     """Find bad files, copies, leaks between parts, doubtful labels and more, before anything is trained."""
-    from regraft.artifacts import claim_folder
-    from regraft.checkup import check as look_over
-    from regraft.prepare import choose_backend
+    from regraft.pipeline.check import check as look_over
+    from regraft.pipeline.prepare import choose_backend
+    from regraft.pipeline.run_folder import claim_folder
 
     if as_json not in (None, "-") and Path(as_json).exists() and not overwrite:
         raise UsageError(f"{as_json} exists already. Choose another file, or replace it with --overwrite.")

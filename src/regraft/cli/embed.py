@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.console import printable
 from regraft.recipe import Recipe
+from regraft.system.console import printable
 
 __all__ = ["embed"]
 
@@ -33,8 +33,8 @@ def embed(  # noqa: PLR0917 - typer reads the options off the signature
     store: opt.StoreOption = None,
 ) -> None:
     """Write the frozen backbone's features of images to a file, a row an image."""
-    from regraft.embedding import embed as embed_images
-    from regraft.prepare import choose_backend
+    from regraft.pipeline.embed import embed as embed_images
+    from regraft.pipeline.prepare import choose_backend
 
     recipe = opt.override(Recipe(), locals())
     choose_backend(recipe.backbone)

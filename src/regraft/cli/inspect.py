@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.console import print_table, printable
 from regraft.errors import ModelRefused
+from regraft.system.console import print_table, printable
 
 if TYPE_CHECKING:
-    from regraft.deploy.inspection import Inspection
+    from regraft.pipeline.inspect import Inspection
 
 __all__ = ["inspect"]
 
@@ -25,7 +25,7 @@ def inspect(
     as_json: opt.Json = False,
 ) -> None:
     """Say what a model file holds without opening it in Keras; exit 5 if it would be refused."""
-    from regraft.deploy.inspection import inspect as look
+    from regraft.pipeline.inspect import inspect as look
 
     found = look(model)
     if as_json:

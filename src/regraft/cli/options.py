@@ -1,16 +1,24 @@
-"""What the options of several commands have in common: their types, and texts as values."""
+"""What the options of several commands have in common: their types, and texts as values.
+
+What a finished run prints: its scores, where its report is; and the exit code.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from regraft.errors import UsageError
 from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration, parse_size
+from regraft.system.signals import exit_code
+
+if TYPE_CHECKING:
+    from regraft.pipeline.train import Run
 
 __all__ = [
     "BackboneOption",
@@ -27,10 +35,13 @@ __all__ = [
     "TaskOption",
     "TrustOption",
     "WeightsOption",
+    "finish",
     "names",
     "override",
     "phases",
+    "print_scores",
 ]
+
 
 DataArgument = Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the table with image files.")]
@@ -123,3 +134,22 @@ def phases(
             changes: list[dict[str, Any]] = [{name: value} for value in each]
             phases = tuple(replace(phase, **change) for phase, change in zip(phases, changes, strict=True))
     return phases
+
+
+def finish(run: Run) -> None:
+    """Print a run's scores and the place of its report; exit with the signal's code if one stopped it."""
+    print_scores(run.metrics)
+    print(f"Report: {run.path / 'report.html'}")
+    if run.interrupted:
+        sys.exit(exit_code())
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    """The scores of each part with their intervals, as in metrics.json."""
+    for part in ("test", "validation", "train", "all"):
+        if part not in scores:
+            continue
+        print(f"{part}, {scores[part]['n']:,} images:")
+        for name, score in scores[part].items():
+            if name != "n":
+                print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.cli.show import print_scores
-from regraft.console import printable
+from regraft.cli.options import print_scores
+from regraft.system.console import printable
 
 if TYPE_CHECKING:
-    from regraft.deploy.bundle import Prediction
+    from regraft.inference.bundle import Prediction
 
 __all__ = ["evaluate", "predict"]
 
@@ -27,7 +27,7 @@ def predict(
 ) -> None:
     """Say what images show: label and probability. A bad image is named with the reason."""
     from regraft.data.catalog import Refused
-    from regraft.deploy.bundle import load
+    from regraft.inference.bundle import load
 
     for answer in load(run, trust=trust).predict(images):
         if as_json:
@@ -50,7 +50,7 @@ def evaluate(
     as_json: opt.Json = False,
 ) -> None:
     """Score a trained model on labelled images, each part of them by itself."""
-    from regraft.deploy.bundle import load
+    from regraft.inference.bundle import load
 
     found = load(run, trust=trust).evaluate(data)
     scores = {

@@ -12,19 +12,19 @@ import sys
 
 import typer
 
-from regraft.backend import restart, was_chosen
+from regraft.cli.backbones import backbones, demo
 from regraft.cli.check import check
 from regraft.cli.embed import embed
 from regraft.cli.inspect import inspect
-from regraft.cli.listing import backbones, demo
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
 from regraft.cli.train import train
-from regraft.console import TERMINAL
 from regraft.errors import BackendLimit, RegraftError, UsageError
-from regraft.imports import end_at_once, leave_out_needless
-from regraft.signals import exit_code, terminable
+from regraft.system.backend import restart, was_chosen
+from regraft.system.console import TERMINAL
+from regraft.system.imports import end_at_once, leave_out_needless
+from regraft.system.signals import exit_code, terminable
 
 __all__ = ["app", "main"]
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.console import print_table, printable
 from regraft.recipe import Recipe
+from regraft.system.console import print_table, printable
 
 __all__ = ["recommend"]
 
@@ -44,9 +44,9 @@ def recommend(  # noqa: PLR0917 - typer reads the options off the signature
     store: opt.StoreOption = None,
 ) -> None:
     """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
-    from regraft.prepare import choose_backend
-    from regraft.recommendation import BACKBONES
-    from regraft.recommendation import recommend as rank
+    from regraft.pipeline.prepare import choose_backend
+    from regraft.pipeline.recommend import BACKBONES
+    from regraft.pipeline.recommend import recommend as rank
 
     recipe = opt.override(Recipe(), locals())
     candidates = opt.names(backbones or "none") or BACKBONES

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 import regraft.cli.options as opt
-from regraft.cli.show import finish
-from regraft.console import print_table
+from regraft.cli.options import finish
 from regraft.recipe import Recipe, Space
+from regraft.system.console import print_table
 
 __all__ = ["search"]
 
@@ -53,7 +53,7 @@ def search(  # noqa: PLR0917 - typer reads the options off the signature
     store: opt.StoreOption = None,
 ) -> None:
     """Find how many layers to train, at which rates, on which head; write the best as a run folder."""
-    from regraft.run import search as run_search
+    from regraft.pipeline.train import search as run_search
 
     settings = opt.override(Recipe.from_toml(recipe) if recipe else Recipe(), locals())
     lists = {

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.cli.show import finish
+from regraft.cli.options import finish
 from regraft.errors import UsageError
 from regraft.recipe import AUGMENTATIONS, Recipe
 
@@ -107,8 +107,8 @@ def train(  # noqa: PLR0917 - typer reads the options off the signature
     store: opt.StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images and write a run folder with model, report and scores."""
-    from regraft.prepare import choose_backend
-    from regraft.run import train as run_recipe
+    from regraft.pipeline.prepare import choose_backend
+    from regraft.pipeline.train import train as run_recipe
 
     start = Recipe.from_toml(recipe) if recipe else Recipe()
     source = data or (Path(start.data) if start.data else None)

@@ -2,6 +2,8 @@
 
 A catalog is a list made by looking at names and bytes, not at pixels: making one is fast and decodes
 nothing. Pixels are the business of `decode`, verdicts on them come with the features.
+
+The units that a head for numbers works in.
 """
 
 from __future__ import annotations
@@ -17,20 +19,24 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import TERMINAL, Reporter
-from regraft.data.folder import LAYOUT, list_folder, list_images
-from regraft.data.refusal import Refusal
-from regraft.data.rows import Columns, list_rows
-from regraft.data.sample import Photo, Refused, Sample, Target
-from regraft.data.spool import Spool
+from regraft.data.folders import LAYOUT, list_folder, list_images
+from regraft.data.image_writer import Spool
+from regraft.data.images.decoder_pool import Job
+from regraft.data.images.rejections import Refusal
+from regraft.data.samples import Photo, Refused, Sample, Target
 from regraft.data.streams import list_stream, open_arrays, open_source
+from regraft.data.tables import Columns, list_rows
 from regraft.data.targets import retarget
-from regraft.errors import DataError
-from regraft.features.store import Store
+from regraft.errors import DataError, UsageError
+from regraft.recipe import Recipe
+from regraft.system.cache_dir import writable_root
+from regraft.system.console import TERMINAL, Reporter
 
-__all__ = ["PARTS", "Catalog", "Photo", "Refused", "Sample", "list_images"]
+__all__ = ["PARTS", "TABLES", "Catalog", "Photo", "Refused", "Sample", "list_images", "units_of"]
+
 
 PARTS = ("train", "validation", "test")
+TABLES = (".csv", ".tsv", ".txt", ".parquet")  # suffixes of tables
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,7 @@ class Catalog:
             >>> Catalog.from_arrays(pixels, [0, 1], names=["cat", "dog"], store=tempfile.mkdtemp()).outputs
             ('cat', 'dog')
         """
-        spool = Spool(Store.open(store, reporter=reporter).root / "spool", scale=scale)
+        spool = Spool(writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_arrays(images, targets)
         found = list_stream(stream, spool, names=names, task=task, groups=groups, reporter=reporter)
         return _not_empty(cls(*found))
@@ -198,9 +204,40 @@ class Catalog:
             >>> Catalog.from_stream(rows, store=tempfile.mkdtemp()).task
             'regression'
         """
-        spool = Spool(Store.open(store, reporter=reporter).root / "spool", scale=scale)
+        spool = Spool(writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_source(source, columns, limit)
         return _not_empty(cls(*list_stream(stream, spool, names=names, task=task, reporter=reporter)))
+
+    @classmethod
+    def open(cls, data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
+        """Return the catalog of a folder or of a table, whose columns the recipe names; or `data` itself.
+
+        Raises:
+            UsageError, DataError, EnvironmentFault: see `from_folder` and `from_table`.
+        """
+        if isinstance(data, Catalog):
+            return data.as_task(recipe.task)
+        path = Path(data)
+        columns = {"image": recipe.image, "target": recipe.target}
+        if path.suffix.lower() in TABLES and not path.is_dir():
+            missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
+            if missing:
+                raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
+            return cls.from_table(
+                path,
+                image=recipe.image,
+                target=recipe.target,
+                group=recipe.group,
+                split=recipe.split,
+                separator=recipe.separator,
+                task=recipe.task,
+            )
+        named = [f"--{name}" for name, value in columns.items() if value]
+        if named:
+            raise UsageError(
+                f"{', '.join(named)} name columns of a table. Received: {path}, which is no table."
+            )
+        return cls.from_folder(path).as_task(recipe.task)
 
     def as_task(self, task: str) -> Catalog:
         """The catalog with its targets read as another task's.
@@ -244,6 +281,11 @@ class Catalog:
     def contents(self) -> list[str]:
         """The digests of all images, each once, in the order of the samples."""
         return list(dict.fromkeys(photo.digest for photo in self.photos))
+
+    def jobs(self, digests: Sequence[str]) -> list[Job]:
+        """Return the files to decode for some contents, one for each."""
+        where = {photo.digest: photo.path for photo in self.photos}
+        return [Job(self.root / where[digest], digest) for digest in digests]
 
     def refused_for(self, refusals: Mapping[str, Refusal]) -> list[Refused]:
         """An entry for every file of a content that is refused, copies included; `refusals` by digest."""
@@ -367,3 +409,12 @@ def _numbers(sample: Sample) -> tuple[int, ...]:
 
 def _renumbered(target: Target, new: dict[int, int]) -> Target:
     return new[target] if isinstance(target, int) else tuple(new[int(label)] for label in target)
+
+
+def units_of(catalog: Catalog) -> tuple[list[float], list[float]] | None:
+    """Deviation and mean of each target of regression where nothing is held out by the user."""
+    if catalog.task != "regression":
+        return None
+    targets = catalog.targets([s for s in catalog.samples if s.part in ("", "train")]).astype(np.float64)
+    deviation = targets.std(0)
+    return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()

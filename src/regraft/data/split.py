@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.leaks import tie
+from regraft.data.duplicates import tie
 
 __all__ = ["split"]
 

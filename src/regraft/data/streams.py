@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from regraft.console import Reporter
-from regraft.data.refusal import Refusal
-from regraft.data.sample import Listing, Photo, Refused, Sample, expect_most
-from regraft.data.spool import Spool
-from regraft.data.table import as_cell
+from regraft.data.image_writer import Spool
+from regraft.data.images.rejections import Refusal
+from regraft.data.samples import Listing, Photo, Refused, Sample, expect_most
+from regraft.data.table_files import as_cell
 from regraft.data.targets import TARGET, Targets, read_targets
 from regraft.errors import DataError, UsageError, nearest
+from regraft.system.console import Reporter
 
 __all__ = ["Stream", "list_stream", "open_arrays", "open_source"]
 

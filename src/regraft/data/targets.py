@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from regraft.data.sample import Target
-from regraft.data.table import FLAGS, Cell, as_cell, is_flag, is_number
+from regraft.data.samples import Target
+from regraft.data.table_files import FLAGS, Cell, as_cell, is_flag, is_number
 from regraft.errors import DataError, UsageError, nearest
 from regraft.tasks import TASKS
 

@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.decode import Facts
-from regraft.data.leaks import Copies, groups_of, leaked
-from regraft.data.refusal import NOTES
+from regraft.data.duplicates import Copies, groups_of, leaked
+from regraft.data.images.decode import Facts
+from regraft.data.images.rejections import NOTES
+from regraft.evaluation.label_errors import Suspect
 from regraft.evaluation.shortcuts import find_shortcuts
-from regraft.training.suspects import Suspect
 
 __all__ = ["Case", "Picture", "Problem", "cautions", "find_problems"]
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.decode import Facts
-from regraft.data.folder import PART_NAMES
-from regraft.evaluation.intervals import Interval, wilson_interval
-from regraft.training.folds import folds
+from regraft.data.folders import PART_NAMES
+from regraft.data.images.decode import Facts
+from regraft.metrics.intervals import Interval, wilson_interval
+from regraft.solvers.cross_validation import folds
 
 __all__ = ["Shortcut", "find_shortcuts"]
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.backend import backend_name
 from regraft.features.openvino import name_of
 from regraft.features.transposes import sink_transposes
-from regraft.imports import child_environment, import_openvino, skip_other_backends
+from regraft.system.backend import backend_name
+from regraft.system.imports import child_environment, import_openvino, skip_other_backends
 
 if TYPE_CHECKING:
     import keras
@@ -53,7 +53,7 @@ def convert(network: keras.Model, target: Path) -> None:
     except Exception:
         if backend_name() != "tensorflow":
             raise
-        from regraft.backbone.savedmodel import freeze_graph
+        from regraft.backbones.savedmodel import freeze_graph
 
         _rewrite(freeze_graph(network), target)
 
@@ -163,7 +163,7 @@ def _serve() -> None:
     skip_other_backends()
     import keras
 
-    import regraft.backbone.own  # noqa: F401 # makes layers of regraft's known to Keras
+    import regraft.backbones.user_model  # noqa: F401 # makes layers of regraft's known to Keras
 
     for line in sys.stdin:
         asked = json.loads(line)

@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import TERMINAL, Reporter, duration
-from regraft.data.augment import View
+from regraft.data.augmentation import View
 from regraft.data.catalog import Catalog, Refused, Sample
-from regraft.data.decode import Facts
-from regraft.data.refusal import Refusal
-from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.facts import as_tensors, facts_key, read_facts
-from regraft.features.network import Network
+from regraft.data.images.decode import Facts
+from regraft.data.images.decoder_pool import DecodeAhead
+from regraft.data.images.rejections import Refusal
+from regraft.features.engine import Speed
+from regraft.features.image_facts import as_tensors, facts_key, read_facts
+from regraft.features.keras_engine import Network
 from regraft.features.openvino import Precision
 from regraft.features.precision import choose_precision
-from regraft.features.speed import Speed
-from regraft.features.store import Entries, Store, pixel_key
-from regraft.features.writer import Writer
+from regraft.features.store import Entries, Store, Writer, pixel_key
 from regraft.recipe import PrecisionChoice
+from regraft.system.console import TERMINAL, Reporter, duration
 
 if TYPE_CHECKING:
     import keras
@@ -164,7 +163,7 @@ def _decoding(catalog: Catalog, todo: list[str], size: int, ahead: DecodeAhead |
         if ahead.size == size and set(todo) <= {job.digest for job in ahead.jobs}:
             return ahead
         ahead.close()
-    return DecodeAhead(jobs_for(catalog, todo), size)
+    return DecodeAhead(catalog.jobs(todo), size)
 
 
 class _Work:

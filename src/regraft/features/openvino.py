@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.imports import import_openvino, preloaded_allocator
-from regraft.signals import own_signal_stack
+from regraft.system.imports import import_openvino, preloaded_allocator
+from regraft.system.signals import own_signal_stack
 
 __all__ = [
     "BATCH",

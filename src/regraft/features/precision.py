@@ -15,23 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.console import Reporter
-from regraft.data.augment import View
+from regraft.data.augmentation import View
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.decode import Decoded, Facts
-from regraft.data.refusal import Refusal
-from regraft.data.workers import DecodeAhead, jobs_for
-from regraft.features.engine import fast_in_bf16
-from regraft.features.facts import as_tensors, facts_key
-from regraft.features.network import Network
+from regraft.data.images.decode import Decoded, Facts
+from regraft.data.images.decoder_pool import DecodeAhead
+from regraft.data.images.rejections import Refusal
+from regraft.features.engine import Speed, fast_in_bf16
+from regraft.features.image_facts import as_tensors, facts_key
+from regraft.features.keras_engine import Network
 from regraft.features.openvino import Outputs
-from regraft.features.speed import Speed
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
+from regraft.solvers.cross_validation import Family, Part, cross_validate
+from regraft.solvers.decision import Scaler
+from regraft.solvers.logistic import ridge, views_of
+from regraft.system.console import Reporter
 from regraft.tasks import TASKS
-from regraft.training.crossval import Family, Part, cross_validate
-from regraft.training.rules import Scaler
-from regraft.training.solvers import ridge, views_of
 
 __all__ = ["choose_precision", "sample_images"]
 
@@ -156,8 +155,8 @@ def _measure(
 
 def _count_images(network: Network) -> int:
     """Count the images to look at by what the network multiplies: the clock and other work have no say."""
-    from regraft.backbone.classifier import nodes_of
-    from regraft.backbone.cut import multiplications
+    from regraft.backbones.graph import nodes_of
+    from regraft.models.cut import multiplications
 
     each = max(1, multiplications(nodes_of(network.model)))
     if WORK / each >= ENOUGH:
@@ -174,7 +173,7 @@ def _decoding(
     if ahead is not None and first == digests and len(digests) <= ahead.reach:
         yield ((digest, ahead.peek(number)) for number, digest in enumerate(digests))
     else:
-        with DecodeAhead(jobs_for(catalog, digests), size) as decoding:
+        with DecodeAhead(catalog.jobs(digests), size) as decoding:
             yield zip(digests, decoding, strict=True)
 
 

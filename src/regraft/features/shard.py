@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.features.home import InMemory
+from regraft.system.cache_dir import InMemory
 
 __all__ = ["Shard", "as_bytes", "pack", "unpack", "write_shard"]
 

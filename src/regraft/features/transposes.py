@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from regraft.imports import import_openvino
+from regraft.system.imports import import_openvino
 
 __all__ = ["sink_transposes"]
 

@@ -22,19 +22,18 @@ from typing import Any, TypeVar, cast
 import keras
 from numpy.typing import NDArray
 
-from regraft.backbone.cut import Cut
-from regraft.backbone.freeze import freeze
-from regraft.backbone.load import Backbone
-from regraft.console import Reporter, SilentReporter, duration
+from regraft.backbones.load import Backbone
 from regraft.errors import UsageError
-from regraft.outcome import Attempt, Decision
+from regraft.models.cut import Cut
+from regraft.models.freeze import freeze
 from regraft.recipe import Phase, Solver, Space
-from regraft.training.families import FAMILIES
-from regraft.training.fit import Compiled, EpochRecord, Fitted
-from regraft.training.heads import FoundHead, find_head
-from regraft.training.material import Material
-from regraft.training.runner import PhaseRunner, head_phase, impossible
-from regraft.training.search import share
+from regraft.solvers.sklearn_heads import FAMILIES
+from regraft.system.console import Reporter, SilentReporter, duration
+from regraft.training.fine_tuning import PhaseRunner, head_phase, impossible
+from regraft.training.fit import Compiled, EpochRecord, Fitted, FoundHead, find_head
+from regraft.training.outcome import Attempt, Decision
+from regraft.training.planning import share
+from regraft.training.training_data import Material
 
 __all__ = ["Search", "choose_plans", "halve", "rungs"]
 
@@ -218,7 +217,7 @@ def choose_plans(backbone: Backbone) -> tuple[str, ...]:
     """Up to four plans, from a little of the network to all of it: by its stages, else by its layers.
 
     Example:
-        >>> from regraft.backbone.load import load_backbone
+        >>> from regraft.backbones.load import load_backbone
         >>> choose_plans(load_backbone("mobilenet_v2", weights="random", image_size=32))
         ('stage:block_16', 'stage:block_13', 'stage:block_5', 'all')
     """

@@ -1,0 +1,57 @@
+"""HEIC: by a plugin where there is one, refused and named where not."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.images import noise, refusal, scene
+from PIL import Image
+
+import regraft.data.images.rejections
+from regraft.data.images.decode import decode
+from regraft.data.images.rejections import register_heif, sniff
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+def test_without_the_plugin_a_photograph_of_a_phone_is_refused_with_what_helps(monkeypatch):
+    monkeypatch.setattr(regraft.data.images.rejections, "available", lambda: False)
+    found = refusal(HEIC, "IMG_0001.HEIC")
+    assert found.code == "needs_plugin"
+    assert "pip install pillow-heif" in found.detail
+
+
+def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
+    class Plugin(Image.Image):
+        def __init__(self, file, name=None):
+            super().__init__()
+            self.__dict__.update(Image.fromarray(noise()).__dict__, format="HEIF", is_animated=False)
+
+    monkeypatch.setattr(regraft.data.images.rejections, "available", lambda: True)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (Plugin, None))
+    monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
+    registered = []
+    plugin = SimpleNamespace(register_heif_opener=lambda: registered.append(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    register_heif.cache_clear()
+    decoded = decode(HEIC, None, name="IMG_0001.HEIC")
+    register_heif.cache_clear()
+    assert (decoded.facts.format, decoded.facts.notes, registered) == ("HEIF", (), [1])
+    np.testing.assert_array_equal(decoded.pixels, noise())
+    assert sniff(HEIC) is None
+
+
+def test_a_real_one_is_upright():
+    plugin = pytest.importorskip("pillow_heif")
+    plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    stored = Image.fromarray(scene()).rotate(90, expand=True)
+    stored.save(buffer, "HEIF", quality=95, exif=exif.tobytes())
+    received = decode(buffer.getvalue(), None, name="IMG_0001.HEIC").pixels.astype(int)
+    assert received.shape == scene().shape
+    assert np.abs(received - scene()).mean() < 3
+    assert refusal(buffer.getvalue()[:-400]).code in ("corrupt", "truncated")

@@ -1,0 +1,131 @@
+"""CSV as spreadsheets write it, Parquet and data frames: the same columns with the same row numbers."""
+
+import builtins
+
+import pandas
+import pytest
+
+from regraft.data.table_files import read_table
+from regraft.errors import DataError, EnvironmentFault, UsageError
+
+ROWS = [("file", "label"), ("a.png", "größe"), ("b.png", "klein")]
+COLUMNS = {"file": ["a.png", "b.png"], "label": ["größe", "klein"]}
+
+
+def written(tmp_path, text, encoding="utf-8", name="labels.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_any_spreadsheet_s_csv_is_read(tmp_path, delimiter, encoding, line_end):
+    text = "".join(delimiter.join(row) + line_end for row in ROWS)
+    table = read_table(written(tmp_path, text, encoding), ["file", "label"])
+    assert table.columns == COLUMNS
+    assert table.numbers == [2, 3]
+    assert table.folder == tmp_path
+    assert table.decimal_comma == (delimiter == ";")
+
+
+def test_row_numbers_are_a_spreadsheet_s(tmp_path):
+    text = 'file,note,label\na.png,"two\nlines, and a ""quote""",1\n\n,,\nb.png,,2\n'
+    text += "c.png,2\nd.png,,3,4\ne.png,,5\n"
+    table = read_table(written(tmp_path, text), ["label", "file"])
+    assert table.columns == {"label": ["1", "2", "5"], "file": ["a.png", "b.png", "e.png"]}
+    assert table.numbers == [2, 5, 8]
+    assert table.refused == {
+        6: "2 cells in it, and 3 in the header",
+        7: "4 cells in it, and 3 in the header",
+    }
+
+
+def test_the_delimiter_is_the_one_that_finds_the_columns(tmp_path):
+    text = "file;a,b,c,d;label\nx.png;1,2,3,4;cat\n"
+    assert read_table(written(tmp_path, text), ["file", "label"]).columns["label"] == ["cat"]
+
+
+def test_spaces_around_names_do_not_matter(tmp_path):
+    assert read_table(written(tmp_path, "file, label\na.png, cat\n"), ["label"]).columns["label"] == [" cat"]
+
+
+def test_an_unknown_column_names_those_there_are_and_the_nearest(tmp_path):
+    path = written(tmp_path, "file,label\na.png,1\n")
+    with pytest.raises(UsageError, match=r'no column lable\. It has: file, label\. Did you mean "label"\?'):
+        read_table(path, ["file", "lable"])
+
+
+def test_an_unknown_delimiter_is_recognised(tmp_path):
+    path = written(tmp_path, "file|label\na.png|1\n")
+    with pytest.raises(UsageError, match="reads as a single column: expected commas or semicolons or tabs"):
+        read_table(path, ["image"])
+
+
+def test_a_column_that_is_there_twice_is_an_error_if_it_is_wanted(tmp_path):
+    path = written(tmp_path, "file,label,label,x,x\na.png,1,2,3,4\n")
+    with pytest.raises(DataError, match="2 columns called label"):
+        read_table(path, ["file", "label"])
+    assert read_table(path, ["file"]).columns == {"file": ["a.png"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "an empty file"),
+        (b" \n", "an empty file"),
+        (b"PK\x03\x04\0\0", "binary content"),
+        ("file,label\na,b\n".encode("utf-16-le"), "binary content"),
+        ("file,label\nä.png,b\n".encode("latin-1"), "neither UTF-8 nor UTF-16"),
+        (b"file,label\n", "no rows"),
+        (b'file,label\na.png,1\nb.png,"2\nc.png,3\n', "beyond row 2.*quotation mark never closed"),
+    ],
+)
+def test_what_is_no_table_is_one_message(tmp_path, content, why):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=why):
+        read_table(path, ["file"])
+
+
+@pytest.mark.parametrize("name", ["nothing.csv", "."])
+def test_no_file_is_a_usage_error(tmp_path, name):
+    with pytest.raises(UsageError, match="Expected a table"):
+        read_table(tmp_path / name, ["file"])
+
+
+def test_parquet_has_the_same_columns(tmp_path):
+    frame = pandas.DataFrame({"file": ["a.png", "b.png"], "size": [1.5, None], "other": [1, 2]})
+    frame.to_parquet(tmp_path / "table.parquet")
+    table = read_table(tmp_path / "table.parquet", ["file", "size"])
+    assert table.columns["file"] == ["a.png", "b.png"]
+    assert table.columns["size"][0] == 1.5
+    assert table.numbers == [2, 3]
+    (tmp_path / "broken.parquet").write_bytes((tmp_path / "table.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match="damaged Parquet"):
+        read_table(tmp_path / "broken.parquet", ["file"])
+
+
+def test_parquet_without_its_package_names_the_command(tmp_path, monkeypatch):
+    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    imported = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return imported(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(EnvironmentFault, match=r'pip install "regraft\[parquet\]"'):
+        read_table(tmp_path / "table.parquet", ["file"])
+
+
+def test_data_frames_are_tables():
+    frame = pandas.DataFrame({"file": ["a.png", "b.png"], 7: [1, 2]}, index=[40, 50])
+    table = read_table(frame, ["file", "7"])
+    assert (table.columns, table.numbers) == ({"file": ["a.png", "b.png"], "7": [1, 2]}, [2, 3])
+    with pytest.raises(UsageError, match="The table has no column label"):
+        read_table(frame, ["label"])
+    with pytest.raises(DataError, match="differ in length"):
+        read_table({"a": [1], "b": [1, 2]}, ["a", "b"])

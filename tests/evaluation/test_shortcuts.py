@@ -1,0 +1,126 @@
+"""What tells a class without the picture is told; what does not is not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_photos
+from PIL import Image
+
+import regraft
+from regraft.data.catalog import Catalog, Sample
+from regraft.data.images.decode import Facts
+from regraft.evaluation import shortcuts
+from regraft.evaluation.problems import cautions
+from regraft.evaluation.shortcuts import find_shortcuts
+from regraft.pipeline.check import check
+from regraft.recipe import Recipe
+
+
+def kinds(paths, labels, facts, *, task="multiclass", groups=None):
+    samples = (
+        Sample(path, int(label), f"{n:032x}")
+        for n, (path, label) in enumerate(zip(paths, labels, strict=True))
+    )
+    catalog = Catalog(Path(), ("cat", "dog", "fox"), tuple(samples), task=task)
+    groups = np.arange(len(labels)) if groups is None else groups
+    return [found.kind for found in find_shortcuts(catalog, facts, groups=groups)]
+
+
+@pytest.fixture
+def labels():
+    return np.arange(150) % 3
+
+
+@pytest.fixture
+def anywhere(labels):
+    """Sizes, formats and folders that have nothing to do with the class."""
+    rng = np.random.default_rng(0)
+    wide, high = rng.integers(300, 900, (2, len(labels)))
+    formats = rng.choice(["JPEG", "PNG"], len(labels))
+    folders = rng.choice(["monday", "friday"], len(labels))
+    names = ("cat", "dog", "fox")
+    paths = [
+        f"train/{names[label]}/{day}/{n}" for n, (label, day) in enumerate(zip(labels, folders, strict=True))
+    ]
+    return paths, [Facts(int(w), int(h), str(kind)) for w, h, kind in zip(wide, high, formats, strict=True)]
+
+
+def test_chance_and_the_folder_of_the_class_itself_are_no_shortcut(labels, anywhere):
+    assert kinds(anywhere[0], labels, anywhere[1]) == []
+
+
+def test_a_size_for_each_class_is_one(labels, anywhere):
+    paths, facts = anywhere
+    sized = [
+        Facts(400 + 100 * int(label), each.height, each.format)
+        for label, each in zip(labels, facts, strict=True)
+    ]
+    assert kinds(paths, labels, sized) == ["size"]
+
+
+def test_an_aspect_is_one(labels, anywhere):
+    paths, facts = anywhere
+    turned = [
+        Facts(each.width, each.width * (2 if label else 1), each.format)
+        for label, each in zip(labels, facts, strict=True)
+    ]
+    assert kinds(paths, labels, turned) == ["size"]
+
+
+def test_a_format_is_one(labels, anywhere):
+    paths, facts = anywhere
+    saved = [
+        Facts(each.width, each.height, ("PNG", "JPEG", "WEBP")[label])
+        for label, each in zip(labels, facts, strict=True)
+    ]
+    assert kinds(paths, labels, saved) == ["format"]
+
+
+def test_a_folder_beside_that_of_the_class_is_one(labels, anywhere):
+    rooms = [f"clinic{label // 2}/{n}.png" for n, label in enumerate(labels)]
+    assert kinds(rooms, labels, anywhere[1]) == ["folder"]
+
+
+def test_copies_do_not_make_one(labels, anywhere):
+    """Every picture ten times: its size is its own, and says nothing of others."""
+    picture = np.arange(len(labels)) // 10
+    facts = [anywhere[1][number] for number in picture]
+    paths = [f"{n}.png" for n in range(len(facts))]
+    assert "size" in kinds(paths, picture % 3, facts)
+    assert kinds(paths, picture % 3, facts, groups=picture) == []
+
+
+def test_numbers_have_no_class_to_be_told(labels, anywhere):
+    assert kinds(anywhere[0], labels, anywhere[1], task="multilabel") == []
+
+
+def test_of_many_images_some_are_enough(labels, anywhere, monkeypatch):
+    monkeypatch.setattr(shortcuts, "MOST", 80)
+    facts = [Facts(640, 480, ("JPEG", "PNG", "WEBP")[label]) for label in labels]
+    assert kinds(anywhere[0], labels, facts) == ["format"]
+    assert kinds(anywhere[0], labels, anywhere[1]) == []
+
+
+@pytest.mark.parametrize(("class_weight", "said"), [("none", 1), ("balanced", 0)])
+def test_training_is_warned_of_imbalance_unless_it_is_balanced(class_weight, said):
+    samples = tuple(Sample(f"{n}.png", int(n >= 10_000), f"{n:032x}") for n in range(10_005))
+    catalog, facts = Catalog(Path(), ("cat", "dog"), samples), [Facts(64, 64, "PNG")] * 10_005
+    found = cautions(catalog, facts, groups=np.arange(10_005), class_weight=class_weight)
+    assert len(found) == said
+    assert all(text.startswith("cat has 10,000 images, dog 5.") for text in found)
+
+
+@pytest.mark.slow
+def test_training_says_what_a_checkup_says(tmp_path, network_file, in_this_process):
+    write_photos(tmp_path / "photos", classes=1, each=150, size=20)
+    for number, path in enumerate(sorted((tmp_path / "photos" / "blue").iterdir())[:14]):
+        (tmp_path / "photos" / "other").mkdir(exist_ok=True)
+        turned = Image.open(path).transpose(Image.Transpose.ROTATE_90).resize((60, 20))
+        turned.save(tmp_path / "photos" / "other" / f"{number}.webp")
+    run = regraft.train(tmp_path / "photos", Recipe(backbone=str(network_file), phases=()), tmp_path / "run")
+    problems = check(tmp_path / "photos", labels=False).findings.problems
+    codes = ("shortcut_size", "shortcut_format", "imbalance")
+    expected = [problem.summary for problem in problems if problem.code in codes]
+    assert len(expected) == 3
+    assert [text for text in run.metrics["warnings"] if text in expected] == expected

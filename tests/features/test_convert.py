@@ -1,0 +1,88 @@
+"""A network converted by Keras' OpenVINO backend answers as Keras does on the backend at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_network
+
+from regraft.backbones.load import load_backbone
+from regraft.backbones.zoo import ZOO
+from regraft.features import convert as module
+from regraft.features.convert import convert
+from regraft.features.keras_engine import converts
+from regraft.features.openvino import BATCH, OpenVinoEngine
+
+pytestmark = pytest.mark.skipif(not converts(), reason="OpenVINO is not installed")
+
+FAMILIES = {  # one of each, the cheapest
+    "xception", "vgg16", "resnet50", "resnet50_v2", "inception_v3", "inception_resnet_v2", "mobilenet",
+    "mobilenet_v2", "mobilenet_v3_small", "densenet121", "nasnet_mobile", "efficientnet_b0",
+    "efficientnet_v2_b0", "convnext_tiny",
+}  # fmt: skip
+RELATIVE = 1e-5  # of the largest value: float32 sums in another order
+
+
+def pixels(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def assert_converted(network: keras.Model, target: Path, batch: int) -> None:
+    given = pixels(batch, network.inputs[0].shape[1])
+    (received,) = OpenVinoEngine(target, batch=batch).run([given])
+    expected = network.predict(given.astype(np.float32), verbose=0)
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(received[name] - value).max() <= RELATIVE * np.abs(value).max(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.soak) for name in ZOO],
+)
+def test_every_network_of_keras_applications_answers_the_same(name: str, tmp_path: Path) -> None:
+    model = load_backbone(name, weights="random", image_size=ZOO[name].min_size).model
+    pooled = keras.layers.GlobalAveragePooling2D()(model.output)
+    network = keras.Model(model.inputs[0], {"map": model.output, "pooled": pooled})
+    convert(network, tmp_path / "graph.xml")
+    for batch in (1, BATCH):
+        assert_converted(network, tmp_path / "graph.xml", batch)
+
+
+def test_the_same_network_becomes_the_same_bytes(tmp_path: Path) -> None:
+    network = keras.Model((model := small_network()).inputs[0], {"map": model.output})
+    for name in ("one", "same"):
+        convert(network, tmp_path / f"{name}.xml")
+    for suffix in (".xml", ".bin"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"same{suffix}").read_bytes()
+
+
+@keras.saving.register_keras_serializable("mine")
+class OnlyHere(keras.layers.Layer):
+    """A layer that no other process knows."""
+
+    def call(self, inputs):
+        return 2.0 * inputs
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's graph is the way out")
+def test_what_the_child_cannot_build_goes_through_tensorflow(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, {"twice": OnlyHere()(keras.layers.Conv2D(2, 3)(image))})
+    convert(network, tmp_path / "graph.xml")
+    assert_converted(network, tmp_path / "graph.xml", BATCH)
+
+
+def test_a_child_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    network = keras.Model((model := small_network()).inputs[0], {"map": model.output})
+    convert(network, tmp_path / "one.xml")
+    first = module._CHILD.start()
+    first.kill()
+    first.wait()
+    convert(network, tmp_path / "other.xml")
+    assert module._CHILD.start() is not first
+    assert_converted(network, tmp_path / "other.xml", 1)

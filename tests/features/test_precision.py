@@ -1,0 +1,369 @@
+"""bf16 is chosen by what it does to the answers for the user's own images, once."""
+
+import re
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from conftest import COLOURS, small_network
+from sklearn.linear_model import Ridge
+
+from regraft.data.augmentation import View
+from regraft.data.catalog import Catalog
+from regraft.data.images.decoder_pool import DecodeAhead
+from regraft.features import precision as room
+from regraft.features.engine import Speed
+from regraft.features.extract import extract_features
+from regraft.features.image_facts import facts_key, read_facts
+from regraft.features.keras_engine import Network, engine_name
+from regraft.features.precision import AT_A_TIME, HELD_OUT, choose_precision
+from regraft.features.store import Store
+from regraft.solvers.cross_validation import Trial, folds
+from regraft.solvers.decision import Link, Scaler
+from regraft.system.console import SilentReporter
+
+pytestmark = [
+    pytest.mark.skipif(not engine_name().startswith("openvino"), reason="bf16 is OpenVINO's"),
+    pytest.mark.usefixtures("in_this_process"),
+]
+
+
+class Recorder(SilentReporter):
+    """Keeps what is shown."""
+
+    def __init__(self):
+        self.lines = []
+
+    def info(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def network():
+    small = small_network()
+    return keras.Model(small.inputs, {"cut_0": keras.layers.GlobalAveragePooling2D()(small.outputs[0])})
+
+
+@pytest.fixture(scope="module")
+def constant():
+    """A large constant beside what differs: colours begin at the fourth digit, and bf16 has two or three."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.ReLU()(keras.layers.Rescaling(0.001, offset=300)(image))
+    x = keras.layers.Conv2D(3, 1, kernel_initializer=keras.initializers.Orthogonal(seed=0))(x)
+    return keras.Model(image, {"cut_0": keras.layers.GlobalAveragePooling2D()(x)})
+
+
+@pytest.fixture
+def catalog(make_photos):
+    return Catalog.from_folder(make_photos(each=24))
+
+
+@pytest.fixture
+def few(make_photos):
+    return Catalog.from_folder(make_photos("few", each=4))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def reporter():
+    return Recorder()
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """A processor that has bf16, which OpenVINO imitates elsewhere."""
+    monkeypatch.setattr(room, "fast_in_bf16", lambda engine: True)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How many images each measurement was to look at."""
+    counts, measure = [], room._measure
+
+    def counted(speeds, catalog, digests, ahead):
+        counts.append(len(digests))
+        return measure(speeds, catalog, digests, ahead)
+
+    monkeypatch.setattr(room, "_measure", counted)
+    return counts
+
+
+def choose(network, catalog, store, reporter, wanted="auto"):
+    return choose_precision(Speed(network, store), catalog, store, wanted, reporter=reporter)
+
+
+def as_table(catalog, task):
+    """The same images with labels, or with numbers, that their colour tells."""
+    names = list(COLOURS)
+    cells = {"multilabel": ["cold", "cold|dull", "warm"], "regression": ["1.5", "2.25", "4.5"]}[task]
+    colours = [names.index(sample.path.split("/")[0]) for sample in catalog.samples]
+    table = {
+        "image": [sample.path for sample in catalog.samples],
+        "target": [cells[colour] for colour in colours],
+    }
+    separator = "|" if task == "multilabel" else ""
+    return Catalog.from_table(
+        table, image="image", target="target", root=catalog.root, separator=separator, task=task
+    )
+
+
+def as_task(catalog, task):
+    if task == "multiclass":
+        return catalog
+    if task == "binary":
+        two = [sample for sample in catalog.samples if sample.target != 1]
+        return replace(catalog, samples=tuple(two)).learnable().as_task("binary")
+    return as_table(catalog, task)
+
+
+TASKS = ["multiclass", "binary", "multilabel", "regression"]
+
+
+# --- by the answers
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_where_bf16_harms_no_answer_it_is_used(network, make_photos, store, reporter, task):
+    catalog = as_task(Catalog.from_folder(make_photos(each=32)), task)
+    speed, _ = choose(network, catalog, store, reporter)
+    assert speed.precision == "bf16"
+    (line,) = reporter.lines
+    assert line.startswith("Precision: bf16 is used. On ")
+    assert "a probe's loss is" in line
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_where_bf16_harms_answers_it_is_not_used(constant, make_photos, store, reporter, task):
+    catalog = as_task(Catalog.from_folder(make_photos(each=32)), task)
+    speed, _ = choose(constant, catalog, store, reporter)
+    assert speed.precision == "f32"
+    (line,) = reporter.lines
+    assert line.startswith("Precision: f32 is used. On ")
+    assert "a probe's loss is" in line
+
+
+def test_the_losses_shown_are_those_of_ridge_regression_on_held_out_images(network, catalog, store, reporter):
+    """The penalty is the one with which both together are lowest."""
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=len(catalog)) + [sample.target for sample in catalog.samples]
+    samples = [replace(s, target=(float(v),)) for s, v in zip(catalog.samples, numbers, strict=True)]
+    catalog = replace(catalog, samples=tuple(samples), outputs=("number",), task="regression")
+    choose(network, catalog, store, reporter)
+    samples = sorted(samples, key=lambda sample: sample.digest)
+    targets = Scaler.of(catalog.targets(samples))(catalog.targets(samples))
+    losses = []
+    for precision in ("bf16", "f32"):
+        features = extract_features(network, catalog, store=store, precision=precision)
+        rows = features.matrix(samples, "cut_0")
+        losses.append([squared_error(rows, targets, penalty) for penalty in room.PENALTIES])
+    rough, exact = np.array(losses)[:, np.sum(losses, 0).argmin()]
+    assert (
+        f"On {len(samples)} of your images a probe's loss is {rough:.3f} in bf16 and {exact:.3f} in f32"
+        in (reporter.lines[0])
+    )
+
+
+def squared_error(rows, targets, penalty):
+    errors = []
+    for held in folds(targets, task="regression", count=5, seed=0):
+        scaler = Scaler.of(rows[~held].astype(np.float64))
+        ridge = Ridge(alpha=penalty * (~held).sum()).fit(scaler(rows[~held]), targets[~held])
+        errors.append((ridge.predict(scaler(rows[held])).reshape(targets[held].shape) - targets[held]) ** 2)
+    return np.concatenate(errors).mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "harmless"),
+    [
+        ([0.009], 100, True),  # less than a hundredth
+        ([0.02], 100, False),
+        ([0.5, -0.44], 100, True),  # 0.03, less than its standard error
+        ([0.5, -0.44], 10_000, False),
+    ],
+)
+def test_a_loss_may_rise_by_a_hundredth_or_by_its_standard_error(
+    catalog, monkeypatch, changes, images, harmless
+):
+    targets = np.resize([-1.0, 1.0], images)  # standardised already
+    linear, everywhere = Link("linear", np.ones(1), np.zeros(1)), np.ones(images, bool)
+    tried = [
+        ([Trial({}, (targets + np.sqrt(losses))[:, None], linear, losses)], everywhere)
+        for losses in (np.ones(images), 1 + np.resize(changes, images))
+    ]
+    monkeypatch.setattr(room, "cross_validate", lambda family, part: tried.pop(0))
+    samples = [replace(catalog.samples[0], target=(value,)) for value in targets]
+    catalog = replace(catalog, task="regression", outputs=("number",))
+    features = [{"cut_0": np.zeros((images, 1))}] * 2
+    assert room._judge(features, catalog, samples)[0] is harmless
+
+
+# --- by the features
+
+
+def test_too_few_images_are_compared_by_their_features(network, few, store, reporter):
+    features = extract_features(network, few, store=store)
+    assert features.precision == "bf16"
+    assert choose(network, few, store, reporter)[0].precision == "bf16"
+
+
+def test_features_that_hardly_differ_between_images_are_left_in_f32(constant, few, store, reporter):
+    speed, _ = choose(constant, few, store, reporter)
+    assert speed.precision == "f32"
+    assert "of their spread away from f32's (limit 10 %)" in reporter.lines[0]
+
+
+def test_images_without_targets_are_compared_by_their_features(network, catalog, store, reporter):
+    samples = tuple(replace(sample, target=0) for sample in catalog.samples)
+    choose(network, replace(catalog, outputs=("",), samples=samples), store, reporter)
+    assert "of their spread away from f32's" in reporter.lines[0]
+
+
+@pytest.mark.slow
+def test_the_difference_shown_is_the_difference_there_is(network, few, store, reporter):
+    choose(network, few, store, reporter)
+    exact, rough = (
+        extract_features(network, few, store=store, precision=each).matrix(few.samples, "cut_0")
+        for each in ("f32", "bf16")
+    )
+    spread = np.sqrt(((exact - exact.mean(0)) ** 2).sum())
+    apart = np.sqrt(((rough - exact) ** 2).sum())
+    assert 0 < apart < spread
+    shown = re.search(r"its features are ([\d.]+) % of their spread", reporter.lines[0])
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(100 * apart / spread, abs=0.06)  # a rounded digit
+
+
+# --- which images
+
+
+def test_images_of_a_test_part_have_no_say(network, catalog, store, reporter, measured):
+    samples = [
+        replace(sample, part="test" if place % 2 else "train") for place, sample in enumerate(catalog.samples)
+    ]
+    choose(network, replace(catalog, samples=tuple(samples)), store, reporter)
+    assert measured == [len(catalog) // 2]
+
+
+def test_of_a_slow_network_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(room, "WORK", 1.0)
+    _, computed = choose(network, catalog, store, reporter)
+    assert computed == AT_A_TIME < HELD_OUT
+    assert f"On {AT_A_TIME} of your images its features are" in reporter.lines[0]
+
+
+def test_how_many_images_are_looked_at_is_a_matter_of_multiplications(network, monkeypatch):
+    """Neither of the clock nor of other work: the same network is asked about as many images everywhere."""
+    each = room._count_images(Network.of(network))
+    assert each == room.MOST  # a small network
+    cost = room.WORK / 100
+    monkeypatch.setattr("regraft.models.cut.multiplications", lambda nodes: cost)
+    assert room._count_images(Network.of(network)) == 100
+    cost = 1.5 * room.WORK / room.ENOUGH
+    assert room._count_images(Network.of(network)) == room.ENOUGH
+    cost = room.WORK
+    assert room._count_images(Network.of(network)) == room.AT_A_TIME
+
+
+def test_decoding_that_began_earlier_is_used_and_left_as_it_was(network, catalog, store, reporter):
+    digests = list(room.sample_images(catalog))
+    with DecodeAhead(catalog.jobs(digests), 32) as ahead:
+        _, computed = choose_precision(
+            Speed(network, store), catalog, store, "auto", ahead=ahead, reporter=reporter
+        )
+        assert computed == len(digests)
+        assert [each.facts for each in ahead] == list(read_facts(store.entries(facts_key(32)), digests))
+
+
+def test_of_large_features_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(room, "BYTES", 1)
+    monkeypatch.setattr(room, "CHUNK", 10)
+    assert choose(network, catalog, store, reporter)[1] == 10
+
+
+def test_what_was_computed_to_choose_is_not_computed_again(network, catalog, store, reporter):
+    speed, computed = choose(network, catalog, store, reporter)
+    assert computed == len(catalog)
+    for key in (speed.feature_key(View()), facts_key(32)):
+        assert store.entries(key).missing(catalog.contents) == []
+    received = extract_features(network, catalog, store=store)
+    fresh = extract_features(network, catalog, store=Store(store.root / "fresh"), precision=speed.precision)
+    rows = [features.matrix(catalog.samples, "cut_0") for features in (received, fresh)]
+    np.testing.assert_array_equal(*rows)
+    assert received.facts(catalog.samples) == fresh.facts(catalog.samples)
+
+
+def test_images_that_were_computed_to_choose_count_as_computed(network, catalog, store):
+    first = extract_features(network, catalog, store=store)
+    assert (first.computed, first.reused) == (len(catalog), 0)
+    again = extract_features(network, catalog, store=store)
+    assert (again.computed, again.reused) == (0, len(catalog))
+
+
+# --- when
+
+
+def test_the_answer_is_remembered(network, catalog, store, reporter, measured):
+    first, again = (choose(network, catalog, Store(store.root), reporter) for _ in range(2))
+    assert (first[0].precision, again[0].precision, again[1]) == ("bf16", "bf16", 0)
+    assert len(measured) == len(reporter.lines) == 1
+
+
+def test_images_that_are_added_leave_the_answer(network, catalog, store, reporter, measured):
+    """Unless they are among the few of the smallest digests, by which it is remembered."""
+    choose(network, replace(catalog, samples=_all_but_the_last(catalog)), store, reporter)
+    choose(network, catalog, store, reporter)
+    assert len(measured) == 1
+
+
+def _all_but_the_last(catalog):
+    """All samples but the one of the greatest digest."""
+    return tuple(sorted(catalog.samples, key=lambda sample: sample.digest)[:-1])
+
+
+def test_images_that_are_added_count_alone_where_the_question_is_asked_again(
+    network, catalog, store, measured
+):
+    samples = sorted(catalog.samples, key=lambda sample: sample.digest)
+    extract_features(network, replace(catalog, samples=tuple(samples[3:])), store=store)
+    features = extract_features(network, catalog, store=store)
+    assert (features.precision, features.computed, features.reused) == ("bf16", 3, len(samples) - 3)
+    assert measured == [len(samples) - 3, len(samples)]
+
+
+def test_where_most_features_are_there_in_f32_they_are_used(network, catalog, store, reporter, measured):
+    most = replace(catalog, samples=catalog.samples[: len(catalog) // 2 + 1])
+    extract_features(network, most, store=store, precision="f32")
+    assert choose(network, catalog, store, reporter)[0].precision == "f32"
+    assert measured == []
+
+
+def test_other_targets_of_the_same_images_ask_again(network, catalog, store, reporter, measured):
+    for task in ("multilabel", "regression"):
+        choose(network, as_table(catalog, task), store, reporter)
+    assert len(measured) == 2
+
+
+def test_without_bf16_in_the_processor_nothing_is_measured(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(room, "fast_in_bf16", lambda engine: False)
+    assert choose(network, catalog, store, reporter)[0].precision == "f32"
+    assert reporter.lines == []
+
+
+@pytest.mark.parametrize("wanted", ["f32", "bf16"])
+def test_what_is_wanted_is_used_unasked(network, few, store, reporter, wanted):
+    features = extract_features(network, few, store=store, precision=wanted)
+    assert features.precision == wanted
+    assert wanted in features.key
+    assert choose(network, few, store, reporter, wanted)[1] == 0
+    assert reporter.lines == []
+
+
+def test_less_than_a_handful_of_images_tell_nothing(network, make_photos, store, reporter):
+    handful = Catalog.from_folder(make_photos("handful", each=2))
+    assert choose(network, handful, store, reporter)[0].precision == "f32"
+    assert reporter.lines == []

@@ -1,0 +1,1 @@
+"""What tests build: networks, images, broken files, processes to kill."""

@@ -1,0 +1,160 @@
+"""Eight families under six plans: one epoch moves every planned weight and not a bit of anything else.
+
+The same tests run on the backend at hand, and once more in a process of their own on JAX. What should
+move is worked out here from layer names, not by asking the freeze plan. Weight decay acts on every weight
+that trains and none of them is zero, so a planned weight moves even where no gradient comes (dead ReLUs).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pytest
+
+from regraft.backbones.load import load_backbone
+from regraft.models.cut import cut
+from regraft.models.freeze import FreezePlan, Guard, freeze, resolve_plan
+from regraft.models.head import graft
+from regraft.recipe import HeadSpec
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Family:
+    """A backbone at its smallest; a stage, the layer before it, and a pattern that names no suffix."""
+
+    name: str
+    stage: str
+    before: str
+    pattern: str
+    size: int = 32
+
+
+FAMILIES = [
+    Family("resnet50", "conv5", "conv4_block6_out", r"conv3_block\d_2_conv$"),
+    Family("resnet50_v2", "conv5", "conv4_block6_out", r"conv4_block[12]_"),
+    Family("mobilenet_v2", "block_14", "block_13_project_BN", "depthwise"),
+    Family("mobilenet_v3_small", "block_9", "expanded_conv_8_project_bn", "squeeze_excite_conv"),
+    Family("inception_v3", "mixed9", "mixed8", r"^conv2d_\d*4$", size=75),
+    Family("xception", "block2", "block1_conv2_act", r"block\d_sepconv2$", size=71),
+    Family("efficientnet_b0", "block7", "block6d_add", "block[25]._se_"),
+    Family("convnext_tiny", "stage_3", "convnext_tiny_stage_2_block_8_identity", "downsampling_conv_1|stem$"),
+]
+SHORT = {"mobilenet_v2", "mobilenet_v3_small"}
+
+
+@pytest.fixture(autouse=True)
+def cheap_weights(monkeypatch):
+    """Random weights from NumPy: XLA would compile a generator for every shape."""
+    generator = np.random.default_rng(0)
+
+    def draw(self, shape, dtype=None, **rest):
+        fan_in = max(1, int(np.prod(shape[:-1])))
+        values = generator.standard_normal(shape, np.float32) / np.sqrt(fan_in)
+        return keras.ops.convert_to_tensor(values, dtype)
+
+    for name in ("GlorotUniform", "HeNormal", "VarianceScaling", "TruncatedNormal"):
+        monkeypatch.setattr(getattr(keras.initializers, name), "__call__", draw)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
+def test_on_jax():
+    run_on_jax("mobilenet_v3_small", count=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)  # minutes of compiling, more on a busy machine
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
+def test_all_on_jax():
+    run_on_jax("exactly_the_plan", count=len(FAMILIES))
+
+
+def run_on_jax(which: str, *, count: int) -> None:
+    pytest.importorskip("jax")
+    fast_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", which, __file__],
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": fast_to_compile},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f"{count} passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(each, id=each.name, marks=() if each.name in SHORT else pytest.mark.soak)
+        for each in FAMILIES
+    ],
+)
+def test_one_epoch_moves_exactly_the_plan(family):
+    backbone = load_backbone(family.name, weights="random", image_size=family.size)
+    model = graft(backbone, HeadSpec(), outputs=2)
+    head = model.get_layer("head_output").weights
+    names = [layer.name for layer in backbone.layers]
+    begins = names.index(family.before) + 1
+    middle = len(names) // 2
+    for plan, expected in {
+        "none": set(),
+        "all": of(backbone.layers, lambda layer: True),
+        "last:20": of(backbone.layers[-20:], lambda layer: True),
+        f"from:{middle}": of(backbone.layers[middle:], lambda layer: True),
+        f"stage:{family.stage}": of(backbone.layers[begins:], lambda layer: True),
+        f"match:{family.pattern}": of(backbone.layers, lambda layer: re.search(family.pattern, layer.name)),
+    }.items():
+        trained = freeze(backbone, plan)
+        assert bool(trained.layers) == (plan != "none")
+        moved = one_epoch(model, resolve_plan(backbone, plan), family.size)
+        assert moved == expected | {id(weight) for weight in head}, plan
+
+
+class DecayedSGD(keras.optimizers.Optimizer):
+    """Signed gradients and weight decay, in NumPy: XLA would compile each operation for every shape."""
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=1e-3)
+
+    def update_step(self, gradient, variable, learning_rate):
+        value, slope = keras.ops.convert_to_numpy(variable), keras.ops.convert_to_numpy(gradient)
+        moved = 0.999 * value - 1e-4 * np.sign(slope)
+        self.assign(variable, keras.ops.convert_to_tensor(moved.astype(value.dtype)))
+
+
+def of(layers, rule: Callable[[keras.layers.Layer], object]) -> set[int]:
+    """Ids of the weights that train where `rule` holds of a layer or of one around it."""
+    return {id(variable) for layer in layers for variable in _variables(layer, rule, False)}
+
+
+def _variables(layer, rule, within: bool) -> Iterator[keras.Variable]:
+    within = within or bool(rule(layer))
+    if within and not isinstance(layer, keras.layers.BatchNormalization):
+        yield from layer._trainable_variables
+    for inner in layer._layers:
+        yield from _variables(inner, rule, within)
+
+
+def one_epoch(model, plan: FreezePlan, size: int) -> set[int]:
+    """Train one epoch as fine-tuning does, on two images; the ids of the weights that differ in a bit."""
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        if not np.any(weight):
+            weight.assign(generator.uniform(-0.1, 0.1, weight.shape))
+    before = [np.asarray(weight).tobytes() for weight in model.weights]
+    joined = cut(model, plan).joined()
+    guard = Guard(model)
+    joined.compile(optimizer=DecayedSGD(), loss="categorical_crossentropy", run_eagerly=True)
+    pixels = generator.uniform(0, 255, (2, size, size, 3)).astype("float32")
+    joined.fit(pixels, np.eye(2, dtype="float32"), epochs=1, batch_size=2, verbose=0)
+    assert all(np.isfinite(np.asarray(weight)).all() for weight in model.weights)
+    guard.check()
+    after = [np.asarray(weight).tobytes() for weight in model.weights]
+    return {id(weight) for weight, old, new in zip(model.weights, before, after, strict=True) if old != new}

@@ -1,0 +1,76 @@
+"""`regraft inspect`: what is in a file or a run, and what would be refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import pytest
+from helpers import malicious_models
+from typer.testing import CliRunner
+
+from regraft.cli import app
+from regraft.errors import UsageError
+from regraft.pipeline.inspect import inspect
+
+
+def test_layers_and_parameters_are_those_of_keras(network_file: Path) -> None:
+    model = keras.models.load_model(network_file)
+    found = inspect(network_file)
+    assert found.suspicious == ()
+    assert found.parameters == sum(weight.shape.num_elements() for weight in model.weights)
+    assert found.inputs[0][1] == [None, 32, 32, 3]
+    assert found.outputs == (model.layers[-1].name,)
+    counted = {kind.name: (kind.layers, kind.parameters) for kind in found.kinds}
+    for name, (number, parameters) in counted.items():
+        layers = [layer for layer in model.layers if type(layer).__name__ == name]
+        assert len(layers) == number
+        if name != "Dropout":  # its source of random numbers is no parameter
+            assert sum(layer.count_params() for layer in layers) == parameters
+    assert found.saved_by.startswith(f"Keras {keras.__version__}")
+
+
+def test_a_hostile_file_is_shown_and_ends_with_exit_code_5(tmp_path: Path) -> None:
+    model = malicious_models.functional(
+        malicious_models.layer("Lambda", "evil\x1b[2J", {}), last=malicious_models.dense(units=10**9)
+    )
+    path = malicious_models.write(tmp_path / "evil.keras", malicious_models.members(model))
+    done = CliRunner().invoke(app, ["inspect", str(path)])
+    assert done.exit_code == 5
+    assert "REFUSED     layer 'evil\\x1b[2J' ('Lambda') runs a program." in done.stdout
+    assert "would hold about 193,000,000,000 numbers" in done.stdout  # all reasons, not the first one
+    assert "\x1b" not in done.stdout
+    found = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
+    assert len(found["suspicious"]) == 2
+    assert found["members"].keys() == {"metadata.json", "config.json", "model.weights.h5"}
+
+
+def test_another_file_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04K\x01.")
+    assert "a pickle" in inspect(tmp_path / "model.pkl").suspicious[0]
+    with pytest.raises(UsageError, match="nothing at"):
+        inspect(tmp_path / "nowhere.keras")
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_with_its_manifest(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    model = malicious_models.sound(run / "model.keras")
+    manifest = {
+        "format": 2, "task": "multiclass", "outputs": ["a", "b", "c", "d"], "thresholds": {}, "photos": 1,
+        "pixels": {"size": 8}, "backbone": {"name": "own"}, "head": "solved", "trained": [],
+        "versions": {"keras": "3.15.1"}, "files": {"model.keras": inspect(model).sha256},
+    }  # fmt: skip
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    done = CliRunner().invoke(app, ["inspect", str(run)])
+    assert done.exit_code == 0
+    assert "unchanged   model.keras" in done.stdout
+    assert 'versions    {"keras": "3.15.1"}' in done.stdout
+    malicious_models.write(
+        run / "model.keras",
+        malicious_models.members(malicious_models.functional(last=malicious_models.dense(use_bias=True))),
+    )
+    done = CliRunner().invoke(app, ["inspect", str(run)])
+    assert (done.exit_code, inspect(run).changed) == (5, ("model.keras",))

@@ -1,0 +1,71 @@
+"""The run folder: old or new, never half, never with numbers that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from regraft.errors import EnvironmentFault, ModelRefused, name_os_errors
+from regraft.inference.model_files import _expect_finite
+from regraft.models.freeze import Trained
+from regraft.pipeline.run_folder import claim_folder
+from regraft.recipe import Phase
+from regraft.training.fit import EpochRecord, Fitted
+from regraft.training.outcome import Decision
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_with_a_weight_that_is_no_finite_number_is_not_written(value: float) -> None:
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(3, name="last"), keras.layers.Dropout(0.5)]
+    )
+    _expect_finite(model)
+    kernel, bias = model.get_layer("last").get_weights()
+    bias[1] = value
+    model.get_layer("last").set_weights([kernel, bias])
+    with pytest.raises(ModelRefused, match="last/bias holds numbers that are not finite"):
+        _expect_finite(model)
+
+
+def test_a_loss_that_is_no_number_says_so_and_which_rate_to_try() -> None:
+    history = [
+        EpochRecord(n, float("nan"), loss, 0.5, 0.01, 1.0) for n, loss in enumerate((0.7, float("nan")))
+    ]
+    fitted = Fitted(Phase("all", learning_rate=0.01), Trained(1, 1), history=history, stopped="diverged")
+    reason = Decision.of((fitted,), "top-1").reason
+    assert "its loss left the finite numbers in epoch 1" in reason
+    assert "--learning-rate 0.001" in reason
+
+
+def test_what_killed_runs_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    (tmp_path / ".run.writing-dead").mkdir()
+    (tmp_path / ".run.writing-dead" / "model.keras").write_bytes(b"half")
+    (tmp_path / ".other.writing-dead").mkdir()
+    with claim_folder(tmp_path / "run", overwrite=False) as one:
+        with claim_folder(tmp_path / "run", overwrite=False) as other:
+            (other / "manifest.json").write_text("{}")
+            assert one.is_dir()
+        (one / "manifest.json").write_text("{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.writing-dead", "run"]
+
+
+def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(EnvironmentFault, match="Nothing can be written to"),
+        claim_folder(tmp_path / "file" / "run", overwrite=False),
+    ):
+        raise AssertionError("work began")
+
+
+def test_a_fault_that_says_why_already_is_not_worded_again() -> None:
+    with (
+        pytest.raises(EnvironmentFault, match=r"^the disk: No space left on device\.$"),
+        name_os_errors("the disk"),
+    ):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(EnvironmentFault, match=r"^no network$"), name_os_errors("the disk"):
+        raise EnvironmentFault("no network")

@@ -1,0 +1,340 @@
+"""A whole run: what it writes, what it reuses, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import write_photos
+from PIL import Image
+
+import regraft
+from regraft.data.images.decode import decode
+from regraft.recipe import Phase, Recipe
+
+FILES = {
+    "history.csv", "manifest.json", "metrics.json", "model.keras", "openvino.bin", "openvino.xml",
+    "recipe.toml", "refused.jsonl", "report.html", "selftest.npz", "split.csv",
+}  # fmt: skip
+
+
+@pytest.fixture
+def probe(network_file: Path) -> Recipe:
+    return Recipe(backbone=str(network_file), phases=())
+
+
+@pytest.fixture
+def tuned(network_file: Path) -> Recipe:
+    phase = Phase("all", epochs=2, batch_size=8, learning_rate=1e-2)
+    return Recipe(backbone=str(network_file), phases=(phase,), augment=("flip",))
+
+
+def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    assert {path.name for path in run.path.iterdir()} == FILES
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert metrics["task"] == "multiclass"
+    for name in ("top1", "balanced_accuracy", "macro_f1", "log_loss"):
+        score = metrics["validation"][name]
+        assert score["low"] <= score["value"] <= score["high"]
+    assert metrics["images"] == {"used": 30, "refused": 0}
+    assert metrics["features"] == {"computed": 30, "reused": 0}
+    assert metrics["decision"]["kept"] == "head"
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert manifest["outputs"] == ["blue", "green", "red"]
+    assert manifest["pixels"]["size"] == 32
+    rows = list(csv.DictReader((run.path / "split.csv").open()))
+    assert len(rows) == 30
+    assert {row["part"] for row in rows} == {"train", "validation"}
+    assert "blue" in (run.path / "report.html").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "run", "store"]
+
+
+@pytest.mark.slow
+def test_second_run_computes_nothing_and_says_the_same(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    first = regraft.train(photos, probe, tmp_path / "a", store=tmp_path / "store")
+    second = regraft.train(photos, probe, tmp_path / "b", store=tmp_path / "store")
+    assert second.metrics["features"] == {"computed": 0, "reused": 30}
+    assert second.metrics["validation"] == first.metrics["validation"]
+
+
+@pytest.mark.slow
+def test_ten_new_images_compute_ten_and_leave_the_split_as_it_was(
+    photos: Path, probe: Recipe, tmp_path: Path
+) -> None:
+    first = regraft.train(photos, probe, tmp_path / "a", store=tmp_path / "store")
+    for path in write_photos(tmp_path / "more", classes=1, each=10, seed=9).rglob("*.png"):
+        shutil.copy(path, photos / "blue" / f"new_{path.name}")
+    second = regraft.train(photos, probe, tmp_path / "b", store=tmp_path / "store")
+    assert second.metrics["features"] == {"computed": 10, "reused": 30}
+    parts = [
+        {row["image"]: row["part"] for row in csv.DictReader((run.path / "split.csv").open())}
+        for run in (first, second)
+    ]
+    assert parts[0].items() <= parts[1].items()
+
+
+@pytest.mark.slow
+def test_two_empty_places_give_the_same_scores(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
+    runs = [regraft.train(photos, tuned, tmp_path / n, store=tmp_path / f"store {n}") for n in ("a", "b")]
+    assert runs[0].metrics["validation"] == runs[1].metrics["validation"]
+    assert (runs[0].path / "split.csv").read_text() == (runs[1].path / "split.csv").read_text()
+
+
+def test_bad_files_are_named_and_the_rest_is_used(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    (photos / "red" / "empty.jpg").write_bytes(b"")
+    (photos / "red" / "page.jpg").write_bytes(b"<!DOCTYPE html><html>")
+    whole = (photos / "blue" / "000.png").read_bytes()
+    (photos / "blue" / "half.png").write_bytes(whole[: len(whole) // 2])
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    refused = [json.loads(line) for line in (run.path / "refused.jsonl").read_text().splitlines()]
+    assert {(item["image"], item["code"]) for item in refused} == {
+        ("blue/half.png", "truncated"), ("red/empty.jpg", "empty"), ("red/page.jpg", "not_an_image"),
+    }  # fmt: skip
+    assert run.metrics["images"] == {"used": 30, "refused": 3}
+    assert "half.png" in (run.path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_fine_tuned_model_scores_what_its_file_predicts(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
+    run = regraft.train(photos, tuned, tmp_path / "run", store=tmp_path / "store")
+    rows = [row for row in csv.DictReader((run.path / "split.csv").open()) if row["part"] == "validation"]
+    pixels = np.stack(
+        [decode((photos / row["image"]).read_bytes(), 32).pixels for row in rows]
+    ).astype("float32")  # fmt: skip
+    model = keras.models.load_model(run.path / "model.keras")
+    answer = model.predict(pixels, verbose=0)
+    classes = json.loads((run.path / "manifest.json").read_text())["outputs"]
+    labels = np.array([classes.index(row["target"]) for row in rows])
+    loss = -np.log(np.maximum(answer[np.arange(len(labels)), labels], 1e-15)).mean()
+    assert run.metrics["validation"]["log_loss"]["value"] == pytest.approx(loss, abs=1e-4)
+    history = list(csv.DictReader((run.path / "history.csv").open()))
+    assert [int(row["epoch"]) for row in history] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_saved_model_opens_in_plain_keras_without_regraft(
+    photos: Path, probe: Recipe, tmp_path: Path
+) -> None:
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    np.save(tmp_path / "pixels.npy", pixels)
+    code = (
+        "import sys, keras, numpy as np\n"
+        f"model = keras.models.load_model({str(run.path / 'model.keras')!r}, safe_mode=True)\n"
+        f"np.save({str(tmp_path / 'out.npy')!r}, model.predict(np.load({str(tmp_path / 'pixels.npy')!r})))\n"
+        "assert not [name for name in sys.modules if name.startswith('regraft')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), run.model.predict(pixels, verbose=0), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_python_api_goes_on_with_an_ordinary_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    run.model.compile("sgd", "sparse_categorical_crossentropy")
+    run.model.fit(np.zeros((4, 32, 32, 3)), np.zeros(4), verbose=0)
+
+
+@pytest.mark.slow
+def test_recipe_of_a_run_makes_the_run_again(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
+    first = regraft.train(photos, tuned, tmp_path / "a", store=tmp_path / "store")
+    recipe = Recipe.from_toml(first.path / "recipe.toml")
+    second = regraft.train(recipe.data, recipe, tmp_path / "b", store=tmp_path / "store")
+    assert second.metrics["validation"] == first.metrics["validation"]
+
+
+@pytest.mark.slow
+def test_recipe_is_right_after_an_early_stop_and_from_another_folder(
+    photos: Path, network_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(network_file.parent)
+    phase = Phase("all", epochs=6, patience=1, batch_size=8, learning_rate=1.0)
+    recipe = Recipe(backbone=network_file.name, phases=(phase,))
+    first = regraft.train(photos, recipe, tmp_path / "a", store=tmp_path / "store")
+    assert first.metrics["decision"]["phases"][0]["epochs"] < 6
+    monkeypatch.chdir(tmp_path)
+    again = Recipe.from_toml(first.path / "recipe.toml")
+    assert again.phases[0].epochs == 6
+    second = regraft.train(again.data, again, tmp_path / "b", store=tmp_path / "store")
+    lines = [len((run.path / "history.csv").read_text().splitlines()) for run in (first, second)]
+    assert lines[0] == lines[1]
+    assert second.metrics["validation"] == first.metrics["validation"]
+
+
+@pytest.mark.slow
+def test_auto_states_what_it_decided(photos: Path, network_file: Path, tmp_path: Path) -> None:
+    recipe = Recipe(backbone=str(network_file), budget=60, phases=(Phase(epochs=1, batch_size=8),))
+    run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
+    decision = run.metrics["decision"]
+    assert decision["kept"] in ("head", "fine-tuned")
+    assert decision["reason"]
+    assert (decision["kept"] == "fine-tuned") == any(phase["best_epoch"] for phase in decision["phases"])
+
+
+@pytest.mark.slow
+def test_auto_without_time_keeps_the_probe(photos: Path, network_file: Path, tmp_path: Path) -> None:
+    recipe = Recipe(backbone=str(network_file), budget=1e-6)
+    run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
+    assert run.metrics["decision"]["kept"] == "head"
+    assert "budget" in run.metrics["decision"]["reason"]
+
+
+@pytest.mark.slow
+def test_parts_of_the_users_own_are_kept(make_photos, probe: Recipe, tmp_path: Path) -> None:
+    make_photos("set/train", each=8)
+    make_photos("set/val", each=3, seed=1)
+    make_photos("set/test", each=4, seed=2)
+    run = regraft.train(tmp_path / "set", probe, tmp_path / "run", store=tmp_path / "store")
+    assert run.metrics["validation"]["n"] == 9
+    assert run.metrics["test"]["n"] == 12
+
+
+@pytest.mark.slow
+def test_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_run(
+    photos: Path, probe: Recipe, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    regraft.train(photos, probe, out, store=tmp_path / "store")
+    with pytest.raises(regraft.UsageError, match="--overwrite"):
+        regraft.train(photos, probe, out, store=tmp_path / "store")
+    regraft.train(photos, probe, out, overwrite=True, store=tmp_path / "store")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(regraft.UsageError, match="not a run folder"):
+        regraft.train(photos, probe, mine, overwrite=True, store=tmp_path / "store")
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.slow
+def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
+    photos: Path, probe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    regraft.train(photos, probe, out, store=tmp_path / "store")
+    before = (out / "metrics.json").read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras.Model.save", full)
+    with pytest.raises(regraft.EnvironmentFault, match="No space left"):
+        regraft.train(photos, probe, out, overwrite=True, store=tmp_path / "store")
+    assert (out / "metrics.json").read_bytes() == before
+    assert not list(tmp_path.glob(".run*"))
+
+
+@pytest.mark.slow
+def test_images_that_may_only_be_read_are_as_good_as_any(
+    photos: Path, probe: Recipe, tmp_path: Path, read_only, in_this_process
+) -> None:
+    run = regraft.train(read_only(photos), probe, tmp_path / "run", store=tmp_path / "store")
+    assert run.metrics["images"] == {"used": 30, "refused": 0}
+    assert len(list(run.bundle.predict([photos]))) == 30
+
+
+def test_a_place_that_may_only_be_read_is_refused_before_anything_is_looked_at(
+    tmp_path: Path, read_only
+) -> None:
+    place, nowhere = tmp_path / "place", tmp_path / "nowhere"
+    place.mkdir()
+    read_only(place)
+    for make in (regraft.train, regraft.search):
+        with pytest.raises(regraft.EnvironmentFault, match=r"Nothing can be written to|cannot be written"):
+            make(nowhere, Recipe(), place / "run")
+    with pytest.raises(regraft.EnvironmentFault, match=r"features.csv cannot be written"):
+        regraft.embed(nowhere, Recipe(), place / "features.csv")
+    with pytest.raises(regraft.UsageError, match="nowhere"):  # which is looked at first where one can write
+        regraft.train(nowhere, Recipe(), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    (photos / "red" / "bad.png").write_bytes(b"not an image at all")
+    bundle = regraft.load(run.path)
+    answers = list(bundle.predict([photos / "red"]))
+    assert [Path(answer.image).name for answer in answers][-1] == "bad.png"
+    assert answers[-1].code == "not_an_image"
+    pixels = np.stack([decode(Path(a.image).read_bytes(), 32).pixels for a in answers[:-1]])
+    expected = run.model.predict(pixels.astype("float32"), verbose=0)
+    got = np.array([[a.values[name] for name in bundle.outputs] for a in answers[:-1]])
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert all(a.label == bundle.outputs[row.argmax()] for a, row in zip(answers[:-1], expected, strict=True))
+    (scores,) = bundle.evaluate(photos)
+    assert scores.n == 30
+    assert scores.scores["top1"].value > 0.8
+
+
+@pytest.mark.slow
+def test_evaluate_refuses_classes_the_model_never_saw(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    (photos / "blue").rename(photos / "violet")
+    with pytest.raises(regraft.DataError, match="violet"):
+        run.bundle.evaluate(photos)
+
+
+@pytest.mark.slow
+def test_damaged_model_or_manifest_is_refused(photos: Path, probe: Recipe, tmp_path: Path) -> None:
+    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+    data = bytearray((run.path / "model.keras").read_bytes())
+    data[len(data) // 2] ^= 1
+    (run.path / "model.keras").write_bytes(data)
+    with pytest.raises(regraft.ModelRefused, match="manifest"):
+        _ = regraft.load(run.path).model
+    (run.path / "manifest.json").write_text("{}")
+    with pytest.raises(regraft.ModelRefused):
+        regraft.load(run.path)
+    with pytest.raises(regraft.UsageError):
+        regraft.load(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_probe_runs_on_jax(photos: Path, network_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    command = [
+        sys.executable, "-m", "regraft", "train", str(photos), "-o", str(tmp_path / "run"),
+        "--backbone", str(network_file), "--unfreeze", "none", "--store", str(tmp_path / "store"),
+    ]  # fmt: skip
+    blocked = (
+        "import sys\n"
+        "class NoTensorFlow:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name.split('.')[0] == 'tensorflow': raise ImportError(name)\n"
+        "sys.meta_path.insert(0, NoTensorFlow())\n"
+        "from regraft.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, *command[3:]],
+        env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["versions"]["backend"] == "jax"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]["top1"]["value"] > 0.8
+
+
+@pytest.mark.slow
+def test_probe_on_real_photographs(clothing: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
+    recipe = Recipe(weights=str(mobilenet_weights), phases=())
+    run = regraft.train(clothing, recipe, tmp_path / "run", store=tmp_path / "store")
+    assert run.metrics["test"]["n"] == 372
+    assert run.metrics["test"]["top1"]["value"] >= 0.855
+    again = regraft.train(clothing, recipe, tmp_path / "again", store=tmp_path / "store")
+    assert again.metrics["features"] == {"computed": 0, "reused": 1372}
+    assert again.metrics["test"] == run.metrics["test"]
+    photo = next((clothing / "test" / "hat").iterdir())
+    (answer,) = run.bundle.predict([photo])
+    pixels = decode(photo.read_bytes(), 224).pixels.astype("float32")[None]
+    with Image.open(photo):
+        expected = run.model.predict(pixels, verbose=0)[0]
+    assert answer.probability == pytest.approx(float(expected.max()), abs=1e-4)

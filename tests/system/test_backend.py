@@ -1,0 +1,236 @@
+"""Which backend a command runs on: OpenVINO where nothing trains by gradient, the user's choice always."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import write_photos
+
+from regraft.features.keras_engine import converts
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not converts(), reason="without OpenVINO there is nothing to choose"),
+]
+
+HEAVY = ("tensorflow", "jax", "torch", "pandas")
+ZOO = ("--backbone", "mobilenet", "--weights", "random", "--image-size", "32")
+CODE = """
+import sys
+{before}
+from regraft.cli.program import main
+try:
+    main()
+finally:
+    import keras
+    print("ran on", keras.backend.backend(), [name for name in {heavy} if name in sys.modules])
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("backend") / "photos", each=8)
+
+
+def start(*command: object, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    code = CODE.format(before=before, heavy=HEAVY)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def train(photos: Path, out: Path, *options: object, **how: str) -> subprocess.CompletedProcess[str]:
+    return start("train", photos, "-o", out, "--store", out.parent / "store", *options, **how)
+
+
+def answers(model: keras.Model) -> np.ndarray:
+    given = np.random.default_rng(0).integers(0, 256, (5, *model.inputs[0].shape[1:]))
+    return model.predict(given.astype("float32"), verbose=0)
+
+
+@pytest.mark.parametrize("solver", ["logistic", "svm-rbf", "neighbours"])
+def test_a_head_that_is_solved_needs_openvino_alone(photos: Path, tmp_path: Path, solver: str) -> None:
+    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", "--solver", solver)
+    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["versions"]["backend"] == "openvino"
+    assert manifest["graph_of"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("embed", "-o", "features.csv"), ("check",), ("recommend", "--backbones", "mobilenet,vgg16")],
+    ids=lambda command: command[0],
+)
+def test_other_commands_that_train_nothing_need_openvino_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backbone = ZOO[2:] if command[0] == "recommend" else ZOO
+    done = start(command[0], photos, *command[1:], *backbone, "--store", tmp_path / "store")
+    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_model_made_on_openvino_answers_the_same_on_every_backend(
+    photos: Path, network_file: Path, tmp_path: Path, backend: str
+) -> None:
+    pytest.importorskip(backend)
+    done = train(photos, tmp_path / "run", "--backbone", network_file, "--unfreeze", "none")
+    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
+    code = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.saving.load_model(sys.argv[1], safe_mode=True)\n"
+        "with np.load(sys.argv[2]) as kept:\n"
+        "    given, expected = kept['pictures'].astype('float32'), kept['answers']\n"
+        "answers = keras.ops.convert_to_numpy(model(given, training=False))\n"
+        "print(float(np.abs(answers - expected).max()), 'regraft' in sys.modules)"
+    )
+    files = [str(tmp_path / "run" / name) for name in ("model.keras", "selftest.npz")]
+    opened = subprocess.run(
+        [sys.executable, "-c", code, *files], capture_output=True, text=True, check=True,
+        env={**os.environ, "KERAS_BACKEND": backend},
+    )  # fmt: skip
+    apart, imported = opened.stdout.split()
+    assert float(apart) < 1e-5
+    assert imported == "False"
+
+
+def test_openvino_and_tensorflow_make_the_same_run(photos: Path, tmp_path: Path) -> None:
+    for backend in ("openvino", "tensorflow"):
+        done = train(photos, tmp_path / backend / "run", *ZOO, "--unfreeze", "none", KERAS_BACKEND=backend)
+        assert done.stdout.splitlines()[-1].startswith(f"ran on {backend}"), done.stderr
+    one, other = (keras.saving.load_model(tmp_path / each / "run" / "model.keras")
+                  for each in ("openvino", "tensorflow"))  # fmt: skip
+    np.testing.assert_allclose(answers(one), answers(other), atol=1e-5)
+    splits = [(tmp_path / each / "run" / "split.csv").read_text() for each in ("openvino", "tensorflow")]
+    assert splits[0] == splits[1]
+
+
+def test_a_keras_json_that_names_another_backend_is_a_choice(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": "jax"}))
+    home = str(tmp_path)
+    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", KERAS_HOME=home)
+    assert done.stdout.splitlines()[-1].startswith("ran on jax"), done.stderr
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": "tensorflow"}))  # as Keras itself writes it
+    done = train(photos, tmp_path / "other", *ZOO, "--unfreeze", "none", KERAS_HOME=home)
+    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"KERAS_BACKEND": "nonsense"}, ("KERAS_BACKEND: expected tensorflow", "Received: nonsense")),
+        ({"KERAS_BACKEND": "openvino"}, ("Keras runs on openvino here, which cannot train by gradient",)),
+        ({"KERAS_HOME": ""}, ("keras.json names the backend torch, which is not installed",)),
+    ],
+)
+def test_a_backend_that_cannot_be_is_one_message(
+    photos: Path, tmp_path: Path, environment: dict[str, str], words: tuple[str, ...]
+) -> None:
+    if "torch" in words[0] and importlib.util.find_spec("torch"):
+        pytest.skip("torch is installed here")
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": "torch"}))
+    environment = {name: value or str(tmp_path) for name, value in environment.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "regraft", "train", photos, "-o", tmp_path / "run", *ZOO],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_keras_that_was_imported_before_keeps_its_backend(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    before = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport keras\ndel os.environ['KERAS_BACKEND']"
+    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", before=before)
+    assert done.stdout.splitlines()[-1].startswith("ran on jax"), done.stderr
+
+
+def test_without_openvino_the_default_backend_runs_all_of_it(photos: Path, tmp_path: Path) -> None:
+    before = (
+        "import importlib.metadata, importlib.util, sys\n"
+        "sys.modules['openvino'] = None\n"
+        "find, version = importlib.util.find_spec, importlib.metadata.version\n"
+        "def no_spec(name, *rest):\n    return None if name == 'openvino' else find(name, *rest)\n"
+        "def no_version(name):\n"
+        "    if name == 'openvino':\n        raise importlib.metadata.PackageNotFoundError(name)\n"
+        "    return version(name)\n"
+        "importlib.util.find_spec, importlib.metadata.version = no_spec, no_version"
+    )
+    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", before=before)
+    assert done.returncode == 0, done.stderr
+    assert "ran on tensorflow" in done.stdout
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["graph_of"] is None
+
+
+@pytest.fixture(scope="module")
+def edges(photos: Path) -> Path:
+    """A network with an operation that Keras' OpenVINO backend lacks."""
+    file, image = photos.parent / "edges.keras", keras.Input((32, 32, 3))
+    flat = keras.layers.Reshape((32, 32, 6))(keras.ops.image.sobel_edges(image))
+    keras.Model(image, keras.layers.Conv2D(4, 3)(flat)).save(file)
+    return file
+
+
+def test_what_openvino_lacks_is_one_message_where_the_user_chose_it(
+    photos: Path, edges: Path, tmp_path: Path
+) -> None:
+    options = ["--backbone", edges, "--unfreeze", "none", "--store", tmp_path / "store"]
+    done = subprocess.run(
+        [sys.executable, "-m", "regraft", "train", photos, "-o", tmp_path / "run", *options],
+        capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": "openvino"},
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "Choose another backend: KERAS_BACKEND=tensorflow" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_openvino_lacks_sends_the_command_to_tensorflow_once(
+    photos: Path, edges: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = ["--backbone", edges, "--unfreeze", "none", "--store", tmp_path / "store"]
+    done = subprocess.run(
+        [sys.executable, "-m", "regraft", "train", photos, "-o", out, *options],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("starts again with TensorFlow") == 1
+    assert json.loads((out / "manifest.json").read_text())["versions"]["backend"] == "tensorflow"
+    assert not list(tmp_path.glob(".run*"))
+    shutil.rmtree(out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux'")
+@pytest.mark.parametrize("name", ["libtcmalloc_minimal.so.4", "libjemalloc.so.2", "libmimalloc.so.2"])
+def test_beside_another_allocator_keras_runs_the_network_and_predicts(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
+    library = next(Path("/usr/lib").rglob(name), None)
+    if library is None:
+        pytest.skip(f"{name} is not installed")
+    out, environment = tmp_path / "run", {**os.environ, "LD_PRELOAD": str(library)}
+    options = [*ZOO, "--unfreeze", "none", "--store", tmp_path / "store"]
+    for command in (["train", photos, "-o", out, *options], ["predict", out, photos / "red"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "regraft", *command],
+            capture_output=True, text=True, check=False, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        if command[0] == "train":
+            assert done.stderr.count(f"OpenVINO cannot run beside {library}") == 1
+    assert len([line for line in done.stdout.splitlines() if ".png\t" in line]) == 8

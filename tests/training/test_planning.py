@@ -1,0 +1,108 @@
+"""Where a phase is cut: few bytes against few layers run again, within a limit."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import keras
+import pytest
+
+from regraft.backbones.load import load_backbone
+from regraft.models.freeze import resolve_plan
+from regraft.models.head import graft
+from regraft.recipe import HeadSpec
+from regraft.training.planning import Images, place, room
+
+IMAGES = Images(train=1000, validation=200)
+EVERYTHING = 1e12
+
+
+def narrow_in_the_middle():
+    """Costly layers of 64 channels, then 2, then 64 again, then what trains."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(64, 5, padding="same", name="wide")(image)
+    x = keras.layers.Conv2D(64, 5, padding="same", name="costly")(x)
+    x = keras.layers.Conv2D(2, 1, name="narrow")(x)
+    x = keras.layers.Conv2D(64, 1, name="cheap")(x)
+    return keras.Model(image, keras.layers.Conv2D(8, 3, name="top")(x), name="narrow_in_the_middle")
+
+
+def placed(plan="last:1", network=None, images=IMAGES, epochs=6, limit=EVERYTHING):
+    backbone = load_backbone(network or narrow_in_the_middle())
+    model = graft(backbone, HeadSpec(), outputs=3)
+    return place(model, resolve_plan(backbone, plan), images, epochs=epochs, limit=limit)
+
+
+def test_a_cheap_layer_is_run_again_where_far_fewer_bytes_cross_ahead_of_it() -> None:
+    found = placed()
+    assert found.boundary.name == "narrow"
+    assert found.each == 16 * 16 * 2 * 2
+
+
+def test_a_costly_layer_is_not() -> None:
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(2, 1, name="narrow")(image)
+    x = keras.layers.Conv2D(64, 9, padding="same", name="costly")(x)
+    x = keras.layers.Conv2D(64, 9, padding="same", name="costlier")(x)
+    found = placed(network=keras.Model(image, keras.layers.Conv2D(8, 3, name="top")(x), name="costly"))
+    assert found.boundary.name == "costlier"
+
+
+def test_bytes_are_those_of_every_view_of_training_and_one_of_validation() -> None:
+    found = placed(images=Images(1000, 200, views=3))
+    assert found.views == 3
+    assert found.whole == (3 * 1000 + 200) * found.each
+    assert str(found) == "store 1 KB an image in 3 views, 3 MB in all, of narrow"
+
+
+@pytest.mark.parametrize(("epochs", "views"), [(1, 1), (3, 3), (4, 4), (20, 4)])
+def test_no_more_views_than_epochs_nor_than_four(epochs, views) -> None:
+    assert placed(epochs=epochs).views == views
+
+
+def test_a_limit_means_fewer_views_and_then_pixels() -> None:
+    each = 16 * 16 * 2 * 2
+    assert placed(limit=4200 * each).views == 4
+    assert placed(limit=2200 * each).views == 2
+    assert placed(limit=1200 * each).views == 1
+    nothing = placed(limit=1200 * each - 1)
+    assert nothing.boundary is None
+    assert nothing.whole == 0
+
+
+def test_within_a_limit_a_boundary_ahead_with_fewer_bytes_will_do() -> None:
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(64, 9, padding="same", name="costly")(image)
+    x = keras.layers.Conv2D(2, 1, name="narrow")(x)
+    x = keras.layers.Conv2D(64, 9, padding="same", name="again")(x)
+    x = keras.layers.Conv2D(64, 9, padding="same", name="and_again")(x)
+    network = keras.Model(image, keras.layers.Conv2D(8, 3, name="top")(x), name="two_ends")
+    images = Images(1000, 200, views=1)
+    assert placed(network=network, images=images).boundary.name == "and_again"
+    tight = placed(network=network, images=images, limit=1200 * 16 * 16 * 2 * 2)
+    assert tight.boundary.name == "narrow"
+    assert tight.epoch > placed(network=network, images=images).epoch
+
+
+@pytest.mark.parametrize("plan", ["all", "from:0"])
+def test_a_phase_that_trains_everything_reads_pixels(plan) -> None:
+    assert placed(plan).boundary is None
+
+
+def test_where_several_tensors_cross_all_of_them_count() -> None:
+    image = keras.Input((16, 16, 3))
+    one = keras.layers.Conv2D(2, 25, padding="same", name="one")(image)
+    other = keras.layers.Conv2D(4, 25, padding="same", name="other")(one)
+    trained = keras.layers.Conv2D(3, 1, name="trained")(other)
+    both = keras.layers.Concatenate()([trained, one])
+    found = placed("match:trained", network=keras.Model(image, both, name="both"))
+    assert found.boundary.name == "one and 1 more"
+    assert found.each == 16 * 16 * (2 + 4) * 2
+
+
+def test_room_is_the_limit_or_half_of_the_free_disk(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda folder: SimpleNamespace(free=60 if folder.exists() else 0)
+    )
+    assert room(tmp_path / "not" / "there", 20) == 20
+    assert room(tmp_path, 50) == 30

@@ -1,0 +1,188 @@
+"""`regraft search`: attempts judged on validation, the best of them a run like any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.stripe_images import network, trained, write_stripes
+from typer.testing import CliRunner
+
+from regraft import HeadSpec, Recipe, Run, Space, UsageError, load, load_backbone, search, train
+from regraft.cli import app
+from regraft.training import tuning
+from regraft.training.fine_tuning import PhaseRunner
+from regraft.training.tuning import choose_plans
+
+pytestmark = pytest.mark.slow
+
+SPACE = Space(
+    plans=("last:1", "all"),
+    learning_rates=(5e-3, 1e-9),
+    backbone_rates=(1.0,),
+    solvers=("ridge", "lda"),
+    epochs=6,
+)
+
+
+@pytest.fixture(scope="module")
+def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stripes(tmp_path_factory.mktemp("data") / "striped", each=60)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A network that knows a little of stripes, and has much to learn."""
+    file = tmp_path_factory.mktemp("network") / "net.keras"
+    trained(network(3), images=240, epochs=2).save(file)
+    return Recipe(backbone=str(file), budget=600.0, augment=("flip",))
+
+
+@pytest.fixture(scope="module")
+def run(striped: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGRAFT_HOME", str(place / "store"))
+        patch.setattr(tuning, "STEPS", 1)
+        return search(striped, recipe, place / "run", space=SPACE)
+
+
+@pytest.fixture(autouse=True)
+def quick_decoding(in_this_process: None) -> None:
+    """No child processes: they have tests of their own."""
+
+
+def test_every_plan_is_tried_with_every_rate_and_the_better_ones_for_longer(run: Run) -> None:
+    tried = run.metrics["search"]
+    assert [(each["head"], each["epochs"]) for each in tried[:2]] == [("ridge", 0), ("lda", 0)]
+    assert {each["unfreeze"] for each in tried[:2]} == {"none"}
+    short = [each for each in tried[2:] if each["epochs"] == 2]
+    assert {(each["unfreeze"], each["learning_rate"]) for each in short} == {
+        (plan, rate) for plan in SPACE.plans for rate in SPACE.learning_rates
+    }
+    long = [each for each in tried[2:] if each["epochs"] == 6]
+    best = sorted(short, key=lambda each: each["val_loss"])[:2]
+    assert [(each["unfreeze"], each["learning_rate"]) for each in long] == [
+        (each["unfreeze"], each["learning_rate"]) for each in best
+    ]
+
+
+def test_the_run_is_the_best_attempt(run: Run) -> None:
+    tried = run.metrics["search"]
+    best = min(tried, key=lambda each: each["val_loss"])
+    assert best["learning_rate"] == 5e-3  # the other one is as good as none
+    (phase,) = run.metrics["decision"]["phases"]
+    assert (phase["unfreeze"], phase["epochs"]) == (best["unfreeze"], best["epochs"])
+    assert run.metrics["validation"]["log_loss"]["value"] == pytest.approx(best["val_loss"], rel=1e-3)
+    assert run.metrics["validation"]["top1"]["value"] == pytest.approx(best["val_score"])
+    assert best["unfreeze"] in run.metrics["decision"]["reason"]
+    assert [each for each in tried if each["kept"]] == [best]
+
+
+def test_its_recipe_makes_the_same_model(run: Run, striped: Path, tmp_path: Path) -> None:
+    recipe = Recipe.from_toml(run.path / "recipe.toml")
+    assert recipe.head.solver in ("ridge", "lda")
+    again = train(striped, recipe, tmp_path / "again", store=tmp_path / "store")
+    assert "search" not in again.metrics or not again.metrics["search"]
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 24, 24, 3)).astype("float32")
+    np.testing.assert_allclose(again.model.predict(pixels), run.model.predict(pixels), atol=1e-5)
+    trainable = [[layer.name for layer in r.model.layers if layer.trainable_weights] for r in (run, again)]
+    assert trainable[0] == trainable[1]
+
+
+def test_the_report_lists_what_was_tried(run: Run) -> None:
+    page = (run.path / "report.html").read_text("utf-8")
+    assert "What was tried" in page
+    table = page[page.index('class="data attempts"') :]
+    table = table[: table.index("</table>")]
+    assert table.count("<tr>") == 1 + len(run.metrics["search"])
+    assert f"{min(each['val_loss'] for each in run.metrics['search']):.4f}" in table.split("<tr>")[2]
+
+
+def test_a_budget_too_short_for_anything_still_gives_the_probe(
+    striped: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    run = search(striped, replace(recipe, budget=0.01), tmp_path / "run", space=SPACE)
+    assert [each["unfreeze"] for each in run.metrics["search"]] == ["none"]
+    assert run.metrics["decision"]["kept"] == "head"
+    again = Recipe.from_toml(run.path / "recipe.toml")
+    assert again.phases == ()
+    assert again.view_count == 1  # as many as the head was solved on
+    assert len(list(load(run.path).predict(sorted(striped.rglob("*.png"))[:3]))) == 3
+
+
+def test_an_interrupt_keeps_the_best_so_far(
+    striped: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = PhaseRunner.run, []
+
+    def third_is_interrupted(runner, phase):
+        (fitted,), reason = whole(runner, phase)
+        calls.append(fitted)
+        if len(calls) == 3:  # two short attempts, and a longer one that would have been the best
+            fitted.stopped = "interrupted"
+        return [fitted], reason
+
+    monkeypatch.setattr(PhaseRunner, "run", third_is_interrupted)
+    monkeypatch.setattr(tuning, "STEPS", 1)
+    run = search(striped, recipe, tmp_path / "run", space=replace(SPACE, plans=("all",)))
+    assert run.interrupted
+    assert len(calls) == 3
+    (phase,) = run.metrics["decision"]["phases"]
+    finished = [each for each in run.metrics["search"] if each["stopped"] != "interrupted"]
+    assert phase["epochs"] == min(finished, key=lambda each: each["val_loss"])["epochs"] == 2
+
+
+def test_mistakes_are_said_before_anything_runs(
+    striped: Path, recipe: Recipe, tmp_path: Path, seen: list[int]
+) -> None:
+    for space, words in [({"plans": ("stage:conv9",)}, "stage"), ({"plans": ("last:99",)}, "last:99")]:
+        with pytest.raises(UsageError, match=words):
+            search(striped, recipe, tmp_path / "run", space=Space(**space))
+    with pytest.raises(UsageError, match="head alone is always tried"):
+        Space(plans=("none",))
+    with pytest.raises(UsageError, match="expected one at least"):
+        Space(solvers=())
+    assert not seen
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="validation images"):
+        search(striped, replace(recipe, validation=0.0), tmp_path / "run", space=SPACE)
+
+
+def test_a_head_with_layers_is_trained_once_and_recorded(
+    striped: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    wide = replace(recipe, head=HeadSpec(hidden=(8,)))
+    run = search(striped, wide, tmp_path / "run", space=replace(SPACE, plans=("last:1",), epochs=1))
+    tried = run.metrics["search"]
+    assert [(each["head"], each["unfreeze"]) for each in tried] == [
+        ("gradient", "none"),
+        *[("gradient", "last:1")] * 2,
+    ]
+    head, *rest = Recipe.from_toml(run.path / "recipe.toml").phases
+    assert head.unfreeze == "none"
+    (kept,) = [each for each in tried if each["kept"]]
+    assert [phase.unfreeze for phase in rest] == ([] if kept is tried[0] else ["last:1"])
+
+
+def test_plans_go_from_a_little_to_all() -> None:
+    backbone = load_backbone(network(1))
+    assert choose_plans(backbone)[-1] == "all"
+    named = load_backbone("resnet50", weights="random", image_size=32)
+    assert choose_plans(named)[-1] == "all"
+    assert all(plan.startswith("stage:") for plan in choose_plans(named)[:-1])
+
+
+def test_the_command_says_what_it_found(striped: Path, recipe: Recipe, tmp_path: Path) -> None:
+    options = ["search", str(striped), "-o", str(tmp_path / "run"), "--backbone", recipe.backbone]
+    options += ["--unfreeze", "all", "--learning-rate", "0.01", "--backbone-rate", "1", "--solver", "ridge"]
+    options += ["--epochs", "1", "--budget", "5min", "--augment", "none"]
+    shown = CliRunner().invoke(app, options, catch_exceptions=False).stdout
+    assert "validation, " in shown
+    assert "Report: " in shown
+    tried = json.loads((tmp_path / "run" / "metrics.json").read_text())["search"]
+    assert [(each["unfreeze"], each["epochs"]) for each in tried] == [("none", 0), ("all", 1)]
+    assert any(line.split()[:2] == ["all", "ridge"] for line in shown.splitlines())
