@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regraft.errors import UsageError
-from regraft.pipeline.feature_files import FeatureTable, choose_writer
+from regraft.pipeline.embed import FeatureTable, choose_writer
 
 WORDS = {"path": ["a,b.png", 'quo"te.png', "größe\n.png"], "class": ["", "0012", "=1+1"]}
 

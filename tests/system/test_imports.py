@@ -56,7 +56,7 @@ def test_garbage_is_looked_for_again_but_not_among_what_was_imported(tmp_path: P
     (tmp_path / "keras.py").write_text("import gc\nlooked = gc.isenabled()\n")
     code = (
         f"import gc, sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
-        "from regraft import imports\nimports._import_all('keras')\nimport keras\n"
+        "from regraft.system import imports\nimports._import_all('keras')\nimport keras\n"
         "print(keras.looked, gc.isenabled(), gc.get_freeze_count() > 1000)"
     )
     assert printed(code) == "False True True"

@@ -30,8 +30,7 @@ from regraft.errors import DataError, RegraftError, UsageError, nearest
 from regraft.solvers.cross_validation import Family, Part, Settings, Trial, cross_validate, solved
 from regraft.solvers.decision import Linear, Link, Rule, Scaler
 from regraft.solvers.estimator_io import Kept
-from regraft.solvers.given import given
-from regraft.solvers.sklearn_heads import FAMILIES
+from regraft.solvers.sklearn_heads import FAMILIES, given
 from regraft.tasks import TASKS
 
 __all__ = ["SOLVERS", "SolvedHead", "part_of", "solve"]
