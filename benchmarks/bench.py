@@ -1,10 +1,10 @@
-"""All benchmarks, one after the other, and the page made of what they found. What `make bench` runs.
+"""Run all benchmarks one after the other, and make a page of their results; `make bench` runs this.
 
-Each is a program of its own beside this one. What it found is kept in benchmarks/results with date, commit,
-machine and load; a later call keeps it as long as neither the sources nor the machine nor the versions have
-changed, so the page may come together over several sittings. --again measures anew, --only some of them.
---quick proves in minutes that all of them work: on every eighth photograph, few rounds, small numbers. Its
-figures mean little; the page shows them, and says so, where there are no others.
+Each benchmark is a program of its own in this folder. Its result is kept in benchmarks/results with date,
+commit, machine and load, and stays valid until the sources, the machine or the versions change, so the page
+may be completed over several sittings. --again repeats all measurements, --only runs some benchmarks. --quick
+shows in minutes that all of them work: on every eighth image, in few rounds, with small numbers. Its figures
+mean little; the page shows them, marked, if there are no others.
 
 usage: bench.py [--only NAME ...] [--rounds N] [--quick] [--again] [--list] [--page]
 """
@@ -29,22 +29,22 @@ from pathlib import Path
 import page
 import printed
 from machine import Meter, commit, machine, versions
-from rows import Sheet
+from rows import IMAGES, Sheet
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-PHOTOS = HERE.parents[1] / "shared" / "images" / "clothing"
-YARDSTICKS = ("benchmarks/guide_recipe.py", "benchmarks/engineer_recipe.py")
-FEW = "FEW"  # in the options of the quick form: the folder of some photographs
+SHARED_SOURCES = ("benchmarks/processes.py", "benchmarks/guide_recipe.py", "benchmarks/engineer_recipe.py")
+FEW = "FEW"  # stands for the folder of the images of the quick form
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A program and its options; how long it takes in full on two idle cores.
+    """A program and its options.
 
     Attributes:
         quick: its options in the quick form.
-        reads: makes a sheet of what it prints, where it does not write one itself.
+        minutes: the time that it takes in full on two idle cores.
+        parse: makes a sheet of its output, if it does not write one itself.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Benchmark:
     options: str
     quick: str
     minutes: int
-    reads: Callable[[str], Sheet] | None = None
+    parse: Callable[[str], Sheet] | None = None
 
 
 BENCHMARKS = (
@@ -67,14 +67,14 @@ BENCHMARKS = (
     Benchmark("decoding", "decoding.py", "--rounds 5", f"--rounds 1 --data {FEW}", 1),
     Benchmark("engineer", "against_an_engineer.py", "--rounds 3", f"--rounds 1 --data {FEW}", 4),
     Benchmark("extraction", "extraction.py", "--rounds 5", f"--rounds 1 --data {FEW}", 8),
-    Benchmark("startup", "startup.py", "--rounds 7", f"--rounds 1 --data {FEW}", 4, printed.startup),
+    Benchmark("startup", "startup.py", "--rounds 7", f"--rounds 1 --data {FEW}", 4, printed.parse_startup),
     Benchmark(
         "stage",
         "finetune.py",
         "--only stage --rounds 3",
         f"--only stage --images 32 --epochs 1 --rounds 1 --data {FEW}",
         6,
-        printed.finetune,
+        printed.parse_finetune,
     ),
     Benchmark(
         "all",
@@ -82,7 +82,7 @@ BENCHMARKS = (
         "--only all --rounds 3",
         f"--only all --images 16 --epochs 1 --rounds 1 --data {FEW}",
         12,
-        printed.finetune,
+        printed.parse_finetune,
     ),
     Benchmark(
         "mixed-bfloat16",
@@ -90,7 +90,7 @@ BENCHMARKS = (
         "--only bf16 --images 128 --rounds 1",
         f"--only bf16 --images 16 --epochs 1 --rounds 1 --data {FEW}",
         10,
-        printed.finetune,
+        printed.parse_finetune,
     ),
     Benchmark(
         "search",
@@ -99,7 +99,7 @@ BENCHMARKS = (
         f"--each 3 --epochs 2 --image-size 96 --plans stage:block_16 --data {FEW}",
         20,
     ),
-    Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.taps),
+    Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.parse_taps),
     Benchmark("precision", "precision.py", "--rounds 3", f"--seeds 1 --rounds 1 --data {FEW}", 6),
     Benchmark("scale", "scale.py", "", "--counts 200 2000 --image-size 96", 25),
     Benchmark("added", "scale.py", "--added --rounds 3", "--added --counts 100 --image-size 96", 3),
@@ -110,38 +110,41 @@ BENCHMARKS = (
 )
 
 
-def every_eighth(folder: Path) -> Path:
-    """Of every class in every part each eighth photograph, at the same place."""
-    for place in sorted(place for place in PHOTOS.glob("*/*") if place.is_dir()):
-        out = folder / place.relative_to(PHOTOS)
+def copy_every_eighth(folder: Path) -> Path:
+    """Copy every eighth image of every class and part."""
+    for source in sorted(path for path in IMAGES.glob("*/*") if path.is_dir()):
+        out = folder / source.relative_to(IMAGES)
         out.mkdir(parents=True)
-        for file in sorted(place.iterdir())[::8]:
+        for file in sorted(source.iterdir())[::8]:
             shutil.copyfile(file, out / file.name)
     return folder
 
 
-def result(name: str, quick: bool) -> Path:
-    """Where what a benchmark found is kept."""
+def result_path(name: str, quick: bool) -> Path:
+    """Return the file that keeps a benchmark's result."""
     return RESULTS / ("quick" if quick else "full") / f"{name}.json"
 
 
 def write_page() -> None:
-    """The page of all results; those of the quick form only where there are no others."""
-    files = [(result(each.name, quick=False), result(each.name, quick=True)) for each in BENCHMARKS]
+    """Write the page of all results, with those of the quick form only if there are no others."""
+    files = [
+        (result_path(benchmark.name, quick=False), result_path(benchmark.name, quick=True))
+        for benchmark in BENCHMARKS
+    ]
     page.write([full if full.exists() else quick for full, quick in files])
 
 
-def kept(benchmark: Benchmark, now: dict) -> bool:
-    """Whether what was found before still stands."""
-    file = result(benchmark.name, now["quick"])
+def is_current(benchmark: Benchmark, now: dict) -> bool:
+    """Return whether the result of an earlier call is still valid."""
+    file = result_path(benchmark.name, now["quick"])
     if not file.exists() or not now["commit"] or now["commit"].endswith("+"):
         return False
     before = json.loads(file.read_text("utf-8"))
     return all(before[fact] == now[fact] for fact in ("commit", "machine", "versions", "options"))
 
 
-def circumstances(benchmark: Benchmark, quick: bool, rounds: int | None) -> dict:
-    """What a figure depends on; the commit is the last that changed anything of it."""
+def describe_conditions(benchmark: Benchmark, quick: bool, rounds: int | None) -> dict:
+    """Return what a figure depends on; the commit is the last one that changed its sources."""
     options = benchmark.quick if quick else benchmark.options
     if rounds:
         options = re.sub(r"--rounds \d+", f"--rounds {rounds}", options)
@@ -150,49 +153,49 @@ def circumstances(benchmark: Benchmark, quick: bool, rounds: int | None) -> dict
         "script": benchmark.script,
         "options": options,
         "quick": quick,
-        "commit": commit("src", f"benchmarks/{benchmark.script}", *YARDSTICKS),
+        "commit": commit("src", f"benchmarks/{benchmark.script}", *SHARED_SOURCES),
         "machine": machine(),
         "versions": versions(),
     }
 
 
 def run(benchmark: Benchmark, now: dict, few: Path) -> bool:
-    """Run one and keep what it found; whether it found anything."""
+    """Run a benchmark and keep its result; return whether there is one."""
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
         file = Path(folder) / "sheet.json"
-        asked = shlex.split(now["options"].replace(FEW, str(few)))
-        command = [sys.executable, str(HERE / benchmark.script), *asked]
-        meter, begun = Meter(), time.monotonic()
-        command += [] if benchmark.reads else ["--json", str(file)]
-        text = shown(command, home=Path(folder) / "home")
-        took, load = time.monotonic() - begun, meter.read()
+        arguments = shlex.split(now["options"].replace(FEW, str(few)))
+        command = [sys.executable, str(HERE / benchmark.script), *arguments]
+        meter, start = Meter(), time.monotonic()
+        command += [] if benchmark.parse else ["--json", str(file)]
+        text = run_and_print(command, home=Path(folder) / "home")
+        seconds, load = time.monotonic() - start, meter.read()
         if text is None:
             return False
-        if benchmark.reads:
-            sheet = benchmark.reads(text)
+        if benchmark.parse:
+            sheet = benchmark.parse(text)
         else:
-            sheet = Sheet.of(json.loads(file.read_text("utf-8"))) if file.exists() else Sheet()
+            sheet = Sheet.from_json(json.loads(file.read_text("utf-8"))) if file.exists() else Sheet()
     if not sheet.rows:
         print(f"{benchmark.name}: nothing was measured", flush=True)
         return False
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    found = {**now, "date": date, "took": took, "load": asdict(load), "sheet": asdict(sheet)}
-    found["text"] = text if benchmark.reads else ""
-    file = result(benchmark.name, now["quick"])
+    result = {**now, "date": date, "took": seconds, "load": asdict(load), "sheet": asdict(sheet)}
+    result["text"] = text if benchmark.parse else ""
+    file = result_path(benchmark.name, now["quick"])
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return True
 
 
-def shown(command: list[str], *, home: Path) -> str | None:
-    """Run a program and show its lines as they come; all of them, or None where it failed.
+def run_and_print(command: list[str], *, home: Path) -> str | None:
+    """Run a program and print its lines as they come; return its output, or None if it failed.
 
-    `home` is where regraft keeps what it computes: the user's own cache has no part in a measurement.
+    `home` is the folder of regraft's store: the user's own cache must not affect a measurement.
     """
     lines = []
     with tempfile.TemporaryFile("w+") as errors:
-        more = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1", "REGRAFT_HOME": str(home)}
-        environment = os.environ | more
+        variables = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1", "REGRAFT_HOME": str(home)}
+        environment = os.environ | variables
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         ) as process:
@@ -210,40 +213,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [each.name for each in BENCHMARKS]
+    names = [benchmark.name for benchmark in BENCHMARKS]
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
     )
-    parser.add_argument("--rounds", type=int, help="of those that have rounds; by itself, each has its own")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--again", action="store_true", help="also what is known already")
-    parser.add_argument("--list", action="store_true", help="what there is, and how long it takes in full")
-    parser.add_argument("--page", action="store_true", help="only make the page anew")
+    parser.add_argument("--rounds", type=int, help="rounds [default: those of each benchmark]")
+    parser.add_argument("--quick", action="store_true", help="only show that all benchmarks work")
+    parser.add_argument("--again", action="store_true", help="repeat measurements that are still valid")
+    parser.add_argument(
+        "--list", action="store_true", help="list the benchmarks and the time that each takes"
+    )
+    parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     if options.page:
         write_page()
         return
-    chosen = [each for each in BENCHMARKS if each.name in options.only]
+    benchmarks = [benchmark for benchmark in BENCHMARKS if benchmark.name in options.only]
     if options.list:
-        for each in chosen:
-            print(f"{each.name:<16} {each.minutes:3} min   {each.script} {each.options}")
-        print(f"{'all of them':<16} {sum(each.minutes for each in chosen):3} min")
+        for benchmark in benchmarks:
+            print(f"{benchmark.name:<16} {benchmark.minutes:3} min   {benchmark.script} {benchmark.options}")
+        print(f"{'all of them':<16} {sum(benchmark.minutes for benchmark in benchmarks):3} min")
         return
     failed = []
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
-        few = every_eighth(Path(folder) / "photographs") if options.quick else PHOTOS
-        for each in chosen:
-            now = circumstances(each, options.quick, options.rounds)
-            if not options.again and kept(each, now):
-                print(f"{each.name}: kept, nothing has changed since", flush=True)
+        few = copy_every_eighth(Path(folder) / "images") if options.quick else IMAGES
+        for benchmark in benchmarks:
+            now = describe_conditions(benchmark, options.quick, options.rounds)
+            if not options.again and is_current(benchmark, now):
+                print(f"{benchmark.name}: nothing has changed since the last result", flush=True)
                 continue
-            about = "the quick form" if options.quick else f"about {each.minutes} minutes"
-            print(f"\n{each.name}, {about}: {each.script} {now['options']}", flush=True)
-            if not run(each, now, few):
-                failed.append(each.name)
+            about = "the quick form" if options.quick else f"about {benchmark.minutes} minutes"
+            print(f"\n{benchmark.name}, {about}: {benchmark.script} {now['options']}", flush=True)
+            if not run(benchmark, now, few):
+                failed.append(benchmark.name)
             write_page()
     if failed:
-        sys.exit(f"Without result: {', '.join(failed)}.")
+        sys.exit(f"No result: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":

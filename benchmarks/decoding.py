@@ -1,7 +1,7 @@
-"""Decoding and resizing photographs on one core: Pillow's resize against the one in use, in turn.
+"""Decode and resize images on one core, in turn with Pillow's resize and with the one in use.
 
-Both sides run the whole of `decode`, so everything else that it does is in both. The seconds are the
-processor's, which other programs change little.
+Both sides run `decode`, with everything else that it does. Seconds are those of the processor, which other
+programs hardly change.
 
 usage: decoding.py [--rounds N] [--data FOLDER] [--size PIXELS] [--images N] [--json FILE]
 """
@@ -14,48 +14,46 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rows import Row, Sheet, Side, add_json, ratios
+from rows import IMAGES, Row, Sheet, Side, are_present, compute_ratios, make_parser
 
 from regraft.data.images import resize
 from regraft.data.images.decode import decode
 from regraft.data.images.decoder_name import DECODER
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "images" / "clothing"
 
-
-def rate(files: list[bytes], size: int, *, fast: bool = True) -> float:
-    """Images decoded in a second of one processor's time, by cykooz-resizer or by Pillow."""
+def measure_rate(files: list[bytes], size: int, *, fast: bool = True) -> float:
+    """Return images decoded in a second of processor time, with cykooz-resizer or Pillow."""
     resize.FAST = fast
-    begun = time.process_time()
+    start = time.process_time()
     for data in files:
         decode(data, size)
-    return len(files) / (time.process_time() - begun)
+    return len(files) / (time.process_time() - start)
 
 
-def differences(files: list[bytes], size: int) -> tuple[int, float]:
-    """The largest and the mean difference between the pixels of both, of 255."""
+def measure_differences(files: list[bytes], size: int) -> tuple[int, float]:
+    """Return the largest and the mean difference between the pixels of both, of 255."""
     largest, total = 0, 0.0
     for data in files:
         resize.FAST = False
         slow = decode(data, size).pixels.astype(int)
         resize.FAST = True
-        apart = np.abs(decode(data, size).pixels - slow)
-        largest, total = max(largest, int(apart.max())), total + float(apart.mean())
+        difference = np.abs(decode(data, size).pixels - slow)
+        largest, total = max(largest, int(difference.max())), total + float(difference.mean())
     return largest, total / len(files)
 
 
-def measure(files: list[bytes], given: argparse.Namespace) -> Sheet:
-    """Both rates in turn, and how far the pixels are apart."""
+def measure(files: list[bytes], options: argparse.Namespace) -> Sheet:
+    """Measure both rates in turn, and the difference of the pixels."""
     slow, fast = [], []
-    for _ in range(given.rounds):
-        slow.append(rate(files, given.size, fast=False))
-        fast.append(rate(files, given.size))
-    largest, mean = differences(files, given.size)
-    remark = f"{len(files):,} photographs at {given.size} px, one core; {DECODER}"
+    for _ in range(options.rounds):
+        slow.append(measure_rate(files, options.size, fast=False))
+        fast.append(measure_rate(files, options.size))
+    largest, mean = measure_differences(files, options.size)
+    remark = f"{len(files):,} images at {options.size} px, one core; {DECODER}"
     speed = Row(
         "decoding and resizing against Pillow's resize",
         "times",
-        ratios(fast, slow),
+        compute_ratios(fast, slow),
         at_least=1.4,
         sides=(
             Side("Pillow's resize", "images/s", tuple(slow)),
@@ -65,32 +63,31 @@ def measure(files: list[bytes], given: argparse.Namespace) -> Sheet:
     )
     distance = Row(
         "largest difference of a pixel from Pillow's", "of 255", (float(largest),), at_most=1,
-        remark=f"{mean:.3f} of 255 in the mean",
+        remark=f"{mean:.3f} of 255 on average",
     )  # fmt: skip
     return Sheet([speed, distance])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--data", type=Path, default=PHOTOS)
+    parser.add_argument("--data", type=Path, default=IMAGES)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=None, help="the first so many only")
-    add_json(parser)
-    given = parser.parse_args()
-    if not resize.FAST or not given.data.exists():
-        missing = given.data if resize.FAST else "cykooz-resizer"
-        print(f"skipped: {missing} is not here")
+    parser.add_argument("--images", type=int, default=None, help="use only the first N images")
+    options = parser.parse_args()
+    if not resize.FAST:
+        print("skipped: cykooz-resizer not found")
+    if not resize.FAST or not are_present(options.data):
         return
-    files = [path.read_bytes() for path in sorted(given.data.rglob("*.jpg"))[: given.images]]
-    rate(files[:50], given.size)  # so that both sides find all things warm
-    sheet = measure(files, given)
+    files = [path.read_bytes() for path in sorted(options.data.rglob("*.jpg"))[: options.images]]
+    measure_rate(files[:50], options.size)  # warms up both sides
+    sheet = measure(files, options)
     for row in sheet.rows:
         print(f"{row.name}: {row.median:.2f} {row.unit} ({min(row.values):.2f} to {max(row.values):.2f})")
         for side in row.sides:
             print(f"  {side.name}: {statistics.median(side.values):.0f} {side.unit}")
         print(f"  {row.remark}")
-    sheet.write(given.json)
+    sheet.write(options.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Transfer learning as a handy engineer writes it in an hour, without a framework: a yardstick.
+"""Transfer learning as a skilled engineer writes it in an hour without a framework, for comparison.
 
-MobileNetV2 as ONNX gives features, Pillow decodes in threads, and scikit-learn's logistic regression answers;
-its penalty is chosen on a fifth of the training images. The last line is what it scored, and the seconds of
-its parts.
+MobileNetV2 as ONNX gives features, Pillow decodes in threads, and scikit-learn's logistic regression
+predicts; its penalty is chosen on a fifth of the training images. The last line holds its score and the
+seconds of its parts.
 
 usage: engineer_recipe.py DATA NETWORK.onnx
 """
@@ -38,8 +38,8 @@ def embed(files):
         images = pool.map(load, files)
         for start in range(0, len(files), BATCH):
             batch = np.stack([next(images) for _ in files[start : start + BATCH]])
-            (found,) = session.run(None, {name: batch.astype(np.float32) / 127.5 - 1})
-            features.append(found)
+            (output,) = session.run(None, {name: batch.astype(np.float32) / 127.5 - 1})
+            features.append(output)
     return np.concatenate(features)
 
 
@@ -52,14 +52,14 @@ def fit(features, labels, c):
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(features, labels)
 
 
-begun = time.monotonic()
+start = time.monotonic()
 train, labels = read("train")
 test, truth = read("test")
 embedded = time.monotonic()
-some, held, some_labels, held_labels = train_test_split(
+fitted, held, fitted_labels, held_labels = train_test_split(
     train, labels, test_size=0.2, stratify=labels, random_state=0
 )
-scores = {c: fit(some, some_labels, c).score(held, held_labels) for c in (0.001, 0.01, 0.1, 1.0)}
+scores = {c: fit(fitted, fitted_labels, c).score(held, held_labels) for c in (0.001, 0.01, 0.1, 1.0)}
 top1 = fit(train, labels, max(scores, key=scores.get)).score(test, truth)
-parts = {"features": embedded - begun, "logistic regression": time.monotonic() - embedded}
+parts = {"features": embedded - start, "logistic regression": time.monotonic() - embedded}
 print(json.dumps({"top1": top1, "parts": parts}))

@@ -1,12 +1,12 @@
-"""What a phase of fine-tuning is said to take, beforehand, against what it takes: once, an epoch, in all.
+"""Compare the estimated seconds of a phase of fine-tuning with the measured ones: once, per epoch, in all.
 
-Of each network the plan that `auto` begins with, on what is stored at its boundary, and then everything, on
-pixels. Neither was run before on this store, so nothing is known but a forward pass. What is said again after
-the first steps is not compared: it is measured.
+For each network, the plan that `auto` starts with runs on features stored at its boundary, then everything
+trains on pixels. Neither was run before with this store, so only a forward pass has been measured. The second
+estimate, after the first steps, is not compared: it is itself measured.
 
 What bounds it:
-    estimated against measured: other programs on the machine, and what compiling takes, which is reckoned by
-        layers and not measured.
+    estimated against measured: other programs on the machine, and the time of compiling, which is estimated
+        from the layers and not measured.
 
 usage: estimates.py [--data FOLDER] [--images 400] [--epochs 3] [--json FILE] [NAME ...]
 """
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from rows import Row, Sheet, Side, add_json
+from rows import IMAGES, MOBILENET, Row, Sheet, Side, are_present, make_parser
 
 from regraft.backbones.load import load_backbone
 from regraft.data.catalog import Catalog
@@ -37,87 +37,78 @@ from regraft.pipeline.stages import build_model
 from regraft.recipe import Phase, Recipe
 from regraft.system.console import SilentReporter
 from regraft.training.fine_tuning import PhaseRunner
-from regraft.training.fit import FoundHead, find_head
-from regraft.training.planning import Depth, Images, Search, TrainingPace
-from regraft.training.training_data import Material
+from regraft.training.fit import FittedHead, fit_head
+from regraft.training.planning import DepthPlan, DepthPlanner, ImageCounts, TrainingPace
+from regraft.training.training_data import TrainingData
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-WEIGHTS = {
-    "mobilenet_v2": str(SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"),
-    "resnet50": "random",
-}
-WITHIN = 1.5  # times, either way
-PLENTY = 1e9  # seconds, bytes: neither time nor room decides anything here
+WEIGHTS = {"mobilenet_v2": str(MOBILENET), "resnet50": "random"}
+WITHIN = 1.5  # times, in both directions
+PLENTY = 1e9  # seconds and bytes: here neither limits anything
 
 
-def prepare(name: str, options: argparse.Namespace, store: Store) -> tuple[FoundHead, Material]:
-    """Solve a head on so many of the photographs."""
+def prepare(name: str, options: argparse.Namespace, store: Store) -> tuple[FittedHead, TrainingData]:
+    """Solve a head on some of the images."""
     catalog = Catalog.from_folder(options.data)
     count = min(options.images, len(catalog))
     chosen = sorted(np.random.default_rng(0).choice(len(catalog), count, replace=False))
-    catalog = replace(catalog, samples=tuple(replace(catalog.samples[at], part="") for at in chosen))
+    catalog = replace(catalog, samples=tuple(replace(catalog.samples[number], part="") for number in chosen))
     catalog = split(catalog, fraction=0.2, seed=0)
     recipe = Recipe(backbone=name, weights=WEIGHTS[name])
     backbone = load_backbone(name, weights=recipe.weights)
-    model, whole = build_model(Context(store), backbone, catalog, recipe, ())
-    features = extract_features(whole.prefix, catalog, store=store, keep_pixels=True)
-    material = Material(recipe, catalog, backbone, store, (features,), whole.names)
+    model, halves = build_model(Context(store), backbone, catalog, recipe, ())
+    features = extract_features(halves.prefix, catalog, store=store, keep_pixels=True)
+    data = TrainingData(recipe, catalog, backbone, store, (features,), halves.names)
     reporter = SilentReporter()
-    found = find_head(model, whole, material, solver="logistic", phase=None, budget=PLENTY, reporter=reporter)
-    return found, material
+    head = fit_head(model, halves, data=data, solver="logistic", reporter=reporter)
+    return head, data
 
 
 def compare(name: str, options: argparse.Namespace, store: Store) -> list[Row]:
-    """Estimate and run the plan that `auto` begins with, and then everything."""
-    found, material = prepare(name, options, store)
-    parts = [len(material.catalog.part(part)) for part in ("train", "validation")]
-    paces = TrainingPace(found.model, material.views[0], store)
-    search = Search(found.model, material.backbone, Images(*parts), paces)
-    asked = Phase("auto", epochs=options.epochs)
-    first = search.choose(asked, budget=PLENTY, limit=PLENTY)
-    rows = measure(name, first, found, material)
-    deeper = search.choose(asked, budget=PLENTY, limit=PLENTY, beyond=first.phase)
-    return rows + measure(name, deeper, found, material)
+    """Estimate and run the plan that `auto` starts with, then train everything."""
+    head, data = prepare(name, options, store)
+    parts = [len(data.catalog.part(part)) for part in ("train", "validation")]
+    paces = TrainingPace(head.model, data.views[0], store)
+    planner = DepthPlanner(head.model, data.backbone, ImageCounts(*parts), paces)
+    phase = Phase("auto", epochs=options.epochs)
+    first = planner.choose(phase, budget=PLENTY, limit=PLENTY)
+    rows = measure(name, first, head, data)
+    deeper = planner.choose(phase, budget=PLENTY, limit=PLENTY, beyond=first.phase)
+    return rows + measure(name, deeper, head, data)
 
 
-def measure(name: str, depth: Depth, found: FoundHead, material: Material) -> list[Row]:
-    """Run a phase; a row each for what comes once, an epoch, and all of it."""
-    runner = PhaseRunner(found, material, reporter=SilentReporter(), budget=PLENTY)
-    begun = time.monotonic()
+def measure(name: str, depth: DepthPlan, head: FittedHead, data: TrainingData) -> list[Row]:
+    """Run a phase; return rows for what is done once, for an epoch, and for all of it."""
+    runner = PhaseRunner(head, data, reporter=SilentReporter(), budget=PLENTY)
+    start = time.monotonic()
     (fitted,), _ = runner.run(depth.phase)
-    whole = time.monotonic() - begun
+    seconds = time.monotonic() - start
     epoch = statistics.median(record.seconds for record in fitted.history[2:])  # the first one compiles
-    once = whole - len(fitted.history[1:]) * epoch
-    sides = {
+    once = seconds - len(fitted.history[1:]) * epoch
+    figures = {
         "once": (depth.once, once),
         "an epoch": (depth.epoch, epoch),
-        f"all of {depth.epochs} epochs": (depth.seconds, whole),
+        f"all of {depth.epochs} epochs": (depth.seconds, seconds),
     }
-    remark = f"{len(material.catalog.part('train'))} photographs to train on, {material.views[0].precision}"
+    remark = f"{len(data.catalog.part('train'))} images to train on, {data.views[0].precision}"
     rows = []
-    for what, (estimated, measured) in sides.items():
+    for share, (estimated, measured) in figures.items():
         times = max(estimated / measured, measured / estimated)
-        title = f"{name}, {depth.phase.unfreeze}, {what}: estimated against measured, apart by"
-        both = (Side("estimated", "s", (estimated,)), Side("measured", "s", (measured,)))
-        rows.append(Row(title, "times", (times,), at_most=WITHIN, sides=both, remark=remark))
+        title = f"{name}, {depth.phase.unfreeze}, {share}: estimated against measured, apart by"
+        sides = (Side("estimated", "s", (estimated,)), Side("measured", "s", (measured,)))
+        rows.append(Row(title, "times", (times,), at_most=WITHIN, sides=sides, remark=remark))
         print(f"{title} {times:.2f} times ({estimated:.1f} s, {measured:.1f} s); {remark}", flush=True)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", default=list(WEIGHTS), metavar="NAME")
-    parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
+    parser.add_argument("--data", type=Path, default=IMAGES)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=3)
-    add_json(parser)
     options = parser.parse_args()
-    for path in (options.data, Path(WEIGHTS["mobilenet_v2"])):
-        if not path.exists():
-            print(f"skipped: {path} is not here")
-            return
+    if not are_present(options.data, MOBILENET):
+        return
     sheet = Sheet()
     for name in options.names:
         with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:

@@ -1,21 +1,19 @@
-"""`regraft recommend` on photographs: six networks of random weights and one trained, which has to be first.
+"""Run `regraft recommend` on six networks with random weights and a trained one, which must be ranked first.
 
-Prints the ranking, and for each network how many images the engine was given: at most the sample, once. A
-second call finds everything in the store.
+Prints the ranking, and for each network the number of images that the engine computed: at most the sample,
+once. A second call finds everything in the store.
 
 usage: recommend.py [--sample N] [--data FOLDER] [--weights FILE] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
-from rows import Profile, Row, Sheet, Side, add_json
+from rows import IMAGES, MOBILENET, Profile, Row, Sheet, Side, are_present, make_parser
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 RANDOM = (
     "mobilenet",
     "mobilenet_v2",
@@ -27,55 +25,46 @@ RANDOM = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--sample", type=int, default=1000)
-    parser.add_argument("--data", type=Path, default=SHARED / "images" / "clothing")
-    parser.add_argument(
-        "--weights", type=Path, default=SHARED / "weights" / "mobilenet_v2_imagenet_224_notop.weights.h5"
-    )
-    add_json(parser)
+    parser.add_argument("--data", type=Path, default=IMAGES)
+    parser.add_argument("--weights", type=Path, default=MOBILENET)
     options = parser.parse_args()
-    for path in (options.data, options.weights):
-        if not path.exists():
-            print(f"skipped: {path} is not here")
-            return
+    if not are_present(options.data, options.weights):
+        return
     from regraft import recommend
     from regraft.features.extract import Features
 
     passes: list[int] = []
-    made = Features.__init__
+    initialise = Features.__init__
 
-    def counting(self: Features, *arguments: object, **named: object) -> None:
-        made(self, *arguments, **named)  # type: ignore[arg-type]
+    def count(self: Features, *arguments: object, **options: object) -> None:
+        initialise(self, *arguments, **options)  # type: ignore[arg-type]
         passes.append(self.computed)
 
-    Features.__init__ = counting  # type: ignore[method-assign,assignment]
+    Features.__init__ = count  # type: ignore[method-assign,assignment]
     backbones, weights = [*RANDOM, "mobilenet_v2"], [*["random"] * len(RANDOM), str(options.weights)]
-    took, most = {}, {}
+    seconds, most = {}, {}
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as store:
         for call in ("first", "again"):
-            begun = time.monotonic()
-            found = recommend(
+            start = time.monotonic()
+            recommendation = recommend(
                 options.data, backbones=backbones, weights=weights, sample=options.sample, store=store
             )
-            took[call], computed, passes[:] = time.monotonic() - begun, list(passes), []
+            seconds[call], computed, passes[:] = time.monotonic() - start, list(passes), []
             most[call] = max(computed)
-            print(f"{call} call: {took[call]:.0f} s; images computed a network: {computed}")
-    print(
-        f"{'backbone':<20} {'weights':<8} {found.score_name:>6} {'LogME':>7} {'H-score':>8} {'images/s':>9}"
-    )
-    for each in found.ranked:
-        kind = _kind(each.weights)
-        numbers = f"{each.score:6.3f} {each.logme:7.3f} {each.h_score:8.2f} {each.images_per_second:9.0f}"
-        print(f"{each.backbone:<20} {kind:<8} {numbers}")
-    place = 1 + [each.weights != "random" for each in found.ranked].index(True)
-    print(f"the trained one is first: {'yes' if place == 1 else 'NO'}")
+            print(f"{call} call: {seconds[call]:.0f} s; images computed for each network: {computed}")
+    header = f"{'backbone':<20} {'weights':<8} {recommendation.score_name:>6}"
+    print(f"{header} {'LogME':>7} {'H-score':>8} {'images/s':>9}")
+    for row in recommendation.ranked:
+        numbers = f"{row.score:6.3f} {row.logme:7.3f} {row.h_score:8.2f} {row.images_per_second:9.0f}"
+        print(f"{row.backbone:<20} {_describe_weights(row.weights):<8} {numbers}")
+    rank = 1 + [row.weights != "random" for row in recommendation.ranked].index(True)
+    print(f"the trained network is ranked first: {'yes' if rank == 1 else 'NO'}")
     again = Side("a second call computes", "images", (float(most["again"]),))
-    remark = f"a sample of {options.sample:,} photographs"
+    remark = f"a sample of {options.sample:,} images"
     rows = [
-        Row("recommend: place of the trained network among seven", "", (float(place),), at_most=1),
+        Row("recommend: place of the trained network among seven", "", (float(rank),), at_most=1),
         Row(
             "recommend: images computed, most of any network, over the sample",
             "passes",
@@ -84,14 +73,17 @@ def main() -> None:
             sides=(again,),
             remark=remark,
         ),
-        Row("recommend, first call", "s", (took["first"],), remark=remark),
-        Row("recommend, everything stored", "s", (took["again"],), remark=remark),
+        Row("recommend, first call", "s", (seconds["first"],), remark=remark),
+        Row("recommend, everything stored", "s", (seconds["again"],), remark=remark),
     ]
-    parts = {f"{each.backbone}, {_kind(each.weights)}": each.images_per_second for each in found.ranked}
+    parts = {
+        f"{row.backbone}, {_describe_weights(row.weights)}": row.images_per_second
+        for row in recommendation.ranked
+    }
     Sheet(rows, [Profile("recommend: rate of each network", "images/s", parts)]).write(options.json)
 
 
-def _kind(weights: str) -> str:
+def _describe_weights(weights: str) -> str:
     return "random" if weights == "random" else "trained"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -56,7 +57,7 @@ def f32_unless_stated() -> Iterator[None]:
     from regraft.features import precision
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "fast_in_bf16", lambda engine: False)
+        patch.setattr(precision, "is_fast_in_bf16", lambda engine: False)
         yield
 
 
@@ -67,6 +68,22 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("REGRAFT_HOME", str(home))
         yield home
+
+
+@contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Let TensorFlow run steps without tracing them first, which takes most of the time where they are few."""
+    import tensorflow
+
+    tensorflow.config.run_functions_eagerly(True)
+    yield
+    tensorflow.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    with run_eagerly():
+        yield
 
 
 def write_photos(root: Path, *, classes: int = 3, each: int = 10, size: int = 40, seed: int = 0) -> Path:
@@ -174,32 +191,31 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding without a child process, for tests of other things."""
     from regraft.data.images import decoder_pool as workers
     from regraft.data.images import decoder_process as child
-    from regraft.data.images.rejections import Refusal
+    from regraft.data.images.rejections import Rejection
 
-    class InThisProcess(child.Child):
+    class InThisProcess(child.DecoderProcess):
         def decode(self, path: Path, expected: str, size: int):
             try:
                 return child._decode_file(str(path), size, expected)
-            except Refusal as refusal:
+            except Rejection as refusal:
                 return refusal
 
-    monkeypatch.setattr(workers, "Child", InThisProcess)
+    monkeypatch.setattr(workers, "DecoderProcess", InThisProcess)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images an engine was given, a batch; the black ones that measure its speed do not count."""
-    from regraft.features import engine as speed
-    from regraft.features import keras_engine as network
+    """The number of images in each batch that an engine ran, without the black ones that measure its pace."""
+    from regraft.features import engine, keras_engine
 
     counts: list[int] = []
 
-    class Counting(network.KerasEngine):
+    class CountingEngine(keras_engine.KerasEngine):
         def run(self, batches):
             for batch in batches:
                 counts.append(int(batch.any(axis=(1, 2, 3)).sum()))
                 yield from super().run([batch])
 
-    monkeypatch.setattr(speed, "make_engine", lambda frozen, cache, **_: Counting(frozen.model))
-    monkeypatch.setattr(network, "engine_name", lambda precision="f32": network.keras_name("f32"))
+    monkeypatch.setattr(engine, "make_engine", lambda network, cache, **_: CountingEngine(network.model))
+    monkeypatch.setattr(keras_engine, "engine_name", lambda _="f32": keras_engine.keras_engine_name("f32"))
     return counts

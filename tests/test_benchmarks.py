@@ -1,4 +1,4 @@
-"""The page of the benchmarks says what was measured against what; results are kept while they hold."""
+"""The page of the benchmarks shows measurements and targets; results are kept while they are valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 STARTUP = """\
 an empty Python                      0.02 s (0.01 to 0.03)     processor   0.02 s
-regraft predict, one photograph      1.21 s (1.10 to 1.40)     processor   1.15 s
+regraft predict, one image      1.21 s (1.10 to 1.40)     processor   1.15 s
 predict, step by step:
 0.300 the command line
 0.410 digests, reading and compiling the graph
@@ -28,16 +28,16 @@ stage conv5: before 5.1 s, loss 1.23450 and 1.23500
 stage conv5: regraft 4.0 s (3.9 to 4.2), Keras 10.0 s (9.0 to 11.0) an epoch of 256 images: 2.50 times faster
 """
 TAPS = """\
-last  top-1 0.875 of 1,000 held-out photographs (+0.000)
-late  top-1 0.880 of 1,000 held-out photographs (+0.005)
-auto  top-1 0.887 of 1,000 held-out photographs (+0.012)
+last  top-1 0.875 of 1,000 held-out images (+0.000)
+late  top-1 0.880 of 1,000 held-out images (+0.005)
+auto  top-1 0.887 of 1,000 held-out images (+0.012)
 auto  5.20 ms of processor time an image (+3.1%)
 """
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The modules that benchmarks share: they stand beside them, in no package."""
+    """The modules that benchmarks share, which are in no package."""
     names = ("rows", "page", "printed", "machine", "bench")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield SimpleNamespace(**{name: __import__(name) for name in names})
@@ -45,8 +45,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         sys.modules.pop(name)
 
 
-def found(here, sheet, **more):
-    """As `bench.py` keeps it."""
+def make_result(here, sheet, **changes):
+    """Return a result as `bench.py` keeps it."""
     facts = {
         "benchmark": "solvers",
         "script": "solvers.py",
@@ -60,26 +60,26 @@ def found(here, sheet, **more):
         "load": {"before": 0.1, "others": 0.02},
         "text": "",
     }
-    return json.loads(json.dumps({**facts, "sheet": asdict(sheet), **more}))
+    return json.loads(json.dumps({**facts, "sheet": asdict(sheet), **changes}))
 
 
 def page(here, *results):
-    return "\n".join(here.page.lines(results))
+    return "\n".join(here.page.iter_lines(results))
 
 
-def test_a_row_says_what_was_asked_measured_and_compared(here):
+def test_a_row_shows_target_median_range_and_sides(here):
     sides = (
         here.rows.Side("recipe", "s", (100.0, 130.0, 90.0)),
         here.rows.Side("ours", "s", (10.0, 10.0, 10.0)),
     )
-    values = here.rows.ratios(sides[0].values, sides[1].values)
+    values = here.rows.compute_ratios(sides[0].values, sides[1].values)
     row = here.rows.Row("speed", "times", values, at_least=12, sides=sides, remark="clothing")
-    text = page(here, found(here, here.rows.Sheet([row])))
+    text = page(here, make_result(here, here.rows.Sheet([row])))
     assert (
         "| speed | at least 12 times | **10 times** | 9 to 13 times | **short** "
         "| recipe 100 s (90 to 130), ours 10 s (10 to 10); clothing | 2026-01-02 03:04 UTC, abc1234 |"
     ) in text
-    assert "- speed: 10 times where at least 12 times was asked." in text
+    assert "- speed: 10 times, target at least 12 times." in text
 
 
 @pytest.mark.parametrize(
@@ -93,79 +93,80 @@ def test_a_row_says_what_was_asked_measured_and_compared(here):
         ({}, 1.0, None),
     ],
 )
-def test_the_median_is_held_against_what_was_asked(here, limits, value, met):
+def test_the_median_is_compared_with_the_target(here, limits, value, met):
     assert here.rows.Row("row", "s", (0.0, value, 100.0), **limits).met is met
 
 
-def test_other_work_on_the_machine_is_said_beside_every_row(here):
+def test_load_of_other_programs_is_marked_at_every_row(here):
     sheet = here.rows.Sheet([here.rows.Row("speed", "times", (1.0,))])
-    busy = page(here, found(here, sheet, load={"before": 2.4, "others": 0.9}), found(here, sheet))
+    busy = page(here, make_result(here, sheet, load={"before": 2.4, "others": 0.9}), make_result(here, sheet))
     assert "**1 of 2 benchmarks ran while other programs were at work**" in busy
     assert busy.count("*loaded*") == 2  # in the warning, and at one of the rows
-    assert "loaded" not in page(here, found(here, sheet))
+    assert "loaded" not in page(here, make_result(here, sheet))
 
 
-def test_the_quick_form_is_marked_and_not_held_against_anything(here):
+def test_the_quick_form_is_marked_and_not_compared_with_targets(here):
     sheet = here.rows.Sheet([here.rows.Row("speed", "times", (1.0,), at_least=12)])
-    text = page(here, found(here, sheet, quick=True))
+    text = page(here, make_result(here, sheet, quick=True))
     assert "abc1234, *quick* |" in text
     assert "short" not in text.lower()
+    assert "Missed targets" not in text
 
 
-def test_results_of_two_machines_name_theirs(here):
+def test_results_of_two_machines_name_them(here):
     sheet = here.rows.Sheet([here.rows.Row("speed", "times", (1.0,))])
-    text = page(here, found(here, sheet), found(here, sheet, machine={"processor": "two"}))
+    text = page(here, make_result(here, sheet), make_result(here, sheet, machine={"processor": "two"}))
     assert "| processor | one | two |" in text
     assert "abc1234, machine 2 |" in text
 
 
-def test_what_bounds_a_row_is_read_from_its_benchmark(here, tmp_path, monkeypatch):
+def test_the_reason_of_a_missed_target_is_read_from_its_benchmark(here, tmp_path, monkeypatch):
     bounds = "What bounds it:\n    ridge: memory,\n        and its width.\n    lda: less."
     (tmp_path / "solvers.py").write_text(f'"""Solvers.\n\n{bounds}\n\nusage: solvers.py\n"""\n')
     monkeypatch.setattr(here.page, "HERE", tmp_path)
-    assert here.page.bounds("solvers.py") == {"ridge": "memory, and its width.", "lda": "less."}
+    assert here.page.read_bounds("solvers.py") == {"ridge": "memory, and its width.", "lda": "less."}
     row = here.rows.Row("ridge, 20 settings", "s", (11.0,), at_most=10)
-    assert "10 s was asked. memory, and its width." in page(here, found(here, here.rows.Sheet([row])))
+    assert "target at most 10 s. memory, and its width." in page(here, make_result(here, here.rows.Sheet([row])))
 
 
 def test_printed_lines_become_rows(here):
-    predict = next(row for row in here.printed.startup(STARTUP).rows if row.at_most)
+    predict = next(row for row in here.printed.parse_startup(STARTUP).rows if row.at_most)
     assert (predict.values, predict.median, predict.met) == ((1.1, 1.21, 1.4), 1.21, True)
-    clean = next(row for row in here.printed.startup(STARTUP).rows if row.unit == "yes")
+    clean = next(row for row in here.printed.parse_startup(STARTUP).rows if row.unit == "yes")
     assert clean.met
-    assert not here.printed.startup(STARTUP.replace("numpy", "keras")).rows[-1].met
-    parts = {profile.title: profile.parts for profile in here.printed.startup(STARTUP).profiles}
+    assert not here.printed.parse_startup(STARTUP.replace("numpy", "keras")).rows[-1].met
+    parts = {profile.title: profile.parts for profile in here.printed.parse_startup(STARTUP).profiles}
     assert parts["train, stage by stage"] == {"list": 0.2, "head": 1.5}
     assert parts["`predict`"]["digests, reading and compiling the graph"] == 0.41
 
-    ratio, loss = here.printed.finetune(FINETUNE).rows
+    ratio, loss = here.printed.parse_finetune(FINETUNE).rows
     assert (ratio.values, ratio.at_least, ratio.met) == ((2.5,), 2, True)
     assert loss.values == pytest.approx((5e-4, 5e-4))
 
-    rows = here.printed.taps(TAPS).rows
+    rows = here.printed.parse_taps(TAPS).rows
     assert [row.met for row in rows] == [None, True, True]
     assert rows[1].median == pytest.approx(1.2)
 
 
-def test_a_result_stands_until_commit_machine_versions_or_options_change(here, tmp_path, monkeypatch):
+def test_a_result_is_valid_until_commit_machine_versions_or_options_change(here, tmp_path, monkeypatch):
     monkeypatch.setattr(here.bench, "RESULTS", tmp_path)
     benchmark = here.bench.Benchmark("solvers", "solvers.py", "--rounds 3", "", 1)
-    now = found(here, here.rows.Sheet())
-    assert not here.bench.kept(benchmark, now)
-    file = here.bench.result("solvers", quick=False)
+    now = make_result(here, here.rows.Sheet())
+    assert not here.bench.is_current(benchmark, now)
+    file = here.bench.result_path("solvers", quick=False)
     file.parent.mkdir()
     file.write_text(json.dumps(now))
-    assert here.bench.kept(benchmark, now)
+    assert here.bench.is_current(benchmark, now)
     for changed in ({"commit": "def"}, {"machine": {}}, {"versions": {}}, {"options": ""}, {"quick": True}):
-        assert not here.bench.kept(benchmark, {**now, **changed})
-    unsure = {**now, "commit": "abc1234+"}  # files differ from the commit: nobody can say by how much
-    file.write_text(json.dumps(unsure))
-    assert not here.bench.kept(benchmark, unsure)
+        assert not here.bench.is_current(benchmark, {**now, **changed})
+    dirty = {**now, "commit": "abc1234+"}  # files differ from the commit
+    file.write_text(json.dumps(dirty))
+    assert not here.bench.is_current(benchmark, dirty)
 
 
 def test_every_benchmark_has_a_program(here):
-    assert all((BENCHMARKS / each.script).exists() for each in here.bench.BENCHMARKS)
-    listed = subprocess.run(
+    assert all((BENCHMARKS / benchmark.script).exists() for benchmark in here.bench.BENCHMARKS)
+    output = subprocess.run(
         [sys.executable, BENCHMARKS / "bench.py", "--list"], capture_output=True, text=True, check=True
     ).stdout
-    assert listed.count("\n") == len(here.bench.BENCHMARKS) + 1
+    assert output.count("\n") == len(here.bench.BENCHMARKS) + 1

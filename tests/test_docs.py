@@ -1,4 +1,4 @@
-"""The documentation is true: links lead somewhere, excerpts are the programs', commands and code work."""
+"""Links lead somewhere, the gallery shows the programs as they are, and commands and code work."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ GUIDE = (ROOT / "docs" / "coming-from-keras.md").read_text("utf-8")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(text: str, language: str) -> list[str]:
+def find_blocks(text: str, language: str) -> list[str]:
     return [code for name, code in FENCE.findall(text) if name == language]
 
 
-def regraft_blocks() -> list[str]:
-    return [code for code in blocks(GUIDE, "python") if code.startswith("# regraft\n")]
+def list_regraft_blocks() -> list[str]:
+    return [code for code in find_blocks(GUIDE, "python") if code.startswith("# regraft\n")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -49,7 +49,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or f'id="{anchor}"' in file.read_text("utf-8"), target
 
 
-def test_every_program_is_in_the_gallery_as_it_is() -> None:
+def test_the_gallery_shows_every_program_as_it_is() -> None:
     excerpts = dict(re.findall(r"\(\.\./examples/(\w+\.py)\):\n\n```python\n(.*?)```", GALLERY, re.DOTALL))
     programs = {file.name: file.read_text("utf-8") for file in EXAMPLES.glob("*.py")}
     assert set(excerpts) == set(programs)
@@ -59,17 +59,17 @@ def test_every_program_is_in_the_gallery_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_compiles_and_names_what_there_is(page: Path) -> None:
+def test_python_compiles_and_its_names_exist(page: Path) -> None:
     import keras
 
-    for code in blocks(page.read_text("utf-8"), "python"):
+    for code in find_blocks(page.read_text("utf-8"), "python"):
         tree = ast.parse(code)
         for node in ast.walk(tree):
             name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
             if re.fullmatch(r"keras(\.\w+)+", name):
-                found: Any = keras
-                for part in name.split(".")[1:]:
-                    found = getattr(found, part)
+                value: Any = keras
+                for attribute in name.split(".")[1:]:
+                    value = getattr(value, attribute)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("regraft"):
                 module = __import__(str(node.module), fromlist=["_"])
                 for alias in node.names:
@@ -81,35 +81,42 @@ def test_python_compiles_and_names_what_there_is(page: Path) -> None:
 
 @pytest.fixture
 def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
-    """The recipes that `regraft.train` is called with; nothing runs."""
-    seen: list[Recipe] = []
+    """Collect the recipes that `regraft.train` is called with; nothing runs."""
+    calls: list[Recipe] = []
 
     def train(data: object, recipe: Recipe, out: object, **_: object) -> SimpleNamespace:
-        seen.append(recipe)
+        calls.append(recipe)
         return SimpleNamespace(path=Path(), interrupted=False, metrics={})
 
     monkeypatch.setattr("regraft.pipeline.train.train", train)
-    return seen
+    return calls
 
 
-def alike(recipe: Recipe) -> Recipe:
-    """A recipe less what the command line has no option for, its image size written out."""
+def drop_settings_without_option(recipe: Recipe) -> Recipe:
+    """Reset the settings that have no command line option, and write out the image size."""
     phases = tuple(replace(phase, backbone_rate=0.3) for phase in recipe.phases)
-    named = recipe.backbone in ZOO
-    size = ZOO[recipe.backbone].size_at(recipe.image_size) if named else recipe.image_size
+    is_named = recipe.backbone in ZOO
+    size = ZOO[recipe.backbone].choose_size(recipe.image_size) if is_named else recipe.image_size
     return replace(recipe, phases=phases, head=replace(recipe.head, dropout=0.2), image_size=size)
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Row and command of each shell block of the gallery."""
+def list_commands() -> Iterator[tuple[str, str]]:
+    """Yield row and command of every line in a shell block of the gallery."""
     for row, section in re.findall(r'^<a id="(\w+)">(.*?)(?=^<a id|\Z)', GALLERY, re.MULTILINE | re.DOTALL):
-        for block in blocks(section, "shell"):
+        for block in find_blocks(section, "shell"):
             for line in block.strip().splitlines():
                 yield row, line
 
 
+def find_program(row: str) -> str:
+    """Return the name of the program whose docstring names this system of the gallery."""
+    line = f"System {row.upper()} of docs/gallery.md."
+    (program,) = (file.stem for file in EXAMPLES.glob("*.py") if line in file.read_text("utf-8"))
+    return program
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("row", "command"), list(commands()))
+@pytest.mark.parametrize(("row", "command"), list(list_commands()))
 def test_commands_make_the_recipe_of_the_program_beside_them(
     row: str, command: str, recipes: list[Recipe]
 ) -> None:
@@ -120,21 +127,22 @@ def test_commands_make_the_recipe_of_the_program_beside_them(
     if verb != "train":
         return
     CliRunner().invoke(app, [verb, *words], catch_exceptions=False)
-    (said,) = recipes
-    module = example(row.replace("s", "s0").replace("r", "r0") if len(row) == 2 else row)
+    (recipe,) = recipes
+    module = example(find_program(row))
     recipes.clear()
-    arguments = ["PHOTOS"] + [word for word in words if row == "r15" and word.startswith("https")]
+    arguments = ["IMAGES"] + [word for word in words if row == "r15" and word.startswith("https")]
     module.main(*arguments)
-    assert alike(said) in [alike(recipe) for recipe in recipes]
+    expected = [drop_settings_without_option(call) for call in recipes]
+    assert drop_settings_without_option(recipe) in expected
 
 
 # --- the guide's code
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos, a table of them, and one more photo."""
-    folder = tmp_path_factory.mktemp("place")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder of images, a table of them, and one more image."""
+    folder = tmp_path_factory.mktemp("data")
     files = sorted(write_photos(folder / "photos", each=5).rglob("*.png"))
     with (folder / "photos.csv").open("w", newline="") as out:
         rows = [[file.relative_to(folder).as_posix(), file.parent.name] for file in files]
@@ -144,30 +152,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", regraft_blocks(), ids=lambda code: code.split("\n")[-2][:40])
+@pytest.mark.parametrize("code", list_regraft_blocks(), ids=lambda code: code.split("\n")[-2][:40])
 def test_code_of_the_guide_runs(
     code: str,
-    place: Path,
+    data_folder: Path,
     network_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As printed, but that a run has a small backbone instead of one that must be downloaded."""
-    whole = regraft.train
+    """Run it as printed, but with a small backbone instead of one that must be downloaded."""
+    train_run = regraft.train
 
     def train(data: str, recipe: Recipe, out: str) -> regraft.Run:
-        return whole(data, replace(recipe, backbone=str(network_file), phases=()), out, overwrite=True)
+        return train_run(data, replace(recipe, backbone=str(network_file), phases=()), out, overwrite=True)
 
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(data_folder)
     monkeypatch.setattr("regraft.pipeline.train.train", train)
-    if "regraft.load(" in code and not (place / "runs" / "folder").exists():
+    if "regraft.load(" in code and not (data_folder / "runs" / "folder").exists():
         train("photos", Recipe(), "runs/folder")
     exec(compile(code, "coming-from-keras.md", "exec"), {})
     printed = capsys.readouterr().out.split("\n")
-    for promised in re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE):
-        assert promised in printed
+    for line in re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE):
+        assert line in printed
 
 
 def test_the_guide_has_code_of_both_kinds() -> None:
-    assert len(regraft_blocks()) >= 12
-    assert len([code for code in blocks(GUIDE, "python") if code.startswith("# Keras")]) >= 10
+    assert len(list_regraft_blocks()) >= 12
+    assert len([code for code in find_blocks(GUIDE, "python") if code.startswith("# Keras")]) >= 10

@@ -1,6 +1,7 @@
 """The programs in `examples`, run on small made data, each with its promise checked.
 
-Networks are whole (a ResNet152 has its 514 layers) but their weights are drawn and the images are small.
+Weights are drawn and images are small. Where the number of layers matters, networks are those of the programs
+(a ResNet152 has its 514 layers). Elsewhere a small network stands in for them, and theirs run in `make soak`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_photos
-from helpers.networks import answer, assert_close
+from helpers.networks import answer, assert_close, branched, tiny
 from helpers.savedmodels import Net, reusable
 from sklearn.preprocessing import StandardScaler
 
 import regraft
-from regraft.backbones.preprocessing import contract_of
+from regraft.backbones.preprocessing import find_contract
 from regraft.data.images.decode import decode
 from regraft.models.cut import cut
 from regraft.models.freeze import freeze
@@ -38,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def example(name: str) -> ModuleType:
-    found = importlib.util.spec_from_file_location(name, next(EXAMPLES.glob(f"{name}_*.py")))
+    found = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -70,7 +71,7 @@ def in_model(run: regraft.Run, backbone: regraft.Backbone) -> list[keras.layers.
     layers = [
         layer
         for layer in run.model.layers
-        if not (isinstance(layer, keras.layers.InputLayer) or contract_of(layer) or is_head(layer))
+        if not (isinstance(layer, keras.layers.InputLayer) or find_contract(layer) or is_head(layer))
     ]
     assert [type(layer) for layer in layers] == [type(layer) for layer in backbone.layers]
     return layers
@@ -116,22 +117,56 @@ def head_of(run: regraft.Run) -> list[tuple[int | None, str]]:
 RESNETS = {"resnet50": keras.applications.ResNet50, "resnet152": keras.applications.ResNet152}
 
 
+@pytest.fixture(scope="module")
+def weights50(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    file = weights_file(keras.applications.ResNet50, tmp_path_factory.mktemp("weights"))
+    return {"weights": file, "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def resnet50(weights50: dict[str, object]) -> regraft.Backbone:
+    """Untouched."""
+    return regraft.load_backbone("resnet50", **weights50)
+
+
 @pytest.fixture(scope="module", params=["resnet50", pytest.param("resnet152", marks=pytest.mark.soak)])
-def deep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def deep(
+    request: pytest.FixtureRequest, weights50: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
+    if request.param == "resnet50":
+        return {"backbone": "resnet50", **weights50}
     file = weights_file(RESNETS[request.param], tmp_path_factory.mktemp("weights"))
     return {"backbone": request.param, "weights": file, "image_size": 32}
 
 
 @pytest.fixture(scope="module")
-def resnet(deep: dict[str, object]) -> regraft.Backbone:
+def resnet(deep: dict[str, object], resnet50: regraft.Backbone) -> regraft.Backbone:
     """Untouched."""
-    return regraft.load_backbone(str(deep["backbone"]), weights=str(deep["weights"]), image_size=32)
+    return resnet50 if deep["backbone"] == "resnet50" else load_untouched(**deep)
 
 
-def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
+def load_untouched(backbone: str, **settings: object) -> regraft.Backbone:
+    return regraft.load_backbone(backbone, **settings)
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("resnet50", marks=pytest.mark.soak)])
+def any_network(
+    request: pytest.FixtureRequest, network_file: Path, weights50: dict[str, object]
+) -> dict[str, object]:
+    """The arguments of a program for which any network will do."""
+    small = {"backbone": str(network_file), "image_size": 32}
+    return small if request.param == "small" else {"backbone": "resnet50", **weights50}
+
+
+@pytest.fixture(scope="module")
+def untouched(any_network: dict[str, object]) -> regraft.Backbone:
+    return load_untouched(**any_network)
+
+
+def test_stored_features_are_those_of_keras_after_its_own_preprocessing(
     photos: Path, resnet: regraft.Backbone, tmp_path: Path, deep: dict[str, object]
 ) -> None:
-    run = example("r01").main(photos, tmp_path / "run", **deep)
+    run = example("frozen_resnet152").main(photos, tmp_path / "run", **deep)
     assert head_of(run) == [(1024, "relu"), (3, "softmax")]
     assert moved(run, resnet) == set()
     reference = RESNETS[resnet.name](include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3))
@@ -147,17 +182,17 @@ def test_r01_stored_features_are_those_of_keras_after_its_own_preprocessing(
     assert np.abs(by_hand - expected).max() > 0.1 * np.abs(expected).max()  # the mistake is no small one
 
 
-def test_r02_exactly_the_last_50_layers_move(
+def test_exactly_the_last_50_layers_move(
     photos: Path, resnet: regraft.Backbone, tmp_path: Path, deep: dict[str, object]
 ) -> None:
-    run = example("r02").main(photos, tmp_path / "run", **deep, epochs=1)
+    run = example("finetune_last_50_layers").main(photos, tmp_path / "run", **deep, epochs=1)
     assert moved(run, resnet) == last(resnet, 50)
     assert len(last(resnet, 50)) == 15
     (phase,) = run.metrics["decision"]["phases"][1:]
     assert (phase["unfreeze"], phase["layers"]) == ("last:50", 15)
 
 
-def test_r03_a_number_is_scored_as_a_number(photos: Path, tmp_path: Path, deep: dict[str, object]) -> None:
+def test_a_number_is_scored_as_a_number(photos: Path, tmp_path: Path, any_network: dict[str, object]) -> None:
     table = tmp_path / "houses.csv"
     rng = np.random.default_rng(0)
     mean = {"blue": 100_000.0, "green": 200_000.0, "red": 300_000.0}
@@ -165,7 +200,7 @@ def test_r03_a_number_is_scored_as_a_number(photos: Path, tmp_path: Path, deep: 
         f"{file},{mean[file.parent.name] + rng.normal(0, 9000):.2f}" for file in sorted(photos.rglob("*.png"))
     ]
     table.write_text("\n".join(["image,price", *rows]))
-    run = example("r03").main(relative(table, photos), tmp_path / "run", **deep)
+    run = example("regression").main(relative(table, photos), tmp_path / "run", **any_network)
     assert head_of(run) == [(128, "relu"), (1, "linear")]
     scores = run.metrics["validation"]
     assert 0 < scores["mae"]["value"] < 82_000  # saying the mean is off by more
@@ -186,35 +221,27 @@ def relative(table: Path, root: Path) -> Path:
 # --- ResNet50
 
 
-@pytest.fixture(scope="module")
-def weights50(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    file = weights_file(keras.applications.ResNet50, tmp_path_factory.mktemp("weights"))
-    return {"weights": file, "image_size": 32}
-
-
-@pytest.fixture(scope="module")
-def resnet50(weights50: dict[str, object]) -> regraft.Backbone:
-    """Untouched."""
-    return regraft.load_backbone("resnet50", **weights50)
-
-
-def test_r04_small_images_are_enlarged_and_that_is_said(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("backbone", ["tiny.keras", pytest.param("resnet50", marks=pytest.mark.soak)])
+def test_small_images_are_enlarged_and_that_is_said(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny(size=None).save("tiny.keras")
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 10
     arrays = (rng.integers(0, 56, (40, 32, 32, 3)) + 20 * labels[:, None, None, None]).astype(np.uint8)
-    run = example("r04").main(arrays, labels, tmp_path / "run", weights="random", image_size=64)
+    settings = {"backbone": backbone, "weights": "random", "image_size": 64}
+    run = example("arrays_in_memory").main(arrays, labels, tmp_path / "run", **settings)
     assert head_of(run) == [(128, "relu"), (10, "softmax")]
     assert run.model.input_shape == (None, 64, 64, 3)
     said = " ".join(capfd.readouterr().err.split())
     assert "Most images are small: 32 pixels on the longer side are enlarged to 64." in said
 
 
-def test_r05_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
+def test_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
     photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
 ) -> None:
-    run = example("r05").main(photos, tmp_path / "run", **weights50, epochs=2)
+    run = example("two_phases").main(photos, tmp_path / "run", **weights50, epochs=2)
     assert head_of(run) == [(512, "relu"), (3, "softmax")]
     assert moved(run, resnet50) == last(resnet50, 20)
     phases = tomllib.loads((run.path / "recipe.toml").read_text())["phases"]
@@ -224,9 +251,11 @@ def test_r05_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
         assert 0.4 < max(rates) / phase["learning_rate"] <= 1  # half-way down, at the end of the first epoch
 
 
-def test_r06_one_unit_no_augmentation_in_the_model_and_no_pixels_in_0_to_1(tmp_path: Path) -> None:
+def test_one_unit_no_augmentation_in_the_model_and_no_pixels_in_0_to_1(
+    tmp_path: Path, any_network: dict[str, object]
+) -> None:
     folder = write_photos(tmp_path / "photos", classes=2, each=8)
-    run = example("r06").main(folder, tmp_path / "run", **SMALL)
+    run = example("binary_with_augmentation").main(folder, tmp_path / "run", **any_network)
     assert head_of(run) == [(256, "relu"), (1, "sigmoid")]
     assert run.model.output_shape == (None, 1)
     assert tomllib.loads((run.path / "recipe.toml").read_text())["augment"] == ["flip", "rotation"]
@@ -240,10 +269,10 @@ def test_r06_one_unit_no_augmentation_in_the_model_and_no_pixels_in_0_to_1(tmp_p
         regraft.Catalog.from_arrays(x / 255, [0, 1] * 8)
 
 
-def test_r07_no_image_runs_through_the_frozen_network_twice(
+def test_no_image_runs_through_the_frozen_network_twice(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = example("r07").main(photos, tmp_path / "a", **SMALL)
+    first = example("features_computed_once").main(photos, tmp_path / "a", **SMALL)
     assert first.metrics["features"] == {"computed": 48, "reused": 0}
     assert len(history(first, "none")) > 2  # epochs, none of which computed a feature
 
@@ -251,24 +280,32 @@ def test_r07_no_image_runs_through_the_frozen_network_twice(
         raise AssertionError("the frozen network runs again")
 
     monkeypatch.setattr("regraft.features.engine.make_engine", never)
-    second = example("r07").main(photos, tmp_path / "b", hidden=64, **SMALL)
+    second = example("features_computed_once").main(photos, tmp_path / "b", hidden=64, **SMALL)
     assert second.metrics["features"] == {"computed": 0, "reused": 48}
     assert head_of(second) == [(64, "relu"), (3, "softmax")]
 
 
-def test_r08_only_the_last_convolution_moves(
+def test_only_the_last_convolution_moves(
     photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
 ) -> None:
-    run = example("r08").main(photos, tmp_path / "run", **weights50, epochs=1)
+    run = example("finetune_last_5_layers").main(photos, tmp_path / "run", **weights50, epochs=1)
     assert head_of(run) == [(3, "softmax")]
     assert {resnet50.layers[place].name for place in moved(run, resnet50)} == {"conv5_block3_3_conv"}
     assert moved(run, resnet50) == last(resnet50, 5)
     assert run.metrics["decision"]["head"].startswith("logistic regression")
 
 
-def test_r09_frozen_and_trained_part_one_after_the_other_give_the_whole(photos: Path, tmp_path: Path) -> None:
-    untouched = regraft.load_backbone("inception_v3", weights="random", image_size=75)
-    run = example("r09").main(photos, tmp_path / "run", weights="random", image_size=75, epochs=1)
+@pytest.mark.parametrize("backbone", ["branched.keras", pytest.param("inception_v3", marks=pytest.mark.soak)])
+def test_frozen_and_trained_part_one_after_the_other_give_the_whole(
+    backbone: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    branched().save("branched.keras")
+    settings = {"weights": "random", "image_size": 75}
+    untouched = regraft.load_backbone(backbone, **settings)
+    run = example("convolution_before_pooling").main(
+        photos, tmp_path / "run", backbone=backbone, **settings, epochs=1
+    )
     assert [layer.filters for layer in run.model.layers if layer.name.startswith("head_conv")] == [64]
     assert moved(run, untouched) == last(untouched, 10)
     freeze(regraft.load_backbone(run.model), "none")
@@ -281,15 +318,15 @@ def test_r09_frozen_and_trained_part_one_after_the_other_give_the_whole(photos: 
     assert_close(answer(parts.suffix, given), answer(run.model, x), 1e-5)
 
 
-def test_r10_statistics_are_those_of_imagenet_also_when_fit_goes_on(
-    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+def test_statistics_are_those_of_imagenet_also_when_fit_goes_on(
+    photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:
-    run = example("r10").main(photos, tmp_path / "run", **weights50)
+    run = example("inference_mode").main(photos, tmp_path / "run", **any_network)
     assert head_of(run) == [(1024, "relu"), (3, "softmax")]
-    assert moved(run, resnet50) == set()
+    assert moved(run, untouched) == set()
     model = keras.models.load_model(run.path / "model.keras")
     before = statistics(model)
-    assert len(before) == 2 * 53
+    assert len(before) == len(statistics(untouched.model)) == 2 * (53 if untouched.name == "resnet50" else 3)
     model.compile(keras.optimizers.SGD(1e-6), "sparse_categorical_crossentropy")
     model.fit(pixels_of(photos, 32), np.repeat([0, 1, 2], 16), epochs=1, verbose=0)
     assert all((a == b).all() for a, b in zip(before, statistics(model), strict=True))
@@ -301,9 +338,9 @@ def statistics(model: keras.Model) -> list[np.ndarray]:
     return [np.array(weight) for layer in layers for weight in layer.get_weights()[2:]]
 
 
-def test_r12_the_old_classifier_is_gone_and_keras_layers_from_140_train(photos: Path, tmp_path: Path) -> None:
+def test_the_old_classifier_is_gone_and_keras_layers_from_140_train(photos: Path, tmp_path: Path) -> None:
     published = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
-    run = example("r12").main(photos, tmp_path / "run", weights=None, image_size=32, epochs=1)
+    run = example("cut_off_classifier").main(photos, tmp_path / "run", weights=None, image_size=32, epochs=1)
     assert "predictions" not in [layer.name for layer in run.model.layers]
     assert not [weight for weight in run.model.weights if 1000 in weight.shape]
     pool = run.model.get_layer("head_pool")
@@ -318,36 +355,40 @@ def test_r12_the_old_classifier_is_gone_and_keras_layers_from_140_train(photos: 
     assert trained == expected
 
 
-def test_r13_features_are_pooled_and_the_scaler_sees_the_training_part_only(photos: Path) -> None:
-    pipeline, score = example("r13").main(photos, **SMALL)
+def test_features_are_pooled_and_the_scaler_sees_the_training_part_only(
+    photos: Path, untouched: regraft.Backbone, any_network: dict[str, object]
+) -> None:
+    pipeline, score = example("svm_on_features").main(photos, **any_network)
     embedder, scaler, machine = (step for _, step in pipeline.steps)
     assert isinstance(scaler, StandardScaler)
-    assert scaler.n_features_in_ == machine.n_features_in_ == 2048
+    assert scaler.n_features_in_ == machine.n_features_in_ == untouched.model.output_shape[-1]
     assert scaler.n_samples_seen_ == 36  # three quarters of 48
     everything = StandardScaler().fit(embedder.transform(sorted(map(str, photos.rglob("*.png")))))
     assert not np.allclose(scaler.mean_, everything.mean_)
     assert score > 0.5
 
 
-def test_r14_the_whole_network_trains_from_a_converged_head(
-    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+def test_the_whole_network_trains_from_a_converged_head(
+    photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:
-    run = example("r14").main(photos, tmp_path / "run", **weights50, epochs=1)
+    run = example("finetune_everything").main(photos, tmp_path / "run", **any_network, epochs=1)
     head, whole = history(run, "none"), history(run, "all")
     best = min(row["val_loss"] for row in head)
     assert best < 0.5 * head[0]["val_loss"]  # the random head
     assert whole[0]["val_loss"] == pytest.approx(best, rel=1e-2, abs=1e-4)
-    places = moved(run, resnet50)
-    assert places in (set(), trainable_places(resnet50))  # kept, or not, as a whole
+    places = moved(run, untouched)
+    assert places in (set(), trainable_places(untouched))  # kept, or not, as a whole
     assert bool(places) == (run.metrics["decision"]["kept"] == "fine-tuned")
 
 
 # --- SavedModels
 
 
-def test_r11_a_savedmodel_trains_in_the_second_phase_only(photos: Path, tmp_path: Path) -> None:
+def test_a_savedmodel_trains_in_the_second_phase_only(photos: Path, tmp_path: Path) -> None:
     folder = reusable(tmp_path / "module", side=None)
-    run = example("r11").main(photos, tmp_path / "run", backbone=str(folder), image_size=32, epochs=8)
+    run = example("finetune_savedmodel").main(
+        photos, tmp_path / "run", backbone=str(folder), image_size=32, epochs=8
+    )
     assert head_of(run) == [(1024, "relu"), (3, "softmax")]
     phases = run.metrics["decision"]["phases"]
     assert [(p["unfreeze"], p["layers"]) for p in phases] == [("none", 0), ("all", 1)]
@@ -361,14 +402,16 @@ def test_r11_a_savedmodel_trains_in_the_second_phase_only(photos: Path, tmp_path
     assert_close(again.predict(x, verbose=0), run.model.predict(x, verbose=0), 1e-5)
 
 
-def test_r15_a_handle_names_its_version_is_kept_and_gets_pixels_in_0_to_1(
+def test_a_handle_names_its_version_is_kept_and_gets_pixels_in_0_to_1(
     photos: Path, shared_store: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(regraft.UsageError, match="names no version"):
-        example("r15").main(photos, "https://tfhub.dev/google/tiny/feature_vector", tmp_path / "run")
+        example("tensorflow_hub_handle").main(
+            photos, "https://tfhub.dev/google/tiny/feature_vector", tmp_path / "run"
+        )
     reusable(shared_store / "savedmodels" / "tfhub" / "google" / "tiny" / "feature_vector" / "3", side=None)
     handle = "https://tfhub.dev/google/tiny/feature_vector/3"
-    run = example("r15").main(photos, handle, tmp_path / "run", image_size=32)
+    run = example("tensorflow_hub_handle").main(photos, handle, tmp_path / "run", image_size=32)
     assert head_of(run) == [(1024, "relu"), (3, "softmax")]
     x = pixels_of(photos, 32)
     pool = next(layer for layer in run.model.layers if is_head(layer))

@@ -12,9 +12,9 @@ import pytest
 from helpers.mutations import mutants
 
 import regraft.data.images.rejections
-from regraft.data.images.decode import Decoded, decode, digest
-from regraft.data.images.decoder_process import Child
-from regraft.data.images.rejections import Refusal
+from regraft.data.images.decode import DecodedImage, decode, digest
+from regraft.data.images.decoder_process import DecoderProcess
+from regraft.data.images.rejections import Rejection
 
 CODES = set(re.findall(r"`(\w+)`", regraft.data.images.rejections.__doc__ or ""))
 SIZE = 64
@@ -22,7 +22,7 @@ SECONDS = 5
 MEGABYTES = 480  # of one child: two and the process that reads them stay below 1,000
 
 
-def peak(child: Child) -> int:
+def peak(child: DecoderProcess) -> int:
     """The most memory a child has had, in MB."""
     if child._process is None:  # it died on this file
         return 0
@@ -30,17 +30,17 @@ def peak(child: Child) -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1000
 
 
-def here(data: bytes, name: str) -> Decoded | Refusal:
+def here(data: bytes, name: str) -> DecodedImage | Rejection:
     try:
         return decode(data, SIZE, name=name)
-    except Refusal as refusal:
+    except Rejection as refusal:
         return refusal
 
 
 def sweep(files: list[tuple[str, bytes]], folder: Path) -> Counter[str]:
     """Every file through a child, twice, and through this process; how many ended how."""
     found: Counter[str] = Counter()
-    child, slowest, most = Child(), 0.0, 0
+    child, slowest, most = DecoderProcess(), 0.0, 0
     child.decode(folder, "", SIZE)  # it starts
     for name, data in files:
         path = folder / f"file{Path(name).suffix}"
@@ -50,14 +50,14 @@ def sweep(files: list[tuple[str, bytes]], folder: Path) -> Counter[str]:
         slowest = max(slowest, (time.monotonic() - begun) / 2)
         most = max(most, peak(child))
         for other in (second, here(data, path.name)):
-            if isinstance(first, Refusal):
-                assert isinstance(other, Refusal), name
+            if isinstance(first, Rejection):
+                assert isinstance(other, Rejection), name
                 assert (other.code, other.detail) == (first.code, first.detail), name
             else:
-                assert isinstance(other, Decoded), name
+                assert isinstance(other, DecodedImage), name
                 assert other.facts == first.facts, name
                 np.testing.assert_array_equal(other.pixels, first.pixels, err_msg=name)
-        found[first.code if isinstance(first, Refusal) else "decoded"] += 1
+        found[first.code if isinstance(first, Rejection) else "decoded"] += 1
     child.end()
     print(f"\n{len(files)} files: slowest {slowest:.2f} s, child's peak {most} MB, {dict(found)}")
     assert set(found) <= CODES | {"decoded"}

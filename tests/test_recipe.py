@@ -1,4 +1,4 @@
-"""Recipes: checked when made, the same after a round through TOML, clear about what is wrong."""
+"""Recipes: checked when made, unchanged by TOML, and clear about mistakes."""
 
 from dataclasses import FrozenInstanceError, fields, replace
 
@@ -34,7 +34,7 @@ EVERYTHING = Recipe(
 TAPPED = Recipe(head=HeadSpec(solver="lda", taps="auto"))  # not with a head that has layers of its own
 
 
-def written(tmp_path, text):
+def write_recipe(tmp_path, text):
     path = tmp_path / "recipe.toml"
     path.write_text(text, "utf-8")
     return path
@@ -42,23 +42,23 @@ def written(tmp_path, text):
 
 @pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, replace(EVERYTHING, phases=(), augment=()), TAPPED])
 def test_a_recipe_is_the_same_after_toml(tmp_path, recipe):
-    assert Recipe.from_toml(written(tmp_path, recipe.to_toml())) == recipe
+    assert Recipe.from_toml(write_recipe(tmp_path, recipe.to_toml())) == recipe
 
 
 def test_the_example_differs_from_every_default():
-    for kind, made in ((Recipe, EVERYTHING), (HeadSpec, EVERYTHING.head), (Phase, EVERYTHING.phases[0])):
+    for kind, example in ((Recipe, EVERYTHING), (HeadSpec, EVERYTHING.head), (Phase, EVERYTHING.phases[0])):
         default = kind()
-        same = [f.name for f in fields(kind) if getattr(made, f.name) == getattr(default, f.name)]
+        same = [f.name for f in fields(kind) if getattr(example, f.name) == getattr(default, f.name)]
         assert same == (["taps"] if kind is HeadSpec else [])
     assert TAPPED.head.taps != HeadSpec().taps
 
 
 def test_an_empty_recipe_is_the_default(tmp_path):
-    assert Recipe.from_toml(written(tmp_path, "")) == Recipe()
+    assert Recipe.from_toml(write_recipe(tmp_path, "")) == Recipe()
 
 
-def test_whole_numbers_will_do_for_fractions(tmp_path):
-    recipe = Recipe.from_toml(written(tmp_path, "budget = 60\n[head]\ndropout = 0\n"))
+def test_whole_numbers_are_accepted_as_fractions(tmp_path):
+    recipe = Recipe.from_toml(write_recipe(tmp_path, "budget = 60\n[head]\ndropout = 0\n"))
     assert (recipe.budget, recipe.head.dropout) == (60, 0)
 
 
@@ -121,13 +121,13 @@ def test_a_recipe_cannot_be_changed():
         ("augment = 5", "augment: expected a list of texts. Received: 5"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_name(tmp_path, text, message):
+def test_a_wrong_value_is_reported_with_its_name(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as caught:
-        Recipe.from_toml(written(tmp_path, text))
+        Recipe.from_toml(write_recipe(tmp_path, text))
     assert caught.value.exit_code == 2
 
 
-def test_a_file_that_is_not_there_or_no_text_is_a_usage_error(tmp_path):
+def test_a_missing_or_binary_file_is_a_usage_error(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for name, words in (("nothing.toml", "No such file"), ("binary", "is not TOML"), (".", "directory")):
         with pytest.raises(UsageError, match=words):
@@ -164,7 +164,7 @@ def test_times_are_read(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "0", "0s", "-5", "ten", "5 days", "1h30", "nan", "inf", "1e3"])
-def test_what_is_no_time_is_refused_with_an_example(text):
+def test_an_invalid_time_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match="such as 90s, 10min or 1h"):
         parse_duration(text)
 
@@ -185,11 +185,11 @@ def test_a_size_is_bytes(text, expected) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ten", "-1GB", "10 apples", "10GBs"])
-def test_a_size_that_is_none_is_refused(text) -> None:
+def test_an_invalid_size_is_refused(text) -> None:
     with pytest.raises(UsageError, match="such as 500MB or 10GB"):
         parse_size(text)
 
 
-def test_a_limit_below_nothing_is_refused() -> None:
+def test_a_negative_limit_is_refused() -> None:
     with pytest.raises(UsageError, match="store_limit: expected bytes, from 0"):
         Recipe(store_limit=-1.0)

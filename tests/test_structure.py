@@ -28,6 +28,12 @@ MODULES = sorted(
 NAMES = {module[:-3].replace("/", "."): module for module in MODULES}
 BACKENDS = {"tensorflow", "jax", "torch"}
 MAY_NAME_A_BACKEND = {"backbones/savedmodel.py", "features/engine.py"}
+NOT_OF_KERAS = {"_replace", "_getframe"}  # of named tuples and of `sys`
+NAME_MODULES_OF_KERAS = {  # names in model files; names of importers, since `system` imports no Keras
+    "model_scan/allowlist.py",
+    "model_scan/keras_config.py",
+    "system/imports.py",
+}
 SLOW_EXAMPLES = {"estimators/image_estimators.py"}  # they train
 
 
@@ -78,7 +84,7 @@ IMPORTS = {module: imports_of(module) for module in NAMES if module not in OLD_P
 
 def test_every_package_stands_in_the_architecture_and_the_other_way_round() -> None:
     assert {package_of(module) for module in IMPORTS} == set(PACKAGES)
-    assert len([module for module in NAMES if "." not in module]) <= 3  # beside __init__ and __main__
+    assert len([module for module in NAMES if "." not in module]) <= 4  # beside __init__ and __main__
 
 
 def test_a_package_imports_only_packages_above_it() -> None:
@@ -114,6 +120,39 @@ def test_packages_without_keras_import_none(module: str) -> None:
 def test_the_core_names_no_backend(module: str) -> None:
     roots = {name.split(".")[0] for name in imported(SOURCE / module)}
     assert module in MAY_NAME_A_BACKEND or not roots & BACKENDS
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """The private attributes of other objects, and those that a layer of ours has only by inheritance."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            is_own |= isinstance(node.value, ast.Call) and ast.unparse(node.value) == "super()"
+            names |= set() if is_own else {node.attr}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            names |= {str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)}
+        elif isinstance(node, ast.ClassDef) and any("keras" in ast.unparse(base) for base in node.bases):
+            inner = [*ast.walk(node)]
+            defined = {one.name for one in inner if isinstance(one, ast.FunctionDef)}
+            used = [one for one in inner if isinstance(one, ast.Attribute)]
+            defined |= {one.attr for one in used if isinstance(one.ctx, ast.Store)}
+            names |= {one.attr for one in used} - defined
+    return {name for name in names if name.startswith("_") and not name.endswith("__")} - NOT_OF_KERAS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_one_module_uses_private_names_of_keras(module: str) -> None:
+    text = (SOURCE / module).read_text("utf-8")
+    if module != "backbones/graph.py":
+        assert private_names(ast.parse(text)) == set()
+    assert "keras.src" not in text or module in NAME_MODULES_OF_KERAS
+
+
+def test_a_private_name_would_be_seen() -> None:
+    code = "x._keras_history; getattr(x, '_layers'); self._mine\n"
+    code += "class A(keras.Layer):\n def f(self): self._losses"
+    assert private_names(ast.parse(code)) == {"_keras_history", "_layers", "_losses"}
 
 
 def test_public_names_are_all_there() -> None:

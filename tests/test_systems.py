@@ -1,5 +1,5 @@
-"""What all systems of the gallery share (rows S1 to S10): the programs in `examples` named after them, run on
-small made data, each with its claim checked. The single systems are in `test_examples.py`.
+"""The programs of rows S1 to S10 of the gallery, which all systems share, do what they promise on small
+generated data. Rows R1 to R15 are in `test_examples.py`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def own(network_file: Path) -> dict[str, str]:
 # --- S1: sources
 
 
-def test_s01_names_give_the_networks_of_keras() -> None:
+def test_names_give_the_networks_of_keras() -> None:
     names = ["resnet50", "ResNet50V2", "mobilenet_v2", "inception_v3"]
-    table = example("s01").main(names, weights="random", image_size=96)
+    table = example("load_any_backbone").main(names, weights="random", image_size=96)
     assert table == {
         "resnet50": (96, 174, 2048, "caffe"),
         "resnet50_v2": (96, 189, 2048, "tf"),
@@ -53,10 +53,10 @@ def test_s01_names_give_the_networks_of_keras() -> None:
     }
 
 
-def test_s01_savedmodels_files_and_models_are_backbones_too(tmp_path: Path) -> None:
+def test_savedmodels_files_and_models_are_backbones_too(tmp_path: Path) -> None:
     tiny(name="my_file").save(tmp_path / "my_file.keras")
     sources = [reusable(tmp_path / "module"), tmp_path / "my_file.keras", tiny(name="my_model")]
-    table = example("s01").main(sources, trust=True)
+    table = example("load_any_backbone").main(sources, trust=True)
     assert table == {
         "module": (16, 1, 4, "unit"),
         "my_file": (16, 3, 4, "raw"),
@@ -64,7 +64,7 @@ def test_s01_savedmodels_files_and_models_are_backbones_too(tmp_path: Path) -> N
     }
 
 
-def test_s01_presets_of_kerashub_are_backbones_too(tmp_path: Path) -> None:
+def test_presets_of_kerashub_are_backbones_too(tmp_path: Path) -> None:
     hub = pytest.importorskip("keras_hub", reason='KerasHub is not installed: pip install "regraft[hub]"')
     backbone = hub.models.ResNetBackbone(
         input_conv_filters=[64],
@@ -78,7 +78,7 @@ def test_s01_presets_of_kerashub_are_backbones_too(tmp_path: Path) -> None:
     hub.layers.ResNetImageConverter(image_size=(32, 32), scale=1 / 255).save_to_preset(
         str(tmp_path / "preset")
     )
-    ((size, layers, features, contract),) = example("s01").main([tmp_path / "preset"]).values()
+    ((size, layers, features, contract),) = example("load_any_backbone").main([tmp_path / "preset"]).values()
     assert (size, features, contract) == (32, 8, "preset")
     assert layers > 10  # one flat graph, so that a plan reaches every layer
 
@@ -87,8 +87,10 @@ def test_s01_presets_of_kerashub_are_backbones_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_s02_each_strategy_does_what_its_name_says(photos: Path, tmp_path: Path) -> None:
-    runs = example("s02").main(photos, tmp_path / "runs", weights="random", image_size=32, epochs=1)
+def test_each_strategy_does_what_its_name_says(photos: Path, tmp_path: Path) -> None:
+    runs = example("four_strategies").main(
+        photos, tmp_path / "runs", weights="random", image_size=32, epochs=1
+    )
     plans = {
         name: [phase["unfreeze"] for phase in run.metrics["decision"]["phases"]] for name, run in runs.items()
     }
@@ -105,9 +107,9 @@ def test_s02_each_strategy_does_what_its_name_says(photos: Path, tmp_path: Path)
     assert [name for name in changed if name.startswith("cbam")]
 
 
-def test_s03_stages_unfreeze_one_after_the_other_each_at_its_rate(photos: Path, tmp_path: Path) -> None:
+def test_stages_unfreeze_one_after_the_other_each_at_its_rate(photos: Path, tmp_path: Path) -> None:
     rates = {"none": 1e-3, "stage:block5": 1e-4, "stage:block4": 1e-5}
-    run = example("s03").main(photos, tmp_path / "run", rates=rates, **STAGED)
+    run = example("gradual_unfreezing").main(photos, tmp_path / "run", rates=rates, **STAGED)
     phases = run.metrics["decision"]["phases"]
     assert [(phase["unfreeze"], phase["layers"]) for phase in phases] == [
         ("none", 0), ("stage:block5", 3), ("stage:block4", 6),
@@ -123,7 +125,7 @@ def test_s03_stages_unfreeze_one_after_the_other_each_at_its_rate(photos: Path, 
 # --- S4: search
 
 
-def test_s04_the_network_that_knows_is_chosen_and_the_best_of_what_is_tried_is_the_run(
+def test_the_network_that_knows_is_chosen_and_the_best_of_what_is_tried_is_the_run(
     tmp_path: Path,
 ) -> None:
     striped = write_stripes(tmp_path / "striped", each=20)
@@ -131,7 +133,9 @@ def test_s04_the_network_that_knows_is_chosen_and_the_best_of_what_is_tried_is_t
     trained(network(3), images=240, epochs=3).save(tmp_path / "trained.keras")
     names = [str(tmp_path / f"{name}.keras") for name in ("ignorant", "trained")]
     space = regraft.Space(plans=("last:1",), learning_rates=(1e-3, 1e-9), backbone_rates=(1.0,), epochs=2)
-    run = example("s04").main(striped, tmp_path / "run", backbones=names, budget=600, space=space)
+    run = example("recommend_and_search").main(
+        striped, tmp_path / "run", backbones=names, budget=600, space=space
+    )
     recipe = regraft.Recipe.from_toml(run.path / "recipe.toml")
     assert recipe.backbone == names[1]
     best = min(run.metrics["search"], key=lambda tried: tried["val_loss"])
@@ -159,10 +163,8 @@ def fruit(photos: Path) -> Path:
     return table
 
 
-def test_s05_each_task_has_its_output_and_its_scores(
-    fruit: Path, own: dict[str, str], tmp_path: Path
-) -> None:
-    runs = example("s05").main(fruit, tmp_path / "runs", image_size=32, **own)
+def test_each_task_has_its_output_and_its_scores(fruit: Path, own: dict[str, str], tmp_path: Path) -> None:
+    runs = example("four_tasks").main(fruit, tmp_path / "runs", image_size=32, **own)
     outputs = {task: head_of(run)[-1] for task, run in runs.items()}
     assert outputs == {
         "multiclass": (3, "softmax"),
@@ -184,9 +186,9 @@ def test_s05_each_task_has_its_output_and_its_scores(
 # --- S6, S7: pixels
 
 
-def test_s06_sizes_the_backbone_allows_and_an_error_below(photos: Path, tmp_path: Path) -> None:
+def test_sizes_the_backbone_allows_and_an_error_below(photos: Path, tmp_path: Path) -> None:
     tiny(size=None).save(tmp_path / "tiny.keras")
-    runs = example("s06").main(
+    runs = example("any_image_size").main(
         photos, tmp_path / "runs", sizes=(32, 45), backbone=str(tmp_path / "tiny.keras")
     )
     assert {size: run.model.input_shape for size, run in runs.items()} == {
@@ -194,11 +196,11 @@ def test_s06_sizes_the_backbone_allows_and_an_error_below(photos: Path, tmp_path
     }  # fmt: skip
     message = "mobilenet_v2 takes images of at least 32 pixels a side. Received: 31."
     with pytest.raises(regraft.UsageError, match=message):
-        example("s06").main(photos, tmp_path / "small", sizes=(31,))
+        example("any_image_size").main(photos, tmp_path / "small", sizes=(31,))
     assert not (tmp_path / "small" / "31").exists()
 
 
-def test_s07_only_training_images_are_changed(
+def test_only_training_images_are_changed(
     photos: Path, own: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = []
@@ -208,7 +210,7 @@ def test_s07_only_training_images_are_changed(
         return augment_batch(batch, names, key)
 
     monkeypatch.setattr("regraft.training.training_data.augment_batch", watched)
-    run = example("s07").main(photos, tmp_path / "run", image_size=32, epochs=2, **own)
+    run = example("augmentation").main(photos, tmp_path / "run", image_size=32, epochs=2, **own)
     parts = [row["part"] for row in csv.DictReader((run.path / "split.csv").open())]
     assert sum(count for count, _ in changed) == 2 * parts.count("train")  # every epoch, and nothing else
     assert {names for _, names in changed} == {("flip", "crop", "rotation", "zoom", "colour", "cutmix")}
@@ -219,19 +221,19 @@ def test_s07_only_training_images_are_changed(
 # --- S8: data
 
 
-def test_s08_every_kind_of_source_gives_the_same_data(photos: Path) -> None:
-    catalogs = example("s08").main(photos, image_size=32)
+def test_every_kind_of_source_gives_the_same_data(photos: Path) -> None:
+    catalogs = example("data_sources").main(photos, image_size=32)
     assert {kind: (len(c), c.task, c.outputs) for kind, c in catalogs.items()} == dict.fromkeys(
         ("folder", "table", "stream", "memory"), (24, "multiclass", ("blue", "green", "red"))
     )
     digests = {kind: {s.digest for s in c.samples} for kind, c in catalogs.items()}
     assert digests["folder"] == digests["table"]
     assert digests["stream"] == digests["memory"]
-    said = {kind: [c.words(s) for s in c.samples] for kind, c in catalogs.items()}
+    said = {kind: [c.describe_target(s) for s in c.samples] for kind, c in catalogs.items()}
     assert said["stream"] == said["memory"] == said["folder"]
 
 
-def test_s08_a_stream_is_never_in_memory_whole() -> None:
+def test_a_stream_is_never_in_memory_whole() -> None:
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
@@ -250,11 +252,11 @@ def test_s08_a_stream_is_never_in_memory_whole() -> None:
 # --- S9, S10
 
 
-def test_s09_features_go_to_a_file_and_into_scikit_learn(
+def test_features_go_to_a_file_and_into_scikit_learn(
     photos: Path, own: dict[str, str], tmp_path: Path
 ) -> None:
     file = tmp_path / "features.npz"
-    scores = example("s09").main(photos, file, image_size=32, **own)
+    scores = example("features_to_file").main(photos, file, image_size=32, **own)
     assert len(scores) == 5
     assert scores.mean() > 0.9
     table = np.load(file)
@@ -262,8 +264,8 @@ def test_s09_features_go_to_a_file_and_into_scikit_learn(
     assert sorted(set(table["class"])) == ["blue", "green", "red"]
 
 
-def test_s10_small_data_are_trained_with_care(photos: Path, tmp_path: Path) -> None:
-    run = example("s10").main(photos, tmp_path / "run", epochs=30, **STAGED)
+def test_small_data_are_trained_with_care(photos: Path, tmp_path: Path) -> None:
+    run = example("small_data").main(photos, tmp_path / "run", epochs=30, **STAGED)
     (phase,) = tomllib.loads((run.path / "recipe.toml").read_text())["phases"]
     assert (phase["backbone_rate"], phase["depth_decay"], phase["patience"]) == (0.1, 0.5, 3)
     (fitted,) = run.metrics["decision"]["phases"]

@@ -21,7 +21,7 @@ def test_multiclass_is_log_loss_and_accuracy():
     task = TASKS["multiclass"]
     encoded = task.encode(CLASSES, 4)
     expected = metrics.log_loss(CLASSES, PROBABILITIES, labels=range(4))
-    assert task.losses(PROBABILITIES, encoded).mean() == pytest.approx(expected)
+    assert task.compute_losses(PROBABILITIES, encoded).mean() == pytest.approx(expected)
     assert task.score(PROBABILITIES, encoded) == metrics.accuracy_score(CLASSES, PROBABILITIES.argmax(1))
 
 
@@ -29,16 +29,16 @@ def test_binary_is_one_column():
     task = TASKS["binary"]
     truth = CLASSES % 2
     encoded, answers = task.encode(truth, 2), SIGMOIDS[:, :1]
-    assert encoded.shape == (50, 1) == (50, task.units(2))
+    assert encoded.shape == (50, 1) == (50, task.count_units(2))
     both = np.hstack([1 - answers, answers])
-    assert task.losses(answers, encoded).mean() == pytest.approx(metrics.log_loss(truth, both))
+    assert task.compute_losses(answers, encoded).mean() == pytest.approx(metrics.log_loss(truth, both))
     assert task.score(answers, encoded) == metrics.accuracy_score(truth, answers[:, 0] > 0.5)
 
 
 def test_multilabel_is_binary_cross_entropy_and_mean_average_precision():
     task = TASKS["multilabel"]
     expected = np.asarray(keras.losses.binary_crossentropy(LABELS, SIGMOIDS.astype("float32")))
-    np.testing.assert_allclose(task.losses(SIGMOIDS, task.encode(LABELS, 3)), expected, rtol=1e-4)
+    np.testing.assert_allclose(task.compute_losses(SIGMOIDS, task.encode(LABELS, 3)), expected, rtol=1e-4)
     expected = metrics.average_precision_score(LABELS, SIGMOIDS, average="macro")
     assert task.score(SIGMOIDS, LABELS) == pytest.approx(expected)
 
@@ -56,18 +56,20 @@ def test_average_precision_holds_with_equal_answers_and_absent_labels():
 def test_regression_is_squared_error_in_variances_and_r2():
     task, spread = TASKS["regression"], NUMBERS.std(0)
     expected = ((GUESSES - NUMBERS) ** 2 / spread**2).mean(1)
-    np.testing.assert_allclose(task.losses(GUESSES, NUMBERS, spread), expected, rtol=1e-5)
+    np.testing.assert_allclose(task.compute_losses(GUESSES, NUMBERS, spread), expected, rtol=1e-5)
     assert task.score(GUESSES, NUMBERS) == pytest.approx(metrics.r2_score(NUMBERS, GUESSES), rel=1e-5)
 
 
 def test_balanced_class_weights_are_those_of_scikit_learn():
     expected = compute_sample_weight("balanced", CLASSES)
     encoded = TASKS["multiclass"].encode(CLASSES, 4)
-    np.testing.assert_allclose(TASKS["multiclass"].balanced_weights(encoded)[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        TASKS["multiclass"].compute_balanced_weights(encoded)[:, 0], expected, rtol=1e-6
+    )
 
 
 def test_balanced_label_weights_make_yes_and_no_of_each_label_count_alike():
-    weights = TASKS["multilabel"].balanced_weights(LABELS)
+    weights = TASKS["multilabel"].compute_balanced_weights(LABELS)
     assert weights.shape == LABELS.shape
     np.testing.assert_allclose((weights * LABELS).sum(0), 25, rtol=1e-5)
     np.testing.assert_allclose((weights * (1 - LABELS)).sum(0), 25, rtol=1e-5)

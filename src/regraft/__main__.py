@@ -1,4 +1,4 @@
-"""`python -m regraft` is the command `regraft`."""
+"""Run the command line: `python -m regraft` is the same as `regraft`."""
 
 from regraft.cli import main
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree with one exit code a branch.
+"""The tree of errors, with one exit code for each branch.
 
     RegraftError                  1   anything regraft raises on purpose
     ├── UsageError                2   an option, an argument or a recipe is wrong   (also ValueError)
@@ -7,8 +7,8 @@
     │   └── BackendLimit          4   Keras' backend cannot run a network
     └── ModelRefused              5   a model file is not what it should be         (also ValueError)
 
-A message says what was expected, what was received and how to mend it. Only `cli.main` catches; any
-other exception that reaches the user is a defect of regraft.
+A message says what was expected, what was received and how to fix it. Only `cli.main` catches these errors;
+any other exception that reaches the user is a defect of regraft.
 """
 
 from __future__ import annotations
@@ -24,75 +24,89 @@ __all__ = [
     "ModelRefused",
     "RegraftError",
     "UsageError",
-    "brief",
-    "name_os_errors",
-    "nearest",
+    "describe_os_error",
+    "shorten_error",
+    "suggest_nearest",
+    "wrap_os_errors",
 ]
 
 
 class RegraftError(Exception):
-    """Base of every error that regraft raises on purpose; catch this one to catch them all."""
+    """The base of every error that regraft raises on purpose; catch this one to catch them all."""
 
     exit_code = 1
 
 
 class UsageError(RegraftError, ValueError):
-    """An option, an argument or a recipe that cannot be meant as it stands."""
+    """An option, an argument or a recipe is wrong."""
 
     exit_code = 2
 
 
 class DataError(RegraftError, ValueError):
-    """Images or labels that no model can be made from."""
+    """No model can be made from these images or labels."""
 
     exit_code = 3
 
 
 class EnvironmentFault(RegraftError, OSError):  # noqa: N818 - the design's name
-    """A disk, a network, a permission or a package that is not there."""
+    """A disk, the network, a permission or a package is missing or refuses."""
 
     exit_code = 4
 
 
 class BackendLimit(EnvironmentFault):
-    """Keras' OpenVINO backend cannot run a network; another backend may."""
+    """Keras' OpenVINO backend cannot run a network; another backend may.
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"{why} Choose another backend: KERAS_BACKEND=tensorflow.")
-        self.why = why
+    Attributes:
+        reason: what the backend cannot do, as a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason} Choose another backend: KERAS_BACKEND=tensorflow.")
+        self.reason = reason
 
 
 class ModelRefused(RegraftError, ValueError):  # noqa: N818 - the design's name
-    """A model file that is not what it claims to be."""
+    """A model file is not what it claims to be."""
 
     exit_code = 5
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the known word nearest to `word`, or the empty string.
+def suggest_nearest(word: str, choices: Iterable[str]) -> str:
+    """Return a hint that names the choice nearest to `word`, or the empty string.
 
-    >>> nearest("resnet5", ["resnet50", "vgg16"])
+    >>> suggest_nearest("resnet5", ["resnet50", "vgg16"])
     ' Did you mean "resnet50"?'
     """
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{found[0]}"?' if found else ""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f' Did you mean "{matches[0]}"?' if matches else ""
 
 
-def brief(fault: Exception, most: int = 300) -> str:
-    """The first words of an error that may run over pages, as one line.
+def shorten_error(error: Exception, most: int = 300) -> str:
+    """Return the first characters of an error message that may be pages long, as one line.
 
-    >>> brief(ValueError("a  long" + chr(10) + "story"), most=6)
+    >>> shorten_error(ValueError("a  long" + chr(10) + "story"), most=6)
     'a long ...'
     """
-    words = " ".join(str(fault).split()) or type(fault).__name__
-    return words if len(words) <= most else words[:most] + " ..."
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return the system's reason for an error, without the file's name.
+
+    >>> describe_os_error(FileNotFoundError(2, "No such file or directory", "photos"))
+    'No such file or directory'
+    """
+    return error.strerror or str(error)
 
 
 @contextmanager
-def name_os_errors(what: str) -> Iterator[None]:
-    """Raise what the system refuses in the block as an EnvironmentFault: `what`, and the system's reason.
+def wrap_os_errors(problem: str) -> Iterator[None]:
+    """Raise any OSError of the block as an EnvironmentFault: the problem, then the system's reason.
 
-    >>> with name_os_errors("photos cannot be read"):
+    >>> with wrap_os_errors("photos cannot be read"):
     ...     open("photos/nowhere")
     Traceback (most recent call last):
     regraft.errors.EnvironmentFault: photos cannot be read: No such file or directory.
@@ -102,4 +116,4 @@ def name_os_errors(what: str) -> Iterator[None]:
     except EnvironmentFault:
         raise
     except OSError as error:
-        raise EnvironmentFault(f"{what}: {error.strerror or error}.") from error
+        raise EnvironmentFault(f"{problem}: {describe_os_error(error)}.") from error

@@ -1,7 +1,7 @@
-"""`Recipe`: everything a run is told, as frozen values; TOML in and out. Every default is written here, once.
+"""`Recipe`: all settings of a run as frozen dataclasses, with their defaults; TOML in and out.
 
-A recipe is checked when it is made, so a bad one fails before any work; and it can be written, read and run
-again. It holds settings only, never code.
+A recipe is checked when it is made, so a bad one fails before any work. It holds settings only, never code,
+and can be written, read and run again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from regraft.errors import UsageError, nearest
+from regraft.errors import UsageError, describe_os_error, suggest_nearest
 
 __all__ = [
     "AUGMENTATIONS",
@@ -23,6 +23,7 @@ __all__ = [
     "HeadSpec",
     "Phase",
     "Recipe",
+    "SearchSpace",
     "Solver",
     "Space",
     "Taps",
@@ -40,8 +41,8 @@ ClassWeight = Literal["none", "balanced"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
 
-VIEWS = 4
-TAPPED = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # solvers whose head is one Dense layer
+VIEWS = 4  # of a training image, if a frozen backbone sees augmented ones
+TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their head is one Dense layer
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
@@ -53,19 +54,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What is put on the backbone: attention, convolutions, pooling, hidden layers, dropout, an output.
+    """The head on the backbone: attention, convolutions, pooling, hidden layers, dropout and an output.
 
     Attributes:
-        pooling: of the feature map to one vector: average, maximum, both, generalised mean, attention.
-        attention: on the feature map, before all else: squeeze-and-excitation or CBAM.
-        convolutions: filters of 3x3 ReLU convolutions before pooling.
-        hidden: units of ReLU layers after pooling.
-        normalization: of the pooled vector and after each hidden layer.
-        dropout: before the output, in training only.
-        solver: how the head is found: "gradient", or one of the classical methods, which solve a head without
-            weights before its output; "auto" solves where it can be solved.
-        taps: where a linear head's features are pooled: at the backbone's output ("last"), at all layers of
-            its resolution near the end too ("late"), or at those of the last layers that cross-validation
+        pooling: how the feature map becomes a vector: average, maximum, both, generalised mean or attention.
+        attention: attention on the feature map, before all else: squeeze-and-excitation or CBAM.
+        convolutions: numbers of filters of 3x3 ReLU convolutions before pooling.
+        hidden: numbers of units of ReLU layers after pooling.
+        normalization: normalisation of the pooled vector and after each hidden layer.
+        dropout: share dropped before the output, in training only.
+        solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
+            without weights before its output; "auto" solves it if it can be solved.
+        taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
+            of that resolution near the end ("late"), or those of the last layers that cross-validation
             chooses ("auto").
     """
 
@@ -82,18 +83,18 @@ class HeadSpec:
         _check_kinds(self, "head.")
         for name in ("convolutions", "hidden"):
             values = getattr(self, name)
-            _expect(all(each > 0 for each in values), f"head.{name}", "whole numbers from 1", values)
+            _expect(all(value > 0 for value in values), f"head.{name}", "whole numbers from 1", values)
         _expect(0 <= self.dropout < 1, "head.dropout", "a number from 0 to below 1", self.dropout)
-        fits = self.linear or self.solver in ("auto", "gradient")
+        solvable = self.linear or self.solver in ("auto", "gradient")
         words = "auto or gradient for a head that has more to learn than its output layer"
-        _expect(fits, "head.solver", words, self.solver)
-        dense = self.linear and self.solver in TAPPED
-        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAPPED)}"
+        _expect(solvable, "head.solver", words, self.solver)
+        dense = self.linear and self.solver in TAP_SOLVERS
+        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAP_SOLVERS)}"
         _expect(self.taps == "last" or dense, "head.taps", words, self.taps)
 
     @property
     def linear(self) -> bool:
-        """Whether the output layer is all there is to learn, so that a classical method can solve the head.
+        """Whether only the output layer has weights, so that a classical method can solve the head.
 
         >>> HeadSpec(pooling="both").linear, HeadSpec(hidden=(64,)).linear
         (True, False)
@@ -104,20 +105,20 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training by gradient: what trains, how long, how fast, with which augmentation.
+    """A phase of training by gradient: which layers train, for how long and how fast.
 
     Attributes:
         unfreeze: the freeze plan: "none" (the head alone), "all", "last:N", "from:I", "stage:NAME",
-            "match:REGEX" or "auto" (the deepest that fits the budget); in Python also a function that says
-            of a layer whether it trains, which a run records as the names it chose.
-        epochs: passes over the training images; None lets the plan choose within the budget.
-        batch_size: images a step.
-        learning_rate: peak rate of AdamW for the head.
-        backbone_rate: the pre-trained layers' rate, as a share of `learning_rate`.
-        depth_decay: factor on the rate for each stage further from the head; 1 for one rate in all of them.
-        warmup: share of all steps during which the rate rises from zero; a cosine falls to zero after it.
-        weight_decay: AdamW's.
-        patience: epochs without a better one on validation after which it stops.
+            "match:REGEX" or "auto" (the deepest that fits the budget). In Python also a function from a layer
+            to whether it trains; a run records the names of the layers that it chose.
+        epochs: passes over the training images; None for as many as fit the budget.
+        batch_size: images per step.
+        learning_rate: peak learning rate of the head, for AdamW.
+        backbone_rate: learning rate of the pre-trained layers, as a share of `learning_rate`.
+        depth_decay: factor on the rate for each stage further from the head; 1 for the same rate everywhere.
+        warmup: share of all steps in which the rate rises from zero; then it falls to zero as a cosine.
+        weight_decay: weight decay of AdamW.
+        patience: epochs without improvement on validation after which the phase stops.
     """
 
     unfreeze: str | Callable[[Any], bool] = "auto"
@@ -133,8 +134,8 @@ class Phase:
     def __post_init__(self) -> None:
         _check_kinds(self)
         plan = self.unfreeze
-        known = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
-        _expect(known, "unfreeze", PLANS, plan)
+        valid = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
+        _expect(valid, "unfreeze", PLANS, plan)
         _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
         _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
@@ -147,35 +148,37 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run.
+    """All settings of a run.
 
     Attributes:
-        data: folder of images, or table that names them, for the record and for running again.
-        image, target: columns of the table: image files (several make one sample), what is to be predicted.
-        group, split: columns of the table: what never crosses a split; the user's own parts.
-        separator: what stands between several labels in one cell.
-        task: the kind of target; "auto" tells it from the data and says so.
-        validation: share of the training images cut off for validation where none is given; 0 cuts none off.
-        backbone: a name of `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, a preset.
+        data: folder of images or table of their names, for the record and for running again.
+        image, target: columns of the table: image files (several make one sample), and what to predict.
+        group, split: columns of the table: groups that stay in one part, and the user's own parts.
+        separator: separator between several labels in a cell.
+        task: the kind of target; "auto" detects it from the data and reports it.
+        validation: share of the training images held out for validation if the data have no such part; 0 for
+            none.
+        backbone: a name from `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, or a
+            preset.
         weights: "imagenet", a weights file, or the word "random".
         pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
-            "" if known.
-        image_size: side of the square the backbone sees, in pixels; None for its own default.
-        phases: training by gradient, in order, after the head was found; none keeps the backbone frozen.
-        augment: what is done to training images: any of `AUGMENTATIONS`, or "auto", which is flip and crop
-            for labels and nothing for regression, whose targets a changed image may no longer have.
-        views: how many versions of a training image what is frozen sees, the image itself included; None for
-            4 where the backbone stays frozen and `augment` names something, 1 for a head where it does not,
-            and what pays where a phase stores what its frozen part gives.
-        feature_noise: relative deviation of the noise on every channel of stored features, drawn anew for
-            each sample in every epoch, where gradients train on these: a head, phases on what is stored.
-        precision: what a frozen network is computed in; "auto" is bf16 where the processor or GPU has it and
-            the user's own images show next to no difference. A run records what it was.
+            "" if the backbone's are known.
+        image_size: side of the square input in pixels; None for the backbone's default.
+        phases: training by gradient, in order, after the head is trained; none keeps the backbone frozen.
+        augment: changes of training images: any of `AUGMENTATIONS`, or "auto": flip and crop for labels and
+            none for regression, since a changed image may have another target.
+        views: versions of each training image that pass through the frozen layers, including the image
+            itself. None: 4 if the backbone stays frozen and `augment` names something, 1 for a head
+            otherwise, and as many as are worth their time if a phase stores the output of its frozen layers.
+        feature_noise: relative deviation of the random noise on each channel of stored features, new for each
+            sample in each epoch, when a head or a phase is trained on them by gradient.
+        precision: precision of the frozen network; "auto" is bf16 if the processor or GPU has it and answers
+            to the user's images hardly suffer. A run records the precision that it used.
         budget: seconds that all phases together may take.
-        store_limit: bytes that the phases of a run may store of what their frozen part gives.
-        class_weight: "balanced" weighs samples so that every class, or yes and no of every label, count
+        store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
+        class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
             alike.
-        seed: of the split, the folds, the order of images, augmentation and dropout.
+        seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
     Example:
@@ -219,18 +222,18 @@ class Recipe:
         _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
         _expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
         for name in self.augment:
-            known = name in AUGMENTATIONS or self.augment == ("auto",)
-            _expect(known, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
+            valid = name in AUGMENTATIONS or self.augment == ("auto",)
+            _expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
         _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
 
     @property
     def trains_backbone(self) -> bool:
-        """Whether some phase may train more than the head."""
+        """Whether a phase may train more than the head."""
         return any(phase.unfreeze != "none" for phase in self.phases)
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether anything trains by gradient: some phase, or a head that is not solved.
+        """Whether anything is trained by gradient: a phase, or a head that is not solved.
 
         >>> Recipe().needs_gradients, Recipe(phases=()).needs_gradients
         (True, False)
@@ -239,7 +242,7 @@ class Recipe:
 
     @property
     def view_count(self) -> int:
-        """How many versions of a training image a frozen backbone sees."""
+        """The number of versions of a training image that a frozen backbone sees."""
         named = self.augment not in ((), ("auto",))
         return self.views or (VIEWS if named and not self.trains_backbone else 1)
 
@@ -247,15 +250,15 @@ class Recipe:
     def keeps_pixels(self) -> bool:
         """Whether decoded images may be read again after the frozen network has seen them.
 
-        A phase of the head alone that finds the head needs its features only; one that goes on from a head
-        that was found may be quicker on pixels.
+        A first phase that trains the head alone needs only its features; one that continues from a solved
+        head may be faster on pixels.
         """
-        found = self.head.linear and self.head.solver != "gradient"
-        later = self.phases if found or self.trains_backbone else self.phases[1:]
+        solved = self.head.linear and self.head.solver != "gradient"
+        later = self.phases if solved or self.trains_backbone else self.phases[1:]
         return self.view_count > 1 or bool(later)
 
     def to_toml(self) -> str:
-        """The recipe as TOML text; values that are None (chosen by the program) are left out."""
+        """Return the recipe as TOML; values that are None, which the program chooses, are left out."""
         import tomli_w
 
         text: str = tomli_w.dumps(_without_none(asdict(self)))
@@ -263,43 +266,45 @@ class Recipe:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Recipe:
-        """Read a recipe.
+        """Read a recipe from a TOML file.
 
         Raises:
-            UsageError: there is no such file, it is not TOML, a key is unknown or a value cannot be.
+            UsageError: the file does not exist or is not TOML, a key is unknown, or a value is not valid.
         """
         try:
             values = tomllib.loads(Path(path).read_text("utf-8"))
         except OSError as error:
-            raise UsageError(f"Expected a recipe file. Received: {path} ({error.strerror}).") from error
+            raise UsageError(
+                f"Expected a recipe file. Received: {path} ({describe_os_error(error)})."
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not TOML: {error}.") from error
         head = _build(HeadSpec, values.pop("head", {}), f"{path}: head")
-        listed = values.pop("phases", None)
+        tables = values.pop("phases", None)
         recipe = replace(_build(cls, values, os.fspath(path)), head=head)
-        if listed is None:
+        if tables is None:
             return recipe
-        _expect(isinstance(listed, list), f"{path}: phases", "a list of tables", listed)
-        phases = [_build(Phase, each, f"{path}: phase {number}") for number, each in enumerate(listed, 1)]
+        _expect(isinstance(tables, list), f"{path}: phases", "a list of tables", tables)
+        phases = [_build(Phase, table, f"{path}: phase {number}") for number, table in enumerate(tables, 1)]
         return replace(recipe, phases=tuple(phases))
 
 
 @dataclass(frozen=True)
-class Space:
-    """What a search chooses from: every plan with every rate, each beginning from the best head.
+class SearchSpace:
+    """The settings that a search tries: all solvers for the head, then each plan with each rate.
 
     Attributes:
-        plans: freeze plans as in a `Phase`; empty for four that the program chooses, from a little to all.
-        learning_rates: of the head.
-        backbone_rates: of the pre-trained layers, as shares of it.
-        solvers: of a head without layers of its own; see `HeadSpec.solver`. Those that cannot do the task
-            are left out.
-        epochs: of the longest attempts.
+        plans: freeze plans as in a `Phase`; empty for four that the program chooses, from few layers to all.
+        learning_rates: learning rates of the head.
+        backbone_rates: learning rates of the pre-trained layers, as shares of the head's.
+        solvers: solvers of a head without layers of its own, see `HeadSpec.solver`; those that cannot do the
+            task are left out.
+        epochs: epochs of the longest trials.
 
     Example:
-        >>> Space(plans=("last:5", "all"), learning_rates=(1e-4,)).phases("all")[0].learning_rate
+        >>> SearchSpace(plans=("last:5", "all"), learning_rates=(1e-4,)).make_phases("all")[0].learning_rate
         0.0001
-        >>> Space(learning_rates=())
+        >>> SearchSpace(learning_rates=())
         Traceback (most recent call last):
         regraft.errors.UsageError: learning_rates: expected one at least. Received: none.
     """
@@ -315,15 +320,15 @@ class Space:
             _expect(bool(getattr(self, name)), name, "one at least", "none")
         _expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         for plan in self.plans:
-            self.phases(plan)
+            self.make_phases(plan)
             words = "all, last:N, from:I, stage:NAME or match:REGEX; the head alone is always tried"
             _expect(plan not in ("auto", "none"), "plans", words, plan)
 
-    def phases(self, plan: str) -> list[Phase]:
-        """A plan with each of the rates.
+    def make_phases(self, plan: str) -> list[Phase]:
+        """Return phases that combine a plan with each pair of rates.
 
         Raises:
-            UsageError: a plan or a rate that cannot be.
+            UsageError: the plan or a rate is not valid.
         """
         return [
             Phase(plan, learning_rate=rate, backbone_rate=share, epochs=self.epochs)
@@ -332,8 +337,11 @@ class Space:
         ]
 
 
+Space = SearchSpace  # its earlier name
+
+
 def parse_duration(text: str) -> float:
-    """Seconds of "90", "90s", "10min" or "1h".
+    """Return the seconds of a text such as "90", "90s", "10min" or "1h".
 
     >>> parse_duration("10min")
     600.0
@@ -342,7 +350,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> float:
-    """Bytes of "500MB", "10GB" or "0".
+    """Return the bytes of a text such as "500MB", "10GB" or "0".
 
     >>> parse_size("10GB")
     10000000000.0
@@ -357,12 +365,12 @@ def _parse_amount(text: str, units: dict[str, float], expected: str, above: floa
     return float(match[1]) * units.get(match[2], 1.0)
 
 
-def _build(kind: type[T], values: Any, where: str) -> T:
-    _expect(isinstance(values, dict), where, "a table", values)
-    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+def _build(kind: type[T], values: Any, source: str) -> T:
+    _expect(isinstance(values, dict), source, "a table", values)
+    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
     for key in values:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key}.{nearest(key, known)}")
+        if key not in names:
+            raise UsageError(f"{source}: unknown key {key}.{suggest_nearest(key, names)}")
     return kind(**values)
 
 
@@ -378,28 +386,28 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _check_kinds(settings: object, where: str = "") -> None:
-    """Check that every field holds what its annotation says; lists, as TOML has them, become tuples."""
+def _check_kinds(settings: object, prefix: str = "") -> None:
+    """Check each field's value against its annotation; lists, as TOML has them, become tuples."""
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if get_origin(hint) is Literal:
             words = " or ".join(f'"{word}"' for word in get_args(hint))
             if value not in get_args(hint):
-                close = nearest(str(value), get_args(hint))
-                raise UsageError(f"{where}{name}: expected {words}. Received: {value}.{close}")
+                close = suggest_nearest(str(value), get_args(hint))
+                raise UsageError(f"{prefix}{name}: expected {words}. Received: {value}.{close}")
             continue
         if get_origin(hint) is tuple and isinstance(value, list):
             value = tuple(value)
             object.__setattr__(settings, name, value)
         kinds, words = _KINDS.get(hint, ((hint,), "a table"))
-        sound = isinstance(value, kinds) and not isinstance(value, bool)
-        if sound and isinstance(value, tuple):
-            sound = all(isinstance(each, get_args(hint)[0]) for each in value)
-        _expect(sound and value not in (math.inf, -math.inf), where + name, words, value)
+        valid = isinstance(value, kinds) and not isinstance(value, bool)
+        if valid and isinstance(value, tuple):
+            valid = all(isinstance(item, get_args(hint)[0]) for item in value)
+        _expect(valid and value not in (math.inf, -math.inf), prefix + name, words, value)
 
 
-def _expect(holds: bool, name: str, expected: str, received: object) -> None:
-    if not holds:
+def _expect(valid: bool, name: str, expected: str, received: object) -> None:
+    if not valid:
         raise UsageError(f"{name}: expected {expected}. Received: {received}.")
 
 
@@ -409,5 +417,5 @@ def _without_none(value: Any) -> Any:
     return [_without_none(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
-# How a head that cannot be solved is trained on stored features, where no phase says otherwise.
+# Training of a head that cannot be solved, on stored features, if no phase sets it.
 HEAD_PHASE = Phase("none", batch_size=32, backbone_rate=1.0, warmup=0.02, patience=8)

@@ -1,4 +1,4 @@
-"""The kinds of target: what a model answers to each, what counts as loss, and the one score that sums it up.
+"""The kinds of target, with a model's answers, the loss and one headline score for each.
 
 | task | targets | answers | loss of a sample | score |
 |---|---|---|---|---|
@@ -7,7 +7,7 @@
 | multilabel | 0 or 1, (n, labels) | sigmoid, (n, labels) | mean binary cross-entropy | mAP |
 | regression | numbers, (n, targets) | linear, (n, targets) | mean squared error over the variance | R2 |
 
-Losses are for comparing epochs and penalties on held-out samples: lower is better; scores: higher is better.
+Losses compare epochs and penalties on held-out samples, and lower is better; with scores higher is better.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.metrics.ranking import average_precision, mean_of
+from regraft.metrics.ranking import average_over_columns, average_precision
 
 __all__ = ["TASKS", "Task"]
 
 Floats = NDArray[np.floating[Any]]
-SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1
+MARGIN = 1e-7  # probabilities are clipped to this distance from 0 and 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table above.
+    """A kind of target: one row of the table above.
 
     Attributes:
-        name: as in a recipe.
-        activation: of the output layer, a name of Keras.
-        loss: name of the Keras loss on encoded targets.
-        score_name: what `score` is called.
+        name: the name in a recipe.
+        activation: Keras' name of the output layer's activation.
+        loss: Keras' name of the loss on encoded targets.
+        score_name: the name of `score`.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Task:
     _losses: Callable[[Floats, Floats], Floats]
     _score: Callable[[Floats, Floats], float]
 
-    def units(self, outputs: int) -> int:
-        """Width of the output layer for so many classes, labels or targets."""
+    def count_units(self, outputs: int) -> int:
+        """Return the width of the output layer for this number of classes, labels or targets."""
         return 1 if self.name == "binary" else outputs
 
     def encode(self, targets: NDArray[Any], outputs: int) -> NDArray[np.float32]:
-        """Targets in the shape of answers, float32 (n, units): one-hot for classes.
+        """Return targets in the shape of answers, float32 (n, units): one-hot for classes.
 
         >>> TASKS["multiclass"].encode(np.array([2, 0]), 3).tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
@@ -59,25 +59,25 @@ class Task:
         if self.name == "multiclass":
             one_hot: NDArray[np.float32] = np.eye(outputs, dtype=np.float32)[targets]
             return one_hot
-        return np.asarray(targets, np.float32).reshape(len(targets), self.units(outputs))
+        return np.asarray(targets, np.float32).reshape(len(targets), self.count_units(outputs))
 
-    def complete(self, answers: NDArray[Any]) -> NDArray[Any]:
-        """Answers with a column an output: of two classes told apart by one probability, that of both.
+    def expand_binary(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Return answers with one column for each output: both probabilities where a binary model gives one.
 
-        >>> TASKS["binary"].complete(np.array([[0.25]])).tolist()
+        >>> TASKS["binary"].expand_binary(np.array([[0.25]])).tolist()
         [[0.75, 0.25]]
         """
         return np.concatenate([1 - answers, answers], axis=1) if self.name == "binary" else answers
 
-    def balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
-        """Weights of n samples by which rare answers count as much as frequent ones; their mean is 1.
+    def compute_balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
+        """Return weights of n samples that make rare targets count as much as frequent ones; their mean is 1.
 
-        Classes: n / (classes * samples of the class), shape (n, 1). Labels: the same for yes and no of each
-        label by itself, shape (n, labels); one weight a sample would not do, a sample has rare and frequent
-        labels at once. Regression: all 1.
+        Classes: n / (classes * samples of the class), shape (n, 1). Labels: likewise for yes and no of each
+        label on its own, shape (n, labels), since one sample has rare and frequent labels at once.
+        Regression: all 1.
 
         >>> one_in_four = np.array([[0.0], [0.0], [0.0], [1.0]])
-        >>> TASKS["binary"].balanced_weights(one_in_four).astype(float).round(2).tolist()
+        >>> TASKS["binary"].compute_balanced_weights(one_in_four).astype(float).round(2).tolist()
         [[0.67], [0.67], [0.67], [2.0]]
         """
         n = len(encoded)
@@ -85,29 +85,29 @@ class Task:
             return np.ones((n, 1), np.float32)
         if self.name == "multiclass":
             counts = encoded.sum(0)
-            share = counts * np.count_nonzero(counts)
-            weights: NDArray[np.float32] = (encoded @ (n / np.maximum(share, 1)))[:, None].astype(np.float32)
+            divisor = np.maximum(counts * np.count_nonzero(counts), 1)
+            weights: NDArray[np.float32] = (encoded @ (n / divisor))[:, None].astype(np.float32)
             return weights
         yes = encoded.sum(0)
         weight = np.where(encoded > 0.5, n / np.maximum(2 * yes, 1), n / np.maximum(2 * (n - yes), 1))
         return np.where((yes > 0) & (yes < n), weight, 1.0).astype(np.float32)
 
-    def losses(
+    def compute_losses(
         self, answers: NDArray[Any], encoded: NDArray[Any], spread: NDArray[Any] | float = 1.0
     ) -> Floats:
-        """The loss of each sample, shape (n,).
+        """Return the loss of each sample, shape (n,).
 
         Args:
-            answers: of a model, shape (n, units).
-            encoded: from `encode`.
-            spread: for regression, the training targets' standard deviation, (units,); otherwise left at 1.
+            answers: answers of a model, shape (n, units).
+            encoded: targets from `encode`.
+            spread: standard deviation of the training targets, (units,), for regression; 1 otherwise.
         """
         return self._losses(
             np.asarray(answers, np.float64) / spread, np.asarray(encoded, np.float64) / spread
         )
 
     def score(self, answers: NDArray[Any], encoded: NDArray[Any]) -> float:
-        """The headline score of n samples; see the table.
+        """Return the headline score of n samples; see the table above.
 
         >>> TASKS["binary"].score(np.array([[0.9], [0.2]]), np.array([[1.0], [1.0]]))
         0.5
@@ -116,12 +116,12 @@ class Task:
 
 
 def _cross_entropy(answers: Floats, encoded: Floats) -> Floats:
-    chosen: Floats = -np.log(np.maximum((answers * encoded).sum(1), SMALLEST))
-    return chosen
+    losses: Floats = -np.log(np.maximum((answers * encoded).sum(1), MARGIN))
+    return losses
 
 
 def _binary_cross_entropy(answers: Floats, encoded: Floats) -> Floats:
-    safe = np.clip(answers, SMALLEST, 1 - SMALLEST)
+    safe = np.clip(answers, MARGIN, 1 - MARGIN)
     losses: Floats = -(encoded * np.log(safe) + (1 - encoded) * np.log(1 - safe)).mean(1)
     return losses
 
@@ -135,28 +135,28 @@ def _top1(answers: Floats, encoded: Floats) -> float:
     return float((answers.argmax(1) == encoded.argmax(1)).mean())
 
 
-def _right(answers: Floats, encoded: Floats) -> float:
+def _accuracy(answers: Floats, encoded: Floats) -> float:
     return float(((answers > 0.5) == (encoded > 0.5)).mean())
 
 
-def _mean_precision(answers: Floats, encoded: Floats) -> float:
-    found = mean_of(average_precision, encoded, answers)
-    return found.value if found else math.nan
+def _map(answers: Floats, encoded: Floats) -> float:
+    mean = average_over_columns(average_precision, encoded, answers)
+    return mean.value if mean else math.nan
 
 
-def _determination(answers: Floats, encoded: Floats) -> float:
-    """Share of the variance that the answers account for, mean over targets; 0 for a constant one."""
-    left = ((answers - encoded) ** 2).sum(0)
-    whole = ((encoded - encoded.mean(0)) ** 2).sum(0)
-    return float(np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), 0.0).mean())
+def _r2(answers: Floats, encoded: Floats) -> float:
+    """Return the share of variance that the answers explain, averaged over targets; 0 for a constant one."""
+    residual = ((answers - encoded) ** 2).sum(0)
+    total = ((encoded - encoded.mean(0)) ** 2).sum(0)
+    return float(np.where(total > 0, 1 - residual / np.where(total > 0, total, 1), 0.0).mean())
 
 
 TASKS = {
     task.name: task
     for task in (
         Task("multiclass", "softmax", "categorical_crossentropy", "top-1", _cross_entropy, _top1),
-        Task("binary", "sigmoid", "binary_crossentropy", "top-1", _binary_cross_entropy, _right),
-        Task("multilabel", "sigmoid", "binary_crossentropy", "mAP", _binary_cross_entropy, _mean_precision),
-        Task("regression", "linear", "mean_squared_error", "R2", _squared_error, _determination),
+        Task("binary", "sigmoid", "binary_crossentropy", "top-1", _binary_cross_entropy, _accuracy),
+        Task("multilabel", "sigmoid", "binary_crossentropy", "mAP", _binary_cross_entropy, _map),
+        Task("regression", "linear", "mean_squared_error", "R2", _squared_error, _r2),
     )
 }

@@ -1,134 +1,175 @@
-"""A classifier is cut off where include_top=False ends; what is none is left alone."""
+"""What regraft relies on in Keras' private names, so that an upgrade of Keras fails here and says why."""
+
+from __future__ import annotations
+
+import ast
+import inspect
 
 import keras
 import numpy as np
 import pytest
-from helpers.networks import answer, assert_close, pixels, tiny
 
-from regraft.backbones.graph import without_classifier
-from regraft.backbones.load import load_backbone
-from regraft.backbones.zoo import ZOO, recognise
-from regraft.errors import UsageError
-from regraft.models.head import graft
-from regraft.recipe import HeadSpec
+from regraft.backbones import graph
 
-pytestmark = pytest.mark.slow
-
-FAMILIES = [
-    "mobilenet",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "nasnet_mobile",
-    "resnet50",
-    "resnet50_v2",
-    "vgg16",
-    "vgg19",
-    "xception",
-    "inception_v3",
-    "inception_resnet_v2",
-    "densenet121",
-    "efficientnet_b0",
-    "efficientnet_v2_b0",
-    "convnext_tiny",
-]
-SHORT = {"mobilenet_v3_small", "resnet50", "vgg16", "convnext_tiny"}  # each ends in its own way
+layers = keras.layers
 
 
-def published(name, include_top, activation="softmax"):
-    entry = ZOO[name]
-    shape = (entry.min_size, entry.min_size, 3)
-    constructor = getattr(keras.applications, entry.constructor)
-    if not include_top:
-        return constructor(include_top=False, weights=None, input_shape=shape)
-    return constructor(weights=None, input_shape=shape, classes=7, classifier_activation=activation)
+def build_branches() -> keras.Model:
+    """A network of two branches in which one layer is called twice."""
+    image = keras.Input((8, 8, 3), name="image")
+    shared = layers.Conv2D(3, 1, name="shared")
+    once = shared(image)
+    twice = shared(once)
+    both = layers.Add(name="both")([once, keras.ops.relu(twice)])
+    return keras.Model(image, layers.Dropout(0.5, name="drop")(both))
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.soak) for name in FAMILIES]
-)
-def test_family_is_cut_to_what_include_top_false_builds(name):
-    entry = ZOO[name]
-    backbone = load_backbone(published(name, True))
-    bare = published(name, False)
-    assert [type(layer) for layer in backbone.layers] == [type(layer) for layer in bare.layers[1:]]
-    assert "classifier was cut off" in backbone.notes[0]
-    assert backbone.contract == entry.pixels
-    assert list(backbone.stages) == list(entry.stages.starts(layer.name for layer in backbone.layers))
-    bare.set_weights(backbone.model.get_weights())
-    x = pixels(entry.min_size)
-    preprocess = getattr(keras.applications, entry.module).preprocess_input
-    assert_close(answer(backbone.model, x), answer(bare, preprocess(x.copy())))
+def names(nodes) -> list[str]:
+    return [node.operation.name for node in nodes]
 
 
-def test_every_family_is_tested():
-    assert {ZOO[name].module for name in FAMILIES} == {entry.module for entry in ZOO.values()}
+def check_nodes_by_depth() -> None:
+    """The nodes of a Functional model, a call each, with inputs before what uses them."""
+    model = build_branches()
+    nodes = graph.list_nodes(model)
+    made: set[int] = set()
+    for node in nodes:
+        assert made.issuperset(id(tensor) for tensor in node.input_tensors)
+        made |= {id(tensor) for tensor in node.outputs}
+    assert names(nodes)[0] == "image"
+    assert names(nodes)[-1] == "drop"
+    assert names(nodes).count("shared") == 2
+    assert len(nodes) == 6  # the relu is a node, too
 
 
-def test_keras_names_are_recognised():
-    for name in ("mobilenet", "vgg16"):
-        assert recognise(published(name, False).name).module == ZOO[name].module
+def check_history() -> None:
+    """A symbolic tensor knows the operation that makes it, and which call of that."""
+    model = build_branches()
+    assert graph.find_operation(model.output) is model.get_layer("drop")
+    relu = model.get_layer("both").input[1]
+    assert graph.find_operation(graph.find_node(relu).input_tensors[0]) is model.get_layer("shared")
 
 
-def test_logits_of_a_published_network_are_a_classifier_too():
-    backbone = load_backbone(published("vgg16", True, activation=None))
-    assert backbone.model.output_shape == (None, 1, 1, 512)
+def check_inbound_nodes() -> None:
+    """An operation lists its calls, in the order in which they were made."""
+    model = build_branches()
+    once = model.get_layer("both").input[0]
+    twice = graph.find_node(model.get_layer("both").input[1]).input_tensors[0]
+    assert graph.find_node(once).input_tensors[0] is model.inputs[0]
+    assert graph.find_node(twice).input_tensors[0] is once
+    assert graph.find_node(model.inputs[0]).is_input
 
 
-def test_pooled_network_is_no_classifier():
-    model = keras.applications.VGG16(include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3))
-    backbone = load_backbone(model)
-    assert backbone.model.output_shape == (None, 512)
-    assert not any("cut off" in note for note in backbone.notes)
+def check_run_through_graph() -> None:
+    """A Functional model calls its operations again on another tensor, and others in their place."""
+    model, image = build_branches(), keras.Input((8, 8, 3))
+    identity = layers.Identity(name="identity")
+    drop = model.get_layer("drop")
+    again = keras.Model(image, graph.replay_graph(model, image, lambda x: identity if x is drop else x))
+    assert [layer.name for layer in again.layers if layer.weights] == ["shared"]
+    assert again.get_layer("shared") is model.get_layer("shared")
+    assert graph.find_operation(again.output) is identity
 
 
-def test_own_classifier_with_hidden_layers():
-    body = tiny()
-    x = keras.layers.Flatten(name="flat")(body.output)
-    x = keras.layers.Dropout(0.5, name="drop")(keras.layers.Dense(8, "relu", name="hidden")(x))
-    whole = keras.Model(body.input, keras.layers.Dense(1, "sigmoid", name="cat")(x), name="mine")
-    cut, note = without_classifier(whole)
-    assert note == "The classifier was cut off: flat, hidden, drop, cat."
-    np.testing.assert_array_equal(answer(cut, pixels(16)), answer(body, pixels(16)))
+def check_flatten_layers() -> None:
+    """A container comes before its contents, and each layer once."""
+    inner = keras.Sequential([layers.Dense(2), layers.Dense(3)], name="inner")
+    model = keras.Sequential([keras.Input((4,)), inner])
+    flat = graph.flatten_layers(model)
+    assert flat[0] is model
+    assert flat.index(inner) < flat.index(inner.layers[0])
+    assert len(flat) == len({id(layer) for layer in flat})
+    assert {*inner.layers} <= {*flat}
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
-def test_embedding_is_left_alone(activation):
-    body = tiny()
-    x = keras.layers.GlobalAveragePooling2D()(body.output)
-    model = keras.Model(body.input, keras.layers.Dense(8, activation)(x))
-    assert without_classifier(model) == (model, "")
+def check_layers() -> None:
+    """A layer lists the layers within it; those of a wrapper are among them."""
+    assert graph.has_layers_within(layers.TimeDistributed(layers.Dense(2)))
+    assert not graph.has_layers_within(layers.Dense(2))
 
 
-def test_attention_over_a_map_is_left_alone():
-    body = tiny()
-    gate = keras.layers.Conv2D(4, 1, activation="sigmoid")(body.output)
-    model = keras.Model(body.input, gate)
-    assert without_classifier(model) == (model, "")
+def check_own_variables() -> None:
+    """A layer lists its own weights that train and those that do not, whatever its flag says."""
+    norm = layers.BatchNormalization()
+    norm.build((None, 4))
+    norm.trainable = False
+    assert [weight.name for weight in graph.list_own_weights(norm)] == ["gamma", "beta"]
+    assert [weight.name for weight in graph.list_own_statistics(norm)] == ["moving_mean", "moving_variance"]
+    assert graph.list_own_weights(keras.Sequential([keras.Input((4,)), norm])) == []
 
 
-def test_head_of_regraft_is_cut_off_and_the_rest_is_the_backbone_again(tmp_path):
-    first = load_backbone("mobilenet", weights="random", image_size=32)
-    graft(first, HeadSpec(), outputs=3).save(tmp_path / "trained.keras")
-    again = load_backbone(tmp_path / "trained.keras")
-    assert (again.name, again.contract, again.stages) == ("mobilenet", "tf", first.stages)
-    assert again.notes == ("The head was cut off: head_pool, head_dropout, head_output.",)
-    assert [layer.name for layer in again.layers] == [layer.name for layer in first.layers]
-    np.testing.assert_array_equal(answer(again.model, pixels(32)), answer(first.model, pixels(32)))
-    assert graft(again, HeadSpec(), outputs=5).output_shape == (None, 5)
+def check_seed_generators() -> None:
+    """Every layer that draws random numbers holds a generator of its own."""
+    for layer in (layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.RandomFlip(seed=1)):
+        assert graph.has_random_numbers(layer)
+    assert graph.has_random_numbers(layers.TimeDistributed(layers.Dropout(0.5)))
+    assert not graph.has_random_numbers(layers.Dense(2))
 
 
-def test_layer_of_the_user_s_own_called_head_is_none_of_ours():
-    body = tiny()
-    model = keras.Model(body.input, keras.layers.Conv2D(4, 1, name="head_conv")(body.output))
-    assert without_classifier(model) == (model, "")
+def check_value() -> None:
+    """A variable keeps its value in one of the backend's, which may be replaced."""
+    tf = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only SavedModels need this")
+    weight, storage = keras.Variable(np.zeros(2), dtype="float32"), tf.Variable([1.0, 2.0])
+    graph.share_storage(weight, storage)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), [1, 2])
+    weight.assign([3.0, 4.0])
+    np.testing.assert_array_equal(storage.numpy(), [3, 4])
 
 
-def test_head_on_several_maps_is_refused():
-    body = tiny()
-    pooled = [
-        keras.layers.GlobalAveragePooling2D(name=f"head_pool_{number}")(tensor)
-        for number, tensor in enumerate([body.output, body.get_layer("norm").output])
-    ]
-    joined = keras.layers.Concatenate(name="head_join")(pooled)
-    with pytest.raises(UsageError, match="its head takes 2 tensors"):
-        load_backbone(keras.Model(body.input, joined))
+def check_optimizer() -> None:
+    """An optimizer's variables are its counter, its rate, the sums of gradients, and what it remembers."""
+    weight = keras.Variable(np.zeros(2), dtype="float32")
+    optimizer = keras.optimizers.Adam(0.1, gradient_accumulation_steps=2)
+    optimizer.build([weight])
+    assert len(graph.list_moments(optimizer)) == 2
+    optimizer.apply([keras.ops.ones(2)])
+    assert int(graph.get_step_counter(optimizer)) == 1  # `iterations` counts whole steps
+    assert int(optimizer.iterations) == 0
+
+
+CHECKS = {
+    "_nodes_by_depth": check_nodes_by_depth,
+    "_keras_history": check_history,
+    "_inbound_nodes": check_inbound_nodes,
+    "_run_through_graph": check_run_through_graph,
+    "_flatten_layers": check_flatten_layers,
+    "_layers": check_layers,
+    "_trainable_variables": check_own_variables,
+    "_non_trainable_variables": check_own_variables,
+    "_seed_generators": check_seed_generators,
+    "_value": check_value,
+    "_iterations": check_optimizer,
+    "_accumulated_gradients": check_optimizer,
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_keras_still_has_the_private_name(name: str) -> None:
+    CHECKS[name]()
+
+
+def test_every_private_name_is_checked() -> None:
+    nodes = list(ast.walk(ast.parse(inspect.getsource(graph))))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert {name for name in attributes | strings if name.startswith("_")} == CHECKS.keys()
+
+
+def test_descendants_are_what_operations_feed() -> None:
+    model = build_branches()
+    nodes = graph.list_nodes(model)
+    assert names(graph.find_descendants(nodes, {id(model.get_layer("both"))})) == ["both", "drop"]
+    assert len(graph.find_descendants(nodes, {id(model.get_layer("shared"))})) == 5
+    assert graph.find_descendants(nodes, ()) == []
+
+
+def test_tensors_that_enter_are_those_of_other_nodes() -> None:
+    model = build_branches()
+    nodes = graph.list_nodes(model)
+    both = graph.find_descendants(nodes, {id(model.get_layer("both"))})
+    assert [tensor is other for tensor, other in zip(
+        graph.list_entering_tensors(both), model.get_layer("both").input, strict=True
+    )] == [True, True]  # fmt: skip
+    assert graph.list_entering_tensors(nodes) == []

@@ -21,7 +21,7 @@ MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225
 
 
 def statistics(model):
-    """Moves batch normalisation away from its beginnings, where it does nothing."""
+    """Change the initial statistics of batch normalisation, with which it does nothing."""
     rng = np.random.default_rng(0)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -45,7 +45,7 @@ def resnet(tmp_path_factory):
         scale=list(1 / (255 * DEVIATION)),
         offset=list(-MEAN / DEVIATION),
     )
-    return saved(tmp_path_factory.mktemp("presets") / "tiny_resnet", backbone, converter)
+    return save_preset(tmp_path_factory.mktemp("presets") / "tiny_resnet", backbone, converter)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +57,17 @@ def vit(tmp_path_factory):
     converter = hub.layers.ViTImageConverter(
         image_size=(16, 16), scale=1 / 127.5, offset=-1.0, crop_to_aspect_ratio=False
     )
-    return saved(tmp_path_factory.mktemp("presets") / "tiny_vit", backbone, converter)
+    return save_preset(tmp_path_factory.mktemp("presets") / "tiny_vit", backbone, converter)
 
 
-def saved(folder, backbone, converter):
+def save_preset(folder, backbone, converter):
     backbone.save_to_preset(str(folder))
     converter.save_to_preset(str(folder))
     return folder
 
 
 def reference(folder, x):
-    """KerasHub's own way, on pixels that are square already."""
+    """Return KerasHub's own features of square images."""
     backbone = hub.models.Backbone.from_preset(str(folder))
     converter = hub.layers.ImageConverter.from_preset(str(folder))
     return answer(backbone, converter(x))

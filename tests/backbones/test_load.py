@@ -177,12 +177,12 @@ def test_fixed_size_cannot_be_changed():
 
 def test_random_weights_replace_learnt_ones_and_keep_input_statistics():
     model = with_statistics(tiny())
-    kept = model.get_weights()
+    before_loading = model.get_weights()
     one, same = (load_backbone(model, weights="random", seed=3) for _ in range(2))
     np.testing.assert_array_equal(answer(one.model, pixels(16)), answer(same.model, pixels(16)))
     assert not np.array_equal(one.model.get_layer("conv").kernel, model.get_layer("conv").kernel)
     np.testing.assert_array_equal(one.model.get_layer("norm").mean, model.get_layer("norm").mean)
-    for now, before in zip(model.get_weights(), kept, strict=True):
+    for now, before in zip(model.get_weights(), before_loading, strict=True):
         np.testing.assert_array_equal(now, before)
 
 
@@ -206,8 +206,8 @@ def test_unreadable_and_unsafe_files_are_refused(tmp_path):
     (tmp_path / "text.keras").write_text("no archive")
     image = keras.Input((16, 16, 3))
     keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image)).save(tmp_path / "code.keras")
-    for file, why in (("text.keras", "expected a .keras file"), ("code.keras", "Lambda.*runs a program")):
-        with pytest.raises(ModelRefused, match=why):
+    for file, reason in (("text.keras", "expected a .keras file"), ("code.keras", "Lambda.*runs a program")):
+        with pytest.raises(ModelRefused, match=reason):
             load_backbone(tmp_path / file)
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from regraft.backbones.preprocessing import CONTRACTS, apply_contract, contract_of
+from regraft.backbones.preprocessing import CONTRACTS, apply_contract, find_contract
 from regraft.backbones.zoo import ZOO
 from regraft.errors import UsageError
 
@@ -59,8 +59,8 @@ def test_contract_does_not_switch_later_layers_to_training(contract):
 def test_contract_layers_are_recognised(contract):
     model = contract_model(contract)
     own = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    assert [contract_of(layer) for layer in own] == [contract] * len(own)
-    assert contract_of(keras.layers.Rescaling(2.0, name="tf")) is None
+    assert [find_contract(layer) for layer in own] == [contract] * len(own)
+    assert find_contract(keras.layers.Rescaling(2.0, name="tf")) is None
 
 
 @pytest.mark.slow

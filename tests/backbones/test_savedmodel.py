@@ -1,4 +1,4 @@
-"""SavedModels of images are read, whatever leaves size or names open; anything else is one message."""
+"""SavedModels of images are read, also with an open size or names; anything else gives one message."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ tf = pytest.importorskip("tensorflow")
 from helpers.savedmodels import images, reusable, signature_only  # noqa: E402
 
 from regraft.backbones.load import load_backbone  # noqa: E402
-from regraft.backbones.savedmodel import digest_of, is_savedmodel  # noqa: E402
+from regraft.backbones.savedmodel import digest_folder, is_savedmodel  # noqa: E402
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError  # noqa: E402
 
 
@@ -64,7 +64,7 @@ def number(x):
 )
 def test_module_that_is_no_image_model(tmp_path, function, spec, reason):
     folder = signature_only(tmp_path / "module", function, spec)
-    with pytest.raises(ModelRefused, match=f"is no image model.*{reason}"):
+    with pytest.raises(ModelRefused, match=f"is not an image model.*{reason}"):
         load_backbone(folder, trust=True)
 
 
@@ -91,9 +91,9 @@ def test_digest_covers_names_and_content(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "saved_model.pb").write_text("x")
     assert is_savedmodel(tmp_path / "a")
-    first = digest_of(tmp_path / "a")
+    first = digest_folder(tmp_path / "a")
     (tmp_path / "a" / "saved_model.pb").rename(tmp_path / "a" / "other")
-    assert digest_of(tmp_path / "a") != first
+    assert digest_folder(tmp_path / "a") != first
     assert not is_savedmodel(tmp_path / "a")
 
 
@@ -109,9 +109,9 @@ def test_features_are_the_networks_own(tmp_path, capsys):
     network = keras.Model(backbone.model.inputs[0], {"vector": backbone.model.outputs[0]})
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", classes=2, each=3))
     features = extract_features(network, catalog, store=Store(tmp_path / "store"))
-    found = features.matrix(catalog.samples, "vector")
+    rows = features.matrix(catalog.samples, "vector")
     files = [catalog.root / sample.path for sample in catalog.samples]
     shown = np.stack([decode(file.read_bytes(), 16).pixels for file in files]).astype("float32")
     expected = answer(backbone.model, shown)
-    np.testing.assert_allclose(found, expected, rtol=6e-4, atol=1e-5)
+    np.testing.assert_allclose(rows, expected, rtol=6e-4, atol=1e-5)
     assert "OpenVINO cannot run" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A SavedModel as a layer: what moves, what is saved."""
+"""A SavedModel as a layer: what trains, and what is saved."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ tf = pytest.importorskip("tensorflow")
 
 from helpers.savedmodels import Net, hub1, images, reusable, signature_only  # noqa: E402
 
-from regraft.backbones import savedmodel_layer as savedlayer  # noqa: E402
+from regraft.backbones import savedmodel_layer  # noqa: E402
 from regraft.backbones.load import load_backbone  # noqa: E402
 from regraft.errors import UsageError  # noqa: E402
 from regraft.models.freeze import freeze  # noqa: E402
@@ -26,8 +26,8 @@ def module(tmp_path_factory):
     return reusable(tmp_path_factory.mktemp("modules") / "vector")
 
 
-def trained(module, unfreeze="all"):
-    """A model grafted on the module and fine-tuned for two steps; the module's weights before."""
+def graft_and_train(module, unfreeze="all"):
+    """Return a model on the module, fine-tuned for two steps, its layer, and the weights from before."""
     backbone = load_backbone(module, trust=True)
     model = graft(backbone, HeadSpec(), outputs=2)
     freeze(backbone, unfreeze)
@@ -50,7 +50,7 @@ def test_answers_are_the_modules_own_in_inference_mode(module):
 
 
 def test_fine_tuning_moves_exactly_the_trainable_variables(module):
-    _, layer, before = trained(module)
+    _, layer, before = graft_and_train(module)
     names = ["conv_kernel", "bn_gamma", "bn_beta", "bn_moving_mean", "bn_moving_variance"]
     assert [weight.name for weight in layer.weights] == names
     moved = [not np.array_equal(now, was) for now, was in zip(layer.weights, before, strict=True)]
@@ -58,7 +58,7 @@ def test_fine_tuning_moves_exactly_the_trainable_variables(module):
 
 
 def test_frozen_means_frozen(module):
-    _, layer, before = trained(module, "none")
+    _, layer, before = graft_and_train(module, "none")
     for now, was in zip(layer.weights, before, strict=True):
         np.testing.assert_array_equal(now, was)
 
@@ -75,7 +75,7 @@ def test_regularisation_is_part_of_the_loss_where_it_trains(module):
 
 
 def test_saved_reloaded_and_exported_it_predicts_the_same(module, tmp_path):
-    model, _, _ = trained(module)
+    model, _, _ = graft_and_train(module)
     x = pixels(16, 4)
     expected = model.predict(x, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -95,23 +95,23 @@ def test_saved_reloaded_and_exported_it_predicts_the_same(module, tmp_path):
 @pytest.mark.parametrize("kind", ["hub1", "signature"])
 def test_what_cannot_be_fine_tuned_is_used_frozen_and_says_why(kind, tmp_path):
     if kind == "hub1":
-        folder, why = hub1(tmp_path / "old"), "TensorFlow 1's Hub format"
+        folder, reason = hub1(tmp_path / "old"), "TensorFlow 1's Hub format"
     else:
         net = Net()
-        folder, why = signature_only(tmp_path / "only", net, images(16)), "signatures only"
+        folder, reason = signature_only(tmp_path / "only", net, images(16)), "signatures only"
     backbone = load_backbone(folder, trust=True)
-    assert why in backbone.frozen_because
+    assert reason in backbone.frozen_because
     assert any("can only be used frozen" in note for note in backbone.notes)
     assert backbone.model.output_shape == (None, 4)
     assert backbone.model.trainable_variables == []
     assert answer(backbone.model, pixels(16)).any()
     freeze(backbone, "none")
-    with pytest.raises(UsageError, match=f"can only be used frozen.*{why}"):
+    with pytest.raises(UsageError, match=f"can only be used frozen.*{reason}"):
         freeze(backbone, "all")
 
 
 def test_layer_without_its_module_says_so(module):
     layer = load_backbone(module, trust=True).layers[0]
-    bare = savedlayer.SavedModelLayer.from_config(layer.get_config())
+    bare = savedmodel_layer.SavedModelLayer.from_config(layer.get_config())
     with pytest.raises(UsageError, match="copied without its SavedModel"):
         bare(np.zeros((1, 16, 16, 3)))

@@ -1,4 +1,4 @@
-"""Handles: one version, found where it lies, fetched whole or not at all."""
+"""Handles: one version, used where it lies, downloaded completely or not at all."""
 
 import hashlib
 import http.server
@@ -11,10 +11,9 @@ from functools import partial
 import pytest
 from helpers.reporters import Recorder
 
-from regraft.backbones import tfhub as handles
-from regraft.backbones import weights as download
+from regraft.backbones import tfhub, weights
 from regraft.backbones.load import load_backbone
-from regraft.backbones.tfhub import fetch, parse_handle
+from regraft.backbones.tfhub import fetch_module, parse_handle
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 from regraft.system.console import SilentReporter
 
@@ -24,13 +23,13 @@ KAGGLE = "google/resnet-v2/tensorFlow2/50-feature-vector/2"
 
 @pytest.fixture(autouse=True)
 def no_cache(tmp_path, monkeypatch):
-    """Nothing on this machine, and no way out of it."""
+    """A machine without any modules and without network."""
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(handles, "TFHUB", "http://127.0.0.1:9")
-    monkeypatch.setattr(handles, "KAGGLE", "http://127.0.0.1:9")
+    monkeypatch.setattr(tfhub, "TFHUB", "http://127.0.0.1:9")
+    monkeypatch.setattr(tfhub, "KAGGLE", "http://127.0.0.1:9")
 
 
 def archive(**files):
@@ -47,12 +46,12 @@ MODULE = archive(saved_model_pb=b"graph", variables__index=b"weights")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def __init__(self, content, asked, length, *args):
-        self.content, self.asked, self.length = content, asked, length
+    def __init__(self, content, paths, length, *args):
+        self.content, self.paths, self.length = content, paths, length
         super().__init__(*args)
 
     def do_GET(self):
-        self.asked.append(self.path)
+        self.paths.append(self.path)
         self.send_response(200)
         self.send_header("Content-Length", str(self.length or len(self.content)))
         self.end_headers()
@@ -63,18 +62,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(monkeypatch):
-    """Starts a server that answers everything with the same bytes; returns the paths it is asked for."""
+def start_server(monkeypatch):
+    """Start a server that gives the same bytes for every path; return the paths that it is asked for."""
     running = []
 
     def start(content, length=None):
-        asked = []
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, content, asked, length))
+        paths = []
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, content, paths, length))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(server)
-        monkeypatch.setattr(handles, "TFHUB", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(handles, "KAGGLE", f"http://127.0.0.1:{server.server_port}")
-        return asked
+        monkeypatch.setattr(tfhub, "TFHUB", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(tfhub, "KAGGLE", f"http://127.0.0.1:{server.server_port}")
+        return paths
 
     yield start
     for server in running:
@@ -116,7 +115,7 @@ def test_what_is_no_handle(text):
     ],
 )
 def test_handle_without_a_version_says_how_to_pin(text, pinned, monkeypatch):
-    monkeypatch.setattr(handles, "TFHUB", "https://tfhub.dev")
+    monkeypatch.setattr(tfhub, "TFHUB", "https://tfhub.dev")
     with pytest.raises(UsageError, match=f"names no version.*for example {pinned}"):
         load_backbone(text)
 
@@ -149,20 +148,20 @@ def test_kaggle_model_for_another_framework():
         (KAGGLE, f"/api/v1/models/{KAGGLE}/download"),
     ],
 )
-def test_download_comes_whole_and_once(text, path, served, tmp_path):
-    asked = served(MODULE)
-    folder = fetch(parse_handle(text), reporter=SilentReporter())
-    assert set(asked) == {path}
+def test_download_comes_whole_and_once(text, path, start_server, tmp_path):
+    paths = start_server(MODULE)
+    folder = fetch_module(parse_handle(text), reporter=SilentReporter())
+    assert set(paths) == {path}
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
     assert (folder / "variables" / "index").read_bytes() == b"weights"
     assert folder.is_relative_to(tmp_path / "home")
-    count = len(asked)
-    assert fetch(parse_handle(text), reporter=SilentReporter()) == folder
-    assert len(asked) == count
+    count = len(paths)
+    assert fetch_module(parse_handle(text), reporter=SilentReporter()) == folder
+    assert len(paths) == count
 
 
-def test_whoever_loads_a_module_is_shown_its_download(served):
-    served(MODULE)
+def test_whoever_loads_a_module_is_shown_its_download(start_server):
+    start_server(MODULE)
     seen = Recorder()
     with pytest.raises(ModelRefused):  # what was sent is no graph
         load_backbone(KAGGLE, trust=True, reporter=seen)
@@ -177,11 +176,11 @@ def test_caches_of_public_tools_are_used_where_they_lie(tmp_path, monkeypatch):
     for folder in (theirs, kaggle):
         folder.mkdir(parents=True)
         (folder / "saved_model.pb").touch()
-    assert fetch(parse_handle(TFHUB), reporter=SilentReporter()) == theirs
+    assert fetch_module(parse_handle(TFHUB), reporter=SilentReporter()) == theirs
     with pytest.raises(EnvironmentFault):  # kagglehub marks what is whole
-        fetch(parse_handle(KAGGLE), reporter=SilentReporter())
+        fetch_module(parse_handle(KAGGLE), reporter=SilentReporter())
     kaggle.with_name("2.complete").touch()
-    assert fetch(parse_handle(KAGGLE), reporter=SilentReporter()) == kaggle
+    assert fetch_module(parse_handle(KAGGLE), reporter=SilentReporter()) == kaggle
 
 
 def test_offline_says_at_once_what_to_do(tmp_path):
@@ -193,15 +192,15 @@ def test_offline_says_at_once_what_to_do(tmp_path):
         assert part in str(caught.value)
 
 
-def test_silent_server_is_given_up(monkeypatch, served):
+def test_silent_server_is_given_up(monkeypatch, start_server):
     import socket
 
-    monkeypatch.setattr(download, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(weights, "REACH_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(handles, "KAGGLE", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(tfhub, "KAGGLE", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(EnvironmentFault, match=r"timed out|no answer"):
-            fetch(parse_handle(KAGGLE), reporter=SilentReporter())
+            fetch_module(parse_handle(KAGGLE), reporter=SilentReporter())
         assert time.monotonic() - started < 5
 
 
@@ -233,17 +232,17 @@ def bomb():
     ],
     ids=["broken off", "cut short", "a page", "no graph", "escaping", "bomb"],  # the same in every process
 )
-def test_what_is_not_whole_or_not_safe_leaves_nothing(content, length, reason, served, tmp_path):
-    served(content, length)
+def test_what_is_not_whole_or_not_safe_leaves_nothing(content, length, reason, start_server, tmp_path):
+    start_server(content, length)
     with pytest.raises(EnvironmentFault, match=f"cannot be downloaded: .*({reason})"):
-        fetch(parse_handle(KAGGLE), reporter=SilentReporter())
+        fetch_module(parse_handle(KAGGLE), reporter=SilentReporter())
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert not list(tmp_path.rglob("escaped"))
 
 
 @pytest.mark.parametrize("text", [TFHUB, KAGGLE])
-def test_nothing_is_downloaded_that_nobody_trusts(text, served):
-    asked = served(MODULE)
+def test_nothing_is_downloaded_that_nobody_trusts(text, start_server):
+    paths = start_server(MODULE)
     with pytest.raises(ModelRefused, match=f"^{text} holds a SavedModel that was never trusted.*--trust"):
         load_backbone(text)
-    assert asked == []
+    assert paths == []

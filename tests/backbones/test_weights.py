@@ -1,4 +1,4 @@
-"""Weights: the very file that was asked for, whole, or an error that names it and says what to do."""
+"""Weights: exactly the file that was asked for, or an error that names it and says what to do."""
 
 import contextlib
 import dataclasses
@@ -19,10 +19,9 @@ from helpers.networks import answer, assert_close, nested, pixels, tiny
 from helpers.reporters import Recorder
 
 from regraft.backbones import weights
-from regraft.backbones import weights as download
 from regraft.backbones.load import load_backbone
-from regraft.backbones.weights import complete_scaling, published_weights
-from regraft.backbones.zoo import ZOO, keras_cache
+from regraft.backbones.weights import find_published_weights, repair_scaling
+from regraft.backbones.zoo import ZOO, locate_keras_cache
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.system.console import SilentReporter
 
@@ -30,8 +29,8 @@ REAL_WEIGHTS = Path(__file__).parents[2] / "../shared/weights/mobilenet_v2_image
 
 
 def assert_equal_weights(received, expected):
-    for left, right in zip(received.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(left, right)
+    for one, other in zip(received.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.fixture
@@ -41,13 +40,13 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    keras_cache().mkdir(parents=True)
-    return keras_cache()
+    locate_keras_cache().mkdir(parents=True)
+    return locate_keras_cache()
 
 
 @pytest.fixture
 def published_at(monkeypatch):
-    """Moves the address of MobileNet's weights to `base`."""
+    """Return a function that moves the address of MobileNet's weights to a server."""
 
     def move(base, digest=None):
         entry = ZOO["mobilenet"]
@@ -132,7 +131,7 @@ def test_weights_of_another_architecture(request, file):
 
 
 def test_weights_with_a_classifier_of_another_model(tmp_path):
-    """Keras would load what fits and leave the rest without a word."""
+    """Keras would load what fits and silently skip the rest."""
     body = tiny()
     top = keras.layers.Dense(3)(keras.layers.Flatten()(body.output))
     keras.Model(body.input, top).save_weights(tmp_path / "whole.weights.h5")
@@ -140,14 +139,14 @@ def test_weights_with_a_classifier_of_another_model(tmp_path):
         load_backbone(body, weights=tmp_path / "whole.weights.h5")
 
 
-def classified(classes=5):
+def build_classifier(classes=5):
     body = tiny()
     x = keras.layers.GlobalAveragePooling2D()(body.output)
     return keras.Model(body.input, keras.layers.Dense(classes, "softmax")(x), name="whole")
 
 
 def test_weights_with_the_models_own_classifier(tmp_path):
-    learnt, other = classified(), classified()
+    learnt, other = build_classifier(), build_classifier()
     learnt.save_weights(tmp_path / "whole.weights.h5")
     backbone = load_backbone(other, weights=tmp_path / "whole.weights.h5")
     assert "classifier was cut off" in backbone.notes[0]
@@ -160,12 +159,12 @@ def test_weights_with_the_models_own_classifier(tmp_path):
     "constructor", ["MobileNet", pytest.param("MobileNetV3Small", marks=pytest.mark.slow)]
 )
 def test_published_weights_with_their_classifier(tmp_path, constructor, ending, classes):
-    whole = getattr(keras.applications, constructor)(weights=None, classes=classes)
+    classifier = getattr(keras.applications, constructor)(weights=None, classes=classes)
     path = tmp_path / f"whole{ending}"
-    (whole.save if ending == ".h5" else whole.save_weights)(path)
+    (classifier.save if ending == ".h5" else classifier.save_weights)(path)
     backbone = load_backbone(constructor, weights=path, image_size=32)
     assert "classifier was cut off" in backbone.notes[0]
-    expected = load_backbone(whole, image_size=224)
+    expected = load_backbone(classifier, image_size=224)
     assert_equal_weights(backbone.model, expected.model)
 
 
@@ -175,11 +174,11 @@ def test_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(hashlib, "file_digest", lambda *args: hashed.append(args) or real(*args))
     path = tmp_path / "a.weights.h5"
     path.write_bytes(b"one")
-    first = weights.sha256(path, "weights")
-    assert weights.sha256(path, "weights") == first == hashlib.sha256(b"one").hexdigest()
+    first = weights.hash_existing_file(path, "weights")
+    assert weights.hash_existing_file(path, "weights") == first == hashlib.sha256(b"one").hexdigest()
     assert len(hashed) == 1
     path.write_bytes(b"another")
-    assert weights.sha256(path, "weights") == hashlib.sha256(b"another").hexdigest()
+    assert weights.hash_existing_file(path, "weights") == hashlib.sha256(b"another").hexdigest()
 
 
 def test_file_is_looked_through_once_until_it_changes(tmp_path, new_file, monkeypatch):
@@ -211,10 +210,10 @@ def test_real_weights():
 
 def test_refused_weights_leave_the_model_alone(tmp_path, new_file):
     model = tiny()
-    kept = model.get_weights()
+    before_loading = model.get_weights()
     with pytest.raises(UsageError, match="another architecture"):
         load_backbone(model, weights=new_file)
-    for now, before in zip(model.get_weights(), kept, strict=True):
+    for now, before in zip(model.get_weights(), before_loading, strict=True):
         np.testing.assert_array_equal(now, before)
 
 
@@ -237,7 +236,7 @@ def test_nested_layers_that_a_file_lacks_are_noticed(tmp_path):
 
 @pytest.mark.slow
 def test_cached_file_is_used_without_network(cache, old_file, mobilenet, monkeypatch):
-    monkeypatch.setattr(weights, "unreachable", None)  # calling it would fail
+    monkeypatch.setattr(weights, "explain_unreachable", None)  # calling it would fail
     (cache / old_file.name).symlink_to(old_file)
     backbone = load_backbone("mobilenet", image_size=32)
     assert_equal_weights(backbone.model, mobilenet.model)
@@ -258,7 +257,7 @@ def test_offline_says_at_once_what_to_do(cache, published_at):
 
 
 def test_silent_server_is_given_up(cache, published_at, monkeypatch):
-    monkeypatch.setattr(download, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(weights, "REACH_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         published_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
@@ -283,11 +282,11 @@ def server(old_file):
 
 def test_reachable_file_is_downloaded(cache, published_at, server, old_file):
     seen = Recorder()
-    found = published_weights(published_at(server), 32, reporter=seen)
-    assert found.file == cache / old_file.name
-    assert found.file.read_bytes() == old_file.read_bytes()
+    published = find_published_weights(published_at(server), 32, reporter=seen)
+    assert published.file == cache / old_file.name
+    assert published.file.read_bytes() == old_file.read_bytes()
     (line,) = seen.lines
-    assert line.endswith(f"to {found.file}.")
+    assert line.endswith(f"to {published.file}.")
     assert seen.progress == [["Downloading", -(-old_file.stat().st_size // 10**6)]]
 
 
@@ -306,7 +305,7 @@ def test_file_that_the_server_lacks(cache, published_at, server):
 
 @pytest.fixture
 def answers():
-    """A server, and what it has still to answer: body and stated length of each file, in turn.
+    """Start a server that gives a list of answers in turn: the body and the stated length of each file.
 
     Whoever only asks whether it is there closes the connection and counts too.
     """
@@ -332,29 +331,29 @@ PAGE = b"<!DOCTYPE html><html>Please sign in to this network</html>"
 
 @pytest.mark.parametrize("digest", [None, f"md5:{'0' * 32}"])
 def test_what_is_not_the_published_file_does_not_reach_the_cache(cache, published_at, answers, digest):
-    """A page of a hotel's network, and what a connection that broke off leaves."""
+    """The server answers with the login page of a hotel's network, or the connection breaks off."""
     base, waiting = answers
     entry = published_at(base, digest)
     waiting += [(b"", 0), (PAGE, len(PAGE)), (PAGE[:20], 10_000)]
     with pytest.raises(
         EnvironmentFault, match=r"cannot be downloaded: .*broke off after 20 of 10,000"
     ) as caught:
-        published_weights(entry, 32, reporter=SilentReporter())
+        find_published_weights(entry, 32, reporter=SilentReporter())
     for part in (entry.weights_url, str(cache), "--weights FILE"):
         assert part in str(caught.value)
     waiting += [(b"", 0), (PAGE, len(PAGE)), (PAGE, len(PAGE))]
     with pytest.raises(EnvironmentFault, match="what the server sent is not the published file"):
-        published_weights(entry, 32, reporter=SilentReporter())
+        find_published_weights(entry, 32, reporter=SilentReporter())
     assert list(cache.iterdir()) == []
 
 
 def test_what_arrives_damaged_is_downloaded_once_more(cache, published_at, answers, old_file):
     base, waiting = answers
-    whole = old_file.read_bytes()
-    entry = published_at(base, f"md5:{hashlib.md5(whole).hexdigest()}")
-    damaged = whole[:-1] + bytes([whole[-1] ^ 1])
-    waiting += [(b"", 0), (damaged, len(whole)), (whole, len(whole))]
-    assert published_weights(entry, 32, reporter=SilentReporter()).file.read_bytes() == whole
+    content = old_file.read_bytes()
+    entry = published_at(base, f"md5:{hashlib.md5(content).hexdigest()}")
+    damaged = content[:-1] + bytes([content[-1] ^ 1])
+    waiting += [(b"", 0), (damaged, len(content)), (content, len(content))]
+    assert find_published_weights(entry, 32, reporter=SilentReporter()).file.read_bytes() == content
     assert [path.name for path in cache.iterdir()] == [entry.weights_file]
 
 
@@ -369,7 +368,7 @@ def test_damaged_cache_is_reported_and_kept(cache, name):
 
 @pytest.mark.slow
 def test_efficientnet_by_path_equals_imagenet(cache, monkeypatch):
-    """Keras adds a layer for the word "imagenet" that it leaves out for the same file by path."""
+    """Keras adds a layer for the word "imagenet" that it omits for the same file by path."""
     name = "efficientnet_b0"
     model = load_backbone(name, weights="random", image_size=64).model
     stem = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
@@ -399,10 +398,10 @@ def test_deviations_in_place_of_variances_are_squared_once():
     norm.set_weights([np.zeros(3), np.array([0.229, 0.224, 0.225]), np.array(0)])
     norm.finalize_state()
     x = pixels(16)
-    complete_scaling(model)
+    repair_scaling(model)
     mended = answer(model, x)
     np.testing.assert_allclose(norm.adapt_variance, np.square([0.229, 0.224, 0.225]), rtol=1e-6)
-    complete_scaling(model)
+    repair_scaling(model)
     np.testing.assert_array_equal(answer(model, x), mended)
     np.testing.assert_allclose(
         norm(np.ones((1, 1, 1, 3))), [[[[1 / 0.229, 1 / 0.224, 1 / 0.225]]]], rtol=1e-5

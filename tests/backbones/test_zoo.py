@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from regraft.backbones.zoo import ZOO, Stages, find, keras_cache, weights_on_disk
+from regraft.backbones.zoo import ZOO, Stages, find_entry, find_weights_on_disk, locate_keras_cache
 from regraft.errors import UsageError
 
 
@@ -27,18 +27,18 @@ from regraft.errors import UsageError
     ],
 )
 def test_spellings_resolve(typed, name):
-    assert find(typed) is ZOO[name]
+    assert find_entry(typed) is ZOO[name]
 
 
 def test_every_name_and_constructor_finds_its_own_entry():
     assert len(ZOO) == 40
     for name, entry in ZOO.items():
-        assert find(name) is find(entry.constructor) is entry
+        assert find_entry(name) is find_entry(entry.constructor) is entry
 
 
 def test_unknown_name_is_told_the_nearest():
     with pytest.raises(UsageError, match=r'"mobilnet_v2".*Did you mean "mobilenet_v2".*regraft backbones'):
-        find("mobilnet_v2")
+        find_entry("mobilnet_v2")
 
 
 def test_the_table_imports_no_keras():
@@ -53,7 +53,7 @@ def test_only_mobilenets_have_a_file_a_size():
     assert (
         ZOO["mobilenet_v2"]
         .weights_url_at(160)
-        .endswith("/mobilenet_v2/" + find("mobilenet_v2").weights_file_at(160))
+        .endswith("/mobilenet_v2/" + find_entry("mobilenet_v2").weights_file_at(160))
     )
     assert [name for name, entry in ZOO.items() if entry.weights_file_at(128) != entry.weights_file] == [
         "mobilenet",
@@ -65,13 +65,13 @@ def test_weights_are_found_in_the_keras_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     entry = ZOO["mobilenet_v2"]
-    assert weights_on_disk(entry) is None
-    file = keras_cache() / entry.weights_file
+    assert find_weights_on_disk(entry) is None
+    file = locate_keras_cache() / entry.weights_file
     file.parent.mkdir()
     file.touch()
-    assert weights_on_disk(entry) == file == tmp_path / "models" / entry.weights_file
-    assert weights_on_disk(entry, 100) == file
-    assert weights_on_disk(entry, 96) is None
+    assert find_weights_on_disk(entry) == file == tmp_path / "models" / entry.weights_file
+    assert find_weights_on_disk(entry, 100) == file
+    assert find_weights_on_disk(entry, 96) is None
 
 
 def test_weights_are_found_where_keras_puts_them_when_its_cache_is_read_only(tmp_path, monkeypatch):
@@ -80,25 +80,25 @@ def test_weights_are_found_where_keras_puts_them_when_its_cache_is_read_only(tmp
     file = tmp_path / ".keras" / "models" / ZOO["vgg16"].weights_file
     file.parent.mkdir(parents=True)
     file.touch()
-    assert weights_on_disk(ZOO["vgg16"]) == file
+    assert find_weights_on_disk(ZOO["vgg16"]) == file
 
 
 def test_without_keras_home_the_cache_is_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("KERAS_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert keras_cache() == tmp_path / ".keras" / "models"
+    assert locate_keras_cache() == tmp_path / ".keras" / "models"
 
 
 def test_a_stage_opens_with_its_first_match():
     stages = Stages("opens", (("^stem$", "stem"), (r"^(block\d)_", r"\1")))
     names = ["pad", "stem", "relu", "block1_a", "add", "block1_b", "block2_a", "relu_1"]
-    assert stages.starts(names) == {"stem": 0, "block1": 3, "block2": 6}
+    assert stages.find_starts(names) == {"stem": 0, "block1": 3, "block2": 6}
 
 
 def test_a_stage_closes_with_its_match():
     stages = Stages("closes", ((r"^(mixed\d)$", r"\1"),))
-    assert stages.starts(["conv", "mixed0", "conv_1", "mixed1", "relu"]) == {"mixed0": 0, "mixed1": 2}
+    assert stages.find_starts(["conv", "mixed0", "conv_1", "mixed1", "relu"]) == {"mixed0": 0, "mixed1": 2}
 
 
 def test_unknown_layer_names_show_no_stages():
-    assert ZOO["resnet50"].stages.starts(["a", "b"]) == {}
+    assert ZOO["resnet50"].stages.find_starts(["a", "b"]) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from regraft import load
 from regraft.cli import app
-from regraft.cli.options import override
+from regraft.cli.options import make_recipe
 from regraft.data.images.decode import decode
-from regraft.recipe import HeadSpec, Recipe
+from regraft.errors import RegraftError, UsageError
+from regraft.recipe import HeadSpec, Phase, Recipe
 
 COMMANDS = [
     "train", "search", "recommend", "check", "predict", "evaluate", "embed", "inspect", "backbones", "demo",
@@ -31,8 +35,16 @@ def regraft(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-def turned() -> Image.Exif:
-    """Metadata of a photograph that was taken with the camera on its side."""
+def regraft_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, without the half a second to five that a process of its own takes."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    error = result.exception
+    code = error.exit_code if isinstance(error, RegraftError) else result.exit_code
+    return subprocess.CompletedProcess(arguments, code, result.stdout, f"{result.stderr}{error}")
+
+
+def make_rotated_exif() -> Image.Exif:
+    """Return the metadata of an image that was taken with the camera on its side."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
@@ -76,26 +88,26 @@ def test_empty_folder_shows_the_expected_layout(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_class(make_photos, tmp_path: Path) -> None:
-    done = regraft("train", make_photos(classes=1), "-o", tmp_path / "run")
+    done = regraft_here("train", make_photos(classes=1), "-o", tmp_path / "run")
     expect(done, 3, "at least 2 classes", "blue")
 
 
 @pytest.mark.slow
 def test_unknown_backbone_offers_the_nearest(photos: Path, tmp_path: Path) -> None:
-    done = regraft("train", photos, "-o", tmp_path / "run", "--backbone", "resnet5")
+    done = regraft_here("train", photos, "-o", tmp_path / "run", "--backbone", "resnet5")
     expect(done, 2, "resnet50", "regraft backbones")
 
 
 @pytest.mark.slow
 def test_image_size_below_the_minimum(photos: Path, tmp_path: Path) -> None:
     options = ["--backbone", "inception_v3", "--image-size", "60", "--weights", "random"]
-    expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, "75", "60")
+    expect(regraft_here("train", photos, "-o", tmp_path / "run", *options), 2, "75", "60")
 
 
 @pytest.mark.slow
 def test_weights_of_another_architecture(photos: Path, tmp_path: Path, mobilenet_weights: Path) -> None:
     options = ["--backbone", "vgg16", "--image-size", "32", "--weights", mobilenet_weights]
-    done = regraft("train", photos, "-o", tmp_path / "run", *options)
+    done = regraft_here("train", photos, "-o", tmp_path / "run", *options)
     expect(done, 2, "another architecture")
     assert not list(tmp_path.glob("*run*"))
 
@@ -116,8 +128,8 @@ def test_unwritable_output(photos: Path) -> None:
 @pytest.mark.slow
 def test_impossible_plans(photos: Path, network_file: Path, tmp_path: Path) -> None:
     base = ["train", photos, "-o", tmp_path / "run", "--backbone", network_file, "--unfreeze"]
-    expect(regraft(*base, "some"), 2, "last:N")
-    expect(regraft(*base, "last:9999"), 2, "layers")
+    expect(regraft_here(*base, "some"), 2, "last:N")
+    expect(regraft_here(*base, "last:9999"), 2, "layers")
     assert not (tmp_path / "run").exists()
 
 
@@ -133,19 +145,37 @@ def test_impossible_plans(photos: Path, network_file: Path, tmp_path: Path) -> N
     ],
 )
 def test_bad_options(photos: Path, tmp_path: Path, options: list[str], word: str) -> None:
-    expect(regraft("train", photos, "-o", tmp_path / "run", *options), 2, word)
+    expect(regraft_here("train", photos, "-o", tmp_path / "run", *options), 2, word)
 
 
 def test_options_override_the_recipe_they_start_from(tmp_path: Path) -> None:
-    start = Recipe(data="photos", seed=3, views=2, head=HeadSpec(pooling="max", dropout=0.5))
-    options = {
-        "data": tmp_path, "image": "file, mask", "target": None, "augment": "none", "budget": "10min",
-        "store_limit": "5GB", "seed": 0, "pooling": "both", "hidden": "64,32", "overwrite": True,
+    start = tmp_path / "recipe.toml"
+    head = HeadSpec(pooling="max", dropout=0.5)
+    start.write_text(Recipe(data="photos", seed=3, views=2, head=head).to_toml(), "utf-8")
+    settings = {
+        "image": "file, mask", "augment": "none", "budget": "10min", "store_limit": "5GB", "seed": 0,
+        "pooling": "both", "hidden": "64,32", "epochs": [7],
     }  # fmt: skip
-    assert override(start, options) == Recipe(
+    assert make_recipe(settings, start) == Recipe(
         data="photos", image=("file", "mask"), augment=(), budget=600, store_limit=5e9, seed=0, views=2,
-        head=HeadSpec(pooling="both", hidden=(64, 32), dropout=0.5),
+        head=HeadSpec(pooling="both", hidden=(64, 32), dropout=0.5), phases=(Phase(epochs=7),),
     )  # fmt: skip
+
+
+def test_plans_make_phases_and_other_options_set_one_or_all_of_them() -> None:
+    settings = {"unfreeze": ["none", "last:5"], "learning_rate": [1e-4], "epochs": [2, 3]}
+    expected = (Phase("none", 2, learning_rate=1e-4), Phase("last:5", 3, learning_rate=1e-4))
+    assert make_recipe(settings).phases == expected
+    assert make_recipe({"unfreeze": ["none"]}).phases == ()
+    with pytest.raises(UsageError, match=r"--epochs: expected one, .*each of 1 phases\. Received: 2"):
+        make_recipe({"epochs": [2, 3]})
+
+
+def test_every_option_with_a_value_has_help_that_ends_with_its_default() -> None:
+    for command in get_command(app).commands.values():
+        for option in command.params:
+            if option.param_type_name == "option" and not option.is_flag:
+                assert option.default or re.search(r" \[default: .+\]$", option.help), option.name
 
 
 @pytest.mark.slow
@@ -188,7 +218,7 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     ]  # fmt: skip
 
     noise = np.random.default_rng(0).integers(0, 255, (50, 30, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "unsure.jpg", exif=turned())
+    Image.fromarray(noise).save(tmp_path / "unsure.jpg", exif=make_rotated_exif())
     files = [tmp_path / "unsure.jpg", photos / "blue" / "000.png"]
     lines = regraft("predict", out, *files, "--json").stdout.splitlines()
     by_command = [list(json.loads(line)["values"].values()) for line in lines]

@@ -1,4 +1,4 @@
-"""Augmentation: what each one does to pixels and targets, and that the key alone decides."""
+"""Augmentation: the effect of each on pixels and targets, decided by the key alone."""
 
 import os
 import random
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from regraft.data.augmentation import (
-    CHANGING,
+    CHANGES,
     MIXING,
     augment_batch,
     augment_pixels,
-    in_order,
+    order_augmentations,
     resolve_augment,
 )
 from regraft.data.batches import Batch
@@ -25,11 +25,11 @@ from regraft.recipe import AUGMENTATIONS
 
 SIZE = 24
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3)).astype(np.uint8)
-EVERY_PIXEL_CHANGE = pytest.mark.parametrize("name", CHANGING)
+EVERY_PIXEL_CHANGE = pytest.mark.parametrize("name", CHANGES)
 
 
 def ramp(size=64):
-    """Red rises to the right, green downwards."""
+    """Images whose red rises to the right, and green downwards."""
     y, x = np.mgrid[0:size, 0:size]
     return np.stack([x, y, 0 * x], axis=-1)[None].astype(np.uint8) * (256 // size)
 
@@ -42,7 +42,7 @@ def blob(size=65):
 
 
 def centre(images):
-    """Where the light of each image is, from its middle: (right, down)."""
+    """The centre of light of each image, relative to its middle: (right, down)."""
     light = images[..., 0].astype(float)
     y, x = np.mgrid[0 : light.shape[1], 0 : light.shape[2]] - light.shape[1] // 2
     total = light.sum((1, 2))
@@ -55,8 +55,8 @@ def batch(count=6, weights=None):
 
 
 def fingerprint():
-    """A number for what every augmentation makes of a key, in this process."""
-    found = [augment_pixels(PIXELS, [name], [1, 2, 3]).tobytes() for name in CHANGING]
+    """The checksum of the results of all augmentations for a key, in this process."""
+    found = [augment_pixels(PIXELS, [name], [1, 2, 3]).tobytes() for name in CHANGES]
     for name in MIXING:
         mixed = augment_batch(batch(), [name], [1, 2, 3])
         found += [mixed.inputs[0].tobytes(), mixed.targets.tobytes()]
@@ -67,7 +67,7 @@ def fingerprint():
 def test_the_key_alone_decides(name):
     first = augment_pixels(PIXELS, [name], [7, 0, 3])
     keras.utils.set_random_seed(99)
-    augment_pixels(PIXELS[:2], list(CHANGING), [1])
+    augment_pixels(PIXELS[:2], list(CHANGES), [1])
     np.testing.assert_array_equal(augment_pixels(PIXELS, [name], [7, 0, 3]), first)
     others = {augment_pixels(PIXELS, [name], [7, epoch, 3]).tobytes() for epoch in range(1, 5)}
     assert len(others | {first.tobytes()}) == 5
@@ -116,7 +116,7 @@ def test_threads_and_other_processes_make_the_same():
 @pytest.mark.slow
 def test_each_backend_makes_the_same_again(backend):
     code = (
-        "import keras, test_augment as test\n"
+        "import keras, test_augmentation as test\n"
         "once = test.fingerprint()\n"
         "keras.random.uniform((3,))\n"
         "print(keras.backend.backend(), once == test.fingerprint())"
@@ -188,7 +188,7 @@ def test_colours_move_both_ways_and_nothing_else_does():
 
 
 def test_randaugment_draws_more_than_one_pair_in_a_batch():
-    """Operations on colour leave rows alike, those on geometry do not: both are seen."""
+    """Operations on colour keep rows alike, and those on geometry do not: both occur."""
     stripes = np.repeat(ramp(32)[:, :1], 32, axis=1)
     found = augment_pixels(np.repeat(stripes, 48, axis=0), ["randaugment"], [0])
     untouched = (found == found[:, :1]).all((1, 2, 3))
@@ -260,10 +260,10 @@ def test_a_regression_is_augmented_only_by_name():
 
 def test_unknown_names_and_mixing_without_targets_are_refused():
     with pytest.raises(UsageError, match=r'Received: rotate\. Did you mean "rotation"'):
-        in_order(["flip", "rotate"])
+        order_augmentations(["flip", "rotate"])
     with pytest.raises(UsageError, match=r"Received: mixup\. It needs targets"):
         augment_pixels(PIXELS, ["mixup"], [0])
 
 
 def test_every_augmentation_of_a_recipe_is_there():
-    assert set(CHANGING) | set(MIXING) == set(AUGMENTATIONS)
+    assert set(CHANGES) | set(MIXING) == set(AUGMENTATIONS)

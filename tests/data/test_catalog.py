@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class, and what is said of the others."""
+"""The catalog of a folder: which files are images of which class, and notes about the others."""
 
 import errno
 import os
@@ -15,8 +15,9 @@ from conftest import write_photos
 from helpers.reporters import Recorder
 from PIL import Image
 
-from regraft.data import samples as sample_module
-from regraft.data.catalog import Catalog, Refused, Sample, list_images
+from regraft.data import samples
+from regraft.data.catalog import Catalog, RejectedFile, Sample
+from regraft.data.folders import list_images
 from regraft.errors import DataError, EnvironmentFault, UsageError
 
 LAYOUT = "photos/cat/1.jpg"
@@ -55,7 +56,7 @@ def test_folders_called_train_validation_and_test_are_parts(tmp_path, name):
         write_photos(tmp_path / folder, classes=2, each=each)
     catalog = Catalog.from_folder(tmp_path)
     assert catalog.outputs == ("blue", "green")
-    assert {part: catalog.counts(part) for part in ("train", "validation", "test")} == {
+    assert {part: catalog.count_samples(part) for part in ("train", "validation", "test")} == {
         "train": [4, 4],
         "validation": [2, 2],
         "test": [3, 3],
@@ -125,7 +126,7 @@ def test_texts_beside_images_are_ignored_and_counted(tmp_path):
 
 
 def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("regraft.data.images.rejections.available", lambda: False)  # a plugin for HEIC
+    monkeypatch.setattr("regraft.data.images.rejections.has_heif_plugin", lambda: False)  # a plugin for HEIC
     root = two_classes(tmp_path)
     (root / "cat" / "a.jpg").write_text("<!DOCTYPE html><p>404")
     (root / "cat" / "b.jpg").write_bytes(b"")
@@ -149,7 +150,7 @@ def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path, mon
 
 def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_path, monkeypatch):
     root = two_classes(tmp_path)
-    monkeypatch.setattr(sample_module, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(samples, "MAX_FILE_BYTES", 1000)
     picture(root / "cat" / "large.png").open("ab").write(bytes(1000))
     (root / "cat" / "large.csv").write_text("1,2\n" * 1000)
     catalog = Catalog.from_folder(root)
@@ -170,7 +171,7 @@ def test_a_pipe_is_never_opened(tmp_path):
     assert codes(done[0]) == {"cat/pipe.jpg": "not_a_file"}
 
 
-def test_links_to_folders_are_not_followed_and_that_is_said(tmp_path):
+def test_links_to_folders_are_not_followed_but_noted(tmp_path):
     root = two_classes(tmp_path / "photos")
     outside = two_classes(tmp_path / "outside")
     (root / "linked").symlink_to(outside / "cat")
@@ -247,7 +248,7 @@ def test_a_file_that_cannot_be_read_is_refused_and_the_others_used(tmp_path, mon
     monkeypatch.setattr(Path, "open", failing)
     catalog = Catalog.from_folder(root)
     assert len(catalog) == 2
-    assert catalog.refused[0] == Refused("cat/0.png", "unreadable", "Input/output error")
+    assert catalog.refused[0] == RejectedFile("cat/0.png", "unreadable", "Input/output error")
 
 
 def test_a_folder_that_cannot_be_listed_is_a_fault_of_the_environment(tmp_path, monkeypatch):
@@ -347,7 +348,7 @@ def test_what_is_no_folder_is_a_usage_error(tmp_path, name):
 def test_one_class_is_nothing_to_learn(tmp_path):
     picture(tmp_path / "cat" / "1.png")
     with pytest.raises(DataError, match=r"at least 2 classes.*1 \(cat\)") as caught:
-        Catalog.from_folder(tmp_path).learnable()
+        Catalog.from_folder(tmp_path).require_learnable()
     assert LAYOUT in str(caught.value)
 
 
@@ -355,7 +356,7 @@ def test_a_class_of_refused_images_is_left_out_of_what_is_learnt(tmp_path):
     root = two_classes(tmp_path)
     (root / "ape").mkdir()
     (root / "ape" / "1.jpg").write_text("text")
-    catalog = Catalog.from_folder(root).learnable()
+    catalog = Catalog.from_folder(root).require_learnable()
     assert catalog.outputs == ("cat", "wolf")
     assert {catalog.outputs[s.target] for s in catalog.samples if s.path.startswith("wolf")} == {"wolf"}
     assert "The class ape has no usable image and was left out." in catalog.notes
@@ -366,16 +367,16 @@ def test_a_class_that_only_validation_has_is_an_error(tmp_path):
     two_classes(tmp_path / "val")
     picture(tmp_path / "val" / "ape" / "1.png", 7)
     with pytest.raises(DataError, match="without a training image: ape"):
-        Catalog.from_folder(tmp_path).learnable()
+        Catalog.from_folder(tmp_path).require_learnable()
 
 
 def test_refused_images_leave_the_catalog_and_join_the_list(tmp_path):
     catalog = Catalog.from_folder(two_classes(tmp_path))
-    less = catalog.without([Refused("cat/1.png", "truncated", "")])
+    less = catalog.exclude([RejectedFile("cat/1.png", "truncated", "")])
     assert [sample.path for sample in less.samples] == ["cat/0.png", "wolf/0.png", "wolf/1.png"]
     assert codes(less) == {"cat/1.png": "truncated"}
     with pytest.raises(DataError, match="No images"):
-        catalog.without([Refused(sample.path, "corrupt", "") for sample in catalog.samples])
+        catalog.exclude([RejectedFile(sample.path, "corrupt", "") for sample in catalog.samples])
 
 
 def test_listing_for_prediction_gives_images_below_a_folder_and_a_file_itself(tmp_path):
@@ -398,11 +399,11 @@ def labelled(*targets, task="multilabel", outputs=("a", "b", "c"), parts=None):
 
 def test_a_label_that_only_test_has_is_an_error(tmp_path):
     with pytest.raises(DataError, match="Labels without a training image: c"):
-        labelled((0,), (0, 1), (1, 2), parts=["train", "train", "test"]).learnable()
+        labelled((0,), (0, 1), (1, 2), parts=["train", "train", "test"]).require_learnable()
 
 
 def test_a_label_that_no_image_has_is_left_out():
-    left = labelled((0, 2), (), (2,)).learnable()
+    left = labelled((0, 2), (), (2,)).require_learnable()
     assert left.outputs == ("a", "c")
     assert [sample.target for sample in left.samples] == [(0, 1), (), (1,)]
     assert left.notes == ("The label b has no usable image and was left out.",)
@@ -410,12 +411,14 @@ def test_a_label_that_no_image_has_is_left_out():
 
 def test_a_regression_of_one_number_is_nothing_to_learn():
     found = labelled((1.0, 2.0), (1.5, 2.0), (1.0, 3.0), task="regression", outputs=("x", "y"))
-    assert found.learnable() is found
+    assert found.require_learnable() is found
     constant = replace(found, samples=found.samples[:2])
     with pytest.raises(DataError, match=r"different numbers of y to learn from\. Received: 2 in every"):
-        constant.learnable()
+        constant.require_learnable()
     with pytest.raises(DataError, match="numbers of y"):
-        replace(found, samples=(*constant.samples, replace(found.samples[2], part="test"))).learnable()
+        replace(
+            found, samples=(*constant.samples, replace(found.samples[2], part="test"))
+        ).require_learnable()
 
 
 def test_two_folders_are_a_binary_task_and_more_are_classes(tmp_path):
@@ -436,7 +439,7 @@ def test_the_class_that_means_no_comes_first_with_its_images(tmp_path):
     picture(tmp_path / "ok" / "0.png", 1)
     found = Catalog.from_folder(tmp_path).as_task("auto")
     assert found.outputs == ("ok", "defect")
-    assert {sample.path: found.words(sample) for sample in found.samples} == {
+    assert {sample.path: found.describe_target(sample) for sample in found.samples} == {
         "defect/0.png": "defect",
         "ok/0.png": "ok",
     }
@@ -465,7 +468,7 @@ def test_progress_is_shown_where_there_are_many_files(tmp_path, monkeypatch):
         return seen.progress
 
     assert listed() == []
-    monkeypatch.setattr(sample_module, "MANY", 4)
+    monkeypatch.setattr(samples, "MANY_FILES", 4)
     assert listed() == [["Listing", 4], ["Listing", 4]]
 
 
@@ -481,7 +484,7 @@ print(len(catalog), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.soak)])
 def test_listing_takes_a_kilobyte_or_two_a_file(tmp_path, count):
-    """Not the bytes of the files, which are 20 KB each."""
+    """The bytes of the files, 20 KB each, are not kept."""
     image = picture(tmp_path / "one.png").read_bytes()
     for number in range(count):
         path = tmp_path / "photos" / f"class{number % 10}" / f"{number:05}.png"
@@ -493,4 +496,4 @@ def test_listing_takes_a_kilobyte_or_two_a_file(tmp_path, count):
     listed, kilobytes = map(int, done.stdout.split())
     assert listed == count
     assert kilobytes < 8_000 + 2 * count, f"{kilobytes:,} KB"
-    assert ("Listing: " in done.stderr) == (count > sample_module.MANY)
+    assert ("Listing: " in done.stderr) == (count > samples.MANY_FILES)

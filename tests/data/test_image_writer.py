@@ -1,4 +1,4 @@
-"""Pictures from memory as files: lossless, by content, and only where their values can be pixels."""
+"""Images from memory as files: lossless, named by content, and only with valid pixels."""
 
 import errno
 import io
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft.data.image_writer import SURE, Spool
+from regraft.data.image_writer import ENOUGH_IMAGES, ImageWriter
 from regraft.data.images.decode import decode
 from regraft.data.images.decode import digest as digest_of
-from regraft.data.images.rejections import Refusal
+from regraft.data.images.rejections import Rejection
 from regraft.errors import DataError, EnvironmentFault
 
 
@@ -20,103 +20,103 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def pixels(spool, photo):
-    data = (spool.root / photo.path).read_bytes()
-    assert digest_of(data) == photo.digest
+def pixels(writer, file):
+    data = (writer.root / file.path).read_bytes()
+    assert digest_of(data) == file.digest
     return decode(data, None).pixels
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(7, 5, 3), (7, 5, 1), (7, 5)])
 def test_the_decoder_reads_the_very_pixels(tmp_path, kind, shape):
-    spool = Spool(tmp_path)
+    writer = ImageWriter(tmp_path)
     picture = noise(*shape)
-    found = pixels(spool, spool.put(picture.astype(kind)))
+    found = pixels(writer, writer.write(picture.astype(kind)))
     assert (found == picture.reshape(7, 5, -1)).all()
-    assert not spool.rounded
+    assert not writer.has_rounded
 
 
 def test_channels_may_come_first(tmp_path):
-    spool = Spool(tmp_path)
+    writer = ImageWriter(tmp_path)
     picture = noise(7, 5, 3)
-    assert spool.put(np.moveaxis(picture, 2, 0)) == spool.put(picture)
-    assert spool.put(picture[None, :, :, 0]) == spool.put(picture[:, :, 0])
+    assert writer.write(np.moveaxis(picture, 2, 0)) == writer.write(picture)
+    assert writer.write(picture[None, :, :, 0]) == writer.write(picture[:, :, 0])
 
 
-def test_a_picture_has_one_file_and_one_digest_everywhere(tmp_path):
-    spool = Spool(tmp_path)
+def test_an_image_has_one_file_and_one_digest_everywhere(tmp_path):
+    writer = ImageWriter(tmp_path)
     picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    photo = spool.put(picture)
-    assert photo == spool.put(picture.astype(float))
+    file = writer.write(picture)
+    assert file == writer.write(picture.astype(float))
     header = struct.pack("<2sIHHI IiiHHIIiiII", b"BM", 78, 0, 0, 54, 40, 4, 2, 1, 24, 0, 24, 3780, 3780, 0, 0)
     bitmap = header + picture[::-1, :, ::-1].tobytes()  # rows from the bottom, blue first
-    assert photo.digest == digest_of(bitmap)  # splits depend on it: the same for any version of Pillow
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == [photo.path]
+    assert file.digest == digest_of(bitmap)  # splits depend on it: the same for any version of Pillow
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == [file.path]
 
 
 def test_a_file_that_was_damaged_is_written_again(tmp_path):
-    spool = Spool(tmp_path)
-    photo = spool.put(noise(4, 4, 3))
-    whole = (tmp_path / photo.path).read_bytes()
+    writer = ImageWriter(tmp_path)
+    file = writer.write(noise(4, 4, 3))
+    whole = (tmp_path / file.path).read_bytes()
     for damaged in (whole[:20], whole[:-1] + b"\0"):
-        (tmp_path / photo.path).write_bytes(damaged)
-        assert spool.put(noise(4, 4, 3)) == photo
-        assert (tmp_path / photo.path).read_bytes() == whole
+        (tmp_path / file.path).write_bytes(damaged)
+        assert writer.write(noise(4, 4, 3)) == file
+        assert (tmp_path / file.path).read_bytes() == whole
 
 
 def test_files_in_memory_are_kept_as_they_are(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(noise(9, 9, 3)).save(buffer, "JPEG")
-    spool = Spool(tmp_path)
-    assert (tmp_path / spool.put(buffer.getvalue()).path).read_bytes() == buffer.getvalue()
-    with pytest.raises(Refusal, match="looks like HTML"):
-        spool.put(b"<html>404")
+    writer = ImageWriter(tmp_path)
+    assert (tmp_path / writer.write(buffer.getvalue()).path).read_bytes() == buffer.getvalue()
+    with pytest.raises(Rejection, match="looks like HTML"):
+        writer.write(b"<html>404")
 
 
 def test_pillow_images_are_decoded_as_files_are(tmp_path):
     rgba = np.concatenate([noise(6, 6, 3), noise(6, 6, 1, seed=1)], axis=2)
-    spool = Spool(tmp_path)
+    writer = ImageWriter(tmp_path)
     buffer = io.BytesIO()
     Image.fromarray(rgba).save(buffer, "PNG")
-    photo = spool.put(Image.open(buffer))
-    assert (pixels(spool, photo) == decode(buffer.getvalue(), None).pixels).all()
-    with pytest.raises(Refusal) as caught:
-        spool.put(Image.open(io.BytesIO(buffer.getvalue()[:90])))
+    file = writer.write(Image.open(buffer))
+    assert (pixels(writer, file) == decode(buffer.getvalue(), None).pixels).all()
+    with pytest.raises(Rejection) as caught:
+        writer.write(Image.open(io.BytesIO(buffer.getvalue()[:90])))
     assert caught.value.code == "corrupt"
 
 
 def test_a_scale_brings_pixels_into_range(tmp_path):
-    spool = Spool(tmp_path, scale=255)
+    writer = ImageWriter(tmp_path, scale=255)
     picture = noise(6, 6, 3)
-    assert (pixels(spool, spool.put(picture.astype(np.float32) / 255)) == picture).all()
-    assert not spool.rounded
-    spool.put(np.full((4, 4, 3), 0.5))
-    assert spool.rounded
-    deep = Spool(tmp_path, scale=1 / 257)
-    assert (pixels(deep, deep.put(picture.astype(np.uint16) * 257)) == picture).all()
+    assert (pixels(writer, writer.write(picture.astype(np.float32) / 255)) == picture).all()
+    assert not writer.has_rounded
+    writer.write(np.full((4, 4, 3), 0.5))
+    assert writer.has_rounded
+    deep = ImageWriter(tmp_path, scale=1 / 257)
+    assert (pixels(deep, deep.write(picture.astype(np.uint16) * 257)) == picture).all()
 
 
 def test_pixels_between_0_and_1_are_an_error_that_says_what_to_pass(tmp_path):
-    spool = Spool(tmp_path)
-    for number in range(SURE - 1):
-        spool.put(noise(4, 4, 3, seed=number) / 255)
+    writer = ImageWriter(tmp_path)
+    for number in range(ENOUGH_IMAGES - 1):
+        writer.write(noise(4, 4, 3, seed=number) / 255)
     with pytest.raises(DataError, match="pass scale=255"):
-        spool.put(noise(4, 4, 3) / 255)
-    few = Spool(tmp_path)
-    few.put(noise(4, 4, 3) / 255)
+        writer.write(noise(4, 4, 3) / 255)
+    few = ImageWriter(tmp_path)
+    few.write(noise(4, 4, 3) / 255)
     with pytest.raises(DataError, match="pass scale=255"):
-        few.check()
+        few.check_scale()
 
 
-def test_dark_pictures_among_others_are_none(tmp_path):
-    spool = Spool(tmp_path)
-    spool.put(np.zeros((4, 4, 3)))
-    spool.put(np.ones((4, 4, 3), np.uint8))
-    spool.put(noise(4, 4, 3))
-    spool.check()
-    black = Spool(tmp_path)
-    black.put(np.zeros((4, 4, 3)))
-    black.check()
+def test_dark_images_among_others_are_none(tmp_path):
+    writer = ImageWriter(tmp_path)
+    writer.write(np.zeros((4, 4, 3)))
+    writer.write(np.ones((4, 4, 3), np.uint8))
+    writer.write(noise(4, 4, 3))
+    writer.check_scale()
+    black = ImageWriter(tmp_path)
+    black.write(np.zeros((4, 4, 3)))
+    black.check_scale()
 
 
 @pytest.mark.parametrize(
@@ -131,18 +131,18 @@ def test_dark_pictures_among_others_are_none(tmp_path):
 )
 def test_what_cannot_be_pixels_is_an_error(tmp_path, picture, why):
     with pytest.raises(DataError, match=why):
-        Spool(tmp_path).put(picture)
+        ImageWriter(tmp_path).write(picture)
 
 
 @pytest.mark.parametrize(("value", "code"), [(np.nan, "not_finite"), (np.inf, "not_finite")])
-def test_a_picture_with_a_value_that_is_no_number_is_refused(tmp_path, value, code):
+def test_an_image_with_a_value_that_is_no_number_is_refused(tmp_path, value, code):
     picture = noise(4, 4, 3).astype(float)
     picture[1, 2, 0] = value
-    with pytest.raises(Refusal) as caught:
-        Spool(tmp_path).put(picture)
+    with pytest.raises(Rejection) as caught:
+        ImageWriter(tmp_path).write(picture)
     assert caught.value.code == code
-    with pytest.raises(Refusal, match="bad_dimensions"):
-        Spool(tmp_path).put(np.zeros((0, 4, 3)))
+    with pytest.raises(Rejection, match="bad_dimensions"):
+        ImageWriter(tmp_path).write(np.zeros((0, 4, 3)))
 
 
 def test_a_full_disk_is_a_fault_of_the_environment_and_leaves_nothing(tmp_path, monkeypatch):
@@ -152,5 +152,5 @@ def test_a_full_disk_is_a_fault_of_the_environment_and_leaves_nothing(tmp_path, 
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(EnvironmentFault, match="No space left on device"):
-        Spool(tmp_path).put(noise(4, 4, 3))
+        ImageWriter(tmp_path).write(noise(4, 4, 3))
     assert not list(tmp_path.rglob("*.*"))

@@ -1,4 +1,4 @@
-"""Noise on stored features: a factor a channel, drawn anew in every epoch, in training only."""
+"""Noise on stored features: one factor for each channel, drawn in every epoch, in training only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regraft.data.batches import Batch, add_noise
 from regraft.data.catalog import Catalog, Sample
 from regraft.errors import UsageError
 from regraft.recipe import HeadSpec, Phase, Recipe
-from regraft.training.training_data import Material, Tensors
+from regraft.training.training_data import StoredFeatures, TrainingData
 
 
 def batch_of(*inputs) -> Batch:
@@ -23,17 +23,17 @@ def batch_of(*inputs) -> Batch:
 
 
 class Stored:
-    """Features as a store gives them: one map and one vector a sample, told by the sample's number."""
+    """Features like those of a store: one map and one vector for each sample, which hold its number."""
 
     def matrix(self, samples, name):
         shape = (3, 3, 5) if name == "map" else (5,)
         return np.stack([np.full(shape, 1.0 + int(sample.path), np.float32) for sample in samples])
 
 
-def material(noise: float) -> Material:
+def material(noise: float) -> TrainingData:
     samples = tuple(Sample(str(n), n % 2, str(n), part="validation" if n > 7 else "train") for n in range(12))
     catalog = Catalog(Path(), ("a", "b"), samples)
-    return Material(Recipe(feature_noise=noise), catalog, None, None, (Stored(),), ("vector",))
+    return TrainingData(Recipe(feature_noise=noise), catalog, None, None, (Stored(),), ("vector",))
 
 
 # --- the numbers
@@ -80,18 +80,18 @@ def test_training_batches_have_it_and_validation_has_not(kind) -> None:
     def lesson(noise):
         found, phase = material(noise), Phase("none", batch_size=4)
         if kind == "head":
-            return found.feature_lesson(phase)
-        return found.boundary_lesson(phase, Tensors((Stored(),), ("map", "vector")))
+            return found.make_feature_data(phase)
+        return found.make_boundary_data(phase, StoredFeatures((Stored(),), ("map", "vector")))
 
     plain, changed = lesson(0.0), lesson(0.25)
-    for one, other in zip(plain.train.shuffled(1), changed.train.shuffled(1), strict=True):
+    for one, other in zip(plain.train.iter_shuffled(1), changed.train.iter_shuffled(1), strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
         for x, y in zip(one.inputs, other.inputs, strict=True):
             assert 0.1 < (y / x).std() < 0.4
-    first, second = (next(changed.train.shuffled(epoch)).inputs[0] for epoch in (1, 1))
+    first, second = (next(changed.train.iter_shuffled(epoch)).inputs[0] for epoch in (1, 1))
     np.testing.assert_array_equal(first, second)
-    held = next(changed.validation.in_order()).inputs[0]
-    np.testing.assert_array_equal(held, next(plain.validation.in_order()).inputs[0])
+    held = next(changed.validation.iter_in_order()).inputs[0]
+    np.testing.assert_array_equal(held, next(plain.validation.iter_in_order()).inputs[0])
 
 
 # --- whole runs

@@ -1,4 +1,4 @@
-"""Samples of the same bytes: what contradicts itself is not learnt from, a link is no second image."""
+"""Samples with the same bytes: contradictions are refused, and a link is not a second image."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def refused(catalog):
     return {item.image: (item.code, item.detail) for item in catalog.refused}
 
 
-def test_one_picture_in_two_class_folders_is_learnt_in_neither(root):
+def test_one_image_in_two_class_folders_is_learnt_in_neither(root):
     shutil.copy(root / "cat" / "1.png", root / "wolf" / "again.png")
     catalog = Catalog.from_folder(root)
     assert refused(catalog) == {
@@ -44,7 +44,7 @@ def test_a_copy_in_its_own_class_is_kept(root):
     assert (len(catalog), refused(catalog)) == (7, {})
 
 
-def test_rows_of_one_picture_under_two_names_contradict_each_other(root):
+def test_rows_of_one_image_under_two_names_contradict_each_other(root):
     shutil.copy(root / "cat" / "1.png", root / "copy.png")
     table = {"file": ["cat/0.png", "cat/1.png", "wolf/0.png", "copy.png"], "kind": ["a", "a", "b", "b"]}
     catalog = Catalog.from_table(table, image="file", target="kind", root=root)
@@ -55,7 +55,7 @@ def test_rows_of_one_picture_under_two_names_contradict_each_other(root):
     assert said["copy.png"][1].startswith("row 5: the same bytes as cat/1.png")
 
 
-def test_two_measurements_of_one_picture_are_no_contradiction(root):
+def test_two_measurements_of_one_image_are_no_contradiction(root):
     shutil.copy(root / "cat" / "1.png", root / "copy.png")
     table = {"file": ["cat/1.png", "wolf/0.png", "copy.png"], "weight": [1.5, 2.25, 1.75]}
     catalog = Catalog.from_table(table, image="file", target="weight", root=root)
@@ -79,7 +79,7 @@ def test_a_link_into_another_class_is_a_contradiction(root):
     assert set(refused(Catalog.from_folder(root))) == {"cat/0.png", "wolf/link.png"}
 
 
-def test_class_folders_whose_names_look_alike_are_told(root):
+def test_class_folders_whose_names_look_alike_are_noted(root):
     composed, other = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
     for name, source in ((composed, "cat"), (other, "wolf"), ("CAT", "cat")):
         shutil.copytree(root / source, root / name)

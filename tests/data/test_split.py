@@ -1,4 +1,4 @@
-"""Which images validate: decided by their content alone, and stable when the collection grows."""
+"""The split: decided by content, and stable when the data set grows."""
 
 import hashlib
 import itertools
@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regraft.data.catalog import Catalog, Photo, Sample
+from regraft.data.catalog import Catalog, ImageFile, Sample
 from regraft.data.split import split
 
 
 def catalog(*sizes, part="", names=None, first=0):
-    """A catalog of as many images of each class as asked for, each with a content of its own."""
+    """A catalog with the given number of images of each class, all of different content."""
     samples = []
     for label, size in enumerate(sizes):
         for number in range(first, first + size):
@@ -34,13 +34,15 @@ def validating(cut):
 def test_each_class_gives_its_share():
     cut = split(catalog(3000, 1000), fraction=0.2)
     for label, size in enumerate((3000, 1000)):
-        assert abs(cut.counts("validation")[label] / size - 0.2) < 0.04
+        assert abs(cut.count_samples("validation")[label] / size - 0.2) < 0.04
     assert {sample.part for sample in cut.samples} == {"train", "validation"}
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.5])
 def test_the_share_is_the_one_asked_for(fraction):
-    assert abs(split(catalog(4000), fraction=fraction).counts("validation")[0] / 4000 - fraction) < 0.03
+    assert (
+        abs(split(catalog(4000), fraction=fraction).count_samples("validation")[0] / 4000 - fraction) < 0.03
+    )
 
 
 def test_adding_images_moves_none_that_were_there():
@@ -51,7 +53,7 @@ def test_adding_images_moves_none_that_were_there():
         few = more[: rng.randint(80, 199)]
         before = split(replace(everything, samples=few), fraction=0.2, seed=trial)
         after = split(replace(everything, samples=more), fraction=0.2, seed=trial)
-        assert min(before.counts("train")) >= 10
+        assert min(before.count_samples("train")) >= 10
         assert parts(before).items() <= parts(after).items()
 
 
@@ -69,27 +71,27 @@ def test_at_most_the_stand_in_of_a_small_class_moves():
 def test_every_class_of_several_images_has_some_on_either_side():
     for seed in range(50):
         cut = split(catalog(2, 3, 4, 5, 6, 7), fraction=0.2, seed=seed)
-        assert min(cut.counts("train")) >= 1
-        assert min(cut.counts("validation")) >= 1
+        assert min(cut.count_samples("train")) >= 1
+        assert min(cut.count_samples("validation")) >= 1
 
 
 def test_two_images_are_one_each():
     cut = split(catalog(2, 2), fraction=0.9)
-    assert cut.counts("train") == cut.counts("validation") == [1, 1]
+    assert cut.count_samples("train") == cut.count_samples("validation") == [1, 1]
 
 
-def test_a_single_image_is_trained_on_and_that_is_said():
+def test_a_single_image_is_trained_on_and_noted():
     cut = split(catalog(20, 1, names=["cat", "wolf"]), fraction=0.5)
-    assert cut.counts("train")[1] == 1
-    assert cut.counts("validation")[1] == 0
-    assert cut.notes == ("The class wolf has a single image: it is trained on, and nothing validates it.",)
+    assert cut.count_samples("train")[1] == 1
+    assert cut.count_samples("validation")[1] == 0
+    assert cut.notes == ("The class wolf has a single image: nothing validates it.",)
 
 
-def test_two_copies_of_one_picture_count_as_one():
+def test_two_copies_of_one_image_count_as_one():
     alone = catalog(20, 1)
     copy = replace(alone.samples[-1], path="1/copy.png")
     cut = split(replace(alone, samples=(*alone.samples, copy)), fraction=0.5)
-    assert cut.counts("train")[1] == 2
+    assert cut.count_samples("train")[1] == 2
     assert "single image" in cut.notes[0]
 
 
@@ -135,7 +137,7 @@ def digests(rng, count):
     return [f"{rng.getrandbits(128):032x}" for _ in range(count)]
 
 
-def groups_of(catalog, part):
+def group_names(catalog, part):
     return {sample.group for sample in catalog.part(part) if sample.group}
 
 
@@ -150,12 +152,12 @@ def grouped(rng, groups, *, classes=3):
     return Catalog(Path(), tuple("abcdefgh"[:classes]), tuple(samples))
 
 
-def test_groups_are_never_torn_and_each_class_has_half_its_share():
+def test_groups_are_never_divided_and_each_class_has_half_its_share():
     for seed in range(30):
         whole = grouped(random.Random(seed), 40)
         cut = split(whole, fraction=0.2, seed=seed)
-        assert not groups_of(cut, "train") & groups_of(cut, "validation")
-        for n, validation in zip(split_counts(whole), cut.counts("validation"), strict=True):
+        assert not group_names(cut, "train") & group_names(cut, "validation")
+        for n, validation in zip(split_counts(whole), cut.count_samples("validation"), strict=True):
             assert 0.1 * n <= validation <= 0.6 * n
 
 
@@ -163,7 +165,7 @@ def split_counts(whole):
     return [sum(sample.target == label for sample in whole.samples) for label in range(len(whole.outputs))]
 
 
-def test_groups_that_share_a_picture_stay_together():
+def test_groups_that_share_an_image_stay_together():
     rng = random.Random(0)
     for seed in range(20):
         whole = grouped(rng, 30)
@@ -178,18 +180,20 @@ def test_groups_that_share_a_picture_stay_together():
         assert len(sides) == 1
 
 
-def test_samples_that_share_any_photo_stay_together():
+def test_samples_that_share_any_image_stay_together():
     rng = random.Random(0)
     for seed in range(40):
         names = digests(rng, 60)
         samples = tuple(
-            Sample(f"{n}.png", n % 2, names[n], more=(Photo(f"b{n}.png", names[(n + n % 3) % 60]),))
+            Sample(
+                f"{n}.png", n % 2, names[n], extra_images=(ImageFile(f"b{n}.png", names[(n + n % 3) % 60]),)
+            )
             for n in range(60)
         )
         cut = split(replace(catalog(1, 1), samples=samples), fraction=0.3, seed=seed)
         sides = {}
         for sample in cut.samples:
-            for photo in sample.photos:
+            for photo in sample.images:
                 sides.setdefault(photo.digest, set()).add(sample.part)
         assert all(len(side) == 1 for side in sides.values())
         assert {sample.part for sample in cut.samples} == {"train", "validation"}
@@ -202,13 +206,13 @@ def test_two_groups_are_one_on_each_side_and_a_class_in_one_group_is_trained_on(
             Sample(f"{n}.png", n % 2, name, group="ab"[n % 5 == 0]) for n, name in enumerate(digests(rng, 50))
         ]
         cut = split(replace(catalog(1, 1), samples=tuple(samples)), fraction=0.2, seed=seed)
-        assert groups_of(cut, "train") ^ groups_of(cut, "validation") == {"a", "b"}
+        assert group_names(cut, "train") ^ group_names(cut, "validation") == {"a", "b"}
     whole = grouped(rng, 30, classes=2)
     rare = tuple(Sample(f"rare{n}.png", 2, name, group="patient 3") for n, name in enumerate(digests(rng, 4)))
     for seed in range(20):
         cut = split(Catalog(Path(), ("a", "b", "c"), whole.samples + rare), fraction=0.3, seed=seed)
-        assert cut.counts("validation")[2] == 0
-        assert "All images of the class c are in one group" in cut.notes[0]
+        assert cut.count_samples("validation")[2] == 0
+        assert "The class c has all images in one group" in cut.notes[0]
 
 
 def multilabel(rng, count, shares):
@@ -226,7 +230,7 @@ def test_every_label_has_its_share_and_rare_ones_at_least_half_of_it():
     for seed in range(15):
         whole = multilabel(random.Random(seed), 3000, shares)
         cut = split(whole, fraction=0.2, seed=seed)
-        train, validation = np.array(cut.counts("train")), np.array(cut.counts("validation"))
+        train, validation = np.array(cut.count_samples("train")), np.array(cut.count_samples("validation"))
         assert (abs(validation[:3] / (train + validation)[:3] - 0.2) < 0.08).all()
         several = train + validation > 1
         assert (validation >= 0.1 * (train + validation))[several].all()
@@ -234,13 +238,13 @@ def test_every_label_has_its_share_and_rare_ones_at_least_half_of_it():
         assert abs(len(cut.part("validation")) / 3000 - 0.2) < 0.03
 
 
-def test_a_label_of_one_image_is_trained_on_and_that_is_said():
+def test_a_label_of_one_image_is_trained_on_and_noted():
     whole = multilabel(random.Random(0), 200, (0.5, 0.5))
     for seed in range(20):
         samples = (replace(whole.samples[seed], target=(0, 2)), *whole.samples[seed + 1 :])
         cut = split(replace(whole, samples=samples, outputs=("a", "b", "c")), fraction=0.5, seed=seed)
         assert cut.samples[0].part == "train"
-        assert cut.notes == ("The label c has a single image: it is trained on, and nothing validates it.",)
+        assert cut.notes == ("The label c has a single image: nothing validates it.",)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Arrays, data sets and loaders as sources: the same samples whoever holds them, one picture at a time."""
+"""Arrays, data sets and loaders: the same samples from any of them, one image at a time."""
 
 import io
 import itertools
@@ -24,21 +24,21 @@ def pixels(catalog):
     return np.stack([decode(file.read_bytes(), None).pixels for file in files])
 
 
-def test_who_asked_is_shown_how_many_pictures_are_read():
+def test_who_asked_is_shown_how_many_images_are_read():
     seen = Recorder()
     Catalog.from_arrays(IMAGES, LABELS, reporter=seen)
     Catalog.from_stream(zip(IMAGES, LABELS, strict=True), reporter=seen)
     assert seen.progress == [["Reading images", 12]] * 2
 
 
-def expect_all(catalog, outputs=("0", "1", "2")):
+def require_all_usable(catalog, outputs=("0", "1", "2")):
     assert (pixels(catalog) == IMAGES).all()
     assert [sample.target for sample in catalog.samples] == LABELS.tolist()
     assert (catalog.task, catalog.outputs) == ("multiclass", outputs)
 
 
 class Tensor:
-    """As little of a PyTorch tensor as there is to know it by."""
+    """Stands for a PyTorch tensor, with only the methods by which it is recognised."""
 
     def __init__(self, values):
         self._values = np.asarray(values)
@@ -99,7 +99,7 @@ class SequenceOf:
 
 
 class HuggingFace:
-    """Rows that are dictionaries, and features that know the classes' names."""
+    """Rows that are dictionaries, and features that hold the names of the classes."""
 
     def __init__(self, rows, features):
         self._rows = rows
@@ -140,14 +140,14 @@ def png(image):
 
 
 def test_arrays_are_samples_in_their_order():
-    expect_all(Catalog.from_arrays(IMAGES, LABELS))
-    expect_all(Catalog.from_arrays(IMAGES.astype(np.float32), LABELS.astype(np.float32)))
-    expect_all(Catalog.from_arrays(IMAGES / 255, LABELS[:, None], scale=255))
-    expect_all(Catalog.from_arrays(IMAGES, LABELS, names=["z", "y", "x"]), ("z", "y", "x"))
-    expect_all(Catalog.from_arrays(Tensor(np.moveaxis(IMAGES, 3, 1)).numpy(), Tensor(LABELS)))
+    require_all_usable(Catalog.from_arrays(IMAGES, LABELS))
+    require_all_usable(Catalog.from_arrays(IMAGES.astype(np.float32), LABELS.astype(np.float32)))
+    require_all_usable(Catalog.from_arrays(IMAGES / 255, LABELS[:, None], scale=255))
+    require_all_usable(Catalog.from_arrays(IMAGES, LABELS, names=["z", "y", "x"]), ("z", "y", "x"))
+    require_all_usable(Catalog.from_arrays(Tensor(np.moveaxis(IMAGES, 3, 1)).numpy(), Tensor(LABELS)))
 
 
-def test_lists_of_pictures_of_different_sizes():
+def test_lists_of_images_of_different_sizes():
     pictures = [Image.fromarray(IMAGES[0]), IMAGES[1][:4], IMAGES[2][:, :, 0]]
     catalog = Catalog.from_arrays(pictures, ["cat", "dog", "cat"], groups=["a", "b", "a"])
     assert (catalog.task, catalog.outputs) == ("binary", ("cat", "dog"))
@@ -156,10 +156,10 @@ def test_lists_of_pictures_of_different_sizes():
     assert sizes == [(6, 8), (6, 4), (6, 8)]
 
 
-def test_rows_of_targets_are_told_apart():
+def test_kinds_of_target_rows_are_distinguished():
     one_hot = np.eye(3)[LABELS]
     found = Catalog.from_arrays(IMAGES, one_hot, names=["ant", "bee", "cow"])
-    expect_all(found, ("ant", "bee", "cow"))
+    require_all_usable(found, ("ant", "bee", "cow"))
     assert "exactly one 1 a row" in found.why
     labels = np.random.default_rng(1).integers(0, 2, (12, 4))
     found = Catalog.from_arrays(IMAGES, labels)
@@ -174,7 +174,7 @@ def test_rows_of_targets_are_told_apart():
     assert found.why == "The target holds 12 distinct numbers"
 
 
-def test_pictures_and_targets_that_cannot_be_used_are_refused_by_number():
+def test_images_and_targets_that_cannot_be_used_are_refused_by_number():
     images = IMAGES.astype(float)
     images[4, 0, 0, 0] = np.nan
     targets = np.linspace(0.1, 2, 12)
@@ -212,46 +212,46 @@ def test_tf_data_batched_or_not_as_pairs_or_dictionaries():
     import tensorflow
 
     dataset = tensorflow.data.Dataset.from_tensor_slices((IMAGES, LABELS))
-    expect_all(Catalog.from_stream(dataset))
-    expect_all(Catalog.from_stream(dataset.batch(5)))
+    require_all_usable(Catalog.from_stream(dataset))
+    require_all_usable(Catalog.from_stream(dataset.batch(5)))
     grey = tensorflow.data.Dataset.from_tensor_slices((IMAGES[..., 0], LABELS)).batch(5)
     assert (pixels(Catalog.from_stream(grey)) == IMAGES[..., :1]).all()
     rows = dataset.map(lambda image, label: {"image": image, "label": tensorflow.one_hot(label, 3)})
-    expect_all(Catalog.from_stream(rows.batch(12)))
+    require_all_usable(Catalog.from_stream(rows.batch(12)))
     files = tensorflow.data.Dataset.from_tensor_slices(([png(image) for image in IMAGES], LABELS))
-    expect_all(Catalog.from_stream(files))
-    expect_all(Catalog.from_stream(files.batch(7)))
+    require_all_usable(Catalog.from_stream(files))
+    require_all_usable(Catalog.from_stream(files.batch(7)))
     with pytest.raises(UsageError, match="no end"):
         Catalog.from_stream(dataset.repeat())
-    expect_all(Catalog.from_stream(dataset.repeat(), limit=12))
+    require_all_usable(Catalog.from_stream(dataset.repeat(), limit=12))
 
 
 def test_keras_datasets():
-    expect_all(Catalog.from_stream(Batches()))
+    require_all_usable(Catalog.from_stream(Batches()))
     assert len(Catalog.from_stream(Batches(), limit=6)) == 6
     with pytest.raises(UsageError, match="limit="):
         Catalog.from_stream(Endless())
-    expect_all(Catalog.from_stream(Endless(), limit=12))
+    require_all_usable(Catalog.from_stream(Endless(), limit=12))
 
 
 @pytest.mark.parametrize("sized", [True, False])
 def test_torch_loaders_and_datasets(sized):
-    expect_all(Catalog.from_stream(TorchDataset()), ("ant", "bee", "cow"))
-    expect_all(Catalog.from_stream(TorchLoader(TorchDataset(), 5, sized)), ("ant", "bee", "cow"))
+    require_all_usable(Catalog.from_stream(TorchDataset()), ("ant", "bee", "cow"))
+    require_all_usable(Catalog.from_stream(TorchLoader(TorchDataset(), 5, sized)), ("ant", "bee", "cow"))
 
 
 def test_hugging_face_rows_decoded_or_not(tmp_path):
     features = {"image": None, "label": ClassLabel(["ant", "bee", "cow"])}
     pairs = [(image, int(label)) for image, label in zip(IMAGES, LABELS, strict=True)]
     decoded = [{"image": Image.fromarray(image), "label": label} for image, label in pairs]
-    expect_all(Catalog.from_stream(HuggingFace(decoded, features)), ("ant", "bee", "cow"))
+    require_all_usable(Catalog.from_stream(HuggingFace(decoded, features)), ("ant", "bee", "cow"))
     packed = [{"image": {"bytes": png(image), "path": "x.png"}, "label": label} for image, label in pairs]
     found = Catalog.from_stream(HuggingFace(packed, features))
-    expect_all(found, ("ant", "bee", "cow"))
+    require_all_usable(found, ("ant", "bee", "cow"))
     assert (found.root / found.samples[0].path).read_bytes() == png(IMAGES[0])
     (tmp_path / "0.png").write_bytes(png(IMAGES[0]))
     local = [{"image": {"bytes": None, "path": str(tmp_path / "0.png")}, "label": 0}, *packed[1:]]
-    expect_all(Catalog.from_stream(HuggingFace(local, features)), ("ant", "bee", "cow"))
+    require_all_usable(Catalog.from_stream(HuggingFace(local, features)), ("ant", "bee", "cow"))
     with pytest.raises(UsageError, match=r"no column img\. It has: image, label\."):
         Catalog.from_stream(HuggingFace(decoded, features), columns=("img", "label"))
 
@@ -287,7 +287,7 @@ def test_what_is_no_stream_of_pairs_is_one_message(source, why):
 
 
 @pytest.mark.slow
-def test_memory_holds_one_picture_whatever_the_stream_s_length(tmp_path):
+def test_memory_holds_one_image_whatever_the_stream_s_length(tmp_path):
     side, count = 160, 400  # 30 MB of pixels
 
     def pictures():

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets write it, Parquet and data frames: the same columns with the same row numbers."""
+"""CSV from spreadsheets, Parquet and data frames: the same columns with the same row numbers."""
 
 import builtins
 

@@ -1,4 +1,4 @@
-"""Rows of a table -> samples: every fault of a row is refused by its number, and the others are used."""
+"""The rows of a table: faults are refused by row number, and all other rows are used."""
 
 import time
 
@@ -47,7 +47,7 @@ def listed(path, **options):
 def test_rows_are_samples_in_the_table_s_order(root):
     catalog = listed(table(root, *good(3, 0, 2)))
     assert [sample.path for sample in catalog.samples] == ["images/3.png", "images/0.png", "images/2.png"]
-    assert [catalog.words(sample) for sample in catalog.samples] == ["dog", "cat", "cat"]
+    assert [catalog.describe_target(sample) for sample in catalog.samples] == ["dog", "cat", "cat"]
     assert (catalog.task, catalog.root) == ("binary", root)
     assert catalog.why == "Column label holds 2 classes; the positive class is dog"
     folder = Catalog.from_folder(picture(root / "folder" / "a" / "0.png", 0).parents[1])
@@ -182,12 +182,12 @@ def test_several_images_of_a_row_are_one_sample(root):
         "images/6.png,images/7.png,cat",
     ]
     catalog = listed(table(root, *rows, header="front,back,label"), image=("front", "back"))
-    assert [[photo.path for photo in sample.photos] for sample in catalog.samples] == [
+    assert [[photo.path for photo in sample.images] for sample in catalog.samples] == [
         ["images/0.png", "images/1.png"],
         ["images/2.png", "images/3.png"],
         ["images/6.png", "images/7.png"],
     ]
-    assert len({photo.digest for sample in catalog.samples for photo in sample.photos}) == 6
+    assert len({photo.digest for sample in catalog.samples for photo in sample.images}) == 6
     assert codes(catalog) == [("nowhere.png", "missing_file", 4)]
 
 
@@ -217,7 +217,7 @@ def test_groups_are_kept_and_checked(root):
     ]
     catalog = listed(table(root, *rows, header=header), group="patient")
     assert [sample.group for sample in catalog.samples] == ["7", "7", "8", ""]
-    assert catalog.notes == ("1 row has no patient; each stands alone.",)
+    assert catalog.notes == ("1 row has no patient; each is a group by itself.",)
     torn = [*rows, "images/4.png,cat,test,8"]
     with pytest.raises(DataError, match="Groups 8 of column patient lie in more than one part"):
         listed(table(root, *torn, header=header), group="patient", split="part")

@@ -1,8 +1,8 @@
-"""Raw values -> task, outputs and targets: what is inferred, what can be asked for, what is refused."""
+"""Targets: what is inferred from raw values, what can be requested, and what is refused."""
 
 import pytest
 
-from regraft.data.targets import positive_last, read_targets, retarget
+from regraft.data.targets import convert_targets, put_positive_last, read_targets
 from regraft.errors import DataError, UsageError
 
 
@@ -35,8 +35,8 @@ def test_text_is_classes_sorted_and_two_of_them_are_binary():
     ],
 )
 def test_the_positive_class_is_the_one_that_does_not_mean_no(names, positive):
-    assert positive_last(names)[1] == positive
-    assert positive_last(names[::-1])[1] == positive
+    assert put_positive_last(names)[1] == positive
+    assert put_positive_last(names[::-1])[1] == positive
     found = one([names[0], names[1]] * 2)
     assert found.outputs[found.values[0]] == names[0]
     assert found.outputs[found.values[1]] == names[1]
@@ -160,24 +160,24 @@ def test_names_say_what_whole_numbers_stand_for():
 
 
 def test_two_classes_become_binary_and_back():
-    found = retarget([0, 1, 1], ("ill", "normal"), "multiclass", "auto")
+    found = convert_targets([0, 1, 1], ("ill", "normal"), "multiclass", "auto")
     assert (found.task, found.outputs, found.values) == ("binary", ("normal", "ill"), [1, 0, 0])
-    back = retarget(found.values, found.outputs, "binary", "multiclass")
+    back = convert_targets(found.values, found.outputs, "binary", "multiclass")
     assert (back.task, back.outputs, back.values) == ("multiclass", ("normal", "ill"), [1, 0, 0])
-    assert retarget([0, 1, 2], ("a", "b", "c"), "multiclass", "auto").task == "multiclass"
-    assert retarget([0, 1], ("no", "yes"), "binary", "auto").values == [0, 1]
+    assert convert_targets([0, 1, 2], ("a", "b", "c"), "multiclass", "auto").task == "multiclass"
+    assert convert_targets([0, 1], ("no", "yes"), "binary", "auto").values == [0, 1]
 
 
 def test_classes_named_by_numbers_can_be_a_regression_and_others_cannot():
-    found = retarget([1, 0], ("0.5", "2"), "multiclass", "regression")
+    found = convert_targets([1, 0], ("0.5", "2"), "multiclass", "regression")
     assert (found.task, found.outputs, found.values) == ("regression", ("target",), [(2.0,), (0.5,)])
     with pytest.raises(UsageError, match="classes such as 'cat'"):
-        retarget([0], ("cat", "2"), "multiclass", "regression")
+        convert_targets([0], ("cat", "2"), "multiclass", "regression")
     with pytest.raises(UsageError, match="its targets are those of regression"):
-        retarget([(0.5,)], ("target",), "regression", "multiclass")
+        convert_targets([(0.5,)], ("target",), "regression", "multiclass")
 
 
 def test_labels_are_classes_only_where_each_sample_has_one():
-    assert retarget([(1,), (0,)], ("a", "b"), "multilabel", "multiclass").values == [1, 0]
+    assert convert_targets([(1,), (0,)], ("a", "b"), "multilabel", "multiclass").values == [1, 0]
     with pytest.raises(UsageError, match="or several"):
-        retarget([(0, 1)], ("a", "b"), "multilabel", "multiclass")
+        convert_targets([(0, 1)], ("a", "b"), "multilabel", "multiclass")

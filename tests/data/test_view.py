@@ -1,31 +1,31 @@
-"""Views: found by content, the same for the same image, in whatever order they are made."""
+"""Views: named by content, and the same for the same image in any order of computation."""
 
 import keras
 import numpy as np
 import pytest
 
-from regraft.data.augmentation import CHANGING, View
+from regraft.data.augmentation import CHANGES, View
 from regraft.errors import UsageError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
 
 
 def test_view_0_is_the_image_under_the_key_it_always_had():
-    assert View().of(IMAGE, "ab") is IMAGE
+    assert View().apply(IMAGE, "ab") is IMAGE
     assert View(0, ("flip",), 5).key == "view 0"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("name", CHANGES)
 def test_a_view_depends_on_its_number_names_seed_and_the_digest_only(name):
-    first = View(1, (name,), 2).of(IMAGE, "ab")
+    first = View(1, (name,), 2).apply(IMAGE, "ab")
     assert first.dtype == np.uint8
     assert first.shape == IMAGE.shape
-    View(3, (name,), 2).of(IMAGE[::-1], "cd")
+    View(3, (name,), 2).apply(IMAGE[::-1], "cd")
     keras.utils.set_random_seed(7)
-    np.testing.assert_array_equal(View(1, (name,), 2).of(IMAGE, "ab"), first)
+    np.testing.assert_array_equal(View(1, (name,), 2).apply(IMAGE, "ab"), first)
     others = [
-        [View(k, (name,), s).of(IMAGE, d).tobytes() for k in range(1, 5)] for s in (2, 3) for d in "xyz"
+        [View(k, (name,), s).apply(IMAGE, d).tobytes() for k in range(1, 5)] for s in (2, 3) for d in "xyz"
     ]
     assert len({view for row in others for view in row}) > 1
 

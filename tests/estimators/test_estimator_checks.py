@@ -1,8 +1,8 @@
-"""scikit-learn's own checks of estimators, on rows of numbers laid out as images.
+"""scikit-learn's own checks of estimators, with rows of numbers laid out as images.
 
-The checks feed tables (n, features). Our estimators say by their tags that they take none, so scikit-learn
-would skip all but one check. Here a subclass lays each row out as an image of one line, its values squeezed
-into 0..255, and leaves everything else to the estimator; what is no table of numbers goes through as it is.
+The checks pass tables (n, features). The tags of our estimators exclude tables, so scikit-learn would skip
+all but one check. Here a subclass turns each row into an image one pixel high, its values squeezed into
+0..255, and leaves everything else to the estimator. Anything but a table of numbers is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.slow
 
 SIZE = 8
 
-# Checks of scikit-learn that cannot hold of images, and why.
+# Checks of scikit-learn that images cannot pass, and why.
 NOT_FOR_IMAGES = {
-    "check_dtype_object": "a column of objects holds file names or pictures, no numbers",
+    "check_dtype_object": "a column of objects holds file names or images, not numbers",
 }
 NOT_FOR_CLASSIFIER = {
     **NOT_FOR_IMAGES,
-    "check_class_weight_classifiers": "class_weight is None or balanced; no weight for each class by hand",
+    "check_class_weight_classifiers": "class_weight is None or balanced; no weights of single classes",
 }
 
 
 def as_images(rows: Any) -> Any:
-    """(n, d) numbers -> (n, 1, d) pixels; NaN and infinity stay what they are."""
+    """Turn numbers (n, d) into pixels (n, 1, d); NaN and infinity stay."""
     if sparse.issparse(rows):
         return rows
     table = np.asarray(rows)
@@ -46,7 +46,7 @@ def as_images(rows: Any) -> Any:
 
 
 class Tabular:
-    """The estimator that it is mixed into, on tables; it counts columns, which images do not have."""
+    """A mixin that makes an estimator take tables and count their columns, which images do not have."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]
@@ -83,7 +83,7 @@ class TabularRegressor(Tabular, ImageRegressor):
 
 @pytest.fixture(scope="module")
 def pixels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone that gives the pixels themselves."""
+    """Write a backbone whose features are the pixels."""
     import keras
 
     path = tmp_path_factory.mktemp("network") / "pixels.keras"
@@ -114,7 +114,7 @@ def test_checks_of_scikit_learn(
 ) -> None:
     estimator = kind(str(pixels_as_they_are), store=tmp_path)
     results = check_estimator(estimator, expected_failed_checks=skipped, on_skip=None, on_fail=None)
-    failed = {each["check_name"]: each["exception"] for each in results if each["status"] == "failed"}
+    failed = {check["check_name"]: check["exception"] for check in results if check["status"] == "failed"}
     assert not failed
-    assert {each["check_name"] for each in results if each["status"] == "xfail"} == set(skipped)
-    assert sum(each["status"] == "passed" for each in results) >= 40
+    assert {check["check_name"] for check in results if check["status"] == "xfail"} == set(skipped)
+    assert sum(check["status"] == "passed" for check in results) >= 40

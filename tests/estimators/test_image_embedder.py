@@ -1,4 +1,4 @@
-"""`ImageEmbedder`: the backbone's features as a transformer, each image through the backbone once."""
+"""`ImageEmbedder`: the backbone's features as a transformer, computed once per image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:
-    """No child processes: they have tests of their own, and take a while to start."""
+    """Decode without child processes, which have tests of their own and are slow to start."""
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def pixels(files: list[str]) -> np.ndarray:
 def test_features_are_the_pooled_answer_of_keras(embedder: ImageEmbedder, files: list[str]) -> None:
     decoded = np.stack([decode(Path(path).read_bytes(), 32).pixels for path in files]).astype("float32")
     maps = small_network().predict(decoded, verbose=0)
-    found = embedder.fit_transform(files)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, maps.mean(axis=(1, 2)), rtol=6e-4, atol=1e-4)
+    features = embedder.fit_transform(files)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, maps.mean(axis=(1, 2)), rtol=6e-4, atol=1e-4)
     highest = clone(embedder).set_params(pooling="max").fit(files).transform(files)
     np.testing.assert_allclose(highest, maps.max(axis=(1, 2)), rtol=6e-4, atol=1e-4)
 
@@ -56,18 +56,18 @@ def test_arrays_lists_and_files_of_the_same_pixels_have_the_same_features(
     from_files = embedder.transform(files)
     array = pixels(files)
     column = np.array(files, dtype=object)[:, None]
-    given = (array, array.astype("float64"), list(array), [Image.open(path) for path in files], column)
-    for images in given:
+    forms = (array, array.astype("float64"), list(array), [Image.open(path) for path in files], column)
+    for images in forms:
         np.testing.assert_array_equal(embedder.transform(images), from_files)
     scaled = clone(embedder).set_params(scale=255.0)
     np.testing.assert_array_equal(scaled.transform(array / 255), from_files)
 
 
-def test_gray_images_are_their_colour_threefold(embedder: ImageEmbedder) -> None:
-    gray = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype("uint8")
-    found = embedder.transform(gray)
-    np.testing.assert_array_equal(embedder.transform(gray[..., None]), found)
-    np.testing.assert_array_equal(embedder.transform(np.repeat(gray[..., None], 3, axis=3)), found)
+def test_grey_images_have_three_equal_channels(embedder: ImageEmbedder) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype("uint8")
+    features = embedder.transform(grey)
+    np.testing.assert_array_equal(embedder.transform(grey[..., None]), features)
+    np.testing.assert_array_equal(embedder.transform(np.repeat(grey[..., None], 3, axis=3)), features)
 
 
 def test_the_backbone_sees_each_image_once_over_all_folds_and_points_of_a_grid(
@@ -102,10 +102,10 @@ def test_a_changed_backbone_file_is_another_backbone(files: list[str], tmp_path:
 def test_named_columns_come_out_as_a_data_frame(embedder: ImageEmbedder, files: list[str]) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"photo": files}, index=range(100, 100 + len(files)))
-    found = embedder.set_output(transform="pandas").fit(frame).transform(frame)
-    assert list(found.columns[:2]) == ["imageembedder0", "imageembedder1"]
-    assert list(found.index) == list(frame.index)
-    np.testing.assert_array_equal(embedder.transform(frame["photo"]).to_numpy(), found.to_numpy())
+    features = embedder.set_output(transform="pandas").fit(frame).transform(frame)
+    assert list(features.columns[:2]) == ["imageembedder0", "imageembedder1"]
+    assert list(features.index) == list(frame.index)
+    np.testing.assert_array_equal(embedder.transform(frame["photo"]).to_numpy(), features.to_numpy())
 
 
 def test_a_fitted_embedder_is_pickled_by_its_arguments(embedder: ImageEmbedder, files: list[str]) -> None:
@@ -114,7 +114,7 @@ def test_a_fitted_embedder_is_pickled_by_its_arguments(embedder: ImageEmbedder, 
     np.testing.assert_array_equal(pickle.loads(data).transform(files), embedder.transform(files))
 
 
-def test_nothing_is_printed_unless_asked_for(
+def test_nothing_is_printed_unless_verbose(
     embedder: ImageEmbedder, files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     embedder.fit_transform(files)

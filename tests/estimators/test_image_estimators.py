@@ -1,4 +1,4 @@
-"""`ImageClassifier` and `ImageRegressor`: scikit-learn's ways of fitting, searching and keeping."""
+"""`ImageClassifier` and `ImageRegressor`: fitting, searching and pickling as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:
-    """No child processes: they have tests of their own, and take a while to start."""
+    """Decode without child processes, which have tests of their own and are slow to start."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def colours(files: list[str]) -> list[str]:
 
 
 def shades(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy gray images, and how light each is."""
+    """Return noisy grey images and the lightness of each."""
     rng = np.random.default_rng(0)
     light = rng.uniform(40, 200, n)
     return np.clip(light[:, None, None, None] + rng.normal(0, 8, (n, 32, 32, 3)), 0, 255), light
@@ -52,13 +52,12 @@ def shades(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def test_classes_come_back_as_they_were_given(
     classifier: ImageClassifier, files: list[str], colours: list[str]
 ) -> None:
-    found = classifier.fit(files, colours)
-    assert found is classifier
+    assert classifier.fit(files, colours) is classifier
     assert classifier.classes_.tolist() == ["blue", "green", "red"]
     assert classifier.score(files, colours) == 1.0
-    chances = classifier.predict_proba(files)
-    np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-12)
-    assert (classifier.classes_[chances.argmax(axis=1)] == classifier.predict(files)).all()
+    probabilities = classifier.predict_proba(files)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+    assert (classifier.classes_[probabilities.argmax(axis=1)] == classifier.predict(files)).all()
     numbers = np.array([{"blue": 7, "green": 3, "red": 5}[colour] for colour in colours])
     assert clone(classifier).fit(files, numbers).predict(files).tolist() == numbers.tolist()
 
@@ -84,9 +83,9 @@ def test_two_classes_have_two_columns_in_the_order_of_the_classes(
     hues = ["none" if colour == "blue" else "it" for colour in colours]  # "none" is no negative class here
     classifier.fit(files, hues)
     assert classifier.classes_.tolist() == ["it", "none"]
-    chances = classifier.predict_proba(files)
-    assert chances.shape == (30, 2)
-    assert ((chances[:, 1] > 0.5) == (np.array(hues) == "none")).all()
+    probabilities = classifier.predict_proba(files)
+    assert probabilities.shape == (30, 2)
+    assert ((probabilities[:, 1] > 0.5) == (np.array(hues) == "none")).all()
     assert classifier.model_.output_shape == (None, 1)
 
 
@@ -94,9 +93,9 @@ def test_several_labels(classifier: ImageClassifier, files: list[str], colours: 
     y = np.array([[name == "red", name != "red", False, name != "green"] for name in colours])
     classifier.fit(files, y.astype(int))
     assert classifier.classes_.tolist() == [0, 1, 2, 3]
-    chances = classifier.predict_proba(files)
-    assert chances.shape == (30, 4)
-    assert (chances[:, 2] == 0).all()  # a label that nobody had
+    probabilities = classifier.predict_proba(files)
+    assert probabilities.shape == (30, 4)
+    assert (probabilities[:, 2] == 0).all()  # a label that never occurs
     assert (classifier.predict(files) == y).mean() > 0.95
     assert classifier.score(files, y.astype(int)) > 0.9
 
@@ -112,7 +111,7 @@ def test_numbers_one_or_several(network_file: Path, tmp_path: Path) -> None:
     assert pair.score(images[30:], both[30:]) > 0.9
 
 
-def test_each_image_passes_the_backbone_once_over_a_whole_search(
+def test_a_search_computes_the_features_of_each_image_once(
     classifier: ImageClassifier, files: list[str], colours: list[str], seen: list[int]
 ) -> None:
     grid = GridSearchCV(classifier, {"head": ["logistic", "lda"]}, cv=3).fit(files, colours)
@@ -122,15 +121,15 @@ def test_each_image_passes_the_backbone_once_over_a_whole_search(
     assert sum(seen) == len(files)
 
 
-def test_all_images_are_learnt_from_where_the_head_is_solved(
+def test_a_solved_head_learns_from_all_images(
     classifier: ImageClassifier, files: list[str], colours: list[str]
 ) -> None:
-    """The same head as scikit-learn's on the same features of every image."""
+    """The head is scikit-learn's on the same features of every image."""
     images, light = shades(20)
     network = {"backbone": classifier.backbone, "store": classifier.store}
-    found = ImageRegressor(**network, head=Ridge(alpha=1.0)).fit(images, light).predict(images)
+    answers = ImageRegressor(**network, head=Ridge(alpha=1.0)).fit(images, light).predict(images)
     features = ImageEmbedder(**network).transform(images).astype("float64")
-    np.testing.assert_allclose(found, Ridge(alpha=1.0).fit(features, light).predict(features), rtol=1e-4)
+    np.testing.assert_allclose(answers, Ridge(alpha=1.0).fit(features, light).predict(features), rtol=1e-4)
     rows = (classifier.fit(files, colours).run_.path / "split.csv").read_text().splitlines()[1:]
     assert len(rows) == 30
     assert all(",train," in row for row in rows)
@@ -142,7 +141,7 @@ def test_an_estimator_of_scikit_learn_is_a_head_with_settings_to_search(
     forest = RandomForestClassifier(n_estimators=5, random_state=0)
     search = GridSearchCV(classifier.set_params(head=forest), {"head__max_depth": [1, 3]}, cv=2)
     assert search.fit(files, colours).best_score_ > 0.9
-    assert not hasattr(forest, "estimators_")  # what is handed over stays unfitted
+    assert not hasattr(forest, "estimators_")  # the argument stays unfitted
 
 
 @pytest.mark.slow
@@ -158,10 +157,10 @@ def test_fine_tuning_and_heads_that_train(
     assert hidden.fit(files, colours).score(files, colours) > 0.9
     own = keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")])
     hidden.set_params(head=own).fit(files, colours)
-    assert not own.built  # a fresh copy was trained
+    assert not own.built  # a new copy was trained
 
 
-def test_a_fitted_estimator_travels_with_its_files_and_no_keras_object(
+def test_a_pickled_estimator_holds_its_files_and_no_keras_object(
     classifier: ImageClassifier, files: list[str], colours: list[str]
 ) -> None:
     data = pickle.dumps(classifier.fit(files, colours))
@@ -175,7 +174,7 @@ def test_a_fitted_estimator_travels_with_its_files_and_no_keras_object(
     assert (again.run_.path / "report.html").is_file()
 
 
-def test_the_run_folder_goes_with_its_estimator(
+def test_the_run_folder_is_deleted_with_its_estimator(
     classifier: ImageClassifier, files: list[str], colours: list[str]
 ) -> None:
     first = classifier.fit(files, colours).run_.path
@@ -184,7 +183,7 @@ def test_the_run_folder_goes_with_its_estimator(
     assert not first.exists()
 
 
-def test_an_unfitted_estimator_is_its_arguments(classifier: ImageClassifier) -> None:
+def test_an_unfitted_estimator_pickles_its_arguments_only(classifier: ImageClassifier) -> None:
     again = pickle.loads(pickle.dumps(classifier))
     assert again.get_params() == classifier.get_params()
     assert len(pickle.dumps(classifier)) < 1000
@@ -198,7 +197,7 @@ def test_out_of_fold_answers_keep_their_rows(
     assert cross_val_predict(classifier, shuffled, names, cv=3).tolist() == names.tolist()
 
 
-def test_mistakes_are_said_in_one_sentence(
+def test_mistakes_are_reported_in_one_sentence(
     classifier: ImageClassifier, files: list[str], photos: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"at least 2 classes\. Received: 1 class, a"):

@@ -1,4 +1,4 @@
-"""Images as a scikit-learn user has them: what is taken, in which order, and what is refused."""
+"""The X of scikit-learn: which images are accepted, in which order, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
-from regraft.data.image_writer import Spool
+from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decode import digest
 from regraft.errors import DataError
-from regraft.estimators.inputs import list_pictures
+from regraft.estimators.inputs import make_catalog
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "spool")
+def writer(tmp_path: Path) -> ImageWriter:
+    return ImageWriter(tmp_path / "spool")
 
 
-def test_files_are_listed_where_they_are_and_pictures_become_files(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_are_used_where_they_are_and_images_in_memory_become_files(
+    writer: ImageWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype("uint8")
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
-    catalog = list_pictures(["photo.png", pixels, Image.open("photo.png"), Path("photo.png")], spool)
+    catalog = make_catalog(["photo.png", pixels, Image.open("photo.png"), Path("photo.png")], writer)
     files = [catalog.root / sample.path for sample in catalog.samples]
     assert [file.suffix for file in files] == [".png", ".bmp", ".bmp", ".png"]
     assert files[0] == tmp_path / "photo.png"
@@ -35,22 +35,22 @@ def test_files_are_listed_where_they_are_and_pictures_become_files(
         assert digest(file.read_bytes()) == sample.digest
 
 
-def test_rows_keep_their_order_and_repetitions(spool: Spool) -> None:
+def test_rows_keep_their_order_and_repetitions(writer: ImageWriter) -> None:
     pixels = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.full((1, 4, 4, 3), 50, np.uint8)
-    digests = [sample.digest for sample in list_pictures(pixels[[2, 0, 2, 3, 0]], spool).samples]
+    digests = [sample.digest for sample in make_catalog(pixels[[2, 0, 2, 3, 0]], writer).samples]
     assert digests[0] == digests[2] != digests[1] == digests[4]
     assert len(set(digests)) == 3
 
 
-def test_up_to_five_bad_images_are_named(spool: Spool) -> None:
-    pictures = [np.full((4, 4, 3), np.nan)] * 7
+def test_up_to_five_bad_images_are_named(writer: ImageWriter) -> None:
+    images = [np.full((4, 4, 3), np.nan)] * 7
     with pytest.raises(DataError, match=r"7 images .* image 4: not_finite, [^;]*; \.\.\."):
-        list_pictures(pictures, spool)
+        make_catalog(images, writer)
 
 
-def test_sparse_matrices_are_refused_in_the_words_of_scikit_learn(spool: Spool) -> None:
+def test_sparse_matrices_are_refused_in_the_words_of_scikit_learn(writer: ImageWriter) -> None:
     with pytest.raises(TypeError, match=r"[Ss]parse data was passed"):
-        list_pictures(sparse.csr_array(np.eye(8)), spool)
+        make_catalog(sparse.csr_array(np.eye(8)), writer)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,6 @@ def test_sparse_matrices_are_refused_in_the_words_of_scikit_learn(spool: Spool) 
         (np.array([["a.png", "b.png"]] * 3), "values for each of 3 rows"),
     ],
 )  # fmt: skip
-def test_what_is_no_list_of_images_is_refused(spool: Spool, images: object, words: str) -> None:
+def test_anything_but_a_list_of_images_is_refused(writer: ImageWriter, images: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        list_pictures(images, spool)
+        make_catalog(images, writer)

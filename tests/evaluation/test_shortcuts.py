@@ -1,4 +1,4 @@
-"""What tells a class without the picture is told; what does not is not."""
+"""What reveals a class without the image is reported, and nothing else is."""
 
 from pathlib import Path
 
@@ -9,22 +9,22 @@ from PIL import Image
 
 import regraft
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.images.decode import Facts
+from regraft.data.images.decode import ImageFacts
 from regraft.evaluation import shortcuts
-from regraft.evaluation.problems import cautions
+from regraft.evaluation.problems import find_data_cautions
 from regraft.evaluation.shortcuts import find_shortcuts
 from regraft.pipeline.check import check
 from regraft.recipe import Recipe
 
 
-def kinds(paths, labels, facts, *, task="multiclass", groups=None):
+def find_kinds(paths, labels, facts, *, task="multiclass", groups=None):
     samples = (
         Sample(path, int(label), f"{n:032x}")
         for n, (path, label) in enumerate(zip(paths, labels, strict=True))
     )
     catalog = Catalog(Path(), ("cat", "dog", "fox"), tuple(samples), task=task)
     groups = np.arange(len(labels)) if groups is None else groups
-    return [found.kind for found in find_shortcuts(catalog, facts, groups=groups)]
+    return [shortcut.kind for shortcut in find_shortcuts(catalog, facts, groups=groups)]
 
 
 @pytest.fixture
@@ -43,76 +43,78 @@ def anywhere(labels):
     paths = [
         f"train/{names[label]}/{day}/{n}" for n, (label, day) in enumerate(zip(labels, folders, strict=True))
     ]
-    return paths, [Facts(int(w), int(h), str(kind)) for w, h, kind in zip(wide, high, formats, strict=True)]
+    return paths, [
+        ImageFacts(int(w), int(h), str(kind)) for w, h, kind in zip(wide, high, formats, strict=True)
+    ]
 
 
 def test_chance_and_the_folder_of_the_class_itself_are_no_shortcut(labels, anywhere):
-    assert kinds(anywhere[0], labels, anywhere[1]) == []
+    assert find_kinds(anywhere[0], labels, anywhere[1]) == []
 
 
 def test_a_size_for_each_class_is_one(labels, anywhere):
     paths, facts = anywhere
     sized = [
-        Facts(400 + 100 * int(label), each.height, each.format)
-        for label, each in zip(labels, facts, strict=True)
+        ImageFacts(400 + 100 * int(label), fact.height, fact.format)
+        for label, fact in zip(labels, facts, strict=True)
     ]
-    assert kinds(paths, labels, sized) == ["size"]
+    assert find_kinds(paths, labels, sized) == ["size"]
 
 
 def test_an_aspect_is_one(labels, anywhere):
     paths, facts = anywhere
     turned = [
-        Facts(each.width, each.width * (2 if label else 1), each.format)
-        for label, each in zip(labels, facts, strict=True)
+        ImageFacts(fact.width, fact.width * (2 if label else 1), fact.format)
+        for label, fact in zip(labels, facts, strict=True)
     ]
-    assert kinds(paths, labels, turned) == ["size"]
+    assert find_kinds(paths, labels, turned) == ["size"]
 
 
 def test_a_format_is_one(labels, anywhere):
     paths, facts = anywhere
     saved = [
-        Facts(each.width, each.height, ("PNG", "JPEG", "WEBP")[label])
-        for label, each in zip(labels, facts, strict=True)
+        ImageFacts(fact.width, fact.height, ("PNG", "JPEG", "WEBP")[label])
+        for label, fact in zip(labels, facts, strict=True)
     ]
-    assert kinds(paths, labels, saved) == ["format"]
+    assert find_kinds(paths, labels, saved) == ["format"]
 
 
 def test_a_folder_beside_that_of_the_class_is_one(labels, anywhere):
     rooms = [f"clinic{label // 2}/{n}.png" for n, label in enumerate(labels)]
-    assert kinds(rooms, labels, anywhere[1]) == ["folder"]
+    assert find_kinds(rooms, labels, anywhere[1]) == ["folder"]
 
 
 def test_copies_do_not_make_one(labels, anywhere):
-    """Every picture ten times: its size is its own, and says nothing of others."""
-    picture = np.arange(len(labels)) // 10
-    facts = [anywhere[1][number] for number in picture]
+    """Every image ten times: its size is its own, and says nothing of others."""
+    image = np.arange(len(labels)) // 10
+    facts = [anywhere[1][number] for number in image]
     paths = [f"{n}.png" for n in range(len(facts))]
-    assert "size" in kinds(paths, picture % 3, facts)
-    assert kinds(paths, picture % 3, facts, groups=picture) == []
+    assert "size" in find_kinds(paths, image % 3, facts)
+    assert find_kinds(paths, image % 3, facts, groups=image) == []
 
 
 def test_numbers_have_no_class_to_be_told(labels, anywhere):
-    assert kinds(anywhere[0], labels, anywhere[1], task="multilabel") == []
+    assert find_kinds(anywhere[0], labels, anywhere[1], task="multilabel") == []
 
 
-def test_of_many_images_some_are_enough(labels, anywhere, monkeypatch):
-    monkeypatch.setattr(shortcuts, "MOST", 80)
-    facts = [Facts(640, 480, ("JPEG", "PNG", "WEBP")[label]) for label in labels]
-    assert kinds(anywhere[0], labels, facts) == ["format"]
-    assert kinds(anywhere[0], labels, anywhere[1]) == []
+def test_a_sample_of_many_images_is_enough(labels, anywhere, monkeypatch):
+    monkeypatch.setattr(shortcuts, "MAX_IMAGES", 80)
+    facts = [ImageFacts(640, 480, ("JPEG", "PNG", "WEBP")[label]) for label in labels]
+    assert find_kinds(anywhere[0], labels, facts) == ["format"]
+    assert find_kinds(anywhere[0], labels, anywhere[1]) == []
 
 
-@pytest.mark.parametrize(("class_weight", "said"), [("none", 1), ("balanced", 0)])
-def test_training_is_warned_of_imbalance_unless_it_is_balanced(class_weight, said):
+@pytest.mark.parametrize(("class_weight", "count"), [("none", 1), ("balanced", 0)])
+def test_training_is_warned_of_imbalance_unless_it_is_balanced(class_weight, count):
     samples = tuple(Sample(f"{n}.png", int(n >= 10_000), f"{n:032x}") for n in range(10_005))
-    catalog, facts = Catalog(Path(), ("cat", "dog"), samples), [Facts(64, 64, "PNG")] * 10_005
-    found = cautions(catalog, facts, groups=np.arange(10_005), class_weight=class_weight)
-    assert len(found) == said
-    assert all(text.startswith("cat has 10,000 images, dog 5.") for text in found)
+    catalog, facts = Catalog(Path(), ("cat", "dog"), samples), [ImageFacts(64, 64, "PNG")] * 10_005
+    warnings = find_data_cautions(catalog, facts, groups=np.arange(10_005), class_weight=class_weight)
+    assert len(warnings) == count
+    assert all(text.startswith("cat has 10,000 images, dog 5.") for text in warnings)
 
 
 @pytest.mark.slow
-def test_training_says_what_a_checkup_says(tmp_path, network_file, in_this_process):
+def test_training_warns_of_what_a_check_finds(tmp_path, network_file, in_this_process):
     write_photos(tmp_path / "photos", classes=1, each=150, size=20)
     for number, path in enumerate(sorted((tmp_path / "photos" / "blue").iterdir())[:14]):
         (tmp_path / "photos" / "other").mkdir(exist_ok=True)

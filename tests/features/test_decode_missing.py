@@ -1,4 +1,4 @@
-"""What was decoded for a network need not be looked at again, nor the other way round."""
+"""Facts decoded for a network are not decoded again, nor the other way round."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +9,11 @@ from helpers.reporters import Recorder
 
 from regraft.data.catalog import Catalog
 from regraft.data.images.decode import decode
-from regraft.features import extract
-from regraft.features import image_facts as facts
-from regraft.features import store as writer
+from regraft.features import extract as extract_module
+from regraft.features import image_facts as image_facts_module
+from regraft.features import store as store_module
 from regraft.features.extract import extract_features
-from regraft.features.image_facts import facts_key, look_at
+from regraft.features.image_facts import decode_missing, facts_key
 from regraft.features.store import Store
 from regraft.system.console import SilentReporter
 
@@ -39,20 +39,20 @@ def catalog(make_photos: Callable[..., Path]) -> Catalog:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were given to decoding."""
+    """The files that were passed to decoding."""
     files: list[str] = []
-    for module in (extract, facts):
+    for module in (extract_module, image_facts_module):
 
-        def counted(jobs, size, ahead=module.DecodeAhead):
+        def open_counted(jobs, size, pool=module.DecodingPool):
             files.extend(job.path.name for job in jobs)
-            return ahead(jobs, size, workers=1)
+            return pool(jobs, size, workers=1)
 
-        monkeypatch.setattr(module, "DecodeAhead", counted)
+        monkeypatch.setattr(module, "DecodingPool", open_counted)
     return files
 
 
-def learnt(catalog: Catalog) -> dict[str, list[object]]:
-    """What the decoder says of each image that it decodes."""
+def decode_all(catalog: Catalog) -> dict[str, list[object]]:
+    """Return the facts of each usable image."""
     return {
         sample.digest: decode((catalog.root / sample.path).read_bytes(), SIZE).facts.as_json()
         for sample in catalog.samples
@@ -60,14 +60,14 @@ def learnt(catalog: Catalog) -> dict[str, list[object]]:
     }
 
 
-def test_every_image_is_looked_at_once_and_verdicts_are_found_again(
+def test_every_image_is_decoded_once_but_refused_ones_again(
     catalog: Catalog, tmp_path: Path, opened: list[str]
 ) -> None:
-    for count in (10, 1):  # a verdict is not stored
-        seen = Recorder()
-        facts, refused = look_at(catalog, store=Store(tmp_path), size=SIZE, reporter=seen)
-        assert seen.progress == [["Decoded", count]]
-        assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)
+    for count in (10, 1):  # rejections are not stored
+        reporter = Recorder()
+        facts, refused = decode_missing(catalog, store=Store(tmp_path), size=SIZE, reporter=reporter)
+        assert reporter.progress == [["Decoded", count]]
+        assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
         assert {(item.image, item.code) for item in refused} == {
             ("blue/bad.png", "truncated"),
             ("blue/copy of bad.png", "truncated"),
@@ -79,45 +79,44 @@ def test_every_image_is_looked_at_once_and_verdicts_are_found_again(
 def test_many_images_are_stored_in_several_files(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "SHARD", 4)
-    facts, _ = look_at(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
+    monkeypatch.setattr(store_module, "SHARD", 4)
+    facts, _ = decode_missing(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     assert len(list(tmp_path.rglob("*.shard"))) == 3
-    assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)
+    assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
 
 
 @pytest.mark.parametrize("keep_pixels", [False, True])
-def test_what_a_network_saw_is_not_decoded_to_be_looked_at(
+def test_images_that_a_network_saw_are_not_decoded_again(
     network: keras.Model, catalog: Catalog, tmp_path: Path, opened: list[str], keep_pixels: bool
 ) -> None:
     store = Store(tmp_path)
     features = extract_features(network, catalog, store=store, keep_pixels=keep_pixels)
-    good = catalog.without(features.refused)
+    good = catalog.exclude(features.refused)
     del opened[:]
-    facts, refused = look_at(good, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
+    facts, refused = decode_missing(good, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     assert (opened, refused) == ([], [])
-    assert {digest: each.as_json() for digest, each in facts.items()} == learnt(catalog)
+    assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
 
 
-def test_a_network_finds_the_facts_of_what_was_looked_at(
+def test_a_network_finds_facts_that_were_decoded_before(
     network: keras.Model, catalog: Catalog, tmp_path: Path, opened: list[str]
 ) -> None:
-    look_at(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
+    decode_missing(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     stored = set(tmp_path.rglob("*.shard"))
     features = extract_features(network, catalog, store=Store(tmp_path))
     assert features.computed == 9
     assert len(opened) == 20
-    good = catalog.without(features.refused)
-    found = {digest: each.as_json() for digest, each in features.facts_of(good.contents).items()}
-    assert found == learnt(catalog)
+    good = catalog.exclude(features.refused)
+    facts = features.facts_by_digest(good.digests)
+    assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
     (new,) = set(tmp_path.rglob("*.shard")) - stored
     assert (new.parent / "key.txt").read_text().startswith("prefix")
 
 
-def test_another_size_is_looked_at_anew(catalog: Catalog, tmp_path: Path, opened: list[str]) -> None:
+def test_another_size_is_decoded_again(catalog: Catalog, tmp_path: Path, opened: list[str]) -> None:
     store = Store(tmp_path)
-    look_at(catalog, store=store, size=SIZE, reporter=SilentReporter())
-    look_at(catalog, store=store, size=48, reporter=SilentReporter())
+    decode_missing(catalog, store=store, size=SIZE, reporter=SilentReporter())
+    decode_missing(catalog, store=store, size=48, reporter=SilentReporter())
     assert len(opened) == 20
-    assert store.entries(facts_key(48)).missing(catalog.contents) == store.entries(facts_key(SIZE)).missing(
-        catalog.contents
-    )
+    one, other = (store.entries(facts_key(size)).find_missing(catalog.digests) for size in (48, SIZE))
+    assert one == other

@@ -1,4 +1,4 @@
-"""Engines give the numbers of Keras, in order; the same network has the same fingerprint, and no other."""
+"""Engines give Keras' numbers, in order; the same network has the same fingerprint, others do not."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ from helpers.networks import nested
 from helpers.reporters import Recorder
 
 from regraft.backbones.load import load_backbone
-from regraft.features import engine
-from regraft.features import keras_engine as network_module
+from regraft.features import engine as engine_module
+from regraft.features import keras_engine as keras_engine_module
 from regraft.features.engine import make_engine
 from regraft.features.keras_engine import KerasEngine, engine_name, fingerprint
 from regraft.features.openvino import BATCH, OpenVinoEngine
@@ -27,13 +27,13 @@ needs_openvino = pytest.mark.skipif(
 
 
 def prefix(model=None, plan="last:3"):
-    """The frozen part of the small network: two named tensors."""
+    """Return the frozen part of the small network, with two named tensors."""
     backbone = load_backbone(small_network() if model is None else model)
     return cut(backbone.model, resolve_plan(backbone, plan)).prefix
 
 
 def many_outputs():
-    """More than ten outputs of different widths: their order as text is not their order as numbers."""
+    """Return a network with more than ten outputs: their order as text is not that of their numbers."""
     image = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu")(image)
     outputs = {f"cut_{n}": keras.layers.Conv2D(n + 1, 1)(x) for n in range(12)}
@@ -45,13 +45,13 @@ def batches(*sizes, side=32):
     return [rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8) for size in sizes]
 
 
-def assert_equal_to_keras(given, network, batch):
+def assert_equal_to_keras(outputs, network, batch):
     expected = network.predict(batch.astype(np.float32), verbose=0)
-    assert given.keys() == expected.keys()
+    assert outputs.keys() == expected.keys()
     for name, value in expected.items():
-        assert given[name].dtype == np.float32
-        assert given[name].shape == value.shape
-        assert np.abs(given[name] - value).max() <= 1e-4 * np.abs(value).max()
+        assert outputs[name].dtype == np.float32
+        assert outputs[name].shape == value.shape
+        assert np.abs(outputs[name] - value).max() <= 1e-4 * np.abs(value).max()
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def openvino(network, tmp_path_factory):
 
 
 @pytest.fixture
-def heard():
-    """Keeps what the user is told."""
+def reporter():
+    """A reporter that records its messages."""
     return Recorder()
 
 
@@ -83,7 +83,7 @@ def test_openvino_equals_keras(network, openvino):
 
 @pytest.mark.slow
 @needs_openvino
-def test_outputs_are_told_by_name(tmp_path):
+def test_outputs_are_matched_by_name(tmp_path):
     network = many_outputs()
     (batch,) = batches(3, side=16)
     running = make_engine(network, tmp_path)
@@ -106,15 +106,15 @@ def test_one_tensor_under_two_names(tmp_path):
 @pytest.mark.parametrize("kind", [pytest.param("openvino", marks=needs_openvino), "keras"])
 def test_many_batches_come_in_order_and_the_last_may_be_short(kind, network, openvino):
     running = openvino if kind == "openvino" else KerasEngine(network)
-    given = batches(*[BATCH] * 12, 3)
-    results = list(running.run(iter(given)))
-    assert len(results) == len(given)
-    for result, batch in zip(results, given, strict=True):
+    pixels = batches(*[BATCH] * 12, 3)
+    results = list(running.run(iter(pixels)))
+    assert len(results) == len(pixels)
+    for result, batch in zip(results, pixels, strict=True):
         assert_equal_to_keras(result, network, batch)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("openvino", marks=needs_openvino), "keras"])
-def test_one_image_gives_what_it_gives_among_others(kind, network, openvino):
+def test_an_image_alone_gives_the_same_as_among_others(kind, network, openvino):
     running = openvino if kind == "openvino" else KerasEngine(network)
     (batch,) = batches(BATCH)
     among, alone = next(running.run([batch])), next(running.run([batch[:1]]))
@@ -124,17 +124,17 @@ def test_one_image_gives_what_it_gives_among_others(kind, network, openvino):
 
 @needs_openvino
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_the_size_of_a_batch_changes_no_bit(network, tmp_path, precision):
-    (whole,) = batches(BATCH)
+def test_the_batch_size_changes_no_bit(network, tmp_path, precision):
+    (pixels,) = batches(BATCH)
     together, alone = (make_engine(network, tmp_path, precision=precision, batch=size) for size in (BATCH, 1))
-    expected = next(together.run([whole]))
-    received = list(alone.run([whole[number : number + 1] for number in range(BATCH)]))
+    expected = next(together.run([pixels]))
+    received = list(alone.run([pixels[number : number + 1] for number in range(BATCH)]))
     for name, value in expected.items():
-        np.testing.assert_array_equal(np.concatenate([each[name] for each in received]), value)
+        np.testing.assert_array_equal(np.concatenate([outputs[name] for outputs in received]), value)
 
 
 @needs_openvino
-def test_bf16_is_near_f32_and_not_the_same(network, tmp_path, openvino):
+def test_bf16_is_near_f32_but_differs(network, tmp_path, openvino):
     rough = make_engine(network, tmp_path, precision="bf16")
     (batch,) = batches(BATCH)
     exact, received = next(openvino.run([batch])), next(rough.run([batch]))
@@ -149,28 +149,28 @@ def test_no_batches(openvino):
 
 @needs_openvino
 def test_stopping_early_leaves_the_engine_usable(network, openvino):
-    given = batches(*[BATCH] * 6)
+    pixels = batches(*[BATCH] * 6)
     for _ in range(3):
-        unfinished = openvino.run(given)
+        unfinished = openvino.run(pixels)
         next(unfinished)
         unfinished.close()
-    assert_equal_to_keras(next(openvino.run(given[:1])), network, given[0])
+    assert_equal_to_keras(next(openvino.run(pixels[:1])), network, pixels[0])
 
 
-# --- what is kept, and what is not
+# --- the cache of converted networks
 
 
 @needs_openvino
-def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, heard):
-    first = make_engine(network, tmp_path / "new", reporter=heard)
+def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, reporter):
+    first = make_engine(network, tmp_path / "new", reporter=reporter)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["network-4"]
-    monkeypatch.setattr(engine, "convert", None)  # calling it would fail
-    again = make_engine(network, tmp_path / "new", reporter=heard)
+    monkeypatch.setattr(engine_module, "convert", None)  # calling it would fail
+    again = make_engine(network, tmp_path / "new", reporter=reporter)
     (batch,) = batches(2)
     one, other = next(first.run([batch])), next(again.run([batch]))
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
-    assert heard.lines == []
+    assert reporter.lines == []
 
 
 @pytest.mark.slow
@@ -179,45 +179,45 @@ def test_the_converted_network_is_used_again(network, tmp_path, monkeypatch, hea
     "name",
     ["graph.bin", *(pytest.param(name, marks=pytest.mark.soak) for name in ("graph.xml", "checksums.json"))],
 )
-def test_a_converted_network_with_a_flipped_bit_is_not_used(network, tmp_path, heard, name):
-    make_engine(network, tmp_path, reporter=heard)
+def test_a_converted_network_with_a_flipped_bit_is_not_used(network, tmp_path, reporter, name):
+    make_engine(network, tmp_path, reporter=reporter)
     (file,) = tmp_path.rglob(name)
-    whole = bytearray(file.read_bytes())
-    whole[len(whole) // 2] ^= 4
-    file.write_bytes(whole)
-    again = make_engine(network, tmp_path, reporter=heard)
-    (said,) = heard.lines
-    assert "damaged; it is converted again" in said
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    again = make_engine(network, tmp_path, reporter=reporter)
+    (line,) = reporter.lines
+    assert "damaged; it is converted again" in line
     (batch,) = batches(2)
     assert_equal_to_keras(next(again.run([batch])), network, batch)
-    assert make_engine(network, tmp_path, reporter=heard).name == again.name
-    assert len(heard.lines) == 1
+    assert make_engine(network, tmp_path, reporter=reporter).name == again.name
+    assert len(reporter.lines) == 1
 
 
 @needs_openvino
-def test_folder_that_cannot_be_made(network, tmp_path, heard):
+def test_a_folder_that_cannot_be_made(network, tmp_path, reporter):
     (tmp_path / "file").write_text("no folder")
-    running = make_engine(network, tmp_path / "file" / "cache", reporter=heard)
+    running = make_engine(network, tmp_path / "file" / "cache", reporter=reporter)
     assert isinstance(running, OpenVinoEngine)
-    assert heard.lines == []
+    assert reporter.lines == []
     (batch,) = batches(2)
     assert_equal_to_keras(next(running.run([batch])), network, batch)
 
 
 @needs_openvino
-def test_folder_that_cannot_be_written(network, tmp_path, monkeypatch, heard):
-    monkeypatch.setattr(engine.os, "access", lambda *_: False)
-    assert isinstance(make_engine(network, tmp_path, reporter=heard), OpenVinoEngine)
-    assert heard.lines == []
+def test_a_folder_that_cannot_be_written(network, tmp_path, monkeypatch, reporter):
+    monkeypatch.setattr(engine_module.os, "access", lambda *_: False)
+    assert isinstance(make_engine(network, tmp_path, reporter=reporter), OpenVinoEngine)
+    assert reporter.lines == []
 
 
-def test_without_openvino_keras_runs_it(network, tmp_path, monkeypatch, heard):
-    monkeypatch.setattr(network_module, "engine_name", lambda *_: "openvino 2026.4 f32")
+def test_keras_runs_the_network_without_openvino(network, tmp_path, monkeypatch, reporter):
+    monkeypatch.setattr(keras_engine_module, "engine_name", lambda *_: "openvino 2026.4 f32")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    running = make_engine(network, tmp_path, reporter=heard)
+    running = make_engine(network, tmp_path, reporter=reporter)
     assert isinstance(running, KerasEngine)
-    assert len(heard.lines) == 1
-    assert "OpenVINO cannot run this network" in heard.lines[0]
+    assert len(reporter.lines) == 1
+    assert "OpenVINO cannot run this network" in reporter.lines[0]
     (batch,) = batches(3)
     assert_equal_to_keras(next(running.run([batch])), network, batch)
     assert list(tmp_path.iterdir()) == []
@@ -226,17 +226,17 @@ def test_without_openvino_keras_runs_it(network, tmp_path, monkeypatch, heard):
 @pytest.mark.slow
 @needs_openvino
 def test_a_network_that_openvino_computes_wrongly_is_neither_used_nor_kept(
-    network, tmp_path, monkeypatch, heard
+    network, tmp_path, monkeypatch, reporter
 ):
     other = prefix()
     for weight in other.weights:
         weight.assign(weight * 1.1)
-    right = engine.convert
-    monkeypatch.setattr(engine, "convert", lambda _, target: right(other, target))
-    for _ in range(2):  # the second time as the first: nothing wrong is found in the folder
-        assert isinstance(make_engine(network, tmp_path, reporter=heard), KerasEngine)
-    assert len(heard.lines) == 2
-    assert "from Keras'" in heard.lines[1]
+    convert = engine_module.convert
+    monkeypatch.setattr(engine_module, "convert", lambda _, target: convert(other, target))
+    for _ in range(2):  # the second time too: the folder holds nothing wrong
+        assert isinstance(make_engine(network, tmp_path, reporter=reporter), KerasEngine)
+    assert len(reporter.lines) == 2
+    assert "from Keras'" in reporter.lines[1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,7 +264,7 @@ def test_the_same_network_built_twice():
     assert fingerprint(prefix()) == fingerprint(prefix())
 
 
-def test_networks_within_networks_built_twice():
+def test_nested_networks_built_twice():
     def build():
         image = keras.Input((8, 8, 3))
         keras.utils.set_random_seed(3)
@@ -320,8 +320,8 @@ def test_another_tensor_under_the_name():
     )
 
 
-def test_what_only_training_looks_at():
-    """Flags and random numbers: the same features are found under every plan, and after training."""
+def test_settings_of_training_do_not_matter():
+    """With other flags and random numbers, the same features are used under every plan and after training."""
     network = small_network()
     before = fingerprint(network)
     network.trainable = False
@@ -334,11 +334,11 @@ def test_what_only_training_looks_at():
 
 def test_cutting_again_changes_nothing():
     backbone = load_backbone(small_network())
-    found = []
+    fingerprints = []
     for plan in ("last:3", "last:6", "last:3"):
         freeze(backbone, plan)
-        found.append(fingerprint(cut(backbone.model, resolve_plan(backbone, plan)).prefix))
-    assert found[0] == found[2] != found[1]
+        fingerprints.append(fingerprint(cut(backbone.model, resolve_plan(backbone, plan)).prefix))
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]
 
 
 def test_a_saved_network(tmp_path):
@@ -349,9 +349,9 @@ def test_a_saved_network(tmp_path):
 
 @pytest.mark.slow
 def test_another_process():
-    """There the counters that number names stand elsewhere."""
+    """Its counters, which number the layers' names, have other values."""
     code = "from test_engine import *; plain(); print(fingerprint(plain()), fingerprint(prefix()))"
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -360,4 +360,4 @@ def test_another_process():
         check=True,
         timeout=120,
     )
-    assert ran.stdout.split() == [fingerprint(plain()), fingerprint(prefix())]
+    assert process.stdout.split() == [fingerprint(plain()), fingerprint(prefix())]

@@ -1,4 +1,4 @@
-"""What is frozen is computed once: keyed by content, equal to Keras, nothing lost and nothing silent."""
+"""Frozen features are computed once, keyed by content, equal to Keras'; nothing is lost or silent."""
 
 import errno
 import os
@@ -10,16 +10,15 @@ import pytest
 from conftest import small_network, write_photos
 
 from regraft.data.augmentation import View
-from regraft.data.catalog import Catalog, Photo, Sample
-from regraft.data.images import decoder_pool as workers
-from regraft.data.images import decoder_process as child_module
+from regraft.data.catalog import Catalog, ImageFile, Sample
+from regraft.data.images import decoder_pool, decoder_process
 from regraft.data.images.decode import decode
-from regraft.data.images.decoder_pool import DecodeAhead
-from regraft.data.images.decoder_process import Child
-from regraft.data.images.rejections import Refusal
+from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.images.decoder_process import DecoderProcess
+from regraft.data.images.rejections import Rejection
 from regraft.features import extract as extract_module
-from regraft.features import keras_engine as network_module
-from regraft.features import store as writer_module
+from regraft.features import keras_engine as keras_engine_module
+from regraft.features import store as store_module
 from regraft.features.extract import extract_features
 from regraft.features.shard import Shard
 from regraft.features.store import FORM, Store, pixel_key
@@ -27,32 +26,32 @@ from regraft.features.store import FORM, Store, pixel_key
 SIZE = 32
 
 
-def named(network, *layers):
+def with_outputs(network, *layers):
     outputs = {f"cut_{number}": network.get_layer(name).output for number, name in enumerate(layers)}
     return keras.Model(network.inputs, outputs)
 
 
 @pytest.fixture(scope="module")
 def network():
-    return named(small_network(SIZE), "block1_add", "top_conv")
+    return with_outputs(small_network(SIZE), "block1_add", "top_conv")
 
 
-class InThisProcess(Child):
-    """Decoding without a child process: those have tests of their own, and take a while to start."""
+class InThisProcess(DecoderProcess):
+    """Decode without a child process: these have tests of their own, and are slow to start."""
 
     def decode(self, path, expected, size):
         try:
-            return child_module._decode_file(str(path), size, expected)
-        except Refusal as refusal:
-            return refusal
+            return decoder_process._decode_file(str(path), size, expected)
+        except Rejection as rejection:
+            return rejection
 
 
 @pytest.fixture(autouse=True)
-def parts(request, monkeypatch):
-    """Simple engine and decoding; a test may ask for the ones of real use."""
+def stages(request, monkeypatch):
+    """Use a simple engine and decoder, or the real ones if a test asks for them."""
     if getattr(request, "param", "simple") == "simple":
-        monkeypatch.setattr(workers, "Child", InThisProcess)
-        monkeypatch.setattr(network_module, "engine_name", lambda *_: "keras")
+        monkeypatch.setattr(decoder_pool, "DecoderProcess", InThisProcess)
+        monkeypatch.setattr(keras_engine_module, "engine_name", lambda *_: "keras")
 
 
 @pytest.fixture
@@ -67,15 +66,15 @@ def photos(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The files that were given to decoding, in order."""
+    """The files that were passed to decoding, in order."""
     files = []
 
-    class Counted(DecodeAhead):
+    class Counted(DecodingPool):
         def __init__(self, jobs, size, **options):
             files.extend(job.path.name for job in jobs)
             super().__init__(jobs, size, workers=1, **options)
 
-    monkeypatch.setattr(extract_module, "DecodeAhead", Counted)
+    monkeypatch.setattr(extract_module, "DecodingPool", Counted)
     return files
 
 
@@ -84,14 +83,14 @@ def extract(network, root, store, **options):
 
 
 def add_photos(root, count):
-    """Images that were not there before, in the class red."""
-    more = write_photos(root.parent / "more", classes=1, each=count, seed=5)
-    for path in more.rglob("*.png"):
+    """Add new images to the class red."""
+    new = write_photos(root.parent / "more", classes=1, each=count, seed=5)
+    for path in new.rglob("*.png"):
         shutil.copy(path, root / "red" / f"new{path.name}")
 
 
 def shards(store, kind):
-    """The files under keys that begin with this word: "prefix" for features, "pixels" or "facts"."""
+    """Return the files under keys that begin with this word: "prefix" for features, "pixels" or "facts"."""
     return [
         path
         for path in store.root.glob(f"{FORM}/*/*.shard")
@@ -100,13 +99,13 @@ def shards(store, kind):
 
 
 def damage(path, rows):
-    """Flip a bit of each of these rows, of another tensor every time."""
+    """Flip a bit of each of these rows, in the tensors by turns."""
     columns, data = list(Shard(path)._columns.values()), bytearray(path.read_bytes())
     rng = np.random.default_rng(0)
     for row in rows:
         column = columns[row % len(columns)]
-        place = column.start + row * column.row_bytes + int(rng.integers(column.row_bytes))
-        data[place] ^= 1 << int(rng.integers(8))
+        offset = column.start + row * column.row_bytes + int(rng.integers(column.row_bytes))
+        data[offset] ^= 1 << int(rng.integers(8))
     path.write_bytes(data)
 
 
@@ -114,7 +113,7 @@ def counts(features):
     return features.computed, features.reused
 
 
-@pytest.mark.parametrize("parts", ["simple", "real"], indirect=True)
+@pytest.mark.parametrize("stages", ["simple", "real"], indirect=True)
 def test_features_are_what_keras_predicts_for_the_decoded_pixels(network, photos, store):
     catalog = Catalog.from_folder(photos)
     features = extract_features(network, catalog, store=store, precision="f32")
@@ -128,7 +127,7 @@ def test_features_are_what_keras_predicts_for_the_decoded_pixels(network, photos
         assert np.abs(received - values).max() <= 6e-4 * np.abs(values).max()
 
 
-def test_samples_may_be_asked_for_in_any_order(network, photos, store):
+def test_samples_can_be_read_in_any_order(network, photos, store):
     catalog = Catalog.from_folder(photos)
     features = extract_features(network, catalog, store=store)
     everything = features.matrix(catalog.samples, "cut_1")
@@ -177,12 +176,12 @@ def test_an_edited_file_of_the_same_time_and_size_is_computed_again(network, pho
 
 
 @pytest.mark.slow
-def test_another_size_prefix_weight_or_decoder_is_another_key(network, photos, store, monkeypatch):
+def test_another_size_prefix_weight_or_decoder_has_another_key(network, photos, store, monkeypatch):
     keys = {extract(network, photos, store).key}
-    whole = small_network(SIZE)
-    shorter = named(whole, "block1_add")
-    changed = named(whole, "block1_add", "top_conv")
-    for other in (shorter, named(small_network(48), "block1_add", "top_conv")):
+    model = small_network(SIZE)
+    shorter = with_outputs(model, "block1_add")
+    changed = with_outputs(model, "block1_add", "top_conv")
+    for other in (shorter, with_outputs(small_network(48), "block1_add", "top_conv")):
         features = extract(other, photos, store)
         assert counts(features) == (12, 0)
         keys.add(features.key)
@@ -211,7 +210,7 @@ def test_refused_files_are_reported_with_the_path_of_every_copy(network, photos,
     assert again.refused == features.refused
 
 
-def test_a_file_that_changes_during_the_run_is_refused_and_not_mixed_up(network, photos, store):
+def test_a_file_that_changes_during_the_run_is_refused(network, photos, store):
     catalog = Catalog.from_folder(photos)
     (photos / "red" / "000.png").write_bytes((photos / "blue" / "000.png").read_bytes())
     (photos / "red" / "001.png").unlink()
@@ -225,7 +224,7 @@ def test_a_file_that_changes_during_the_run_is_refused_and_not_mixed_up(network,
 def test_kept_pixels_serve_a_later_network_without_decoding(network, photos, store, opened):
     extract(network, photos, store, keep_pixels=True)
     assert len(opened) == 12
-    other = extract(named(small_network(SIZE), "stem_relu"), photos, store)
+    other = extract(with_outputs(small_network(SIZE), "stem_relu"), photos, store)
     assert counts(other) == (12, 0)
     assert len(opened) == 12
     catalog = Catalog.from_folder(photos)
@@ -233,13 +232,13 @@ def test_kept_pixels_serve_a_later_network_without_decoding(network, photos, sto
     pixels = store.entries(pixel_key(SIZE)).read(digests, "pixels")
     for sample, image in zip(catalog.samples, pixels, strict=True):
         np.testing.assert_array_equal(image, decode((photos / sample.path).read_bytes(), SIZE).pixels)
-    expected = extract(named(small_network(SIZE), "stem_relu"), photos, Store(store.root / "fresh"))
+    expected = extract(with_outputs(small_network(SIZE), "stem_relu"), photos, Store(store.root / "fresh"))
     np.testing.assert_array_equal(
         other.matrix(catalog.samples, "cut_0"), expected.matrix(catalog.samples, "cut_0")
     )
 
 
-def test_pixels_can_be_kept_when_the_features_are_there_already(network, photos, store, opened):
+def test_pixels_can_be_kept_when_the_features_are_stored_already(network, photos, store, opened):
     extract(network, photos, store)
     assert counts(extract(network, photos, store, keep_pixels=True)) == (0, 12)
     assert len(opened) == 24
@@ -247,10 +246,10 @@ def test_pixels_can_be_kept_when_the_features_are_there_already(network, photos,
     assert len(opened) == 24
 
 
-def test_some_pixels_kept_and_some_not_come_out_right(network, photos, store):
+def test_features_are_right_where_only_some_pixels_are_stored(network, photos, store):
     extract(network, photos, store, keep_pixels=True)
     add_photos(photos, 6)
-    other = named(small_network(SIZE), "stem_relu")
+    other = with_outputs(small_network(SIZE), "stem_relu")
     mixed = extract(other, photos, store)
     assert counts(mixed) == (18, 0)
     fresh = extract(other, photos, Store(store.root / "fresh"))
@@ -258,19 +257,19 @@ def test_some_pixels_kept_and_some_not_come_out_right(network, photos, store):
     np.testing.assert_array_equal(mixed.matrix(samples, "cut_0"), fresh.matrix(samples, "cut_0"))
 
 
-def test_several_shards_are_as_good_as_one(network, photos, store, monkeypatch):
+def test_several_shards_give_the_same_as_one(network, photos, store, monkeypatch):
     samples = Catalog.from_folder(photos).samples
-    whole = extract(network, photos, store).matrix(samples, "cut_1")
-    monkeypatch.setattr(writer_module, "SHARD", 5)
-    parts = extract(network, photos, Store(store.root / "other"))
+    expected = extract(network, photos, store).matrix(samples, "cut_1")
+    monkeypatch.setattr(store_module, "SHARD", 5)
+    features = extract(network, photos, Store(store.root / "other"))
     assert len(shards(Store(store.root / "other"), "prefix")) == 2
     assert len(shards(Store(store.root / "other"), "facts")) == 3
-    assert np.abs(parts.matrix(samples, "cut_1") - whole).max() <= 1e-3 * np.abs(whole).max()
+    assert np.abs(features.matrix(samples, "cut_1") - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, store, monkeypatch):
-    monkeypatch.setattr(writer_module, "SHARD", 5)
-    put = writer_module.Entries.put
+def test_an_interrupted_extraction_continues_where_it_stopped(network, photos, store, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD", 5)
+    put = store_module.Entries.put
     calls = []
 
     def interrupted(entries, *args):
@@ -280,7 +279,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(network, photos, sto
         put(entries, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module.Entries, "put", interrupted)
+        patch.setattr(store_module.Entries, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(network, photos, store)
     assert counts(extract(network, photos, store)) == (4, 8)
@@ -294,9 +293,7 @@ def test_a_damaged_row_is_computed_again(network, photos, store):
     assert counts(extract(network, photos, Store(store.root))) == (0, 12)
 
 
-def test_of_100_entries_with_a_flipped_bit_none_is_used_and_all_are_computed_again(
-    network, tmp_path, store, capsys
-):
+def test_100_entries_with_flipped_bits_are_all_computed_again(network, tmp_path, store, capsys):
     root = write_photos(tmp_path / "many", classes=2, each=50)
     catalog = Catalog.from_folder(root)
     expected = extract(network, root, store).matrix(catalog.samples, "cut_1")
@@ -309,48 +306,48 @@ def test_of_100_entries_with_a_flipped_bit_none_is_used_and_all_are_computed_aga
     assert "100 entries of the feature store are damaged" in capsys.readouterr().err
 
 
-# --- what the decoder learnt
+# --- facts
 
 
 def as_json(features, catalog):
-    """Thumbnails too, which do not count when facts are compared."""
+    """Return facts with their thumbnails, which comparing facts ignores."""
     return [facts.as_json() for facts in features.facts(catalog.samples)]
 
 
 @pytest.fixture
-def learnt(photos):
-    """What the decoder says of each photo, in the catalog's order."""
+def facts(photos):
+    """The facts of each image, in the catalog's order."""
     samples = Catalog.from_folder(photos).samples
     return [decode((photos / s.path).read_bytes(), SIZE, name=s.path).facts.as_json() for s in samples]
 
 
 @pytest.mark.slow
-def test_facts_are_stored_once_whatever_sees_the_image(network, photos, store, learnt):
-    catalog, other = Catalog.from_folder(photos), named(small_network(SIZE), "stem_relu")
-    found = [extract(network, photos, store, keep_pixels=True), extract(other, photos, store)]
-    found.append(extract(network, photos, store, view=View(1, ("flip",))))
-    assert [counts(features) for features in found] == [(12, 0)] * 3
+def test_facts_are_stored_once_for_all_networks_and_views(network, photos, store, facts):
+    catalog, other = Catalog.from_folder(photos), with_outputs(small_network(SIZE), "stem_relu")
+    runs = [extract(network, photos, store, keep_pixels=True), extract(other, photos, store)]
+    runs.append(extract(network, photos, store, view=View(1, ("flip",))))
+    assert [counts(features) for features in runs] == [(12, 0)] * 3
     (path,) = shards(store, "facts")
     assert len(Shard(path).digests) == 12
-    assert [as_json(features, catalog) for features in found] == [learnt] * 3
+    assert [as_json(features, catalog) for features in runs] == [facts] * 3
 
 
-def test_facts_that_are_lost_are_learnt_again_and_nothing_else(network, photos, store, opened, learnt):
+def test_only_lost_facts_are_decoded_again(network, photos, store, opened, facts):
     first = extract(network, photos, store, keep_pixels=True)
     shutil.rmtree(shards(store, "facts")[0].parent)
     del opened[:]
     again = extract(network, photos, Store(store.root))
     assert (counts(again), len(opened)) == ((0, 12), 12)
     catalog = Catalog.from_folder(photos)
-    assert as_json(again, catalog) == learnt
+    assert as_json(again, catalog) == facts
     assert (len(shards(store, "prefix")), len(shards(store, "pixels"))) == (1, 1)
     np.testing.assert_array_equal(
         again.matrix(catalog.samples, "cut_0"), first.matrix(catalog.samples, "cut_0")
     )
 
 
-def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, opened, learnt):
-    """Though the pixels are there."""
+def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, opened, facts):
+    """Even if the pixels are stored."""
     catalog = Catalog.from_folder(photos)
     expected = extract(network, photos, store, keep_pixels=True).matrix(catalog.samples, "cut_0")
     for kind in ("facts", "prefix"):
@@ -359,45 +356,45 @@ def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, 
     again = extract(network, photos, Store(store.root), keep_pixels=True)
     assert (counts(again), len(opened)) == ((2, 10), 2)
     assert sum(len(Shard(path).digests) for path in shards(store, "prefix")) == 12 + 2
-    assert as_json(again, catalog) == learnt
+    assert as_json(again, catalog) == facts
     assert np.abs(again.matrix(catalog.samples, "cut_0") - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_of_facts_with_a_flipped_bit_none_is_used_and_all_are_learnt_again(
-    network, photos, store, opened, learnt
-):
+def test_facts_with_flipped_bits_are_all_decoded_again(network, photos, store, opened, facts):
     extract(network, photos, store)
     damage(shards(store, "facts")[0], range(12))
     del opened[:]
     again = extract(network, photos, Store(store.root))
     assert (counts(again), len(opened)) == ((0, 12), 12)
-    assert as_json(again, Catalog.from_folder(photos)) == learnt
+    assert as_json(again, Catalog.from_folder(photos)) == facts
     del opened[:]
     assert counts(extract(network, photos, Store(store.root))) == (0, 12)
     assert opened == []
 
 
 @pytest.mark.parametrize("size", [SIZE, 48])
-def test_decoding_begun_earlier_is_used_where_it_fits_and_closed_where_not(network, photos, store, size):
+def test_decoding_begun_earlier_is_used_if_it_fits_and_closed_otherwise(network, photos, store, size):
     catalog = Catalog.from_folder(photos)
-    ahead = DecodeAhead(catalog.jobs([sample.digest for sample in catalog.samples]), size, workers=1)
-    features = extract_features(network, catalog, store=store, ahead=ahead)
+    decoding = DecodingPool(catalog.make_jobs([sample.digest for sample in catalog.samples]), size, workers=1)
+    features = extract_features(network, catalog, store=store, decoding=decoding)
     assert counts(features) == (12, 0)
-    assert ahead._closed
-    assert (ahead._consumed == 12) == (size == SIZE)
+    assert decoding._is_closed
+    assert (decoding._read_count == 12) == (size == SIZE)
 
 
-def test_decoding_begun_earlier_for_more_than_is_needed_is_used(network, photos, store, opened):
+def test_decoding_of_more_images_than_needed_is_used(network, photos, store, opened):
     extract(network, photos, store)
     add_photos(photos, 3)
     catalog = Catalog.from_folder(photos)
     del opened[:]
-    ahead = workers.DecodeAhead(catalog.jobs([s.digest for s in catalog.samples]), SIZE, workers=1)
-    assert counts(extract_features(network, catalog, store=store, ahead=ahead)) == (3, 12)
+    decoding = decoder_pool.DecodingPool(
+        catalog.make_jobs([s.digest for s in catalog.samples]), SIZE, workers=1
+    )
+    assert counts(extract_features(network, catalog, store=store, decoding=decoding)) == (3, 12)
     assert opened == []
 
 
-def test_the_plan_says_what_is_to_do(network, photos, store, capsys):
+def test_the_plan_is_reported(network, photos, store, capsys):
     extract(network, photos, store)
     assert (
         "Plan: 12 of 12 images to run through the frozen network once, 12 to decode"
@@ -405,22 +402,23 @@ def test_the_plan_says_what_is_to_do(network, photos, store, capsys):
     )
 
 
-def paired(root):
-    """The photos of a folder, two a sample: red with blue."""
+def make_pairs(root):
+    """Return a catalog of samples with two images each, a red and a blue one."""
     samples = Catalog.from_folder(root).samples
     red, blue = ([s for s in samples if s.path.startswith(name)] for name in ("red", "blue"))
-    both = [
-        Sample(a.path, 0, a.digest, more=(Photo(b.path, b.digest),)) for a, b in zip(red, blue, strict=True)
+    pairs = [
+        Sample(a.path, 0, a.digest, extra_images=(ImageFile(b.path, b.digest),))
+        for a, b in zip(red, blue, strict=True)
     ]
-    return Catalog(root, ("x", "y"), tuple(both))
+    return Catalog(root, ("x", "y"), tuple(pairs))
 
 
 def test_a_sample_of_several_images_has_the_mean_of_their_features(network, photos, store):
-    catalog = paired(photos)
+    catalog = make_pairs(photos)
     alone = Sample(catalog.samples[0].path, 0, catalog.samples[0].digest)
     features = extract_features(network, catalog, store=store)
     assert counts(features) == (8, 0)
-    single = [Sample(p.path, 0, p.digest) for sample in catalog.samples for p in sample.photos]
+    single = [Sample(p.path, 0, p.digest) for sample in catalog.samples for p in sample.images]
     rows = features.matrix(single, "cut_1")
     rows = rows.reshape(4, 2, *rows.shape[1:])
     pooled = features.matrix([*catalog.samples, alone], "cut_1")
@@ -429,41 +427,41 @@ def test_a_sample_of_several_images_has_the_mean_of_their_features(network, phot
     np.testing.assert_array_equal(pooled[4], rows[0, 0])
 
 
-def test_every_image_of_a_sample_is_looked_at_and_refused_by_its_own_path(network, photos, store):
-    catalog = paired(photos)
+def test_every_image_of_a_sample_is_decoded_and_refused_by_its_own_path(network, photos, store):
+    catalog = make_pairs(photos)
     (photos / "blue" / "002.png").write_bytes(b"gone")
     features = extract_features(network, catalog, store=store)
     assert [(item.image, item.code) for item in features.refused] == [("blue/002.png", "changed")]
-    assert len(catalog.without(features.refused).samples) == 3
+    assert len(catalog.exclude(features.refused).samples) == 3
 
 
 def test_a_view_is_computed_from_the_augmented_pixels_under_its_own_key(network, photos, store, opened):
     catalog, view = Catalog.from_folder(photos), View(1, ("flip", "crop"))
-    plain = extract_features(network, catalog, store=store, keep_pixels=True)
-    assert plain.key.endswith("\nview 0")
+    unchanged = extract_features(network, catalog, store=store, keep_pixels=True)
+    assert unchanged.key.endswith("\nview 0")
     del opened[:]
-    seen = extract_features(network, catalog, store=store, view=view)
-    assert counts(seen) == (12, 0)
+    augmented = extract_features(network, catalog, store=store, view=view)
+    assert counts(augmented) == (12, 0)
     assert opened == []
     decoded = {s.digest: decode((photos / s.path).read_bytes(), SIZE).pixels for s in catalog.samples}
-    pixels = np.stack([view.of(image, digest) for digest, image in decoded.items()])
+    pixels = np.stack([view.apply(image, digest) for digest, image in decoded.items()])
     expected = network.predict(pixels.astype("float32"), verbose=0)["cut_1"]
-    received = seen.matrix(catalog.samples, "cut_1")
+    received = augmented.matrix(catalog.samples, "cut_1")
     assert np.abs(received - expected).max() <= 6e-4 * np.abs(expected).max()
-    assert np.abs(received - plain.matrix(catalog.samples, "cut_1")).max() > 1e-2 * np.abs(expected).max()
+    assert np.abs(received - unchanged.matrix(catalog.samples, "cut_1")).max() > 1e-2 * np.abs(expected).max()
     assert counts(extract_features(network, catalog, store=store, view=view)) == (0, 12)
     assert counts(extract_features(network, catalog, store=store)) == (0, 12)
 
 
-def test_pixels_kept_beside_a_view_are_those_of_the_image_itself(network, photos, store):
+def test_pixels_are_kept_unchanged_whatever_the_view(network, photos, store):
     catalog = Catalog.from_folder(photos)
     extract_features(network, catalog, store=store, keep_pixels=True, view=View(1, ("crop",)))
-    kept = store.entries(pixel_key(SIZE)).read([s.digest for s in catalog.samples], "pixels")
-    for sample, image in zip(catalog.samples, kept, strict=True):
+    pixels = store.entries(pixel_key(SIZE)).read([s.digest for s in catalog.samples], "pixels")
+    for sample, image in zip(catalog.samples, pixels, strict=True):
         np.testing.assert_array_equal(image, decode((photos / sample.path).read_bytes(), SIZE).pixels)
 
 
-def test_where_the_disk_takes_nothing_more_the_features_are_the_same(network, photos, store, monkeypatch):
+def test_features_are_the_same_on_a_full_disk(network, photos, store, monkeypatch):
     expected = extract(network, photos, store)
 
     def full(*_):

@@ -1,4 +1,4 @@
-"""Keras' engine as a GPU is given it: the device list is handed in, the processor does the work."""
+"""Keras' engine as it works on a GPU: the list of devices is faked, the processor does the work."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from conftest import small_network, write_photos
 from helpers.reporters import Recorder
 
 from regraft.data.catalog import Catalog
-from regraft.features import keras_engine as device
-from regraft.features import precision
-from regraft.features.engine import IMAGES, Speed, fast_in_bf16, make_engine
+from regraft.features import keras_engine as keras_engine_module
+from regraft.features import precision as precision_module
+from regraft.features.engine import IMAGES, EngineRunner, is_fast_in_bf16, make_engine
 from regraft.features.extract import extract_features
-from regraft.features.keras_engine import AHEAD, KerasEngine, accelerator, engine_name, in_bf16
+from regraft.features.keras_engine import AHEAD, KerasEngine, copy_in_bf16, engine_name, find_accelerator
 from regraft.features.openvino import BATCH
 from regraft.features.store import Store
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Keras' backend sees a GPU; a small batch of it, for the processor has to compute it."""
+    """Let Keras' backend see a GPU, with small batches, since the processor computes them."""
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
-    monkeypatch.setattr(device, "ON_ACCELERATOR", 2 * BATCH)
+    monkeypatch.setattr(keras_engine_module, "ACCELERATOR_BATCH", 2 * BATCH)
 
 
 @pytest.fixture
-def heard():
-    """Keeps what the user is told."""
+def reporter():
+    """A reporter that records its messages."""
     return Recorder()
 
 
@@ -52,25 +52,25 @@ def relative(received, expected) -> float:
 
 
 def test_without_a_gpu_there_is_no_accelerator():
-    assert accelerator() == ""
-    assert not fast_in_bf16(engine_name()) or engine_name().startswith("openvino")
+    assert find_accelerator() == ""
+    assert not is_fast_in_bf16(engine_name()) or engine_name().startswith("openvino")
 
 
 def test_a_backend_whose_devices_keras_cannot_list_runs_on_the_processor(monkeypatch):
-    def none() -> list[str]:
+    def fail() -> list[str]:
         raise AttributeError("'NoneType' object has no attribute 'list_devices'")
 
-    monkeypatch.setattr(keras.distribution, "list_devices", none)
-    assert accelerator() == ""
+    monkeypatch.setattr(keras.distribution, "list_devices", fail)
+    assert find_accelerator() == ""
 
 
-def test_a_gpu_is_preferred_to_openvino_and_has_keys_of_its_own(network, tmp_path, gpu):
+def test_a_gpu_is_preferred_to_openvino_and_has_its_own_keys(network, tmp_path, gpu):
     before = KerasEngine(network).name
-    running = make_engine(network, tmp_path)
-    assert isinstance(running, KerasEngine)
-    assert running.name == engine_name() == before
-    assert "gpu f32" in running.name
-    assert running.batch == 2 * BATCH
+    engine = make_engine(network, tmp_path)
+    assert isinstance(engine, KerasEngine)
+    assert engine.name == engine_name() == before
+    assert "gpu f32" in engine.name
+    assert engine.batch == 2 * BATCH
     assert list(tmp_path.iterdir()) == []  # nothing was converted
 
 
@@ -80,28 +80,28 @@ def test_the_device_is_part_of_the_name(network, monkeypatch):
     assert KerasEngine(network).name == here.replace(" cpu ", " tpu ")
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow says what a GPU can do")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow describes the GPU")
 @pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), (None, True)])
-def test_bf16_is_measured_where_the_gpu_has_it(gpu, monkeypatch, capability, fast):
+def test_bf16_is_measured_if_the_gpu_has_it(gpu, monkeypatch, capability, fast):
     import tensorflow as tf
 
-    facts = {} if capability is None else {"compute_capability": capability}
+    details = {} if capability is None else {"compute_capability": capability}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda one: facts)
-    assert fast_in_bf16(engine_name()) is fast
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: details)
+    assert is_fast_in_bf16(engine_name()) is fast
 
 
 # --- what it computes
 
 
-def test_pixels_as_bytes_give_what_keras_gives(network):
+def test_pixels_as_bytes_give_the_same_outputs(network):
     (batch,) = batches(BATCH)
     (received,) = KerasEngine(network).run([batch])
     assert received["cut_0"].dtype == np.float32
     assert relative(received["cut_0"], network.predict(batch.astype(np.float32), verbose=0)["cut_0"]) < 1e-5
 
 
-def test_bf16_is_near_f32_and_not_the_same_and_leaves_the_network_alone(network):
+def test_bf16_is_near_f32_but_differs_and_does_not_change_the_network(network):
     (batch,) = batches(BATCH)
     exact, rough = KerasEngine(network), KerasEngine(network, "bf16")
     (expected,), (received,) = exact.run([batch]), rough.run([batch])
@@ -113,8 +113,8 @@ def test_bf16_is_near_f32_and_not_the_same_and_leaves_the_network_alone(network)
     np.testing.assert_array_equal(again["cut_0"], expected["cut_0"])
 
 
-def test_networks_within_networks_are_copied_and_layers_of_others_shared():
-    class Own(keras.layers.Layer):  # cannot be made from its configuration
+def test_nested_networks_are_copied_and_custom_layers_are_shared():
+    class Custom(keras.layers.Layer):  # cannot be built from its configuration
         def __init__(self, scale):
             super().__init__()
             self.scale = scale
@@ -124,32 +124,32 @@ def test_networks_within_networks_are_copied_and_layers_of_others_shared():
 
     image = keras.Input((8, 8, 3))
     inner = keras.Model(image, keras.layers.Conv2D(4, 3, bias_initializer="normal")(image))
-    whole = keras.Model(image, {"map": Own(0.5)(inner(keras.layers.Rescaling(1 / 255)(image)))})
-    copy = in_bf16(whole)
-    computes = {type(layer): layer.compute_dtype for layer in copy._flatten_layers()}
-    assert (computes[keras.layers.Rescaling], computes[keras.layers.Conv2D]) == ("bfloat16", "bfloat16")
-    assert computes[Own] == "float32"
+    outer = keras.Model(image, {"map": Custom(0.5)(inner(keras.layers.Rescaling(1 / 255)(image)))})
+    copy = copy_in_bf16(outer)
+    dtypes = {type(layer): layer.compute_dtype for layer in copy._flatten_layers()}
+    assert (dtypes[keras.layers.Rescaling], dtypes[keras.layers.Conv2D]) == ("bfloat16", "bfloat16")
+    assert dtypes[Custom] == "float32"
     assert {variable.dtype for variable in copy.weights} == {"float32"}
     (batch,) = batches(3, side=8)
     received = np.asarray(copy.predict_on_batch(batch)["map"], np.float32)
-    assert 0 < relative(received, whole.predict_on_batch(batch)["map"]) < 0.05
+    assert 0 < relative(received, outer.predict_on_batch(batch)["map"]) < 0.05
 
 
-def test_what_cannot_be_computed_in_bf16_is_computed_in_f32_and_that_is_said(
-    network, tmp_path, monkeypatch, gpu, heard
+def test_a_network_that_cannot_run_in_bf16_runs_in_f32_and_is_reported(
+    network, tmp_path, monkeypatch, gpu, reporter
 ):
-    def cannot(network):
+    def fail(network):
         raise ValueError("no such kernel")
 
-    monkeypatch.setattr(device, "in_bf16", cannot)
-    rough = make_engine(network, tmp_path, precision="bf16", reporter=heard)
+    monkeypatch.setattr(keras_engine_module, "copy_in_bf16", fail)
+    rough = make_engine(network, tmp_path, precision="bf16", reporter=reporter)
     assert rough.name == engine_name("f32")
-    assert heard.lines == ["This network cannot be computed in bf16 (no such kernel): f32 is used."]
+    assert reporter.lines == ["This network cannot be computed in bf16 (no such kernel): f32 is used."]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="names an operation of TensorFlow's")
-def test_what_xla_cannot_compile_runs_without_and_that_is_said(heard):
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a TensorFlow operation")
+def test_a_network_that_xla_cannot_compile_runs_without_and_is_reported(reporter):
     import tensorflow as tf
 
     class Foreign(keras.layers.Layer):
@@ -158,57 +158,57 @@ def test_what_xla_cannot_compile_runs_without_and_that_is_said(heard):
 
     image = keras.Input((4, 4, 3))
     network = keras.Model(image, {"double": Foreign()(image)})
-    network.compile(jit_compile=True)  # as Keras chooses by itself where it sees a GPU
+    network.compile(jit_compile=True)  # Keras' default with a GPU
     (batch,) = batches(3, side=4)
-    (received,) = KerasEngine(network, reporter=heard).run([batch])
+    (received,) = KerasEngine(network, reporter=reporter).run([batch])
     np.testing.assert_array_equal(received["double"], 2.0 * batch)
-    assert len(heard.lines) == 1
-    assert heard.lines[0].startswith("XLA cannot compile this network")
+    assert len(reporter.lines) == 1
+    assert reporter.lines[0].startswith("XLA cannot compile this network")
 
 
 # --- batches fed ahead
 
 
 def test_batches_are_taken_while_the_device_computes(network, monkeypatch):
-    running, came = KerasEngine(network), threading.Event()
-    compute = running._outputs
+    engine, has_come = KerasEngine(network), threading.Event()
+    predict = engine._predict
 
-    def once_the_next_came(batch):
-        assert came.wait(10), "nobody took a batch while the device was busy"
-        return compute(batch)
+    def wait_for_the_next(batch):
+        assert has_come.wait(10), "nobody took a batch while the device was busy"
+        return predict(batch)
 
-    monkeypatch.setattr(running, "_outputs", once_the_next_came)
-    given = batches(2, 3, 1)
+    monkeypatch.setattr(engine, "_predict", wait_for_the_next)
+    first, *others = batches(2, 3, 1)
 
-    def decoded():
-        yield given[0]
-        came.set()
-        yield from given[1:]
+    def decode():
+        yield first
+        has_come.set()
+        yield from others
 
-    assert [len(outputs["cut_0"]) for outputs in running.run(decoded())] == [2, 3, 1]
+    assert [len(outputs["cut_0"]) for outputs in engine.run(decode())] == [2, 3, 1]
 
 
-def test_no_more_are_taken_than_wait(network):
+def test_only_a_few_batches_are_taken_ahead(network):
     taken = []
 
-    def decoded():
+    def decode():
         for number, batch in enumerate(batches(*[1] * 9)):
             taken.append(number)
             yield batch
 
-    for done, _ in enumerate(KerasEngine(network).run(decoded()), 1):
+    for done, _ in enumerate(KerasEngine(network).run(decode()), 1):
         assert len(taken) <= done + AHEAD
 
 
-def test_whoever_stops_early_leaves_nothing_running(network):
-    given = batches(*[2] * 6)
-    running = KerasEngine(network)
+def test_stopping_early_leaves_no_thread_running(network):
+    pixels = batches(*[2] * 6)
+    engine = KerasEngine(network)
     before = threading.active_count()
-    unfinished = running.run(given)
+    unfinished = engine.run(pixels)
     next(unfinished)
     unfinished.close()
     assert threading.active_count() == before
-    assert len(list(running.run(given))) == 6
+    assert len(list(engine.run(pixels))) == 6
 
 
 # --- a whole extraction
@@ -216,26 +216,26 @@ def test_whoever_stops_early_leaves_nothing_running(network):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
-def test_extraction_on_a_gpu_compares_the_precisions_and_keeps_keys_of_its_own(
-    network, tmp_path, gpu, heard, monkeypatch
+def test_extraction_on_a_gpu_compares_precisions_and_has_its_own_keys(
+    network, tmp_path, gpu, reporter, monkeypatch
 ):
-    monkeypatch.setattr(precision, "fast_in_bf16", fast_in_bf16)
+    monkeypatch.setattr(precision_module, "is_fast_in_bf16", is_fast_in_bf16)
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", each=6))
     store = Store(tmp_path / "store")
-    features = extract_features(network, catalog, store=store, reporter=heard)
+    features = extract_features(network, catalog, store=store, reporter=reporter)
     assert features.precision == "bf16"
     assert f"engine {engine_name('bf16')}" in features.key
-    assert any("bf16 is used" in line for line in heard.lines)
+    assert any("bf16 is used" in line for line in reporter.lines)
     assert extract_features(network, catalog, store=store).computed == 0
     exact = extract_features(network, catalog, store=store, precision="f32")
     assert exact.computed == len(catalog)
-    rough, fine = (each.matrix(catalog.samples, "cut_0") for each in (features, exact))
+    rough, fine = (run.matrix(catalog.samples, "cut_0") for run in (features, exact))
     assert 0 < relative(rough, fine) < 0.05
 
 
 def test_time_is_measured_on_whole_batches(network, tmp_path, monkeypatch, gpu):
-    monkeypatch.setattr(device, "ON_ACCELERATOR", 2 * IMAGES)
-    speed = Speed(network, Store(tmp_path))
-    assert 0 < speed.seconds_per_image < 10
-    speed.tune(10**9)
-    assert speed.engine.batch == 2 * IMAGES
+    monkeypatch.setattr(keras_engine_module, "ACCELERATOR_BATCH", 2 * IMAGES)
+    runner = EngineRunner(network, Store(tmp_path))
+    assert 0 < runner.seconds_per_image < 10
+    runner.tune(10**9)
+    assert runner.engine.batch == 2 * IMAGES

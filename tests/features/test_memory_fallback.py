@@ -1,4 +1,4 @@
-"""What a disk does not take is kept in memory, up to a limit, and as good as on disk while the run lasts."""
+"""Files that a full disk refuses stay in memory, up to a limit, and serve as well until the run ends."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from helpers.reporters import Recorder
 from regraft.errors import EnvironmentFault
 from regraft.features import store as store_module
 from regraft.features.store import Entries, Store
-from regraft.system import cache_dir as home
+from regraft.system import cache_dir
 
 NAMES = [f"{number:032x}" for number in range(6)]
 ROWS = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
 
 
 @pytest.fixture
-def seen() -> Recorder:
-    """What the store says."""
+def reporter() -> Recorder:
+    """A reporter that records its messages."""
     return Recorder()
 
 
 @pytest.fixture
-def half_stored(tmp_path: Path, seen: Recorder, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Two images are stored when the disk takes nothing more."""
-    store = Store(tmp_path / "store", seen)
+def half_stored(tmp_path: Path, reporter: Recorder, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store with two images whose disk is now full."""
+    store = Store(tmp_path / "store", reporter)
     put(store.entries("key"), 0, 2)
     put(Store(tmp_path / "large enough").entries("key"), 0, 6)
 
@@ -43,30 +43,32 @@ def put(entries: Entries, first: int, last: int) -> None:
     entries.put(names, {"x": ROWS[first:last]})
 
 
-def test_rows_in_memory_are_those_that_the_disk_would_give(half_stored: Store, tmp_path: Path) -> None:
+def test_rows_in_memory_equal_those_on_disk(half_stored: Store, tmp_path: Path) -> None:
     entries = half_stored.entries("key")
     put(entries, 2, 4)
     put(entries, 4, 6)
-    assert half_stored.entries("key").missing(NAMES) == []
+    assert half_stored.entries("key").find_missing(NAMES) == []
     expected = Store(tmp_path / "large enough").entries("key")
     np.testing.assert_array_equal(entries.read(NAMES, "x"), expected.read(NAMES, "x"))
 
 
-def test_it_is_said_once_and_is_gone_with_the_run(half_stored: Store, tmp_path: Path, seen: Recorder) -> None:
+def test_a_warning_is_given_once_and_the_rows_are_lost_when_the_run_ends(
+    half_stored: Store, tmp_path: Path, reporter: Recorder
+) -> None:
     put(half_stored.entries("key"), 2, 4)
     put(half_stored.entries("another"), 4, 6)
-    (warning,) = seen.warnings
+    (warning,) = reporter.warnings
     assert "No space left on device" in warning
     assert "kept in memory" in warning
-    assert Store(tmp_path / "store").entries("key").missing(NAMES) == NAMES[2:]
+    assert Store(tmp_path / "store").entries("key").find_missing(NAMES) == NAMES[2:]
 
 
-def test_more_than_there_is_room_for_is_a_fault_with_place_and_bytes(
+def test_an_error_names_the_bytes_that_fit_neither_on_disk_nor_in_memory(
     half_stored: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home, "ROOM", 1_000)  # of all keys together
+    monkeypatch.setattr(cache_dir, "MEMORY_LIMIT", 1_000)  # of all keys together
     put(half_stored.entries("key"), 2, 4)
     with pytest.raises(EnvironmentFault, match=r"cannot take [\d,]+ bytes: No space left"):
         put(half_stored.entries("another"), 4, 6)
-    assert half_stored.entries("another").missing(NAMES) == NAMES
-    assert half_stored.entries("key").missing(NAMES) == NAMES[4:]
+    assert half_stored.entries("another").find_missing(NAMES) == NAMES
+    assert half_stored.entries("key").find_missing(NAMES) == NAMES[4:]

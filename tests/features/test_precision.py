@@ -1,4 +1,4 @@
-"""bf16 is chosen by what it does to the answers for the user's own images, once."""
+"""bf16 is chosen by its effect on predictions for the user's own images, once."""
 
 import re
 from dataclasses import replace
@@ -7,36 +7,26 @@ import keras
 import numpy as np
 import pytest
 from conftest import COLOURS, small_network
+from helpers.reporters import Recorder
 from sklearn.linear_model import Ridge
 
 from regraft.data.augmentation import View
 from regraft.data.catalog import Catalog
-from regraft.data.images.decoder_pool import DecodeAhead
-from regraft.features import precision as room
-from regraft.features.engine import Speed
+from regraft.data.images.decoder_pool import DecodingPool
+from regraft.features import precision as precision_module
+from regraft.features.engine import EngineRunner
 from regraft.features.extract import extract_features
 from regraft.features.image_facts import facts_key, read_facts
 from regraft.features.keras_engine import Network, engine_name
-from regraft.features.precision import AT_A_TIME, HELD_OUT, choose_precision
+from regraft.features.precision import MIN_HELD_OUT, SLOW_IMAGES, choose_precision
 from regraft.features.store import Store
-from regraft.solvers.cross_validation import Trial, folds
+from regraft.solvers.cross_validation import Trial, make_folds
 from regraft.solvers.decision import Link, Scaler
-from regraft.system.console import SilentReporter
 
 pytestmark = [
     pytest.mark.skipif(not engine_name().startswith("openvino"), reason="bf16 is OpenVINO's"),
     pytest.mark.usefixtures("in_this_process"),
 ]
-
-
-class Recorder(SilentReporter):
-    """Keeps what is shown."""
-
-    def __init__(self):
-        self.lines = []
-
-    def info(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def constant():
-    """A large constant beside what differs: colours begin at the fourth digit, and bf16 has two or three."""
+    """A large offset: colours differ in the fourth digit only, and bf16 has two or three."""
     image = keras.Input((32, 32, 3))
     x = keras.layers.ReLU()(keras.layers.Rescaling(0.001, offset=300)(image))
     x = keras.layers.Conv2D(3, 1, kernel_initializer=keras.initializers.Orthogonal(seed=0))(x)
@@ -76,29 +66,30 @@ def reporter():
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """A processor that has bf16, which OpenVINO imitates elsewhere."""
-    monkeypatch.setattr(room, "fast_in_bf16", lambda engine: True)
+    """A processor that has bf16, which OpenVINO emulates on others."""
+    monkeypatch.setattr(precision_module, "is_fast_in_bf16", lambda engine: True)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """How many images each measurement was to look at."""
-    counts, measure = [], room._measure
+    """The number of images that each comparison was given."""
+    counts, run_both = [], precision_module._run_both
 
-    def counted(speeds, catalog, digests, ahead):
+    def count_images(runners, catalog, *, digests, decoding):
         counts.append(len(digests))
-        return measure(speeds, catalog, digests, ahead)
+        return run_both(runners, catalog, digests=digests, decoding=decoding)
 
-    monkeypatch.setattr(room, "_measure", counted)
+    monkeypatch.setattr(precision_module, "_run_both", count_images)
     return counts
 
 
-def choose(network, catalog, store, reporter, wanted="auto"):
-    return choose_precision(Speed(network, store), catalog, store, wanted, reporter=reporter)
+def choose(network, catalog, store, reporter, choice="auto"):
+    runner = EngineRunner(network, store)
+    return choose_precision(runner, catalog, store=store, choice=choice, reporter=reporter)
 
 
 def as_table(catalog, task):
-    """The same images with labels, or with numbers, that their colour tells."""
+    """Return the same images with labels or numbers that depend on their colour."""
     names = list(COLOURS)
     cells = {"multilabel": ["cold", "cold|dull", "warm"], "regression": ["1.5", "2.25", "4.5"]}[task]
     colours = [names.index(sample.path.split("/")[0]) for sample in catalog.samples]
@@ -117,50 +108,50 @@ def as_task(catalog, task):
         return catalog
     if task == "binary":
         two = [sample for sample in catalog.samples if sample.target != 1]
-        return replace(catalog, samples=tuple(two)).learnable().as_task("binary")
+        return replace(catalog, samples=tuple(two)).require_learnable().as_task("binary")
     return as_table(catalog, task)
 
 
 TASKS = ["multiclass", "binary", "multilabel", "regression"]
 
 
-# --- by the answers
+# --- by predictions
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_where_bf16_harms_no_answer_it_is_used(network, make_photos, store, reporter, task):
+def test_bf16_is_used_if_predictions_stay_as_good(network, make_photos, store, reporter, task):
     catalog = as_task(Catalog.from_folder(make_photos(each=32)), task)
-    speed, _ = choose(network, catalog, store, reporter)
-    assert speed.precision == "bf16"
+    runner, _ = choose(network, catalog, store, reporter)
+    assert runner.precision == "bf16"
     (line,) = reporter.lines
     assert line.startswith("Precision: bf16 is used. On ")
     assert "a probe's loss is" in line
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_where_bf16_harms_answers_it_is_not_used(constant, make_photos, store, reporter, task):
+def test_bf16_is_not_used_if_predictions_get_worse(constant, make_photos, store, reporter, task):
     catalog = as_task(Catalog.from_folder(make_photos(each=32)), task)
-    speed, _ = choose(constant, catalog, store, reporter)
-    assert speed.precision == "f32"
+    runner, _ = choose(constant, catalog, store, reporter)
+    assert runner.precision == "f32"
     (line,) = reporter.lines
     assert line.startswith("Precision: f32 is used. On ")
     assert "a probe's loss is" in line
 
 
 def test_the_losses_shown_are_those_of_ridge_regression_on_held_out_images(network, catalog, store, reporter):
-    """The penalty is the one with which both together are lowest."""
+    """The penalty is the one with the lowest sum of both losses."""
     rng = np.random.default_rng(0)
     numbers = rng.normal(size=len(catalog)) + [sample.target for sample in catalog.samples]
     samples = [replace(s, target=(float(v),)) for s, v in zip(catalog.samples, numbers, strict=True)]
     catalog = replace(catalog, samples=tuple(samples), outputs=("number",), task="regression")
     choose(network, catalog, store, reporter)
     samples = sorted(samples, key=lambda sample: sample.digest)
-    targets = Scaler.of(catalog.targets(samples))(catalog.targets(samples))
+    targets = Scaler.from_features(catalog.targets(samples))(catalog.targets(samples))
     losses = []
     for precision in ("bf16", "f32"):
         features = extract_features(network, catalog, store=store, precision=precision)
         rows = features.matrix(samples, "cut_0")
-        losses.append([squared_error(rows, targets, penalty) for penalty in room.PENALTIES])
+        losses.append([squared_error(rows, targets, penalty) for penalty in precision_module.PENALTIES])
     rough, exact = np.array(losses)[:, np.sum(losses, 0).argmin()]
     assert (
         f"On {len(samples)} of your images a probe's loss is {rough:.3f} in bf16 and {exact:.3f} in f32"
@@ -170,8 +161,8 @@ def test_the_losses_shown_are_those_of_ridge_regression_on_held_out_images(netwo
 
 def squared_error(rows, targets, penalty):
     errors = []
-    for held in folds(targets, task="regression", count=5, seed=0):
-        scaler = Scaler.of(rows[~held].astype(np.float64))
+    for held in make_folds(targets, task="regression", count=5, seed=0):
+        scaler = Scaler.from_features(rows[~held].astype(np.float64))
         ridge = Ridge(alpha=penalty * (~held).sum()).fit(scaler(rows[~held]), targets[~held])
         errors.append((ridge.predict(scaler(rows[held])).reshape(targets[held].shape) - targets[held]) ** 2)
     return np.concatenate(errors).mean()
@@ -195,14 +186,14 @@ def test_a_loss_may_rise_by_a_hundredth_or_by_its_standard_error(
         ([Trial({}, (targets + np.sqrt(losses))[:, None], linear, losses)], everywhere)
         for losses in (np.ones(images), 1 + np.resize(changes, images))
     ]
-    monkeypatch.setattr(room, "cross_validate", lambda family, part: tried.pop(0))
+    monkeypatch.setattr(precision_module, "cross_validate", lambda family, part: tried.pop(0))
     samples = [replace(catalog.samples[0], target=(value,)) for value in targets]
     catalog = replace(catalog, task="regression", outputs=("number",))
     features = [{"cut_0": np.zeros((images, 1))}] * 2
-    assert room._judge(features, catalog, samples)[0] is harmless
+    assert precision_module._judge(features, catalog, samples)[0] is harmless
 
 
-# --- by the features
+# --- by features
 
 
 def test_too_few_images_are_compared_by_their_features(network, few, store, reporter):
@@ -211,9 +202,9 @@ def test_too_few_images_are_compared_by_their_features(network, few, store, repo
     assert choose(network, few, store, reporter)[0].precision == "bf16"
 
 
-def test_features_that_hardly_differ_between_images_are_left_in_f32(constant, few, store, reporter):
-    speed, _ = choose(constant, few, store, reporter)
-    assert speed.precision == "f32"
+def test_features_that_hardly_differ_between_images_stay_in_f32(constant, few, store, reporter):
+    runner, _ = choose(constant, few, store, reporter)
+    assert runner.precision == "f32"
     assert "of their spread away from f32's (limit 10 %)" in reporter.lines[0]
 
 
@@ -224,80 +215,87 @@ def test_images_without_targets_are_compared_by_their_features(network, catalog,
 
 
 @pytest.mark.slow
-def test_the_difference_shown_is_the_difference_there_is(network, few, store, reporter):
+def test_the_difference_shown_is_correct(network, few, store, reporter):
     choose(network, few, store, reporter)
     exact, rough = (
-        extract_features(network, few, store=store, precision=each).matrix(few.samples, "cut_0")
-        for each in ("f32", "bf16")
+        extract_features(network, few, store=store, precision=precision).matrix(few.samples, "cut_0")
+        for precision in ("f32", "bf16")
     )
     spread = np.sqrt(((exact - exact.mean(0)) ** 2).sum())
-    apart = np.sqrt(((rough - exact) ** 2).sum())
-    assert 0 < apart < spread
+    difference = np.sqrt(((rough - exact) ** 2).sum())
+    assert 0 < difference < spread
     shown = re.search(r"its features are ([\d.]+) % of their spread", reporter.lines[0])
     assert shown is not None
-    assert float(shown[1]) == pytest.approx(100 * apart / spread, abs=0.06)  # a rounded digit
+    assert float(shown[1]) == pytest.approx(100 * difference / spread, abs=0.06)  # a rounded digit
 
 
 # --- which images
 
 
-def test_images_of_a_test_part_have_no_say(network, catalog, store, reporter, measured):
+def test_images_of_the_test_part_are_not_used(network, catalog, store, reporter, measured):
     samples = [
-        replace(sample, part="test" if place % 2 else "train") for place, sample in enumerate(catalog.samples)
+        replace(sample, part="test" if number % 2 else "train")
+        for number, sample in enumerate(catalog.samples)
     ]
     choose(network, replace(catalog, samples=tuple(samples)), store, reporter)
     assert measured == [len(catalog) // 2]
 
 
-def test_of_a_slow_network_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):
-    monkeypatch.setattr(room, "WORK", 1.0)
+def test_a_slow_network_is_compared_on_fewer_images(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(precision_module, "WORK", 1.0)
     _, computed = choose(network, catalog, store, reporter)
-    assert computed == AT_A_TIME < HELD_OUT
-    assert f"On {AT_A_TIME} of your images its features are" in reporter.lines[0]
+    assert computed == SLOW_IMAGES < MIN_HELD_OUT
+    assert f"On {SLOW_IMAGES} of your images its features are" in reporter.lines[0]
 
 
-def test_how_many_images_are_looked_at_is_a_matter_of_multiplications(network, monkeypatch):
-    """Neither of the clock nor of other work: the same network is asked about as many images everywhere."""
-    each = room._count_images(Network.of(network))
-    assert each == room.MOST  # a small network
-    cost = room.WORK / 100
-    monkeypatch.setattr("regraft.models.cut.multiplications", lambda nodes: cost)
-    assert room._count_images(Network.of(network)) == 100
-    cost = 1.5 * room.WORK / room.ENOUGH
-    assert room._count_images(Network.of(network)) == room.ENOUGH
-    cost = room.WORK
-    assert room._count_images(Network.of(network)) == room.AT_A_TIME
+def test_the_number_of_images_depends_on_multiplications(network, monkeypatch):
+    """Neither the clock nor other work matter: a network is compared on as many images everywhere."""
+    assert precision_module._count_images(Network.from_model(network)) == precision_module.MAX_IMAGES
+    cost = precision_module.WORK / 100
+    monkeypatch.setattr("regraft.models.cut.count_multiplications", lambda nodes: cost)
+    assert precision_module._count_images(Network.from_model(network)) == 100
+    cost = 1.5 * precision_module.WORK / precision_module.ENOUGH_IMAGES
+    assert precision_module._count_images(Network.from_model(network)) == precision_module.ENOUGH_IMAGES
+    cost = precision_module.WORK
+    assert precision_module._count_images(Network.from_model(network)) == precision_module.SLOW_IMAGES
 
 
-def test_decoding_that_began_earlier_is_used_and_left_as_it_was(network, catalog, store, reporter):
-    digests = list(room.sample_images(catalog))
-    with DecodeAhead(catalog.jobs(digests), 32) as ahead:
+def test_decoding_that_began_earlier_is_used_and_can_still_be_read(network, catalog, store, reporter):
+    digests = list(precision_module.sample_images(catalog))
+    with DecodingPool(catalog.make_jobs(digests), 32) as decoding:
         _, computed = choose_precision(
-            Speed(network, store), catalog, store, "auto", ahead=ahead, reporter=reporter
+            EngineRunner(network, store),
+            catalog,
+            store=store,
+            choice="auto",
+            decoding=decoding,
+            reporter=reporter,
         )
         assert computed == len(digests)
-        assert [each.facts for each in ahead] == list(read_facts(store.entries(facts_key(32)), digests))
+        assert [result.facts for result in decoding] == list(
+            read_facts(store.entries(facts_key(32)), digests)
+        )
 
 
-def test_of_large_features_fewer_images_are_looked_at(network, catalog, store, reporter, monkeypatch):
-    monkeypatch.setattr(room, "BYTES", 1)
-    monkeypatch.setattr(room, "CHUNK", 10)
+def test_large_features_are_compared_on_fewer_images(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(precision_module, "MAX_BYTES", 1)
+    monkeypatch.setattr(precision_module, "CHUNK", 10)
     assert choose(network, catalog, store, reporter)[1] == 10
 
 
-def test_what_was_computed_to_choose_is_not_computed_again(network, catalog, store, reporter):
-    speed, computed = choose(network, catalog, store, reporter)
+def test_features_computed_for_the_choice_are_not_computed_again(network, catalog, store, reporter):
+    runner, computed = choose(network, catalog, store, reporter)
     assert computed == len(catalog)
-    for key in (speed.feature_key(View()), facts_key(32)):
-        assert store.entries(key).missing(catalog.contents) == []
+    for key in (runner.feature_key(View()), facts_key(32)):
+        assert store.entries(key).find_missing(catalog.digests) == []
     received = extract_features(network, catalog, store=store)
-    fresh = extract_features(network, catalog, store=Store(store.root / "fresh"), precision=speed.precision)
+    fresh = extract_features(network, catalog, store=Store(store.root / "fresh"), precision=runner.precision)
     rows = [features.matrix(catalog.samples, "cut_0") for features in (received, fresh)]
     np.testing.assert_array_equal(*rows)
     assert received.facts(catalog.samples) == fresh.facts(catalog.samples)
 
 
-def test_images_that_were_computed_to_choose_count_as_computed(network, catalog, store):
+def test_images_computed_for_the_choice_count_as_computed(network, catalog, store):
     first = extract_features(network, catalog, store=store)
     assert (first.computed, first.reused) == (len(catalog), 0)
     again = extract_features(network, catalog, store=store)
@@ -313,21 +311,19 @@ def test_the_answer_is_remembered(network, catalog, store, reporter, measured):
     assert len(measured) == len(reporter.lines) == 1
 
 
-def test_images_that_are_added_leave_the_answer(network, catalog, store, reporter, measured):
-    """Unless they are among the few of the smallest digests, by which it is remembered."""
+def test_adding_images_does_not_change_the_answer(network, catalog, store, reporter, measured):
+    """Unless they are among those of the smallest digests, for which it is remembered."""
     choose(network, replace(catalog, samples=_all_but_the_last(catalog)), store, reporter)
     choose(network, catalog, store, reporter)
     assert len(measured) == 1
 
 
 def _all_but_the_last(catalog):
-    """All samples but the one of the greatest digest."""
+    """Return all samples but the one of the greatest digest."""
     return tuple(sorted(catalog.samples, key=lambda sample: sample.digest)[:-1])
 
 
-def test_images_that_are_added_count_alone_where_the_question_is_asked_again(
-    network, catalog, store, measured
-):
+def test_only_added_images_count_as_computed_if_the_choice_is_made_again(network, catalog, store, measured):
     samples = sorted(catalog.samples, key=lambda sample: sample.digest)
     extract_features(network, replace(catalog, samples=tuple(samples[3:])), store=store)
     features = extract_features(network, catalog, store=store)
@@ -335,35 +331,35 @@ def test_images_that_are_added_count_alone_where_the_question_is_asked_again(
     assert measured == [len(samples) - 3, len(samples)]
 
 
-def test_where_most_features_are_there_in_f32_they_are_used(network, catalog, store, reporter, measured):
+def test_f32_is_used_if_most_features_are_stored_in_f32(network, catalog, store, reporter, measured):
     most = replace(catalog, samples=catalog.samples[: len(catalog) // 2 + 1])
     extract_features(network, most, store=store, precision="f32")
     assert choose(network, catalog, store, reporter)[0].precision == "f32"
     assert measured == []
 
 
-def test_other_targets_of_the_same_images_ask_again(network, catalog, store, reporter, measured):
+def test_other_targets_of_the_same_images_need_another_choice(network, catalog, store, reporter, measured):
     for task in ("multilabel", "regression"):
         choose(network, as_table(catalog, task), store, reporter)
     assert len(measured) == 2
 
 
-def test_without_bf16_in_the_processor_nothing_is_measured(network, catalog, store, reporter, monkeypatch):
-    monkeypatch.setattr(room, "fast_in_bf16", lambda engine: False)
+def test_nothing_is_measured_without_bf16_in_the_processor(network, catalog, store, reporter, monkeypatch):
+    monkeypatch.setattr(precision_module, "is_fast_in_bf16", lambda engine: False)
     assert choose(network, catalog, store, reporter)[0].precision == "f32"
     assert reporter.lines == []
 
 
-@pytest.mark.parametrize("wanted", ["f32", "bf16"])
-def test_what_is_wanted_is_used_unasked(network, few, store, reporter, wanted):
-    features = extract_features(network, few, store=store, precision=wanted)
-    assert features.precision == wanted
-    assert wanted in features.key
-    assert choose(network, few, store, reporter, wanted)[1] == 0
+@pytest.mark.parametrize("choice", ["f32", "bf16"])
+def test_a_stated_precision_is_used_without_measuring(network, few, store, reporter, choice):
+    features = extract_features(network, few, store=store, precision=choice)
+    assert features.precision == choice
+    assert choice in features.key
+    assert choose(network, few, store, reporter, choice)[1] == 0
     assert reporter.lines == []
 
 
-def test_less_than_a_handful_of_images_tell_nothing(network, make_photos, store, reporter):
+def test_too_few_images_to_compare_stay_in_f32(network, make_photos, store, reporter):
     handful = Catalog.from_folder(make_photos("handful", each=2))
     assert choose(network, handful, store, reporter)[0].precision == "f32"
     assert reporter.lines == []

@@ -1,4 +1,4 @@
-"""The store gives back what was put in, or says that it is missing: never anything else."""
+"""The store gives back what was stored, or reports it as missing: never anything else."""
 
 import errno
 import json
@@ -18,8 +18,8 @@ from regraft.errors import EnvironmentFault
 from regraft.features import shard as shard_module
 from regraft.features import store as store_module
 from regraft.features.store import FORM, Store, pixel_key
-from regraft.system import cache_dir as home
-from regraft.system.atomic import new_file
+from regraft.system import cache_dir
+from regraft.system.atomic import make_temporary_file
 
 KEY = "prefix abc\nsize 8"
 
@@ -44,41 +44,41 @@ def filled(tmp_path):
     return store
 
 
-def opened(store):
-    """The entries as another process sees them: rows are checked once in a process."""
+def reopen(store):
+    """Return the entries as another process sees them, since a process checks a row once."""
     return Store(store.root).entries(KEY)
 
 
 def shard_file(store):
-    (found,) = store.root.glob(f"{FORM}/*/*.shard")
-    return found
+    (path,) = store.root.glob(f"{FORM}/*/*.shard")
+    return path
 
 
 def test_several_named_tensors_come_back_bit_by_bit_in_any_order(filled):
-    entries = opened(filled)
-    asked = [names(4)[number] for number in (2, 0, 3, 0)]
-    assert entries.missing(asked) == []
+    entries = reopen(filled)
+    digests = [names(4)[number] for number in (2, 0, 3, 0)]
+    assert entries.find_missing(digests) == []
     for name, expected in tensors(4).items():
-        received = entries.read(asked, name)
+        received = entries.read(digests, name)
         assert received.dtype == expected.dtype
         np.testing.assert_array_equal(received, expected[[2, 0, 3, 0]])
 
 
-def test_what_was_put_is_there_for_the_one_who_put_it(tmp_path):
+def test_stored_rows_can_be_read_at_once(tmp_path):
     entries = Store(tmp_path).entries(KEY)
-    assert entries.missing(names(2)) == names(2)
+    assert entries.find_missing(names(2)) == names(2)
     entries.put(names(2), tensors(2))
     entries.put(names(2, first=2), tensors(2, seed=1))
-    assert entries.missing(names(4)) == []
+    assert entries.find_missing(names(4)) == []
     np.testing.assert_array_equal(entries.read(names(4)[2:], "cut_0"), tensors(2, seed=1)["cut_0"])
 
 
-def test_missing_names_each_image_once_in_the_order_asked(filled):
-    other, more = names(2, first=7)
-    assert filled.entries(KEY).missing([other, *names(1), more, other]) == [other, more]
+def test_find_missing_names_each_image_once_in_the_order_asked(filled):
+    first, second = names(2, first=7)
+    assert filled.entries(KEY).find_missing([first, *names(1), second, first]) == [first, second]
 
 
-def test_an_image_that_is_not_there_cannot_be_read(filled):
+def test_a_missing_image_cannot_be_read(filled):
     (other,) = names(1, first=7)
     with pytest.raises(KeyError, match=other):
         filled.entries(KEY).read([*names(2), other], "flat")
@@ -87,21 +87,22 @@ def test_an_image_that_is_not_there_cannot_be_read(filled):
 
 
 def test_an_empty_store_has_nothing(tmp_path):
-    assert Store(tmp_path).entries(KEY).missing(names(2)) == names(2)
+    assert Store(tmp_path).entries(KEY).find_missing(names(2)) == names(2)
 
 
 def test_rows_of_many_shards_come_in_the_order_asked(tmp_path):
     rng = np.random.default_rng(0)
     digests = [rng.bytes(16).hex() for _ in range(60)]
     values = rng.integers(0, 1000, (60, 4)).astype(np.float32)
-    for at in range(0, 60, 7):
-        Store(tmp_path).entries(KEY).put(digests[at : at + 7], {"x": values[at : at + 7]})
+    for start in range(0, 60, 7):
+        block = slice(start, start + 7)
+        Store(tmp_path).entries(KEY).put(digests[block], {"x": values[block]})
     order = rng.integers(0, 60, 200)  # with repetitions
     received = Store(tmp_path).entries(KEY).read([digests[number] for number in order], "x")
     np.testing.assert_array_equal(received, values[order])
 
 
-def test_float32_comes_back_rounded_to_eleven_bits_and_the_same_for_whoever_put_it(tmp_path):
+def test_float32_comes_back_rounded_to_eleven_bits_also_to_its_writer(tmp_path):
     values = np.maximum(np.random.default_rng(0).normal(size=(40, 50)), 0).astype(np.float32)
     first = Store(tmp_path).entries(KEY)
     first.put(names(40), {"x": values})
@@ -112,8 +113,8 @@ def test_float32_comes_back_rounded_to_eleven_bits_and_the_same_for_whoever_put_
     np.testing.assert_array_equal(Store(tmp_path).entries(KEY).read(names(40), "x"), received)
 
 
-def test_what_a_row_becomes_depends_on_no_other(tmp_path):
-    """Neither on its size, nor on one that cannot be made smaller and keeps all its bits."""
+def test_a_row_does_not_depend_on_the_others(tmp_path):
+    """Neither on their size, nor on one that keeps all its bits."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4, 50)).astype(np.float32)
     values[2] *= 1e6
@@ -136,127 +137,127 @@ def test_an_image_takes_two_bytes_a_value_and_little_more(tmp_path):
 
 def test_a_row_is_checked_once_in_a_process(filled, monkeypatch):
     checked = []
-    checksums = shard_module._checksums
+    checksums = shard_module._compute_checksums
 
     def counting(records, *rest):
         checked.append(len(records))
         return checksums(records, *rest)
 
-    monkeypatch.setattr(shard_module, "_checksums", counting)
+    monkeypatch.setattr(shard_module, "_compute_checksums", counting)
     store = Store(filled.root)
     for _ in range(3):
         entries = store.entries(KEY)
-        assert entries.missing(names(3)) == []
+        assert entries.find_missing(names(3)) == []
         entries.read(names(4), "flat")
     assert checked == [3, 1]
 
 
-def test_what_another_process_stores_is_found_when_asked_again(filled):
-    assert filled.entries(KEY).missing(names(6)) == names(2, first=4)
-    opened(filled).put(names(2, first=4), tensors(2))
-    assert filled.entries(KEY).missing(names(6)) == []
+def test_rows_of_another_process_are_found_later(filled):
+    assert filled.entries(KEY).find_missing(names(6)) == names(2, first=4)
+    reopen(filled).put(names(2, first=4), tensors(2))
+    assert filled.entries(KEY).find_missing(names(6)) == []
 
 
-def test_a_store_of_another_version_is_neither_read_nor_touched(tmp_path):
+def test_a_store_of_another_version_is_neither_read_nor_changed(tmp_path):
     folder = tmp_path / "features" / "a" / "b"
     folder.mkdir(parents=True)
     (folder / "index.json").write_text("[]")
     (tmp_path / "features-9").write_text("of the future")
     store = Store(tmp_path)
-    assert store.entries(KEY).missing(names(2)) == names(2)
+    assert store.entries(KEY).find_missing(names(2)) == names(2)
     store.entries(KEY).put(names(2), tensors(2))
-    assert opened(store).missing(names(2)) == []
+    assert reopen(store).find_missing(names(2)) == []
     assert (folder / "index.json").read_text() == "[]"
 
 
-def test_nothing_asked_is_nothing_read(filled):
+def test_reading_no_images_gives_no_rows(filled):
     assert len(filled.entries(KEY).read([], "cut_0")) == 0
 
 
 def test_keys_are_separate(filled):
-    assert filled.entries(KEY + " ").missing(names(1)) == names(1)
+    assert filled.entries(KEY + " ").find_missing(names(1)) == names(1)
     assert pixel_key(224) != pixel_key(299)
-    (words,) = filled.root.glob(f"{FORM}/*/key.txt")
-    assert words.read_text() == KEY + "\n"
+    (key_file,) = filled.root.glob(f"{FORM}/*/key.txt")
+    assert key_file.read_text() == KEY + "\n"
 
 
 @pytest.mark.slow
-def test_a_flipped_bit_anywhere_is_found_and_costs_only_a_computation(tmp_path):
-    """Every third byte of a shard: the answer is right or missing."""
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
+    """In every third byte of a shard: a row is correct or missing."""
     expected = tensors(2)
     store = Store(tmp_path)
     store.entries(KEY).put(names(2), expected)
     path = shard_file(store)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     lost = []
-    for place in range(0, len(whole), 3):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << (place % 8)
+    for offset in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[offset] ^= 1 << (offset % 8)
         path.write_bytes(damaged)
-        entries = opened(store)
-        missing = entries.missing(names(2))
+        entries = reopen(store)
+        missing = entries.find_missing(names(2))
         lost.append(len(missing))
         for number in (number for number, digest in enumerate(names(2)) if digest not in missing):
             digest = names(1, number)
             for name in expected:
                 received = entries.read(digest, name)
-                assert received.dtype == expected[name].dtype, place
+                assert received.dtype == expected[name].dtype, offset
                 np.testing.assert_array_equal(received, expected[name][[number]])
     assert lost.count(1) > 20  # records and rows
-    assert lost.count(2) > 50  # the head, and what says how arrays are to be read
+    assert lost.count(2) > 50  # the head, and the headers of arrays
 
 
-def test_damage_is_said_once_with_how_much_of_it(filled):
+def test_damaged_entries_are_counted_and_reported_once(filled):
     path = shard_file(filled)
     data = bytearray(path.read_bytes())
     for image in (1, 2, 3):
         data[-(2 * image - 1)] ^= 1  # "flat", the last tensor, has two bytes an image
     path.write_bytes(data)
-    seen = Recorder()
-    entries = Store(filled.root, seen).entries(KEY)
-    assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
+    reporter = Recorder()
+    entries = Store(filled.root, reporter).entries(KEY)
+    assert entries.find_missing(names(5)) == names(4)[1:] + names(1, first=4)
     warnings = ["3 entries of the feature store are damaged and are computed again."]
-    assert seen.warnings == warnings
-    assert entries.missing(names(5)) == names(4)[1:] + names(1, first=4)
+    assert reporter.warnings == warnings
+    assert entries.find_missing(names(5)) == names(4)[1:] + names(1, first=4)
     entries.put(names(4)[1:], {name: value[1:] for name, value in tensors(4).items()})
-    assert Store(filled.root, seen).entries(KEY).missing(names(4)) == []
-    assert seen.warnings == warnings
+    assert Store(filled.root, reporter).entries(KEY).find_missing(names(4)) == []
+    assert reporter.warnings == warnings
 
 
-def test_a_file_that_is_damaged_as_a_whole_is_removed_and_that_is_said(filled):
+def test_a_shard_with_a_damaged_head_is_removed_and_reported(filled):
     path = shard_file(filled)
     path.write_bytes(b"\x93NUMPY?" + path.read_bytes()[7:])
-    seen = Recorder()
+    reporter = Recorder()
     for _ in range(2):
-        assert Store(filled.root, seen).entries(KEY).missing(names(4)) == names(4)
-        (warning,) = seen.warnings
+        assert Store(filled.root, reporter).entries(KEY).find_missing(names(4)) == names(4)
+        (warning,) = reporter.warnings
         assert path.name in warning
 
 
-def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_write_is_not(filled):
+def test_temporary_files_of_dead_processes_are_removed_and_of_live_ones_kept(filled):
     folder = shard_file(filled).parent
     (folder / ".writing-dead").write_bytes(b"half")
-    with new_file(folder, ".writing-") as alive:
-        opened(filled).put(names(2, first=9), tensors(2))
+    with make_temporary_file(folder, ".writing-") as alive:
+        reopen(filled).put(names(2, first=9), tensors(2))
         assert [path.name for path in folder.glob(".writing-*")] == [alive.name]
 
 
-def test_the_same_bytes_read_as_other_numbers_are_found(filled):
+def test_another_byte_order_is_noticed(filled):
     path = shard_file(filled)
     path.write_bytes(path.read_bytes().replace(b"'<f2'", b"'>f2'"))
-    assert opened(filled).missing(names(4)) == names(4)
+    assert reopen(filled).find_missing(names(4)) == names(4)
 
 
-def test_damage_to_one_row_costs_that_row_which_can_be_put_again(filled):
+def test_only_the_damaged_row_is_lost_and_can_be_stored_again(filled):
     path = shard_file(filled)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # in the last image's row
     path.write_bytes(data)
-    entries = opened(filled)
-    assert entries.missing(names(4)) == [names(4)[3]]
+    entries = reopen(filled)
+    assert entries.find_missing(names(4)) == [names(4)[3]]
     entries.put([names(4)[3]], {name: value[3:] for name, value in tensors(4).items()})
-    for again in (entries, opened(filled)):
-        assert again.missing(names(4)) == []
+    for again in (entries, reopen(filled)):
+        assert again.find_missing(names(4)) == []
         np.testing.assert_array_equal(again.read(names(4), "cut_0"), tensors(4)["cut_0"])
 
 
@@ -264,31 +265,31 @@ def test_damage_to_one_row_costs_that_row_which_can_be_put_again(filled):
 def test_a_shard_cut_short_is_missing(filled, keep):
     path = shard_file(filled)
     path.write_bytes(path.read_bytes()[:keep])
-    assert opened(filled).missing(names(4)) == names(4)
+    assert reopen(filled).find_missing(names(4)) == names(4)
 
 
 @pytest.mark.parametrize("text", ["", "[[", "{}", "[" * 100_000])
-def test_a_file_that_is_no_shard_is_an_empty_one(filled, text):
+def test_a_file_that_is_not_a_shard_is_ignored(filled, text):
     (shard_file(filled).parent / "a.shard").write_text(text)
-    assert opened(filled).missing(names(4)) == []
+    assert reopen(filled).find_missing(names(4)) == []
 
 
-def test_a_store_that_vanishes_while_it_is_in_use_is_said(filled):
-    entries = opened(filled)
-    assert entries.missing(names(4)) == []
+def test_a_store_that_vanishes_while_in_use_is_reported(filled):
+    entries = reopen(filled)
+    assert entries.find_missing(names(4)) == []
     shard_file(filled).unlink()
     with pytest.raises(EnvironmentFault, match=r"cannot be read any more: No such file.*Run again"):
         entries.read(names(4), "cut_0")
-    assert opened(filled).missing(names(4)) == names(4)
+    assert reopen(filled).find_missing(names(4)) == names(4)
 
 
 def test_a_half_written_shard_is_not_read(filled):
     path = shard_file(filled)
     path.rename(path.with_name(f".writing-{path.stem}"))
-    assert opened(filled).missing(names(4)) == names(4)
+    assert reopen(filled).find_missing(names(4)) == names(4)
 
 
-def test_no_pickle_is_ever_opened(filled, tmp_path):
+def test_no_pickle_is_ever_reopen(filled, tmp_path):
     marker = tmp_path / "opened"
 
     class Hostile:
@@ -300,71 +301,71 @@ def test_no_pickle_is_ever_opened(filled, tmp_path):
     for write in (np.save, lambda file, _: file.write(pickle.dumps(Hostile()))):
         with path.open("wb") as file:
             write(file, objects)
-        assert opened(filled).missing(names(4)) == names(4)
+        assert reopen(filled).find_missing(names(4)) == names(4)
     assert not marker.exists()
     with pytest.raises(ValueError, match="Object"):
         filled.entries(KEY).put(names(1), {"cut_0": objects[:1]})
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_key_and_both_succeed(tmp_path):
+def test_two_processes_can_write_the_same_key(tmp_path):
     program = (
         "import sys, numpy as np\n"
         "from regraft.features.store import Store\n"
         "for number in range(20):\n"
         "    digest = f'{number:032x}'\n"
         "    entries = Store(sys.argv[1]).entries('key')\n"
-        "    for d in entries.missing([digest]):\n"
+        "    for d in entries.find_missing([digest]):\n"
         "        entries.put([d], {'x': np.full((1, 50), number)})\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(2)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     entries = Store(tmp_path).entries("key")
-    assert entries.missing(names(20)) == []
+    assert entries.find_missing(names(20)) == []
     assert entries.read(names(20), "x")[:, 0].tolist() == list(range(20))
     assert not list(tmp_path.rglob(".writing-*"))
 
 
 @pytest.fixture
-def no_spare(monkeypatch):
-    """No memory to keep what the disk does not take."""
-    monkeypatch.setattr(home, "ROOM", 0)
+def no_fallback(monkeypatch):
+    """Keep nothing in memory."""
+    monkeypatch.setattr(cache_dir, "MEMORY_LIMIT", 0)
 
 
-def test_a_place_that_cannot_be_written_is_a_fault_of_the_environment(tmp_path, no_spare):
+def test_a_store_that_cannot_be_written_is_an_environment_fault(tmp_path, no_fallback):
     (tmp_path / "file").write_text("")
     entries = Store(tmp_path / "file" / "store").entries(KEY)
-    assert entries.missing(names(1)) == names(1)
+    assert entries.find_missing(names(1)) == names(1)
     with pytest.raises(EnvironmentFault, match="REGRAFT_HOME") as caught:
         entries.put(names(2), {"x": np.zeros((2, 500))})
     assert caught.value.exit_code == 4
     needed = int(re.search(r"cannot take ([\d,]+) bytes", str(caught.value))[1].replace(",", ""))
-    assert 8_000 < needed < 12_000  # 2 rows of 500 numbers, and what is known of their images
+    assert 8_000 < needed < 12_000  # 2 rows of 500 numbers, and their records
     assert str(tmp_path / "file") in str(caught.value)
 
 
-def everything_below(folder):
+def read_all(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_full_disk_leaves_nothing_behind_and_what_was_there_intact(filled, monkeypatch, no_spare):
+def test_a_full_disk_leaves_no_files_and_damages_none(filled, monkeypatch, no_fallback):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = everything_below(filled.root)
+    before = read_all(filled.root)
     entries = filled.entries(KEY)
     with monkeypatch.context() as patch:
         patch.setattr(store_module.os, "fsync", full)
         with pytest.raises(EnvironmentFault, match=r"cannot take .* bytes: No space left on device"):
             entries.put(names(2, first=9), tensors(2))
-    assert entries.missing(names(1, first=9)) == names(1, first=9)
-    assert everything_below(filled.root) == before
-    assert opened(filled).missing(names(4)) == []
+    assert entries.find_missing(names(1, first=9)) == names(1, first=9)
+    assert read_all(filled.root) == before
+    assert reopen(filled).find_missing(names(4)) == []
 
 
-def test_a_write_that_stops_halfway_says_why_and_leaves_nothing_behind(filled, no_spare):
-    """What a full disk does: the system takes some of the bytes and refuses the rest."""
-    before = everything_below(filled.root)
+def test_a_write_that_stops_halfway_reports_why_and_leaves_no_files(filled, no_fallback):
+    """As on a full disk: the system takes some of the bytes and refuses the rest."""
+    before = read_all(filled.root)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -373,12 +374,14 @@ def test_a_write_that_stops_halfway_says_why_and_leaves_nothing_behind(filled, n
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.exit_code == 4
-    assert everything_below(filled.root) == before
+    assert read_all(filled.root) == before
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting takes root")
-@pytest.mark.parametrize(("options", "why"), [("size=16k", "No space left"), ("ro", "Read-only file system")])
-def test_a_real_disk_that_refuses(tmp_path, options, why, no_spare):
+@pytest.mark.parametrize(
+    ("options", "reason"), [("size=16k", "No space left"), ("ro", "Read-only file system")]
+)
+def test_a_real_disk_that_refuses_to_write(tmp_path, options, reason, no_fallback):
     (tmp_path / "disk").mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path / "disk"], capture_output=True, check=False
@@ -388,8 +391,8 @@ def test_a_real_disk_that_refuses(tmp_path, options, why, no_spare):
     try:
         store = Store(tmp_path / "disk" / "store")
         store.remember("how fast?", "12")
-        assert store.entries(KEY).missing(names(9)) == names(9)
-        with pytest.raises(EnvironmentFault, match=why) as caught:
+        assert store.entries(KEY).find_missing(names(9)) == names(9)
+        with pytest.raises(EnvironmentFault, match=reason) as caught:
             store.entries(KEY).put(names(9), {"x": np.zeros((9, 9000))})
         assert caught.value.exit_code == 4
         assert not list(store.root.rglob("*.shard")) + list(store.root.rglob(".writing-*"))
@@ -397,15 +400,15 @@ def test_a_real_disk_that_refuses(tmp_path, options, why, no_spare):
         subprocess.run(["umount", tmp_path / "disk"], check=True)
 
 
-def test_an_interruption_while_writing_leaves_nothing_behind(filled, monkeypatch):
+def test_an_interruption_while_writing_leaves_no_files(filled, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shard_module, "_checksums", interrupted)
-    before = everything_below(filled.root)
+    monkeypatch.setattr(shard_module, "_compute_checksums", interrupted)
+    before = read_all(filled.root)
     with pytest.raises(KeyboardInterrupt):
         filled.entries(KEY).put(names(1, first=9), tensors(1))
-    assert everything_below(filled.root) == before
+    assert read_all(filled.root) == before
 
 
 def test_hints_come_back_and_losing_them_is_harmless(tmp_path):
@@ -415,10 +418,10 @@ def test_hints_come_back_and_losing_them_is_harmless(tmp_path):
     store.remember("how fast?", "13")
     assert store.recall("how fast?") == "13"
     (hint,) = tmp_path.glob("hints/*")
-    whole = hint.read_bytes()
-    for place in range(8 * len(whole)):  # every bit
-        damaged = bytearray(whole)
-        damaged[place // 8] ^= 1 << place % 8
+    content = hint.read_bytes()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
         hint.write_bytes(damaged)
         assert store.recall("how fast?") is None
     (tmp_path / "file").write_text("")

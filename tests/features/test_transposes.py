@@ -1,4 +1,4 @@
-"""Transpositions of a graph go where they meet, and the graph computes what it did."""
+"""Transpositions that meet cancel, and the model computes the same."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from regraft.features.transposes import sink_transposes  # noqa: E402
 FIRST, LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # channels first, and last again
 
 
-def between(*names: str):
-    """A graph that puts its channels first, last, does something, and puts them first again."""
+def make_model(*names: str):
+    """Return a model that transposes its images back and forth before these operations."""
     rng = np.random.default_rng(0)
     pixels = ops.parameter([-1, 4, 6, 3], np.float32)
     x = ops.transpose(ops.transpose(pixels, FIRST), LAST)
-    x = ops.transpose(ops.relu(ops.transpose(x, FIRST)), LAST)  # what follows takes a transposition
+    x = ops.transpose(ops.relu(ops.transpose(x, FIRST)), LAST)  # the next operation takes a transposition
     for name in names:
         x = {
             "clamp": lambda x: ops.clamp(x, -0.5, 0.5),
@@ -36,12 +36,12 @@ def between(*names: str):
     return openvino.Model([ops.result(x)], [pixels])
 
 
-def answer(model, pixels: np.ndarray) -> np.ndarray:
+def predict(model, pixels: np.ndarray) -> np.ndarray:
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled(pixels)[0]
 
 
-def count(model) -> int:
+def count_transposes(model) -> int:
     return sum(node.get_type_name() == "Transpose" for node in model.get_ops())
 
 
@@ -52,27 +52,27 @@ CASES = [
 
 
 @pytest.mark.parametrize("names", CASES)
-def test_a_graph_without_a_convolution_keeps_no_transposition_and_its_answers(names: str) -> None:
-    model = between(*names.split())
+def test_a_model_without_convolutions_loses_its_transpositions_and_predicts_the_same(names: str) -> None:
+    model = make_model(*names.split())
     pixels = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
-    expected = answer(model, pixels)
-    assert count(model) > 0
+    expected = predict(model, pixels)
+    assert count_transposes(model) > 0
     sink_transposes(model)
-    assert count(model) == 0
-    received = answer(model, pixels)
+    assert count_transposes(model) == 0
+    received = predict(model, pixels)
     assert received.shape == expected.shape
     np.testing.assert_allclose(received, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_what_several_operations_take_stays_right() -> None:
+def test_an_output_that_several_operations_take_stays_correct() -> None:
     pixels = ops.parameter([-1, 4, 6, 3], np.float32)
     turned = ops.transpose(ops.relu(pixels), FIRST)
-    both = [ops.transpose(ops.exp(turned), LAST), ops.reshape(turned, [0, -1], True)]
-    model = openvino.Model([ops.result(each) for each in both], [pixels])
-    given = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
-    expected = openvino.compile_model(model, "CPU")(given)
+    results = [ops.transpose(ops.exp(turned), LAST), ops.reshape(turned, [0, -1], True)]
+    model = openvino.Model([ops.result(result) for result in results], [pixels])
+    images = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    expected = openvino.compile_model(model, "CPU")(images)
     expected = [expected[0].copy(), expected[1].copy()]
     sink_transposes(model)
-    received = openvino.compile_model(model, "CPU")(given)
+    received = openvino.compile_model(model, "CPU")(images)
     for number, value in enumerate(expected):
         np.testing.assert_allclose(received[number], value, rtol=1e-6)

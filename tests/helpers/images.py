@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regraft.data.images.decode import decode
-from regraft.data.images.rejections import Refusal
+from regraft.data.images.rejections import Rejection
 
 
 def encoded(image, kind="PNG", **options):
@@ -35,7 +35,7 @@ def pixels(data, name=""):
 
 
 def refusal(data, name=""):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(Rejection) as caught:
         decode(data, 32, name=name)
     return caught.value
 
@@ -44,7 +44,7 @@ def verdict(data, name=""):
     """None for decoded, else the code."""
     try:
         received = decode(data, 24, name=name).pixels
-    except Refusal as found:
+    except Rejection as found:
         return found.code
     assert received.shape == (24, 24, 3)
     assert received.dtype == np.uint8

@@ -61,12 +61,12 @@ def _serve(folder: Path) -> None:
 
     import regraft.cli
     import regraft.pipeline.train
+    import regraft.training.checkpoint
     import regraft.training.fine_tuning
-    import regraft.training.journal
     from regraft.system.imports import import_openvino
 
     import_openvino()
-    regraft.training.journal.EVERY = regraft.training.journal.WORTH = 0
+    regraft.training.checkpoint.MIN_INTERVAL = regraft.training.checkpoint.WRITE_TIMES = 0
     for line in sys.stdin:
         asked = json.loads(line)
         begun, child = time.monotonic(), os.fork()

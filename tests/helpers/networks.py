@@ -55,3 +55,13 @@ def nested(size=16):
         x = keras.Sequential(inside, name=f"block{block}")(x)
     x = keras.layers.Conv2D(4, 1, name="top_conv")(x)
     return keras.Model(image, x, name="nested")
+
+
+def branched(size=75):
+    """Parallel branches, as in Inception: wherever it is cut within them, several tensors cross."""
+    image = keras.Input((size, size, 3))
+    x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(image)
+    branches = [x, x, x]
+    for _ in range(4):
+        branches = [keras.layers.Conv2D(4, 1, activation="relu")(branch) for branch in branches]
+    return keras.Model(image, keras.layers.Concatenate()(branches), name="branched")

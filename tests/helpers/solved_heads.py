@@ -1,4 +1,4 @@
-"""Synthetic features for every task, and what scikit-learn makes of them under given settings."""
+"""Synthetic features for every task, and the scikit-learn estimators that solvers are compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-GRAPHS = {  # solver -> tasks it can do as Keras layers
+LAYER_TASKS = {  # solver -> tasks it can do as Keras layers
     "logistic": ("multiclass", "binary", "multilabel"),
     "ridge": ("multiclass", "binary", "multilabel", "regression"),
     "lda": ("multiclass", "binary", "multilabel"),
@@ -15,11 +15,11 @@ GRAPHS = {  # solver -> tasks it can do as Keras layers
     "svm-rbf": ("multiclass", "binary", "multilabel", "regression"),
     "neighbours": ("multiclass", "binary", "multilabel", "regression"),
 }
-PAIRS = [(solver, task) for solver, tasks in GRAPHS.items() for task in tasks]
+PAIRS = [(solver, task) for solver, tasks in LAYER_TASKS.items() for task in tasks]
 
 
-def blobs(n: int = 100, d: int = 12, *, seed: int = 0, noise: float = 1.0):
-    """Features (n, d) around four centres, columns of unlike scale and mean, and the centre of each row."""
+def make_blobs(n: int = 100, d: int = 12, *, seed: int = 0, noise: float = 1.0):
+    """Return features (n, d) around four centres, with columns of unlike scale and mean, and each row's centre."""
     rng = np.random.default_rng(7)
     centres, scales, means = rng.normal(0, 1.3, (4, d)), rng.uniform(0.1, 5, d), rng.normal(0, 5, d)
     rng = np.random.default_rng(seed)
@@ -28,7 +28,17 @@ def blobs(n: int = 100, d: int = 12, *, seed: int = 0, noise: float = 1.0):
     return features.astype(np.float32), centre
 
 
-def targets_of(task: str, features: NDArray[Any], centre: NDArray[Any]) -> NDArray[Any]:
+def make_classes(n: int, d: int, classes: int, *, noise: float = 1.0, seed: int = 0):
+    """Return features (n, d) around a centre per class, and class numbers (n,)."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 1, (classes, d))
+    labels = np.arange(n) % classes
+    scales = rng.uniform(0.1, 10, d)
+    features = (centres[labels] + rng.normal(0, noise, (n, d))) * scales + rng.normal(0, 5, d)
+    return features.astype(np.float32), labels
+
+
+def make_targets(task: str, features: NDArray[Any], centre: NDArray[Any]) -> NDArray[Any]:
     if task == "multiclass":
         return centre.astype(np.int64)
     if task == "binary":
@@ -42,8 +52,8 @@ def targets_of(task: str, features: NDArray[Any], centre: NDArray[Any]) -> NDArr
     )
 
 
-def reference(solver: str, task: str, settings: dict[str, Any], *, rows: int, classes: int = 4) -> Any:
-    """The unfitted scikit-learn estimator of one output (or of all classes) that the settings stand for."""
+def make_reference(solver: str, task: str, settings: dict[str, Any], *, rows: int, classes: int = 4) -> Any:
+    """Return the unfitted scikit-learn estimator of one output (or of all classes) with the same settings."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -69,8 +79,8 @@ def reference(solver: str, task: str, settings: dict[str, Any], *, rows: int, cl
     return make_pipeline(first, kind(int(settings["k"]), weights=settings["weights"], algorithm="brute"))
 
 
-def reference_decisions(estimator: Any, data: NDArray[Any], task: str) -> NDArray[Any]:
-    """What its decision values are called in scikit-learn, as (m, units)."""
+def decide_reference(estimator: Any, data: NDArray[Any], task: str) -> NDArray[Any]:
+    """Return the decision values of a scikit-learn estimator, (m, units)."""
     if task == "regression":
         return estimator.predict(data)[:, None]
     if hasattr(estimator, "decision_function"):

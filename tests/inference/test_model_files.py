@@ -1,4 +1,4 @@
-"""The graph beside model.keras: who runs it, what it answers, what happens where it does not fit."""
+"""The OpenVINO graph of a run: when it is used, what it answers, and what happens if it does not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regraft.data.images.decode import decode
 from regraft.features.openvino import OpenVinoEngine
 from regraft.inference.model_files import GRAPH
 from regraft.inference.predict import SELFTEST
-from regraft.models.head import OUTPUT
+from regraft.models.head import HEAD_OUTPUT
 from regraft.recipe import HeadSpec, Phase, Taps
 
 NOT_USED = (
@@ -52,7 +52,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever falls back on Keras is caught."""
+    """Make falling back on Keras an error."""
     monkeypatch.setattr("regraft.inference.bundle.make_default_engine", None)
 
 
@@ -85,14 +85,14 @@ def test_predict_and_evaluate_import_nothing_that_they_do_not_use(finished: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("few", [True, False])
 def test_the_graph_answers_as_the_model(finished: Path, photos: Path, no_keras: None, few: bool) -> None:
-    asked = photos / "red" if few else photos  # 6 images are run one by one, 18 in batches
-    got = values(regraft.load(finished), asked)
-    np.testing.assert_allclose(got, expected(regraft.load(finished).model, asked), atol=1e-5)
+    images = photos / "red" if few else photos  # 6 images are run one by one, 18 in batches
+    got = values(regraft.load(finished), images)
+    np.testing.assert_allclose(got, expected(regraft.load(finished).model, images), atol=1e-5)
 
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, ...]]:
-    """The shapes of the inputs of each network that is converted."""
+    """Collect the input shapes of each network that is converted."""
     from regraft.features import convert as module
 
     convert, shapes = module.convert, []
@@ -175,8 +175,8 @@ def test_a_head_of_estimators_answers_from_the_graph(
     recipe = regraft.Recipe(backbone=str(network_file), phases=())
     run = regraft.train(photos, recipe, tmp_path / "run", head=GaussianNB(), store=tmp_path / "store")
     bundle = regraft.load(run.path)
-    assert bundle.kept is not None
-    exact = bundle.kept.predict(expected(run.model, photos))
+    assert bundle.estimator is not None
+    exact = bundle.estimator.predict(expected(run.model, photos))
     np.testing.assert_allclose(values(bundle, photos), exact, atol=1e-3)
 
 
@@ -221,7 +221,7 @@ def test_a_graph_that_openvino_refuses_is_named_and_keras_runs(
 def test_a_model_that_was_changed_in_memory_is_the_one_that_answers(finished: Path, photos: Path) -> None:
     bundle = regraft.load(finished)
     before = values(bundle, photos)
-    output = bundle.model.get_layer(OUTPUT)
+    output = bundle.model.get_layer(HEAD_OUTPUT)
     output.set_weights([0 * weight for weight in output.get_weights()])
     after = values(bundle, photos)
     np.testing.assert_allclose(after, expected(bundle.model, photos), atol=1e-5)
@@ -229,7 +229,7 @@ def test_a_model_that_was_changed_in_memory_is_the_one_that_answers(finished: Pa
 
 
 @pytest.mark.slow
-def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
+def test_a_graph_with_other_answers_is_not_written_and_that_is_reported(
     photos: Path, network_file: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -247,20 +247,20 @@ def test_a_graph_that_answers_otherwise_is_left_out_and_that_is_said(
     np.testing.assert_allclose(values(run.bundle, photos), expected(run.model, photos), atol=1e-5)
 
 
-# --- the answers kept with a run
+# --- the self-test of a run
 
 
 @pytest.mark.slow
-def test_the_answers_kept_with_a_run_are_its_models(finished: Path) -> None:
-    with np.load(finished / SELFTEST) as kept:
-        asked, given = kept["pictures"], kept["answers"]
-    assert asked.dtype == np.uint8
+def test_the_self_test_holds_the_models_answers(finished: Path) -> None:
+    with np.load(finished / SELFTEST) as file:
+        images, answers = file["pictures"], file["answers"]
+    assert images.dtype == np.uint8
     model = regraft.load(finished).model
-    np.testing.assert_allclose(given, model.predict(asked.astype("float32"), verbose=0), atol=1e-5)
+    np.testing.assert_allclose(answers, model.predict(images.astype("float32"), verbose=0), atol=1e-5)
 
 
-@pytest.mark.parametrize(("off", "verdict"), [(0.0, ""), (1e-3, "a little otherwise"), (0.1, "refused")])
-def test_an_engine_that_answers_otherwise_is_refused_or_said_once(
+@pytest.mark.parametrize(("off", "verdict"), [(0.0, ""), (1e-3, "warned of"), (0.1, "refused")])
+def test_an_engine_with_other_answers_is_refused_or_warned_of_once(
     run: Path, photos: Path, *, off: float, verdict: str, no_keras: None,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -272,15 +272,15 @@ def test_an_engine_that_answers_otherwise_is_refused_or_said_once(
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
     monkeypatch.setattr("regraft.inference.model_files.OpenVinoEngine", Other)
     if verdict == "refused":
-        with pytest.raises(regraft.ModelRefused, match=r"answers otherwise.*0\.1"):
+        with pytest.raises(regraft.ModelRefused, match=r"gives other answers.*0\.1"):
             next(regraft.load(run).predict([photos]))
         return
     for first in (True, False):
         next(regraft.load(run).predict([photos]))
-        assert ("answers a little otherwise" in capfd.readouterr().err) == (bool(verdict) and first)
+        assert ("gives slightly other answers" in capfd.readouterr().err) == (bool(verdict) and first)
 
 
-def test_kept_answers_that_were_changed_are_refused(
+def test_a_self_test_that_was_changed_is_refused(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))

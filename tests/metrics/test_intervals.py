@@ -64,8 +64,8 @@ def test_a_bootstrap_in_portions_draws_every_resample_once(monkeypatch: pytest.M
 
 def test_resamples_without_a_value_are_left_out() -> None:
     table = np.array([[1.0], [0.0], [0.0]])
-    found = bootstrap(table, lambda sums: np.where(sums > 0, sums, np.nan))[0]
-    assert (found.value, found.low) == (1.0, 1.0)
+    interval = bootstrap(table, lambda sums: np.where(sums > 0, sums, np.nan))[0]
+    assert (interval.value, interval.low) == (1.0, 1.0)
     nothing = bootstrap(table, lambda sums: sums * np.nan)[0]
     assert math.isnan(nothing.value)
 
@@ -79,9 +79,9 @@ def test_a_logit_interval_stays_within_its_range() -> None:
 
 def test_a_logit_interval_of_a_share_is_the_textbooks() -> None:
     truth = np.repeat([1.0, 0.0], [30, 70])
-    found = logit_interval(0.3, truth - 0.3)
+    interval = logit_interval(0.3, truth - 0.3)
     half = Z95 / math.sqrt(100 * 0.3 * 0.7)
-    assert math.log(found.high / (1 - found.high)) == pytest.approx(math.log(0.3 / 0.7) + half)
+    assert math.log(interval.high / (1 - interval.high)) == pytest.approx(math.log(0.3 / 0.7) + half)
 
 
 def test_median_intervals_cover_the_median() -> None:

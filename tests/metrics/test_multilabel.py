@@ -9,8 +9,8 @@ import pytest
 from sklearn import metrics as reference
 
 from regraft.errors import DataError
-from regraft.evaluation.scores import baseline
-from regraft.metrics.multilabel import choose_thresholds, multilabel_scores, per_label
+from regraft.evaluation.scores import compute_baseline
+from regraft.metrics.multilabel import choose_thresholds, score_labels, score_multilabel
 
 
 def labelled(n: int, labels: int, *, seed: int = 0, decimals: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -24,15 +24,17 @@ def labelled(n: int, labels: int, *, seed: int = 0, decimals: int = 9) -> tuple[
 def test_scores_agree_with_scikit_learn() -> None:
     truth, answers = labelled(300, 6)
     thresholds = np.linspace(0.2, 0.7, 6)
-    said = answers >= thresholds
+    predicted = answers >= thresholds
     expected = {
         "mAP": reference.average_precision_score(truth, answers, average="macro"),
-        "micro_f1": reference.f1_score(truth, said, average="micro"),
-        "macro_f1": reference.f1_score(truth, said, average="macro"),
+        "micro_f1": reference.f1_score(truth, predicted, average="micro"),
+        "macro_f1": reference.f1_score(truth, predicted, average="macro"),
         "macro_auc": reference.roc_auc_score(truth, answers, average="macro"),
-        "log_loss": np.mean([reference.log_loss(truth[:, at], answers[:, at]) for at in range(6)]),
+        "log_loss": np.mean(
+            [reference.log_loss(truth[:, column], answers[:, column]) for column in range(6)]
+        ),
     }
-    scores = multilabel_scores(truth, answers, thresholds=thresholds)
+    scores = score_multilabel(truth, answers, thresholds=thresholds)
     assert list(scores) == list(expected)
     for name, value in expected.items():
         assert scores[name].value == pytest.approx(value), name
@@ -42,23 +44,23 @@ def test_scores_agree_with_scikit_learn() -> None:
 def test_labels_that_do_not_occur_add_no_term() -> None:
     truth, answers = labelled(60, 3)
     more = np.hstack([truth, np.zeros((60, 1))])
-    with_it = multilabel_scores(more, np.hstack([answers, np.full((60, 1), 0.1)]))
-    without = multilabel_scores(truth, answers)
+    with_it = score_multilabel(more, np.hstack([answers, np.full((60, 1), 0.1)]))
+    without = score_multilabel(truth, answers)
     for name in ("mAP", "macro_f1", "macro_auc"):
         assert with_it[name] == without[name]
 
 
 def test_images_without_any_label_leave_only_what_is_defined() -> None:
-    assert list(multilabel_scores(np.zeros((3, 2)), np.full((3, 2), 0.1))) == ["log_loss"]
-    assert list(multilabel_scores(np.zeros((3, 2)), np.full((3, 2), 0.9))) == ["micro_f1", "log_loss"]
+    assert list(score_multilabel(np.zeros((3, 2)), np.full((3, 2), 0.1))) == ["log_loss"]
+    assert list(score_multilabel(np.zeros((3, 2)), np.full((3, 2), 0.9))) == ["micro_f1", "log_loss"]
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    truth = {name: score.value for name, score in multilabel_scores(*labelled(20_000, 3, seed=99)).items()}
+def test_intervals_cover_the_truth_about_as_often_as_claimed() -> None:
+    truth = {name: score.value for name, score in score_multilabel(*labelled(20_000, 3, seed=99)).items()}
     covered = dict.fromkeys(truth, 0)
     for trial in range(100):
-        scores = multilabel_scores(*labelled(150, 3, seed=1000 + trial), seed=trial)
+        scores = score_multilabel(*labelled(150, 3, seed=1000 + trial), seed=trial)
         for name, value in truth.items():
             covered[name] += scores[name].low <= value <= scores[name].high
     for name, times in covered.items():
@@ -68,8 +70,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 def test_order_of_images_makes_no_difference() -> None:
     truth, answers = labelled(80, 4)
     order = np.random.default_rng(3).permutation(80)
-    moved = multilabel_scores(truth[order], answers[order])
-    for name, score in multilabel_scores(truth, answers).items():
+    moved = score_multilabel(truth[order], answers[order])
+    for name, score in score_multilabel(truth, answers).items():
         np.testing.assert_allclose(
             [score.value, score.low, score.high], [moved[name].value, moved[name].low, moved[name].high]
         )
@@ -94,10 +96,10 @@ def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken() -> None:
 
 
 def test_an_answer_at_the_threshold_means_the_label() -> None:
-    given = ([[1], [0]], [[0.4], [0.1]])
-    assert multilabel_scores(*given, thresholds=[0.4])["micro_f1"].value == 1.0
-    assert per_label(*given, ["a"], thresholds=[0.4])[0].recall == 1.0
-    assert per_label(*given, ["a"], thresholds=[0.41])[0].recall == 0.0
+    arguments = ([[1], [0]], [[0.4], [0.1]])
+    assert score_multilabel(*arguments, thresholds=[0.4])["micro_f1"].value == 1.0
+    assert score_labels(*arguments, ["a"], thresholds=[0.4])[0].recall == 1.0
+    assert score_labels(*arguments, ["a"], thresholds=[0.41])[0].recall == 0.0
 
 
 def test_a_label_that_no_image_has_keeps_the_middle() -> None:
@@ -107,9 +109,9 @@ def test_a_label_that_no_image_has_keeps_the_middle() -> None:
 def test_rows_agree_with_scikit_learn() -> None:
     truth, answers = labelled(200, 4)
     thresholds = [0.3, 0.4, 0.5, 0.6]
-    rows = per_label(truth, answers, ["a", "b", "c", "d"], thresholds=thresholds)
-    said = answers >= thresholds
-    precision, recall, f1, n = reference.precision_recall_fscore_support(truth, said, zero_division=0)
+    rows = score_labels(truth, answers, ["a", "b", "c", "d"], thresholds=thresholds)
+    predicted = answers >= thresholds
+    precision, recall, f1, n = reference.precision_recall_fscore_support(truth, predicted, zero_division=0)
     assert [row.name for row in rows] == ["a", "b", "c", "d"]
     assert [row.n for row in rows] == n.tolist()
     assert [row.threshold for row in rows] == thresholds
@@ -125,7 +127,7 @@ def test_rows_agree_with_scikit_learn() -> None:
 
 
 def test_rows_leave_undefined_scores_open() -> None:
-    absent, everywhere = per_label([[0, 1], [0, 1]], [[0.1, 0.9], [0.2, 0.9]], ["absent", "everywhere"])
+    absent, everywhere = score_labels([[0, 1], [0, 1]], [[0.1, 0.9], [0.2, 0.9]], ["absent", "everywhere"])
     assert (absent.average_precision, absent.auc, absent.precision, absent.recall, absent.f1) == (None,) * 5
     assert (everywhere.average_precision, everywhere.auc, everywhere.f1) == (1.0, None, 1.0)
 
@@ -133,17 +135,17 @@ def test_rows_leave_undefined_scores_open() -> None:
 def test_random_answers_come_to_the_mean_share() -> None:
     generator = np.random.default_rng(1)
     truth, _ = labelled(20_000, 4)
-    scores = multilabel_scores(truth, generator.random(truth.shape))
-    assert scores["mAP"].value == pytest.approx(baseline("multilabel", truth, truth), abs=0.01)
-    assert baseline("multilabel", [[0, 0]], [[0, 0]]) == 0.0
-    assert baseline("multilabel", [[1, 1, 1]], [[1, 0, 0], [1, 1, 0]]) == 0.75
+    scores = score_multilabel(truth, generator.random(truth.shape))
+    assert scores["mAP"].value == pytest.approx(compute_baseline("multilabel", truth, truth), abs=0.01)
+    assert compute_baseline("multilabel", [[0, 0]], [[0, 0]]) == 0.0
+    assert compute_baseline("multilabel", [[1, 1, 1]], [[1, 0, 0], [1, 1, 0]]) == 0.75
 
 
 @pytest.mark.slow
 def test_many_images_and_labels_are_quick() -> None:
     truth, answers = labelled(5000, 80)
     start = time.process_time()
-    multilabel_scores(truth, answers, thresholds=choose_thresholds(truth, answers))
+    score_multilabel(truth, answers, thresholds=choose_thresholds(truth, answers))
     assert time.process_time() - start < 8  # about 1 s of the processor
 
 
@@ -158,6 +160,6 @@ def test_many_images_and_labels_are_quick() -> None:
 )
 def test_impossible_input_is_refused(truth: object, answers: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        multilabel_scores(truth, answers)
+        score_multilabel(truth, answers)
     with pytest.raises(DataError, match="2 thresholds"):
-        multilabel_scores([[0, 1]], [[0.1, 0.2]], thresholds=[0.5])
+        score_multilabel([[0, 1]], [[0.1, 0.2]], thresholds=[0.5])

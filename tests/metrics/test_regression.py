@@ -8,10 +8,10 @@ from sklearn import metrics as reference
 
 from regraft.errors import DataError
 from regraft.metrics.regression import (
-    beats_the_mean,
-    error_of_the_mean,
-    per_target,
-    regression_scores,
+    is_better_than_mean,
+    mean_baseline_error,
+    score_regression,
+    score_targets,
 )
 
 KEYS = ["mae", "rmse", "r2", "median_error"]
@@ -32,7 +32,7 @@ def values(scores) -> dict[str, float]:
 @pytest.mark.parametrize("targets", [1, 3])
 def test_scores_agree_with_scikit_learn(targets: int) -> None:
     truth, answers = measured(200, targets)
-    scores = regression_scores(truth, answers)
+    scores = score_regression(truth, answers)
     expected = {
         "mae": reference.mean_absolute_error(truth, answers),
         "rmse": reference.root_mean_squared_error(truth, answers),
@@ -48,45 +48,45 @@ def test_scores_agree_with_scikit_learn(targets: int) -> None:
 def test_rows_agree_with_scikit_learn() -> None:
     truth, answers = measured(150, 3)
     means = truth.mean(axis=0) + 1
-    rows = per_target(truth, answers, ["a", "b", "c"], means=means)
-    for at, row in enumerate(rows):
-        one, other = truth[:, at], answers[:, at]
+    rows = score_targets(truth, answers, ["a", "b", "c"], means=means)
+    for index, row in enumerate(rows):
+        one, other = truth[:, index], answers[:, index]
         assert row.mae.value == pytest.approx(reference.mean_absolute_error(one, other))
         assert row.rmse.value == pytest.approx(reference.root_mean_squared_error(one, other))
         assert row.r2.value == pytest.approx(reference.r2_score(one, other))
         assert row.median_error.value == pytest.approx(reference.median_absolute_error(one, other))
         assert row.error_of_the_mean == pytest.approx(
-            reference.mean_absolute_error(one, np.full(150, means[at]))
+            reference.mean_absolute_error(one, np.full(150, means[index]))
         )
 
 
 def test_a_target_that_does_not_vary_has_no_r2() -> None:
     constant = np.full((20, 1), 0.1)
-    assert list(regression_scores(constant, constant + 1)) == ["mae", "rmse", "median_error"]
+    assert list(score_regression(constant, constant + 1)) == ["mae", "rmse", "median_error"]
     truth, answers = measured(20)
-    both = regression_scores(np.hstack([truth, constant]), np.hstack([answers, constant]))
+    both = score_regression(np.hstack([truth, constant]), np.hstack([answers, constant]))
     assert both["r2"].value == pytest.approx(reference.r2_score(truth, answers), rel=1e-5)
-    row = per_target(constant, constant + 1, ["constant"], means=[0.1])[0]
+    row = score_targets(constant, constant + 1, ["constant"], means=[0.1])[0]
     assert (row.r2, row.error_of_the_mean, row.better) == (None, 0.0, False)
 
 
 def test_a_large_offset_costs_no_digits() -> None:
     truth, answers = measured(100)
-    moved = regression_scores(truth.astype(np.float64) + 1e7, answers + 1e7)
-    assert moved["r2"].value == pytest.approx(regression_scores(truth, answers)["r2"].value, rel=1e-6)
+    moved = score_regression(truth.astype(np.float64) + 1e7, answers + 1e7)
+    assert moved["r2"].value == pytest.approx(score_regression(truth, answers)["r2"].value, rel=1e-6)
 
 
 def test_a_single_image() -> None:
-    scores = regression_scores([[2.0]], [[3.0]])
+    scores = score_regression([[2.0]], [[3.0]])
     assert values(scores) == {"mae": 1.0, "rmse": 1.0, "median_error": 1.0}
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    truth = values(regression_scores(*measured(50_000, seed=99)))
+def test_intervals_cover_the_truth_about_as_often_as_claimed() -> None:
+    truth = values(score_regression(*measured(50_000, seed=99)))
     covered = dict.fromkeys(KEYS, 0)
     for trial in range(100):
-        for name, score in regression_scores(*measured(150, seed=1000 + trial), seed=trial).items():
+        for name, score in score_regression(*measured(150, seed=1000 + trial), seed=trial).items():
             covered[name] += score.low <= truth[name] <= score.high
     for name, times in covered.items():
         assert times >= 88, name
@@ -95,26 +95,26 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 def test_order_of_images_makes_no_difference() -> None:
     truth, answers = measured(90, 2)
     order = np.random.default_rng(3).permutation(90)
-    moved = regression_scores(truth[order], answers[order])
-    for name, score in regression_scores(truth, answers).items():
+    moved = score_regression(truth[order], answers[order])
+    for name, score in score_regression(truth, answers).items():
         assert (score.low, score.high) == pytest.approx((moved[name].low, moved[name].high))
 
 
-def test_the_error_of_the_mean_is_that_of_a_constant_answer() -> None:
+def test_the_mean_baseline_error_is_that_of_a_constant_answer() -> None:
     truth, _ = measured(50, 2)
     means = [1.0, 2.0]
     expected = reference.mean_absolute_error(truth, np.tile(means, (50, 1)))
-    assert error_of_the_mean(truth, means) == pytest.approx(expected)
+    assert mean_baseline_error(truth, means) == pytest.approx(expected)
 
 
 def test_real_answers_beat_the_mean_and_noise_seldom_does() -> None:
     better = blind = 0
     for seed in range(60):
         truth, answers = measured(60, 2, seed=seed, noise=0.5)
-        better += beats_the_mean(truth, answers, [100, 100])
+        better += is_better_than_mean(truth, answers, [100, 100])
         # Answers that know nothing: the mean, and a little noise of their own.
         guess = 100 + np.random.default_rng(1000 + seed).normal(size=truth.shape) * 0.05
-        blind += beats_the_mean(truth, guess, [100, 100])
+        blind += is_better_than_mean(truth, guess, [100, 100])
     assert better == 60
     assert blind <= 5  # about one in forty by chance
 
@@ -124,13 +124,13 @@ def test_a_target_of_large_numbers_does_not_outvote_the_others() -> None:
     small, large = generator.normal(size=(2, 200, 1))
     truth = np.hstack([small, 1000 * large])
     good_and_poor = np.hstack([small, np.zeros((200, 1)) + 20 * generator.normal(size=(200, 1))])
-    assert beats_the_mean(truth, good_and_poor, [0, 0])
+    assert is_better_than_mean(truth, good_and_poor, [0, 0])
 
 
 def test_nothing_follows_from_a_handful_of_images() -> None:
     truth = np.arange(5.0).reshape(5, 1)
-    assert not beats_the_mean(truth, truth, [2.0])
-    assert beats_the_mean(np.arange(6.0).reshape(6, 1), np.arange(6.0).reshape(6, 1), [2.5])
+    assert not is_better_than_mean(truth, truth, [2.0])
+    assert is_better_than_mean(np.arange(6.0).reshape(6, 1), np.arange(6.0).reshape(6, 1), [2.5])
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_nothing_follows_from_a_handful_of_images() -> None:
 )
 def test_impossible_input_is_refused(truth: object, answers: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        regression_scores(truth, answers)
+        score_regression(truth, answers)

@@ -1,4 +1,4 @@
-"""Whatever is given in a model's place is named and refused, never opened and never fetched."""
+"""Anything that is not a model is named and refused, never opened and never fetched."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from regraft.cli import app
 from regraft.errors import ModelRefused, UsageError
 from regraft.inference.bundle import load
-from regraft.model_scan.archive import expect_here
+from regraft.model_scan.archive import expect_local_path
 
 
 def torch_file() -> bytes:
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model/data.pkl", pickle.dumps({}))
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 FILES = {
@@ -44,29 +44,29 @@ ADDRESSES = ["hf://owner/model", "https://example.org/model.keras", "gs://bucket
 
 
 @pytest.fixture
-def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What is given, and what is said of it."""
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return each input with the text that its error must contain."""
     monkeypatch.chdir(tmp_path)
     for name, (data, _) in FILES.items():
         Path(name).write_bytes(data)
     for name, (member, _) in FOLDERS.items():
         Path(name).mkdir()
         (Path(name) / member).write_text("{}")
-    return {name: what for name, (_, what) in [*FILES.items(), *FOLDERS.items()]} | dict.fromkeys(
+    return {name: expected for name, (_, expected) in [*FILES.items(), *FOLDERS.items()]} | dict.fromkeys(
         ADDRESSES, "never fetched"
     )
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "inspect"])
-def test_it_ends_with_exit_code_5(command: str, given: dict[str, str], tmp_path: Path) -> None:
-    for name, what in given.items():
-        more = [] if command == "inspect" else [str(tmp_path)]
-        done = CliRunner().invoke(app, [command, name, *more])
+def test_it_ends_with_exit_code_5(command: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    for name, expected in inputs.items():
+        rest = [] if command == "inspect" else [str(tmp_path)]
+        done = CliRunner().invoke(app, [command, name, *rest])
         if done.exception is None or isinstance(done.exception, SystemExit):
             assert (command, done.exit_code) == ("inspect", 5)
         else:
             assert isinstance(done.exception, ModelRefused), name
-            assert what in str(done.exception)
+            assert expected in str(done.exception)
 
 
 def test_a_path_that_is_not_there_is_a_mistake_of_spelling(tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["C:/runs/one", "run", "./hf:/x", "/hf/model"])
 def test_a_path_is_no_address(path: str) -> None:
-    expect_here(path, "a run")
+    expect_local_path(path, "a run")

@@ -1,4 +1,4 @@
-"""Whose SavedModels are run: only those of which somebody said that they are trusted."""
+"""Only SavedModels that a user has vouched for are run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from helpers.networks import answer, pixels
 from typer.testing import CliRunner
 
 import regraft
-from regraft.backbones import savedmodel_layer as savedlayer
+from regraft.backbones import savedmodel_layer
 from regraft.backbones.load import load_backbone
 from regraft.cli import app
 from regraft.errors import ModelRefused
-from regraft.model_scan import trust as trusting
+from regraft.model_scan import trust as trust_module
 from regraft.model_scan.trust import expect_trust, is_trusted, trust
 from regraft.pipeline.inspect import inspect
 from regraft.recipe import Recipe
@@ -30,8 +30,8 @@ needs_tensorflow = pytest.mark.skipif(
 
 @pytest.fixture
 def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One that trusts nothing yet."""
-    monkeypatch.setattr(trusting, "_SAID", set())
+    """A machine that trusts nothing yet."""
+    monkeypatch.setattr(trust_module, "_TRUSTED_HERE", set())
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
     return tmp_path / "another machine"
 
@@ -49,10 +49,10 @@ def test_trust_is_said_once_and_remembered_by_content(
     with pytest.raises(
         ModelRefused, match=rf"^it holds a SavedModel, sha256 {DIGEST},.*say so once: --trust"
     ):
-        expect_trust("it", DIGEST, said=False)
-    expect_trust("it", DIGEST, said=True)
-    monkeypatch.setattr(trusting, "_SAID", set())  # another process
-    expect_trust("it", DIGEST, said=False)
+        expect_trust("it", DIGEST, user_trusts=False)
+    expect_trust("it", DIGEST, user_trusts=True)
+    monkeypatch.setattr(trust_module, "_TRUSTED_HERE", set())  # another process
+    expect_trust("it", DIGEST, user_trusts=False)
     assert not is_trusted("5b" * 32)
 
 
@@ -75,7 +75,7 @@ def test_the_graph_of_a_stranger_is_not_even_read(
     module: Path, another_machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(savedlayer, "read_module", lambda folder: pytest.fail("it was read"))
+        patch.setattr(savedmodel_layer, "read_module", lambda folder: pytest.fail("it was read"))
         with pytest.raises(ModelRefused, match="vector holds a SavedModel, sha256"):
             load_backbone(module)
     first = load_backbone(module, trust=True).model
@@ -114,7 +114,7 @@ def test_a_run_opens_where_it_was_made_and_elsewhere_only_with_trust(
     np.testing.assert_allclose(answer(regraft.load(run.path).model, x), expected, atol=1e-6)
     assert "trust" not in (run.path / "recipe.toml").read_text()
 
-    monkeypatch.setattr(trusting, "_SAID", set())
+    monkeypatch.setattr(trust_module, "_TRUSTED_HERE", set())
     shutil.rmtree(another_machine)
     (digest,) = inspect(run.path).savedmodels
     file = run.path / "model.keras"

@@ -15,12 +15,12 @@ def features():
     return np.random.default_rng(0).normal(size=(3, 5, 4, CHANNELS)).astype("float32")
 
 
-def built(block, **settings):
-    given = keras.Input((5, 4, CHANNELS))
-    return keras.Model(given, block(given, name="block", **settings))
+def build(block, **settings):
+    source = keras.Input((5, 4, CHANNELS))
+    return keras.Model(source, block(source, name="block", **settings))
 
 
-def randomised(model):
+def randomise(model):
     generator = np.random.default_rng(1)
     for weight in model.weights:
         weight.assign(generator.normal(size=weight.shape))
@@ -32,7 +32,7 @@ def sigmoid(x):
 
 
 def mlp(model, x):
-    """The two layers in between, in NumPy."""
+    """Return the output of the two inner layers, in NumPy."""
     reduce, expand = (
         [np.array(w, np.float64) for w in model.get_layer(f"block_{n}").weights] for n in ("reduce", "expand")
     )
@@ -41,7 +41,7 @@ def mlp(model, x):
 
 @pytest.mark.parametrize("block", [squeeze_excitation, cbam])
 def test_a_new_block_changes_nothing_and_can_learn(block):
-    model = built(block)
+    model = build(block)
     np.testing.assert_array_equal(answer(model, features()), features())
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
     for _ in range(2):
@@ -51,14 +51,14 @@ def test_a_new_block_changes_nothing_and_can_learn(block):
 
 
 def test_squeeze_excitation_is_that_of_the_paper():
-    model, x = randomised(built(squeeze_excitation, ratio=8)), features()
+    model, x = randomise(build(squeeze_excitation, ratio=8)), features()
     assert model.get_layer("block_reduce").units == CHANNELS // 8
     gates = 2 * sigmoid(mlp(model, x.mean(axis=(1, 2))))
     assert_close(answer(model, x), x * gates[:, None, None, :], 1e-5)
 
 
 def test_cbam_is_that_of_the_paper():
-    model, x = randomised(built(cbam)), features()
+    model, x = randomise(build(cbam)), features()
     kernel = np.array(model.get_layer("block_convolution").kernel)
     x = x * (2 * sigmoid(mlp(model, x.mean(axis=(1, 2))) + mlp(model, x.max(axis=(1, 2)))))[:, None, None, :]
     places = np.pad(np.stack([x.mean(axis=-1), x.max(axis=-1)], axis=-1), ((0, 0), (3, 3), (3, 3), (0, 0)))
@@ -72,15 +72,15 @@ def test_cbam_is_that_of_the_paper():
 
 def test_seed_decides_the_first_weights():
     one, same, other = (
-        np.array(built(cbam, seed=seed).get_layer("block_reduce").kernel) for seed in (1, 1, 2)
+        np.array(build(cbam, seed=seed).get_layer("block_reduce").kernel) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
 def test_fewer_channels_than_the_ratio():
-    given = keras.Input((4, 4, 3))
-    assert keras.Model(given, squeeze_excitation(given)).output_shape == (None, 4, 4, 3)
+    source = keras.Input((4, 4, 3))
+    assert keras.Model(source, squeeze_excitation(source)).output_shape == (None, 4, 4, 3)
 
 
 @pytest.mark.parametrize(("block", "name"), [(squeeze_excitation, "squeeze-and-excitation"), (cbam, "CBAM")])

@@ -1,4 +1,4 @@
-"""Prefix and suffix: together the same as the whole, and what is frozen stays as it is."""
+"""Prefix and suffix give the same as the model, and frozen weights stay as they are."""
 
 import doctest
 import importlib
@@ -9,8 +9,9 @@ import pytest
 from conftest import small_network
 from helpers.networks import answer, assert_close, nested, pixels, values
 
+from regraft.backbones.graph import find_node, flatten_layers
 from regraft.backbones.load import load_backbone
-from regraft.models.cut import cut, sides
+from regraft.models.cut import cut, partition_graph
 from regraft.models.freeze import freeze, resolve_plan
 from regraft.models.head import graft
 from regraft.recipe import HeadSpec
@@ -18,12 +19,12 @@ from regraft.recipe import HeadSpec
 LABELS = np.array([0, 1, 2, 0])
 
 
-def planned(plan, *, model=None, dropout=0.2):
-    """The small network, or another, with a head of three classes, frozen by a plan; and the plan."""
+def make_plan(plan, *, model=None, dropout=0.2):
+    """Return the small network, or another, with a head of three classes, and the plan applied to it."""
     backbone = load_backbone(small_network() if model is None else model)
-    whole = graft(backbone, HeadSpec(dropout=dropout), outputs=3)
+    model = graft(backbone, HeadSpec(dropout=dropout), outputs=3)
     freeze(backbone, plan)
-    return whole, resolve_plan(backbone, plan)
+    return model, resolve_plan(backbone, plan)
 
 
 def in_two_steps(halves, x):
@@ -41,8 +42,8 @@ def fit(model, x, steps, how="train_on_batch", learning_rate=0.05):
             model.train_on_batch(x, LABELS)
 
 
-def changed(model, before):
-    """The paths of what differs from `before` in any bit."""
+def list_changed(model, before):
+    """Return the paths of the weights that differ from `before` in any bit."""
     now = values(model)
     return {path for path, value in before.items() if now[path].tobytes() != value.tobytes()}
 
@@ -55,17 +56,17 @@ def changed(model, before):
     [("none", 1), ("last:1", 1), ("last:3", 2), ("last:6", 1), ("last:8", 2), ("from:4", 1), ("all", 1)],
 )
 def test_suffix_of_prefix_is_the_model(plan, crossing):
-    model, resolved = planned(plan)
+    model, resolved = make_plan(plan)
     halves = cut(model, resolved)
     x = pixels(32)
     assert len(halves.names) == crossing
     assert_close(in_two_steps(halves, x), answer(model, x), 1e-6)
-    assert_close(answer(halves.joined(), x), answer(model, x), 1e-6)
+    assert_close(answer(halves.join_halves(), x), answer(model, x), 1e-6)
 
 
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_layers_within_layers(last):
-    model, plan = planned(f"last:{last}", model=nested(), dropout=0)
+    model, plan = make_plan(f"last:{last}", model=nested(), dropout=0)
     halves = cut(model, plan)
     assert_close(in_two_steps(halves, pixels(16)), answer(model, pixels(16)), 1e-6)
     assert all(not layer.startswith("block3") for layer in names(halves.prefix)) == (last > 1)
@@ -75,9 +76,9 @@ def names(model):
     return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
-def mended(backbone):
-    """The model with batch normalisation that fits its pixels: random weights let signals die out or grow."""
-    norms = [part for layer in backbone.layers for part in layer._flatten_layers() if is_norm(part)]
+def fit_norms(backbone):
+    """Return the model, with batch normalisation fitted: random weights let signals vanish or explode."""
+    norms = [part for layer in backbone.layers for part in flatten_layers(layer) if is_norm(part)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -108,29 +109,33 @@ SHORT = {"mobilenet_v2", "resnet50", "inception_v3", "vgg16"}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "count", "most"),
-    [each if each[0] in SHORT else pytest.param(*each, marks=pytest.mark.soak) for each in FAMILIES],
+    [family if family[0] in SHORT else pytest.param(*family, marks=pytest.mark.soak) for family in FAMILIES],
 )
 def test_every_boundary_of_every_family_gives_the_model(name, size, count, most):
-    """Prefix and suffix of each are the whole, and as many numbers cross as it says."""
+    """Prefix and suffix give the model's output, and as many numbers cross as the boundary states."""
     backbone = load_backbone(name, weights="random", image_size=size)
-    model, x = mended(backbone), pixels(size, 2)
+    model, x = fit_norms(backbone), pixels(size, 2)
     expected = answer(model, x)
     assert np.abs(expected[0] - expected[1]).max() > 1e-3 * np.abs(expected).max()  # not a constant
     last = model.layers[-1]
     while not last.weights:
-        last = last._inbound_nodes[0].parent_nodes[0].operation
+        last = find_node(last.output).parent_nodes[0].operation
 
     def only(layer):
         return layer is last
 
-    found = sides(model, only).boundaries
-    assert max(len(at.tensors) for at in found) == most
+    boundaries = partition_graph(model, only).boundaries
+    assert max(len(boundary.tensors) for boundary in boundaries) == most
     rng = np.random.default_rng(0)
-    some = found if count is None else [found[n] for n in rng.choice(len(found), count, replace=False)]
-    for at in some:
-        halves = cut(model, only, at)
+    chosen = (
+        boundaries
+        if count is None
+        else [boundaries[n] for n in rng.choice(len(boundaries), count, replace=False)]
+    )
+    for boundary in chosen:
+        halves = cut(model, only, boundary)
         features = halves.prefix(x, training=False)
-        assert sum(np.prod(value.shape[1:]) for value in features.values()) == at.numbers
+        assert sum(np.prod(value.shape[1:]) for value in features.values()) == boundary.numbers
         assert_close(in_two_steps(halves, x), expected, 1e-6)
 
 
@@ -158,73 +163,75 @@ def without_dropout(plan):
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", ["none", "last:1", "last:3", "from:5", "match:block1_conv"])
 def test_one_step_of_the_cut_equals_one_step_of_the_whole(float64, plan):
-    (whole, _), (other, resolved) = without_dropout(plan), without_dropout(plan)
-    other.set_weights(whole.get_weights())
+    (model, _), (other, resolved) = without_dropout(plan), without_dropout(plan)
+    other.set_weights(model.get_weights())
     x = pixels(32, 4).astype("float64")
-    before = values(whole)
-    for model in (whole, cut(other, resolved).joined()):
-        step(model, x)
-    after = values(whole)
+    before = values(model)
+    for network in (model, cut(other, resolved).join_halves()):
+        step(network, x)
+    after = values(model)
     for path, value in values(other).items():
         np.testing.assert_allclose(value, after[path], rtol=1e-9, atol=1e-12)
-    assert len(changed(other, before)) == len(whole.trainable_variables)
+    assert len(list_changed(other, before)) == len(model.trainable_variables)
 
 
-def step(model, given):
+def step(model, inputs):
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
-    model.train_on_batch(given, LABELS)
+    model.train_on_batch(inputs, LABELS)
 
 
 @pytest.mark.slow
 def test_one_step_on_the_features_of_any_boundary_equals_one_step_of_the_whole(float64):
-    """The suffix alone, on what the prefix gave."""
+    """The suffix alone trains on the output of the prefix."""
     model, plan = without_dropout("last:3")
     x, before = pixels(32, 4).astype("float64"), model.get_weights()
     step(model, x)
     expected = model.get_weights()
-    found = sides(model, plan).boundaries
-    assert len(found) > 8
-    for at in found:
+    boundaries = partition_graph(model, plan).boundaries
+    assert len(boundaries) > 8
+    for boundary in boundaries:
         model.set_weights(before)
-        halves = cut(model, plan, at)
+        halves = cut(model, plan, boundary)
         features = halves.prefix(x, training=False)
         crossing = [features[name] for name in halves.names]
-        step(halves.trained(), crossing if len(crossing) > 1 else crossing[0])
-        for value, wanted in zip(model.get_weights(), expected, strict=True):
-            np.testing.assert_allclose(value, wanted, rtol=1e-9, atol=1e-12)
+        step(halves.make_trainable_suffix(), crossing if len(crossing) > 1 else crossing[0])
+        for value, target in zip(model.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(value, target, rtol=1e-9, atol=1e-12)
 
 
 def test_boundaries_go_from_the_pixels_to_where_what_is_frozen_ends():
-    model, plan = planned("last:3")
-    found = sides(model, plan).boundaries
-    assert found[0].tensors[0] is model.inputs[0]
-    assert found[0].numbers == 32 * 32 * 3
-    assert [at.before for at in found] == sorted({at.before for at in found})
+    model, plan = make_plan("last:3")
+    boundaries = partition_graph(model, plan).boundaries
+    assert boundaries[0].tensors[0] is model.inputs[0]
+    assert boundaries[0].numbers == 32 * 32 * 3
+    positions = [boundary.position for boundary in boundaries]
+    assert positions == sorted(set(positions))
     latest = cut(model, plan)
-    assert len(found[-1].tensors) == len(latest.names) == 2
-    assert found[-1].name == "block1_add and 1 more"
-    assert latest.prefix.count_params() == cut(model, plan, found[-1]).prefix.count_params()
+    assert len(boundaries[-1].tensors) == len(latest.names) == 2
+    assert boundaries[-1].name == "block1_add and 1 more"
+    assert latest.prefix.count_params() == cut(model, plan, boundaries[-1]).prefix.count_params()
 
 
 def test_frozen_dropout_behind_a_boundary_does_not_act():
-    """The boundary lies ahead of a frozen block whose dropout the suffix takes along."""
-    model, plan = planned("last:1", dropout=0)
+    """The boundary lies ahead of a frozen block, so its dropout is in the suffix."""
+    model, plan = make_plan("last:1", dropout=0)
     x = pixels(32)
-    at = next(at for at in sides(model, plan).boundaries if at.name == "stem_relu")
-    halves = cut(model, plan, at)
-    given = halves.prefix(x, training=False)["cut_0"]
-    trained = keras.ops.convert_to_numpy(halves.trained()(given, training=True))
+    boundaries = partition_graph(model, plan).boundaries
+    boundary = next(boundary for boundary in boundaries if boundary.name == "stem_relu")
+    halves = cut(model, plan, boundary)
+    inputs = halves.prefix(x, training=False)["cut_0"]
+    trained = keras.ops.convert_to_numpy(halves.make_trainable_suffix()(inputs, training=True))
     assert_close(trained, answer(model, x), 1e-6)
 
 
 def test_layers_are_shared_not_copied():
-    model, plan = planned("last:3")
+    model, plan = make_plan("last:3")
     halves = cut(model, plan)
     assert set(names(halves.prefix) + names(halves.suffix)) == set(names(model))
     for half in (halves.prefix, halves.suffix):
         for name in names(half):
             assert half.get_layer(name) is model.get_layer(name)
-    assert {id(w) for w in halves.joined().weights} == {id(w) for w in model.weights}
+    assert {id(w) for w in halves.join_halves().weights} == {id(w) for w in model.weights}
 
 
 def test_a_layer_that_is_called_twice_stays_whole():
@@ -234,8 +241,8 @@ def test_a_layer_that_is_called_twice_stays_whole():
     model = keras.Model(image, relu(keras.layers.Conv2D(4, 3, name="two")(x)))
     halves = cut(model, lambda layer: layer.name == "two")
     assert names(halves.prefix) == ["one"]
-    other = sides(model, lambda layer: layer.name == "two").boundaries
-    assert [at.name for at in other] == [model.layers[0].name, "one"]
+    other = partition_graph(model, lambda layer: layer.name == "two").boundaries
+    assert [boundary.name for boundary in other] == [model.layers[0].name, "one"]
     assert_close(in_two_steps(halves, pixels(8)), answer(model, pixels(8)), 1e-6)
 
 
@@ -248,7 +255,7 @@ def test_operations_that_are_no_layers():
 
 
 def test_nothing_trains():
-    model, plan = planned("none")
+    model, plan = make_plan("none")
     model.get_layer("head_output").trainable = False
     with pytest.raises(ValueError, match=r"something that trains. Received: all of it frozen"):
         cut(model, plan)
@@ -256,18 +263,18 @@ def test_nothing_trains():
 
 @pytest.mark.slow
 def test_a_prefix_that_trains_is_not_joined():
-    halves = cut(planned("all")[0], lambda layer: layer.name in ("top_conv", "head_output"))
+    halves = cut(make_plan("all")[0], lambda layer: layer.name in ("top_conv", "head_output"))
     with pytest.raises(
         ValueError, match=r"frozen. Received: 3 weights that train, among them stem_conv/kernel"
     ):
-        halves.joined()
+        halves.join_halves()
 
 
 @pytest.mark.slow
 def test_a_model_saved_after_cutting_and_training(tmp_path):
-    model, plan = planned("last:3")
+    model, plan = make_plan("last:3")
     x = pixels(32, 4)
-    fit(cut(model, plan).joined(), x, 1)
+    fit(cut(model, plan).join_halves(), x, 1)
     cut(model, plan)  # once more, as a second phase does
     model.save(tmp_path / "trained.keras")
     again = keras.models.load_model(tmp_path / "trained.keras", safe_mode=True)
@@ -281,11 +288,11 @@ def test_a_model_saved_after_cutting_and_training(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit", "train_on_batch"])
 def test_only_the_plan_moves(how):
-    model, plan = planned("last:3")
+    model, plan = make_plan("last:3")
     before = values(model)
     x = pixels(32, 4)
-    fit(cut(model, plan).joined(), x, 3, how)
-    assert changed(model, before) == {
+    fit(cut(model, plan).join_halves(), x, 3, how)
+    assert list_changed(model, before) == {
         "top_conv/kernel",
         "top_conv/bias",
         "head_output/kernel",
@@ -296,15 +303,15 @@ def test_only_the_plan_moves(how):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit", "train_on_batch"])
 def test_batch_normalisation_stays_when_everything_trains(how):
-    model, plan = planned("all")
+    model, plan = make_plan("all")
     before = values(model)
-    fit(cut(model, plan).joined(), pixels(32, 4), 3, how)
-    assert changed(model, before) == {path for path in before if "_bn" not in path}
+    fit(cut(model, plan).join_halves(), pixels(32, 4), 3, how)
+    assert list_changed(model, before) == {path for path in before if "_bn" not in path}
 
 
 def test_no_dropout_acts_in_the_frozen_part():
-    """In training mode the same pixels give the same answer, for a plan whose own part has no dropout."""
-    joined = cut(*planned("last:1", dropout=0)).joined()
+    """In training mode the same pixels give the same answer, for a plan whose layers have no dropout."""
+    joined = cut(*make_plan("last:1", dropout=0)).join_halves()
     x = pixels(32)
     trained = [keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2)]
     np.testing.assert_array_equal(trained[0], trained[1])
@@ -313,10 +320,10 @@ def test_no_dropout_acts_in_the_frozen_part():
 
 @pytest.mark.slow
 def test_no_dropout_acts_in_the_frozen_part_during_fit():
-    """Kept apart from a plain call: `fit` hands its own mode down to every layer."""
-    model, plan = planned("last:1", dropout=0)
+    """This differs from a plain call: `fit` passes its own mode on to every layer."""
+    model, plan = make_plan("last:1", dropout=0)
     x = pixels(32, 4)
-    joined = cut(model, plan).joined()
+    joined = cut(model, plan).join_halves()
     joined.compile(optimizer=keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
     expected = joined.evaluate(x, LABELS, verbose=0)
     losses = joined.fit(x, LABELS, epochs=3, verbose=0).history["loss"]
@@ -325,7 +332,7 @@ def test_no_dropout_acts_in_the_frozen_part_during_fit():
 
 def test_no_dropout_acts_after_the_plan_where_it_is_frozen():
     """A block in the middle trains; the dropout of the block after it is not part of the plan."""
-    joined = cut(*planned("match:block1_conv", dropout=0)).joined()
+    joined = cut(*make_plan("match:block1_conv", dropout=0)).join_halves()
     x = pixels(32)
     trained = [keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2)]
     np.testing.assert_array_equal(trained[0], trained[1])
@@ -333,17 +340,17 @@ def test_no_dropout_acts_after_the_plan_where_it_is_frozen():
 
 
 def test_a_plan_in_the_middle_moves_only_that():
-    model, plan = planned("match:block1_conv")
+    model, plan = make_plan("match:block1_conv")
     before = values(model)
-    fit(cut(model, plan).joined(), pixels(32, 4), 2)
-    assert changed(model, before) == {"block1_conv/kernel", "head_output/kernel", "head_output/bias"}
+    fit(cut(model, plan).join_halves(), pixels(32, 4), 2)
+    assert list_changed(model, before) == {"block1_conv/kernel", "head_output/kernel", "head_output/bias"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("plan", "dropout"), [("last:3", 0.0), ("none", 0.5), ("last:1", 0.5)])
 def test_dropout_of_the_part_that_trains_acts(plan, dropout):
     """Also where it comes right after the frozen part: in the head, or as the first layer of the plan."""
-    joined = cut(*planned(plan, dropout=dropout)).joined()
+    joined = cut(*make_plan(plan, dropout=dropout)).join_halves()
     x = pixels(32)
     one, other = (keras.ops.convert_to_numpy(joined(x, training=True)) for _ in range(2))
     assert np.abs(one - other).max() > 1e-3

@@ -13,7 +13,7 @@ from helpers.networks import nested, tiny
 from regraft.backbones.load import load_backbone
 from regraft.backbones.zoo import Stages
 from regraft.errors import UsageError
-from regraft.models.freeze import Guard, freeze, may_move, resolve_plan
+from regraft.models.freeze import FrozenWeightsGuard, freeze, list_mutable_weights, resolve_plan
 
 # Layers of small_network: scale, stem_conv, stem_bn, stem_relu, twice conv, bn, relu, drop, add; top_conv.
 CONVOLUTIONS = ["stem_conv", "block1_conv", "block2_conv", "top_conv"]
@@ -25,16 +25,16 @@ def backbone():
 
 
 @pytest.fixture
-def staged():
-    """The small network with stages, as a backbone of the table has them."""
+def staged_backbone():
+    """Return the small network with stages, like a backbone of the table."""
     backbone = load_backbone(small_network())
     rule = Stages("opens", ((r"^stem", "stem"), (r"^(block\d)_", r"\1"), (r"^top", "top")))
-    backbone.stages.update(rule.starts(layer.name for layer in backbone.layers))
+    backbone.stages.update(rule.find_starts(layer.name for layer in backbone.layers))
     return backbone
 
 
 def training(model):
-    """Names of the layers, inner ones too, that own a weight which trains in the whole model."""
+    """Return the names of the layers, inner ones too, whose own weights train in the model."""
     moving = {id(variable) for variable in model.trainable_variables}
     flat = {id(layer): layer for layer in model._flatten_layers(include_self=False)}
     names = [layer.name for layer in flat.values() if {id(v) for v in layer._trainable_variables} & moving]
@@ -59,16 +59,16 @@ def training(model):
         ("stage:stem", 0, CONVOLUTIONS),
     ],
 )
-def test_exactly_the_plan_trains(staged, plan, first, names):
-    assert resolve_plan(staged, plan).layers == tuple(staged.layers[first:])
-    trained = freeze(staged, plan)
-    assert training(staged.model) == sorted(names)
+def test_exactly_the_plan_trains(staged_backbone, plan, first, names):
+    assert resolve_plan(staged_backbone, plan).layers == tuple(staged_backbone.layers[first:])
+    trained = freeze(staged_backbone, plan)
+    assert training(staged_backbone.model) == sorted(names)
     assert trained.layers == len(names)
-    assert trained.parameters == sum(np.prod(v.shape) for v in staged.model.trainable_variables)
+    assert trained.parameters == sum(np.prod(v.shape) for v in staged_backbone.model.trainable_variables)
 
 
 def test_flags_follow_the_plan_also_where_there_are_no_weights(backbone):
-    """Dropout of the frozen part is told by its flag."""
+    """The flag of a frozen dropout is false."""
     freeze(backbone, "last:3")
     flags = {layer.name: layer.trainable for layer in backbone.layers}
     assert [name for name, flag in flags.items() if flag] == ["block2_drop", "block2_add", "top_conv"]
@@ -115,8 +115,8 @@ def test_plans_reach_into_containers_again_and_again():
         trained = freeze(backbone, plan)
         assert training(backbone.model) == names[4 - count :]
         assert trained.layers == count
-        whole = keras.Model(backbone.model.inputs, backbone.model.outputs)
-        assert trained.parameters == sum(np.prod(v.shape) for v in whole.trainable_variables)
+        network = keras.Model(backbone.model.inputs, backbone.model.outputs)
+        assert trained.parameters == sum(np.prod(v.shape) for v in network.trainable_variables)
 
 
 def test_an_inner_layer_thawed_behind_its_container_is_frozen():
@@ -137,9 +137,9 @@ def test_layers_made_frozen_and_models_saved_frozen_thaw(tmp_path):
     model.save(tmp_path / "frozen.keras")
     again = load_backbone(tmp_path / "frozen.keras")
     assert training(again.model) == []
-    for each in (backbone, again):
-        assert freeze(each, "all").layers == 2
-        assert training(each.model) == ["one", "two"]
+    for one in (backbone, again):
+        assert freeze(one, "all").layers == 2
+        assert training(one.model) == ["one", "two"]
 
 
 @pytest.mark.slow
@@ -183,13 +183,13 @@ def test_a_pattern_reaches_into_containers():
 
 @pytest.mark.parametrize("plan", ["all", "none", "match:block1", "last:1"])
 def test_new_layers_train_under_every_plan(plan):
-    whole = load_backbone(small_network())
-    changed = replace(whole, new_layers=("stem_conv", "stem_bn"))
+    original = load_backbone(small_network())
+    changed = replace(original, new_layers=("stem_conv", "stem_bn"))
     freeze(changed, plan)
     assert {"stem_conv", "stem_bn"} <= set(training(changed.model))
     assert set(changed.layers[1:3]) <= set(resolve_plan(changed, plan).layers)
-    freeze(whole, plan)  # the same layers, once they are no longer new
-    assert "stem_bn" not in training(whole.model)
+    freeze(original, plan)  # the same layers, once they are no longer new
+    assert "stem_bn" not in training(original.model)
 
 
 # --- nothing else moves
@@ -198,20 +198,20 @@ def test_new_layers_train_under_every_plan(plan):
 def test_the_guard_sees_one_bit(backbone):
     freeze(backbone, "last:1")
     model = backbone.model
-    guard = Guard(model)
+    guard = FrozenWeightsGuard(model)
     model.get_layer("top_conv").kernel.assign_add(np.ones((1, 1, 8, 16)))
     guard.check()
     statistics = model.get_layer("block1_bn").moving_mean
     statistics.assign(np.nextafter(np.array(statistics), np.float32(1)))
     with pytest.raises(
-        RuntimeError, match=r"moved 1 of 15 weights .* block1_bn/moving_mean.*defect of regraft"
+        RuntimeError, match=r"changed 1 of 15 weights .* block1_bn/moving_mean.*defect of regraft"
     ):
         guard.check()
 
 
 def test_later_flags_do_not_blind_the_guard(backbone):
     freeze(backbone, "none")
-    guard = Guard(backbone.model)
+    guard = FrozenWeightsGuard(backbone.model)
     freeze(backbone, "all")
     backbone.model.get_layer("top_conv").bias.assign(np.ones(16))
     with pytest.raises(RuntimeError, match="top_conv/bias"):
@@ -224,8 +224,8 @@ def test_statistics_of_new_batch_normalisation_may_move(backbone):
     image = backbone.model.inputs[0]
     norm = keras.layers.BatchNormalization(name="head_norm")
     model = keras.Model(image, norm(keras.layers.GlobalAveragePooling2D()(backbone.model.outputs[0])))
-    assert {id(weight) for weight in may_move(model)} == {id(weight) for weight in norm.weights}
-    guard = Guard(model)
+    assert {id(weight) for weight in list_mutable_weights(model)} == {id(weight) for weight in norm.weights}
+    guard = FrozenWeightsGuard(model)
     model.compile(optimizer="sgd", loss="mse")
     model.train_on_batch(np.ones((2, 32, 32, 3)), np.zeros((2, 16)))
     guard.check()
@@ -234,7 +234,7 @@ def test_statistics_of_new_batch_normalisation_may_move(backbone):
 def test_a_normalization_layer_is_a_setting_and_may_not_move():
     backbone = load_backbone(tiny())
     freeze(backbone, "all")
-    assert {weight.path for weight in may_move(backbone.model)} == {"conv/kernel", "conv/bias"}
+    assert {weight.path for weight in list_mutable_weights(backbone.model)} == {"conv/kernel", "conv/bias"}
 
 
 # --- errors
@@ -290,11 +290,11 @@ def test_nonsense_lists_the_forms(backbone, plan):
         freeze(backbone, plan)
 
 
-def test_unknown_stage_lists_the_stages_and_the_nearest(staged):
+def test_unknown_stage_lists_the_stages_and_the_nearest(staged_backbone):
     with pytest.raises(
         UsageError, match=r"no stage blok1.*Did you mean \"block1\".*stem, block1, block2, top"
     ):
-        freeze(staged, "stage:blok1")
+        freeze(staged_backbone, "stage:blok1")
 
 
 def test_backbone_without_stages_says_so(backbone):

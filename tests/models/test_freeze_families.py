@@ -20,7 +20,7 @@ import pytest
 
 from regraft.backbones.load import load_backbone
 from regraft.models.cut import cut
-from regraft.models.freeze import FreezePlan, Guard, freeze, resolve_plan
+from regraft.models.freeze import FreezePlan, FrozenWeightsGuard, freeze, resolve_plan
 from regraft.models.head import graft
 from regraft.recipe import HeadSpec
 
@@ -92,8 +92,8 @@ def run_on_jax(which: str, *, count: int) -> None:
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(each, id=each.name, marks=() if each.name in SHORT else pytest.mark.soak)
-        for each in FAMILIES
+        pytest.param(family, id=family.name, marks=() if family.name in SHORT else pytest.mark.soak)
+        for family in FAMILIES
     ],
 )
 def test_one_epoch_moves_exactly_the_plan(family):
@@ -130,7 +130,7 @@ class DecayedSGD(keras.optimizers.Optimizer):
 
 
 def of(layers, rule: Callable[[keras.layers.Layer], object]) -> set[int]:
-    """Ids of the weights that train where `rule` holds of a layer or of one around it."""
+    """Return ids of the weights that train where `rule` is true of a layer or of a container around it."""
     return {id(variable) for layer in layers for variable in _variables(layer, rule, False)}
 
 
@@ -143,14 +143,14 @@ def _variables(layer, rule, within: bool) -> Iterator[keras.Variable]:
 
 
 def one_epoch(model, plan: FreezePlan, size: int) -> set[int]:
-    """Train one epoch as fine-tuning does, on two images; the ids of the weights that differ in a bit."""
+    """Train one epoch on two images as fine-tuning does; return ids of the weights that differ in a bit."""
     generator = np.random.default_rng(0)
     for weight in model.weights:
         if not np.any(weight):
             weight.assign(generator.uniform(-0.1, 0.1, weight.shape))
     before = [np.asarray(weight).tobytes() for weight in model.weights]
-    joined = cut(model, plan).joined()
-    guard = Guard(model)
+    joined = cut(model, plan).join_halves()
+    guard = FrozenWeightsGuard(model)
     joined.compile(optimizer=DecayedSGD(), loss="categorical_crossentropy", run_eagerly=True)
     pixels = generator.uniform(0, 255, (2, size, size, 3)).astype("float32")
     joined.fit(pixels, np.eye(2, dtype="float32"), epochs=1, batch_size=2, verbose=0)

@@ -15,7 +15,7 @@ from helpers.networks import answer, assert_close, pixels, tiny
 from regraft.backbones.load import load_backbone
 from regraft.errors import UsageError
 from regraft.models.freeze import freeze
-from regraft.models.head import OUTPUT, UNITS, graft, is_head, is_linear, pooled
+from regraft.models.head import HEAD_OUTPUT, UNITS, graft, is_head, is_linear, pool_features
 from regraft.recipe import HeadSpec
 
 REPLAY = """
@@ -37,34 +37,34 @@ def backbone():
 
 def test_probabilities_of_every_class(backbone):
     model = graft(backbone, HeadSpec(), outputs=5)
-    given = answer(model, pixels(32, 3))
-    assert given.shape == (3, 5)
-    assert (given > 0).all()
-    np.testing.assert_allclose(given.sum(axis=1), 1, rtol=1e-5)
+    output = answer(model, pixels(32, 3))
+    assert output.shape == (3, 5)
+    assert (output > 0).all()
+    np.testing.assert_allclose(output.sum(axis=1), 1, rtol=1e-5)
     assert model.input_shape == (None, 32, 32, 3)
     assert model.name == "regraft_small_network"
 
 
 @pytest.mark.parametrize(("pooling", "reduce"), [("avg", np.mean), ("max", np.max)])
 def test_pooling_is_that_of_numpy(backbone, pooling, reduce):
-    vector = keras.Model(backbone.model.inputs[0], pooled(backbone, HeadSpec(pooling=pooling)))
+    vector = keras.Model(backbone.model.inputs[0], pool_features(backbone, HeadSpec(pooling=pooling)))
     x = pixels(32)
     assert_close(answer(vector, x), reduce(answer(backbone.model, x), axis=(1, 2)), 1e-6)
 
 
 def test_a_feature_vector_is_taken_as_it_is():
     backbone = load_backbone(tiny(output="vector"))
-    assert pooled(backbone, HeadSpec(pooling="max")) is backbone.model.outputs[0]
+    assert pool_features(backbone, HeadSpec(pooling="max")) is backbone.model.outputs[0]
     model = graft(backbone, HeadSpec(pooling="max"), outputs=3)
     x = pixels(16)
-    scores = answer(backbone.model, x) @ np.array(model.get_layer(OUTPUT).kernel)
+    scores = answer(backbone.model, x) @ np.array(model.get_layer(HEAD_OUTPUT).kernel)
     expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     assert_close(answer(model, x), expected, 1e-5)
 
 
 def test_the_answer_is_softmax_of_the_pooled_features(backbone):
     model = graft(backbone, HeadSpec(), outputs=3)
-    dense = model.get_layer(OUTPUT)
+    dense = model.get_layer(HEAD_OUTPUT)
     dense.bias.assign([0.5, -1.0, 0.0])
     x = pixels(32)
     scores = answer(backbone.model, x).mean(axis=(1, 2)) @ np.array(dense.kernel) + np.array(dense.bias)
@@ -74,10 +74,10 @@ def test_the_answer_is_softmax_of_the_pooled_features(backbone):
 def test_dropout_is_there_only_when_asked_for(backbone):
     x = pixels(32)
     quiet = graft(backbone, HeadSpec(dropout=0), outputs=3)
-    assert [layer.name for layer in quiet.layers[-2:]] == ["head_pool", OUTPUT]
+    assert [layer.name for layer in quiet.layers[-2:]] == ["head_pool", HEAD_OUTPUT]
     loud = graft(backbone, HeadSpec(dropout=0.5), outputs=3)
     assert loud.get_layer("head_dropout").rate == 0.5
-    loud.get_layer(OUTPUT).set_weights(quiet.get_layer(OUTPUT).get_weights())
+    loud.get_layer(HEAD_OUTPUT).set_weights(quiet.get_layer(HEAD_OUTPUT).get_weights())
     np.testing.assert_array_equal(answer(loud, x), answer(quiet, x))
 
 
@@ -89,7 +89,7 @@ def test_layers_are_the_backbones_own(backbone):
 
 def test_seed_decides_the_first_weights(backbone):
     one, same, other = (graft(backbone, HeadSpec(), outputs=3, seed=seed) for seed in (1, 1, 2))
-    kernels = [np.array(model.get_layer(OUTPUT).kernel) for model in (one, same, other)]
+    kernels = [np.array(model.get_layer(HEAD_OUTPUT).kernel) for model in (one, same, other)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
 
@@ -112,14 +112,14 @@ def test_the_order_of_a_rich_head(backbone):
     assert sorted(after[1:3]) == ["head_pool_avg", "head_pool_max"]
     assert after[3:] == [
         "head_pool", "head_norm_0", "head_hidden_1", "head_norm_1", "head_hidden_2", "head_norm_2",
-        "head_dropout", OUTPUT,
+        "head_dropout", HEAD_OUTPUT,
     ]  # fmt: skip
 
 
 def test_hidden_layers_are_those_of_numpy(backbone):
     model = graft(backbone, HeadSpec(hidden=(5, 4), dropout=0), outputs=3)
     vector = answer(backbone.model, pixels(32)).mean(axis=(1, 2))
-    for name in ("head_hidden_1", "head_hidden_2", OUTPUT):
+    for name in ("head_hidden_1", "head_hidden_2", HEAD_OUTPUT):
         kernel, bias = (np.array(weight) for weight in model.get_layer(name).weights)
         scores = vector @ kernel + bias
         vector = np.maximum(scores, 0)
@@ -180,7 +180,7 @@ def test_a_head_that_a_solver_can_fill(backbone, head, linear):
 
 def test_what_a_solver_sees_has_no_weights(backbone):
     for pooling in ("avg", "max", "both", "gem", "attention"):
-        seen = keras.Model(backbone.model.inputs[0], pooled(backbone, HeadSpec(pooling=pooling)))
+        seen = keras.Model(backbone.model.inputs[0], pool_features(backbone, HeadSpec(pooling=pooling)))
         assert len(seen.weights) == len(backbone.model.weights)
         assert seen.output_shape == (None, 32 if pooling == "both" else 16)
 
@@ -200,13 +200,13 @@ def test_what_a_solver_sees_has_no_weights(backbone):
 def test_the_output_of_each_task(backbone, task, outputs, units, activation):
     model = graft(backbone, HeadSpec(), task=task, outputs=outputs)
     assert model.output_shape == (None, units)
-    assert model.get_layer(OUTPUT).activation.__name__ == activation
+    assert model.get_layer(HEAD_OUTPUT).activation.__name__ == activation
 
 
 def test_a_regression_answers_in_the_targets_units(backbone, tmp_path):
     units = (np.array([10.0, 0.5]), np.array([100.0, -3.0]))
     model = graft(backbone, HeadSpec(), task="regression", outputs=2, units=units)
-    plain = keras.Model(model.inputs[0], model.get_layer(OUTPUT).output)
+    plain = keras.Model(model.inputs[0], model.get_layer(HEAD_OUTPUT).output)
     x = pixels(32)
     assert_close(answer(model, x), answer(plain, x) * units[0] + units[1], 1e-6)
     assert is_linear(model)
@@ -242,8 +242,8 @@ def tokens():
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "both", "attention"])
 def test_tokens_are_pooled(pooling):
-    given = answer(graft(tokens(), HeadSpec(pooling=pooling), outputs=3), pixels(16))
-    np.testing.assert_allclose(given.sum(axis=1), 1, rtol=1e-5)
+    output = answer(graft(tokens(), HeadSpec(pooling=pooling), outputs=3), pixels(16))
+    np.testing.assert_allclose(output.sum(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ def test_a_users_own_model_is_a_head(backbone, tmp_path):
 
 
 def test_a_functional_model_is_a_head(backbone):
-    given = keras.Input((16, 16, 16))
-    vector = keras.layers.Flatten()(given)
-    head = keras.Model(given, keras.layers.Activation("sigmoid")(keras.layers.Dense(1)(vector)))
+    features = keras.Input((16, 16, 16))
+    vector = keras.layers.Flatten()(features)
+    head = keras.Model(features, keras.layers.Activation("sigmoid")(keras.layers.Dense(1)(vector)))
     assert graft(backbone, head, task="binary", outputs=2).output_shape == (None, 1)
 
 
@@ -350,7 +350,7 @@ def test_lists_of_toml_become_tuples():
 def test_a_trained_model_gets_a_new_head_in_place_of_the_old(backbone, head):
     again = load_backbone(graft(backbone, head, outputs=3))
     assert [layer.name for layer in again.layers] == [layer.name for layer in backbone.layers]
-    assert of_head(graft(again, HeadSpec(), outputs=5)) == ["head_pool", "head_dropout", OUTPUT]
+    assert of_head(graft(again, HeadSpec(), outputs=5)) == ["head_pool", "head_dropout", HEAD_OUTPUT]
 
 
 def test_two_heads_are_refused(backbone):

@@ -14,8 +14,8 @@ def features(*shape):
 
 
 def pooling(x, name):
-    given = keras.Input(x.shape[1:])
-    return keras.Model(given, pool(given, name, "pool"))
+    source = keras.Input(x.shape[1:])
+    return keras.Model(source, pool(source, name, "pool"))
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (9,)], ids=["map", "tokens"])
@@ -40,7 +40,7 @@ def test_generalised_mean(exponent):
 
 
 def test_the_exponent_learns():
-    """Towards the maximum, when that is the target."""
+    """The exponent grows towards the maximum where that is the target."""
     x = features(5, 4)
     model = pooling(x, "gem")
     model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
@@ -64,8 +64,8 @@ def test_attention_is_a_mean_weighed_by_a_softmax(shape):
 
 @pytest.mark.parametrize("name", ["avg", "max", "both", "attention"])
 def test_a_vector_is_taken_as_it_is(name):
-    given = keras.Input((6,))
-    assert pool(given, name, "pool") is given
+    source = keras.Input((6,))
+    assert pool(source, name, "pool") is source
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6,)])

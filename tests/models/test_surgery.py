@@ -1,4 +1,4 @@
-"""Surgery: what is kept answers as before, what is new is named, and the network given stays as it was."""
+"""Surgery: old layers answer as before, new ones are named, and the original network stays as it was."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ STAGES = Stages("opens", ((r"^stem", "stem"), (r"^(block\d)_", r"\1"), (r"^top",
 def backbone():
     """The small network with stages: scale, stem_*, block1_*, block2_*, top_conv."""
     backbone = load_backbone(small_network())
-    backbone.stages.update(STAGES.starts(layer.name for layer in backbone.layers))
+    backbone.stages.update(STAGES.find_starts(layer.name for layer in backbone.layers))
     return backbone
 
 
@@ -33,7 +33,7 @@ def names(backbone):
     return [layer.name for layer in backbone.layers]
 
 
-def reloaded(backbone, tmp_path):
+def reload(backbone, tmp_path):
     backbone.model.save(tmp_path / "changed.keras")
     return load_backbone(tmp_path / "changed.keras")
 
@@ -63,7 +63,7 @@ def test_cut_at_the_last_layer_changes_nothing(backbone):
 
 def test_what_is_cut_off_is_not_saved(backbone, tmp_path):
     short = cut_at(backbone, "stem")
-    again = reloaded(short, tmp_path)
+    again = reload(short, tmp_path)
     assert names(again) == ["scale", "stem_conv", "stem_bn", "stem_relu"]
     np.testing.assert_array_equal(answer(again.model, pixels(32)), answer(short.model, pixels(32)))
 
@@ -72,7 +72,7 @@ def test_what_is_cut_off_is_not_saved(backbone, tmp_path):
 
 
 def test_a_block_after_a_stage_is_used_by_all_that_used_the_stage(backbone, tmp_path):
-    """Both the next block and its shortcut take the end of block 1."""
+    """The next block and its shortcut both use the end of block 1."""
     x = pixels(32)
     expected = answer(backbone.model, x)
     changed = insert_after(backbone, "block1", keras.layers.Rescaling(2.0, name="twice"))
@@ -81,7 +81,7 @@ def test_a_block_after_a_stage_is_used_by_all_that_used_the_stage(backbone, tmp_
     by_hand = answer(rest, 2 * answer(first, x))
     assert np.abs(by_hand - expected).max() > 0.01
     assert_close(answer(changed.model, x), by_hand, 1e-6)
-    assert_close(answer(reloaded(changed, tmp_path).model, x), by_hand, 1e-6)
+    assert_close(answer(reload(changed, tmp_path).model, x), by_hand, 1e-6)
     np.testing.assert_array_equal(answer(backbone.model, x), expected)  # the one given is as it was
     assert names(backbone) == names(load_backbone(small_network()))
 
@@ -90,8 +90,8 @@ def test_new_layers_are_named_and_in_their_stage(backbone):
     changed = insert_after(backbone, "block1", squeeze_excitation)
     assert changed.new_layers == ("se_reduce", "se_expand")
     assert changed.weights.endswith("; after block1 new: se_reduce, se_expand")
-    at = names(changed).index("se_reduce")
-    assert changed.stages["block1"] < at < changed.stages["block2"]
+    position = names(changed).index("se_reduce")
+    assert changed.stages["block1"] < position < changed.stages["block2"]
     assert names(changed)[changed.stages["block2"]] == "block2_conv"
     assert [name for name in names(changed) if not name.startswith("se_")] == names(backbone)
 
@@ -102,7 +102,7 @@ def test_new_layers_train_and_the_rest_does_not(backbone):
     model = graft(changed, HeadSpec(dropout=0), outputs=3)
     assert freeze(changed, "none").layers == 3
     before = values(model)
-    joined = cut(model, resolve_plan(changed, "none")).joined()
+    joined = cut(model, resolve_plan(changed, "none")).join_halves()
     joined.compile(optimizer=keras.optimizers.AdamW(0.05), loss="sparse_categorical_crossentropy")
     for _ in range(2):
         joined.train_on_batch(pixels(32, 3), np.arange(3))
@@ -123,7 +123,7 @@ def test_changes_follow_one_another(backbone, tmp_path):
     assert changed.new_layers == ("two_reduce", "two_expand", "one_reduce", "one_expand", "one_convolution")
     assert list(changed.stages) == ["stem", "block1", "block2"]
     assert_close(answer(changed.model, x), expected, 1e-6)  # new attention changes nothing at first
-    assert_close(answer(reloaded(changed, tmp_path).model, x), expected, 1e-6)
+    assert_close(answer(reload(changed, tmp_path).model, x), expected, 1e-6)
     short = cut_at(changed, "stem")  # what is cut off is no longer new
     assert short.new_layers == ("two_reduce", "two_expand")
 
@@ -150,7 +150,7 @@ def test_a_layer_of_the_same_shape_keeps_everything(backbone, tmp_path):
     assert changed.stages == backbone.stages
     x = pixels(32)
     assert np.abs(answer(changed.model, x) - answer(backbone.model, x)).max() > 1e-3
-    assert_close(answer(reloaded(changed, tmp_path).model, x), answer(changed.model, x), 1e-6)
+    assert_close(answer(reload(changed, tmp_path).model, x), answer(changed.model, x), 1e-6)
 
 
 def test_a_layer_with_weights_of_its_own_keeps_them(backbone):
@@ -243,7 +243,7 @@ def test_published_networks(tmp_path, name, size, stage, layer):
     changed = cut_at(insert_after(backbone, stage, cbam), stage)
     assert_close(answer(changed.model, x), expected, 1e-6)
     assert list(changed.stages) == list(backbone.stages)[: list(backbone.stages).index(stage) + 1]
-    assert_close(answer(reloaded(changed, tmp_path).model, x), expected, 1e-5)
+    assert_close(answer(reload(changed, tmp_path).model, x), expected, 1e-5)
     old = backbone.model.get_layer(layer)
     if not isinstance(old, keras.layers.Conv2D):
         return

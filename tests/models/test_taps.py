@@ -1,4 +1,4 @@
-"""Taps: found in any graph, pooled side by side, chosen where they tell something new."""
+"""Taps: found in any graph, pooled and concatenated, chosen where they add information."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sklearn.preprocessing import StandardScaler
 from regraft.backbones.load import load_backbone
 from regraft.errors import UsageError
 from regraft.models.freeze import freeze
-from regraft.models.head import OUTPUT, graft, is_linear
+from regraft.models.head import HEAD_OUTPUT, graft, is_linear
 from regraft.models.taps import cut_at_taps, find_taps
 from regraft.pipeline.train import train
 from regraft.recipe import HeadSpec, Phase, Recipe
-from regraft.solvers.cross_validation import Part
-from regraft.solvers.feature_scoring import _gram, choose_taps
+from regraft.solvers.cross_validation import TrainingRows
+from regraft.solvers.feature_scoring import _make_gram, choose_taps
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def test_late_taps_have_the_resolution_of_the_output() -> None:
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="half")(x)
     x = keras.layers.ReLU(name="small")(x)
     model = keras.Model(image, keras.layers.Conv2D(4, 1, name="top")(x))
-    found = load_backbone(model)
-    assert layers_of(find_taps(found, "auto")) == ["large", "small", "top"]
-    assert layers_of(find_taps(found, "late")) == ["small", "top"]
+    backbone = load_backbone(model)
+    assert layers_of(find_taps(backbone, "auto")) == ["large", "small", "top"]
+    assert layers_of(find_taps(backbone, "late")) == ["small", "top"]
 
 
 def test_tokens_are_tapped() -> None:
@@ -57,8 +57,8 @@ def test_tokens_are_tapped() -> None:
         x = keras.layers.Add(name=f"block{number}")(
             [x, keras.layers.MultiHeadAttention(2, 3, name=f"attention{number}")(x, x)]
         )
-    found = load_backbone(keras.Model(image, keras.layers.LayerNormalization(name="norm")(x)))
-    assert layers_of(find_taps(found, "late")) == ["tokens", "block1", "norm"]
+    backbone = load_backbone(keras.Model(image, keras.layers.LayerNormalization(name="norm")(x)))
+    assert layers_of(find_taps(backbone, "late")) == ["tokens", "block1", "norm"]
 
 
 def test_a_backbone_without_layers_to_tap_is_refused() -> None:
@@ -79,8 +79,8 @@ def test_the_features_are_the_poolings_side_by_side(backbone, pooling) -> None:
     x = pixels(32)
     maps = [answer(keras.Model(backbone.model.inputs[0], tap.tensor), x) for tap in taps]
     reduced = {"avg": [np.mean], "max": [np.max], "both": [np.mean, np.max]}[pooling]
-    vector = np.concatenate([reduce(each, axis=(1, 2)) for each in maps for reduce in reduced], 1)
-    scores = vector @ np.array(model.get_layer(OUTPUT).kernel)
+    vector = np.concatenate([reduce(tensor, axis=(1, 2)) for tensor in maps for reduce in reduced], 1)
+    scores = vector @ np.array(model.get_layer(HEAD_OUTPUT).kernel)
     assert_close(answer(model, x), np.exp(scores) / np.exp(scores).sum(1, keepdims=True), 1e-5)
 
 
@@ -101,14 +101,14 @@ def test_cut_behind_the_poolings_it_gives_a_tensor_a_tap(backbone, count) -> Non
 # --- which of them
 
 
-def told(n: int = 120, classes: int = 3) -> tuple[Part, np.ndarray]:
+def make_rows(n: int = 120, classes: int = 3) -> tuple[TrainingRows, np.ndarray]:
     labels = np.arange(n) % classes
-    return Part(np.zeros((n, 0)), np.eye(classes)[labels], np.ones(n), "multiclass"), labels
+    return TrainingRows(np.zeros((n, 0)), np.eye(classes)[labels], np.ones(n), "multiclass"), labels
 
 
 def test_blocks_that_tell_something_new_are_chosen_and_others_are_not() -> None:
     rng = np.random.default_rng(0)
-    part, labels = told()
+    part, labels = make_rows()
     first, second = (
         np.eye(3)[labels] * one + rng.normal(size=(120, 3)) / 2 for one in ([1, 0, 0], [0, 1, 0])
     )
@@ -118,18 +118,18 @@ def test_blocks_that_tell_something_new_are_chosen_and_others_are_not() -> None:
 
 
 def test_the_last_block_is_always_chosen() -> None:
-    part, labels = told()
+    part, labels = make_rows()
     assert choose_taps([np.eye(3)[labels], np.random.default_rng(0).normal(size=(120, 4))], part) == (0, 1)
     assert choose_taps([np.eye(3)[labels]], part) == (0,)
 
 
 @pytest.mark.slow
 def test_rows_of_one_group_do_not_tell_of_each_other() -> None:
-    """A block that only tells images apart, of four views each, is worth nothing."""
+    """A block that only tells single images apart, with four views of each, is worth nothing."""
     rng = np.random.default_rng(0)
     image = np.repeat(np.arange(100), 4)
     labels = rng.permutation(np.arange(100) % 2)[image]
-    part = Part(np.zeros((400, 0)), labels[:, None].astype(float), np.ones(400), "binary")
+    part = TrainingRows(np.zeros((400, 0)), labels[:, None].astype(float), np.ones(400), "binary")
     last, tells = labels[:, None] + rng.normal(size=(400, 2)), rng.normal(size=(100, 60))[image]
     assert choose_taps([tells, last], part) == (0, 1)
     assert choose_taps([tells, last], part, groups=image) == (1,)
@@ -141,7 +141,7 @@ def test_labels_and_numbers_choose_too(task: str) -> None:
     block, other = rng.normal(size=(300, 4)), rng.normal(size=(300, 4))
     values = block @ rng.normal(size=(4, 2)) + rng.normal(size=(300, 2))
     targets = values if task == "regression" else (values > 0).astype(float)
-    part = Part(np.zeros((300, 0)), targets, np.ones(300), task)
+    part = TrainingRows(np.zeros((300, 0)), targets, np.ones(300), task)
     assert choose_taps([other, block, rng.normal(size=(300, 4))], part) == (1, 2)
 
 
@@ -149,7 +149,7 @@ def test_the_sum_of_gram_matrices_is_that_of_the_blocks_side_by_side() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.normal(3, 2, (20, width)) for width in (5, 30)]
     side = np.hstack([StandardScaler().fit_transform(block) / block.shape[1] ** 0.5 for block in blocks])
-    np.testing.assert_allclose(sum(_gram(block) for block in blocks), side @ side.T, atol=1e-5)
+    np.testing.assert_allclose(sum(_make_gram(block) for block in blocks), side @ side.T, atol=1e-5)
 
 
 # --- a run

@@ -1,4 +1,4 @@
-"""`regraft embed`: features of images as a file, in four formats that hold the same."""
+"""`regraft embed`: features of images in a file, in four formats with the same content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:
-    """No child processes: they have tests of their own, and take a while to start."""
+    """Decode without child processes, which have tests of their own and are slow to start."""
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_row_an_image_with_its_class(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
-    found = embed(photos, recipe, tmp_path / "f.npz")
-    assert (found.path, found.images, found.features, found.refused) == (tmp_path / "f.npz", 30, 16, ())
-    with np.load(found.path, allow_pickle=False) as file:
+def test_every_image_has_a_row_with_its_class(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    result = embed(photos, recipe, tmp_path / "f.npz")
+    assert (result.path, result.images, result.features, result.refused) == (tmp_path / "f.npz", 30, 16, ())
+    with np.load(result.path, allow_pickle=False) as file:
         assert sorted(file.files) == ["class", "features", "names", "path"]
         assert file["class"].tolist() == [path.split("/")[0] for path in file["path"].tolist()]
         assert file["names"].tolist() == [f"f{number:04}" for number in range(16)]
@@ -64,7 +64,7 @@ def test_every_format_holds_the_same(photos: Path, recipe: Recipe, tmp_path: Pat
     assert recipe.backbone in table.schema.metadata[b"regraft"].decode()
 
 
-def test_parts_are_kept_where_the_folder_has_them(make_photos, recipe: Recipe, tmp_path: Path) -> None:
+def test_parts_of_the_folder_are_a_column(make_photos, recipe: Recipe, tmp_path: Path) -> None:
     for part in ("train", "test"):
         make_photos(f"cut/{part}", each=2)
     embed(tmp_path / "cut", recipe, tmp_path / "f.csv")
@@ -74,18 +74,18 @@ def test_parts_are_kept_where_the_folder_has_them(make_photos, recipe: Recipe, t
     }
 
 
-def test_a_folder_without_class_folders_will_do(
+def test_a_folder_needs_no_class_folders(
     photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "red" / "text.jpg").write_text("no image")
-    found = embed(photos / "red", recipe, tmp_path / "f.csv")
-    assert (found.images, [item.code for item in found.refused]) == (10, ["not_an_image"])
+    result = embed(photos / "red", recipe, tmp_path / "f.csv")
+    assert (result.images, [item.code for item in result.refused]) == (10, ["not_an_image"])
     read = rows(tmp_path / "f.csv")
     assert list(read[0])[:2] == ["path", "f0000"]
     assert read[0]["path"] == "000.png"
-    said = capsys.readouterr().err
-    assert "10 images without a class" in said
-    assert "Refused text.jpg: not_an_image" in said
+    printed = capsys.readouterr().err
+    assert "10 images without a class" in printed
+    assert "Refused text.jpg: not_an_image" in printed
 
 
 def test_a_table_needs_no_target(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_table_needs_no_target(photos: Path, recipe: Recipe, tmp_path: Path) -
     assert [row["class"] for row in rows(tmp_path / "b.csv")] == ["warm", "cold", "warm"]
 
 
-def test_nothing_is_replaced_unasked_nor_left_half_written(
+def test_files_are_replaced_only_on_request_and_atomically(
     photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "f.npy"
@@ -111,7 +111,7 @@ def test_nothing_is_replaced_unasked_nor_left_half_written(
     with pytest.raises(UsageError, match="--overwrite"):
         embed(photos, recipe, out)
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", lambda *given, **options: (_ for _ in ()).throw(OSError(28, "disk full")))
+        patch.setattr(np, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "disk full")))
         with pytest.raises(EnvironmentFault, match="disk full"):
             embed(photos, recipe, out, overwrite=True)
     assert out.read_text() == "precious"
@@ -120,7 +120,7 @@ def test_nothing_is_replaced_unasked_nor_left_half_written(
     assert len(np.load(out)) == 30
 
 
-def test_what_cannot_be_is_said_before_any_work(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_impossible_outputs_are_refused_before_any_work(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.parquet, \.csv, \.npz, \.npy"):
         embed(photos, recipe, tmp_path / "f.xlsx")
     (tmp_path / "f.csv").mkdir()
@@ -152,7 +152,7 @@ def test_a_second_time_nothing_is_computed(
     assert "nothing to compute" in capsys.readouterr().err
 
 
-def test_what_training_computed_is_not_computed_again(
+def test_features_computed_by_training_are_reused(
     photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(photos, replace(recipe, phases=()), tmp_path / "run", store=tmp_path / "store")

@@ -1,4 +1,4 @@
-"""`regraft inspect`: what is in a file or a run, and what would be refused."""
+"""`regraft inspect`: the content of a file or run, and why it would be refused."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from regraft.pipeline.inspect import inspect
 
 def test_layers_and_parameters_are_those_of_keras(network_file: Path) -> None:
     model = keras.models.load_model(network_file)
-    found = inspect(network_file)
-    assert found.suspicious == ()
-    assert found.parameters == sum(weight.shape.num_elements() for weight in model.weights)
-    assert found.inputs[0][1] == [None, 32, 32, 3]
-    assert found.outputs == (model.layers[-1].name,)
-    counted = {kind.name: (kind.layers, kind.parameters) for kind in found.kinds}
-    for name, (number, parameters) in counted.items():
+    inspection = inspect(network_file)
+    assert inspection.suspicious == ()
+    assert inspection.parameters == sum(weight.shape.num_elements() for weight in model.weights)
+    assert inspection.inputs[0][1] == [None, 32, 32, 3]
+    assert inspection.outputs == (model.layers[-1].name,)
+    counts = {kind.name: (kind.layers, kind.parameters) for kind in inspection.kinds}
+    for name, (number, parameters) in counts.items():
         layers = [layer for layer in model.layers if type(layer).__name__ == name]
         assert len(layers) == number
-        if name != "Dropout":  # its source of random numbers is no parameter
+        if name != "Dropout":  # the state of its random numbers is not a parameter
             assert sum(layer.count_params() for layer in layers) == parameters
-    assert found.saved_by.startswith(f"Keras {keras.__version__}")
+    assert inspection.saved_by.startswith(f"Keras {keras.__version__}")
 
 
 def test_a_hostile_file_is_shown_and_ends_with_exit_code_5(tmp_path: Path) -> None:
@@ -41,9 +41,9 @@ def test_a_hostile_file_is_shown_and_ends_with_exit_code_5(tmp_path: Path) -> No
     assert "REFUSED     layer 'evil\\x1b[2J' ('Lambda') runs a program." in done.stdout
     assert "would hold about 193,000,000,000 numbers" in done.stdout  # all reasons, not the first one
     assert "\x1b" not in done.stdout
-    found = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
-    assert len(found["suspicious"]) == 2
-    assert found["members"].keys() == {"metadata.json", "config.json", "model.weights.h5"}
+    inspection = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
+    assert len(inspection["suspicious"]) == 2
+    assert inspection["members"].keys() == {"metadata.json", "config.json", "model.weights.h5"}
 
 
 def test_another_file_is_called_by_its_name(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run starts with while its network is still being imported."""
+"""What a run does while Keras is being imported."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from regraft.data.catalog import Catalog
-from regraft.data.images.decode import Facts
-from regraft.features.image_facts import as_tensors, facts_key
+from regraft.data.images.decode import ImageFacts
+from regraft.features.image_facts import facts_key, facts_to_tensors
 from regraft.features.store import Store
 from regraft.pipeline.context import Context
 from regraft.pipeline.prepare import begin_decoding, feature_key_hint
@@ -17,17 +17,17 @@ from regraft.recipe import Recipe
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_decoding_begins_with_what_lacks_features_or_facts(
+def test_images_without_features_or_facts_are_decoded_first(
     make_photos: Callable[..., Path], tmp_path: Path
 ) -> None:
     catalog, store = Catalog.from_folder(make_photos()), Store(tmp_path / "store")
     recipe = Recipe(backbone="mobilenet_v2", weights="random", image_size=32, phases=())
-    contents, key = catalog.contents, "prefix of an earlier run"
+    contents, key = catalog.digests, "prefix of an earlier run"
     store.remember(feature_key_hint(recipe), key)
     store.entries(key).put(contents[:4], {"cut_0": np.zeros((4, 2))})
-    store.entries(facts_key(32)).put(contents[2:6], as_tensors([Facts(8, 8, "PNG")] * 4))
+    store.entries(facts_key(32)).put(contents[2:6], facts_to_tensors([ImageFacts(8, 8, "PNG")] * 4))
     with ExitStack() as stack:
-        ahead = begin_decoding(Context(store), catalog, recipe, stack)
-    assert ahead is not None
-    wanted = [*contents[:2], *contents[4:]]
-    assert [job.digest for job in ahead.jobs] == sorted(wanted)  # the choice of a precision looks at these
+        decoding = begin_decoding(Context(store), catalog, recipe, stack)
+    assert decoding is not None
+    missing = [*contents[:2], *contents[4:]]
+    assert [job.digest for job in decoding.jobs] == sorted(missing)  # the order of the precision's sample

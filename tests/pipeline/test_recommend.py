@@ -1,4 +1,4 @@
-"""`regraft recommend`: the backbone that knows the task is first, at one pass of the sample a network."""
+"""`regraft recommend`: the backbone that knows the task is first, and each network sees the sample once."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two of random weights, and the last one trained on other stripes."""
+    """Return two networks with random weights and one, the last, that was trained on other stripes."""
     folder = tmp_path_factory.mktemp("networks")
-    for each in (network(1), network(2), trained(network(3), images=240, epochs=12)):
-        each.save(folder / f"{each.name}.keras")
+    for model in (network(1), network(2), trained(network(3), images=240, epochs=12)):
+        model.save(folder / f"{model.name}.keras")
     return [str(folder / f"net{number}.keras") for number in (1, 2, 3)]
 
 
-def written(table: Path, header: list[str], rows: list[list[object]]) -> Path:
+def write_table(table: Path, header: list[str], rows: list[list[object]]) -> Path:
     with table.open("w", newline="") as out:
         csv.writer(out).writerows([header, *rows])
     return table
@@ -47,7 +47,7 @@ def written(table: Path, header: list[str], rows: list[list[object]]) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:
-    """No child processes: they have tests of their own."""
+    """Decode without child processes, which have tests of their own."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,39 +56,44 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_trained_network_is_first_by_every_score(striped: Path, networks: list[str]) -> None:
-    found = recommend(striped, backbones=networks)
-    assert found.best.backbone == networks[-1]
-    assert found.best.score > 0.9
-    assert (found.score_name, found.images, found.left_out) == ("top-1", 3 * EACH, ())
+    recommendation = recommend(striped, backbones=networks)
+    assert recommendation.best.backbone == networks[-1]
+    assert recommendation.best.score > 0.9
+    assert (recommendation.score_name, recommendation.images, recommendation.left_out) == (
+        "top-1",
+        3 * EACH,
+        (),
+    )
     for name in ("score", "logme", "h_score"):
-        values = [getattr(each, name) for each in found.ranked]
+        values = [getattr(ranked, name) for ranked in recommendation.ranked]
         assert values[0] == max(values), name
-    assert [each.score for each in found.ranked] == sorted((e.score for e in found.ranked), reverse=True)
-    model = regraft.load_backbone(found.best.backbone).model
-    assert (found.best.parameters, found.best.image_size, found.best.features) == (
+    scores = [ranked.score for ranked in recommendation.ranked]
+    assert scores == sorted(scores, reverse=True)
+    model = regraft.load_backbone(recommendation.best.backbone).model
+    assert (recommendation.best.parameters, recommendation.best.image_size, recommendation.best.features) == (
         model.count_params(),
         SIDE,
         6,
     )
-    assert found.best.megabytes == pytest.approx(4e-6 * model.count_params())
+    assert recommendation.best.megabytes == pytest.approx(4e-6 * model.count_params())
 
 
 def test_the_score_is_that_of_scikit_learns_ridge_on_the_same_features(
     striped: Path, networks: list[str], tmp_path: Path
 ) -> None:
-    found = recommend(striped, backbones=networks[:1])
+    recommendation = recommend(striped, backbones=networks[:1])
     regraft.embed(striped, Recipe(backbone=networks[0]), tmp_path / "f.npz")
     table = np.load(tmp_path / "f.npz")
     pipeline = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-2, 4, 20)))
     scores = cross_val_score(pipeline, table["features"], table["class"])
-    assert found.best.score == pytest.approx(scores.mean(), abs=0.08)  # other folds
+    assert recommendation.best.score == pytest.approx(scores.mean(), abs=0.08)  # other folds
 
 
 def test_a_network_costs_one_pass_of_the_sample_and_training_uses_it(
     striped: Path, networks: list[str], seen: list[int], tmp_path: Path
 ) -> None:
-    found = recommend(striped, backbones=networks[1:], sample=60)
-    assert found.images == 60
+    recommendation = recommend(striped, backbones=networks[1:], sample=60)
+    assert recommendation.images == 60
     assert sum(seen) == 2 * 60
     again = recommend(striped, backbones=networks[1:], sample=75)  # holds the smaller sample
     assert sum(seen) == 2 * 75
@@ -96,18 +101,18 @@ def test_a_network_costs_one_pass_of_the_sample_and_training_uses_it(
     assert run.metrics["features"] == {"computed": 3 * EACH - 75, "reused": 75}
 
 
-def test_every_class_has_its_share_and_test_images_are_not_looked_at(
+def test_every_class_has_its_share_and_test_images_are_not_used(
     striped: Path, networks: list[str], seen: list[int]
 ) -> None:
     files = sorted(striped.rglob("*.png"))
     parts = ["test" if number % 3 == 0 else "train" for number in range(len(files))]
     rows = [[file, file.parent.name, part] for file, part in zip(files, parts, strict=True)]
-    table = written(striped.parent / "parts.csv", ["file", "label", "part"], rows)
+    table = write_table(striped.parent / "parts.csv", ["file", "label", "part"], rows)
     recipe = Recipe(image=("file",), target=("label",), split="part")
-    found = recommend(table, recipe, backbones=networks[:1])
-    assert found.images == sum(seen) == 2 * EACH
+    recommendation = recommend(table, recipe, backbones=networks[:1])
+    assert recommendation.images == sum(seen) == 2 * EACH
     assert recommend(table, recipe, backbones=networks[:1], sample=30).images == 30
-    words = shlex.split(found.command)
+    words = shlex.split(recommendation.command)
     assert words[:3] == ["regraft", "train", str(table)]
     assert dict(zip(words[3::2], words[4::2], strict=True)) == {
         "--image": "file", "--target": "label", "--split": "part", "--backbone": networks[0],
@@ -127,36 +132,38 @@ def test_other_tasks(task: str, score: str, striped: Path, networks: list[str]) 
     rows = [[file, words[file.parent.name]] for file in sorted(striped.rglob("*.png"))]
     if task == "regression":
         rows = [[file, f"{float(word) + rng.normal(0, 0.1):.3f}"] for file, word in rows]
-    table = written(striped.parent / f"{task}.csv", ["file", "target"], rows)
+    table = write_table(striped.parent / f"{task}.csv", ["file", "target"], rows)
     separator = "|" if task == "multilabel" else ""
     recipe = Recipe(image=("file",), target=("target",), task=task, separator=separator)
-    found = recommend(table, recipe, backbones=[networks[0], networks[2]])
-    assert found.score_name == score
-    assert found.best.backbone == networks[-1]
-    assert found.best.score > found.ranked[-1].score
+    recommendation = recommend(table, recipe, backbones=[networks[0], networks[2]])
+    assert recommendation.score_name == score
+    assert recommendation.best.backbone == networks[-1]
+    assert recommendation.best.score > recommendation.ranked[-1].score
 
 
-def test_what_cannot_be_had_is_named_and_left_out(
+def test_backbones_that_cannot_be_loaded_are_named_and_skipped(
     striped: Path, networks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr("regraft.backbones.weights.unreachable", lambda url: "no network")
+    monkeypatch.setattr("regraft.backbones.weights.explain_unreachable", lambda url: "no network")
     broken = tmp_path / "broken.keras"
     broken.write_text("no model")
-    found = recommend(striped, backbones=["vgg16", str(broken), networks[0]], sample=30)
-    assert [each.backbone for each in found.ranked] == [networks[0]]
-    assert [each.backbone for each in found.left_out] == ["vgg16", str(broken)]
-    assert "cannot be downloaded: no network" in found.left_out[0].reason
+    recommendation = recommend(striped, backbones=["vgg16", str(broken), networks[0]], sample=30)
+    assert [ranked.backbone for ranked in recommendation.ranked] == [networks[0]]
+    assert [skipped.backbone for skipped in recommendation.left_out] == ["vgg16", str(broken)]
+    assert "cannot be downloaded: no network" in recommendation.left_out[0].reason
     with pytest.raises(EnvironmentFault, match="vgg16 are not on this machine"):
         recommend(striped, backbones=["vgg16", str(broken)], sample=30)
 
 
-def test_mistakes_are_said_before_anything_runs(striped: Path, networks: list[str], seen: list[int]) -> None:
+def test_mistakes_are_reported_before_anything_runs(
+    striped: Path, networks: list[str], seen: list[int]
+) -> None:
     with pytest.raises(UsageError, match='Did you mean "resnet50"'):
         recommend(striped, backbones=[networks[0], "resnet5O"])
     with pytest.raises(UsageError, match="one for each of 3 backbones"):
         recommend(striped, backbones=networks, weights=["random", "imagenet"])
-    with pytest.raises(UsageError, match="expected one at least"):
+    with pytest.raises(UsageError, match="expected at least one"):
         recommend(striped, backbones=[])
     with pytest.raises(UsageError, match="Received: gem"):
         recommend(striped, Recipe(head=regraft.HeadSpec(pooling="gem")), backbones=networks)
@@ -165,7 +172,7 @@ def test_mistakes_are_said_before_anything_runs(striped: Path, networks: list[st
     assert not seen
 
 
-def test_the_command_prints_a_table_and_what_to_type_next(striped: Path, networks: list[str]) -> None:
+def test_the_command_prints_a_table_and_the_next_command(striped: Path, networks: list[str]) -> None:
     names = ["--backbones", f"{networks[0]},{networks[2]}", "--weights", "random,imagenet"]
     options = ["recommend", str(striped), *names, "--sample", "30"]
     shown = CliRunner().invoke(app, options, catch_exceptions=False).stdout
@@ -173,6 +180,8 @@ def test_the_command_prints_a_table_and_what_to_type_next(striped: Path, network
     assert lines[0][:4] == ["backbone", "top-1", "LogME", "H-score"]
     assert [line[0] for line in lines[2:4]] == [networks[2], networks[0]]
     assert f"Next: regraft train {striped} --backbone {networks[2]}" in shown
-    told = json.loads(CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False).stdout)
-    assert [each["backbone"] for each in told["ranked"]] == [networks[2], networks[0]]
-    assert told["ranked"][1]["weights"] == "random"
+    ranked = json.loads(CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False).stdout)[
+        "ranked"
+    ]
+    assert [entry["backbone"] for entry in ranked] == [networks[2], networks[0]]
+    assert ranked[1]["weights"] == "random"

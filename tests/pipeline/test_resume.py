@@ -34,16 +34,16 @@ RECIPE = Recipe(
 
 
 class Killing:
-    """Where runs are forked, their folder, and runs that nobody kills, eager or not, each made once."""
+    """A server that forks runs in a folder, with reference runs, eager or not, that are never killed."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self._server, self.folder = server, folder
-        self._whole: dict[bool, dict[str, object]] = {}
+        self._reference_runs: dict[bool, dict[str, object]] = {}
 
     def run(self, out: str, *arguments: str, codes: tuple[int, ...] = (0,), **settings: object):
-        """What the server says of a run; it ended with one of these codes."""
-        places = ["-o", self.folder / out, "--store", self.folder / f"{out}.store"]
-        base = [self.folder / "photos", "--recipe", self.folder / "recipe.toml", *places]
+        """Run a command, check its exit code, and return the server's record of it."""
+        paths = ["-o", self.folder / out, "--store", self.folder / f"{out}.store"]
+        base = [self.folder / "photos", "--recipe", self.folder / "recipe.toml", *paths]
         done = self._server.run(*map(str, base), *arguments, **settings)
         assert done["code"] in codes, self.log
         assert "Traceback" not in self.log
@@ -51,15 +51,15 @@ class Killing:
 
     @property
     def log(self) -> str:
-        """What the last run said."""
+        """The output of the last run."""
         return (self.folder / "log").read_text()
 
-    def whole(self, eager: bool) -> dict[str, object]:
-        """What was said of such a run, and what it `made`."""
-        if eager not in self._whole:
+    def reference_run(self, eager: bool) -> dict[str, object]:
+        """Return the record of a run that was not killed, with the content of its folder."""
+        if eager not in self._reference_runs:
             done = self.run(f"whole-{eager}", eager=eager)
-            self._whole[eager] = {**done, "made": made(self.folder / f"whole-{eager}")}
-        return self._whole[eager]
+            self._reference_runs[eager] = {**done, "content": read_run(self.folder / f"whole-{eager}")}
+        return self._reference_runs[eager]
 
     def hidden(self, out: str) -> list[str]:
         return [path.name for path in self.folder.glob(f".{out}.*")]
@@ -76,8 +76,8 @@ def killing(tmp_path_factory: pytest.TempPathFactory, network_file: Path) -> Ite
         yield Killing(server, folder)
 
 
-def made(run: Path) -> dict[str, object]:
-    """Everything in a run folder that does not name a time."""
+def read_run(run: Path) -> dict[str, object]:
+    """Return everything in a run folder that does not depend on time."""
     with zipfile.ZipFile(run / "model.keras") as archive, archive.open("model.weights.h5") as file:
         weights: dict[str, object] = {}
 
@@ -99,9 +99,11 @@ def made(run: Path) -> dict[str, object]:
 
 
 def test_a_run_stopped_again_and_again_ends_with_the_same_bits(killing: Killing) -> None:
-    """Ctrl-C while features are computed; kill -9 in the head's training; SIGTERM in fine-tuning, after which
-    the best so far is delivered; kill -9 while the run is written, which leaves that in its place."""
-    whole = killing.whole(eager=True)
+    """Ctrl-C stops extraction, kill -9 the head, SIGTERM fine-tuning, and kill -9 the writing of the run.
+
+    SIGTERM delivers the best model so far, which the last kill leaves as it is.
+    """
+    reference = killing.reference_run(eager=True)
     killing.run("run", at=(".shard", 1), by=signal.SIGINT, codes=(130,))
     assert "interrupted" in killing.log
     assert not killing.hidden("run")
@@ -109,54 +111,54 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(killing: Killing)
     assert killing.hidden("run")
     killing.run("run", "--resume", at=("phase-1.npz", 5), by=signal.SIGTERM, codes=(143,))
     assert "Stopping after this step" in killing.log
-    assert "the same command with --resume goes on from there" in killing.log
-    stopped = made(killing.folder / "run")  # the best so far
+    assert "Run the same command with --resume to continue" in killing.log
+    stopped = read_run(killing.folder / "run")  # the best so far
     assert stopped["metrics"]["decision"]["phases"][-1]["stopped"] == "interrupted"
     killing.run("run", "--resume", at=(".run.writing-", 12), codes=(-9,))
-    assert "Going on in epoch" in killing.log
-    assert made(killing.folder / "run") == stopped
+    assert "Resuming in epoch" in killing.log
+    assert read_run(killing.folder / "run") == stopped
     killing.run("run", "--resume")
     assert "Epoch" not in killing.log
-    assert made(killing.folder / "run") == whole["made"]
+    assert read_run(killing.folder / "run") == reference["content"]
     assert not killing.hidden("run")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("number", range(50))
 def test_killed_at_any_moment_and_resumed(killing: Killing, number: int) -> None:
-    """Every other one at a file that it touches, every other one by the clock; every third one once more."""
+    """Kill half of the runs when they touch a file and half by the clock; kill every third run twice."""
     eager, out = number % 4 < 2, f"run-{number}"
-    whole, rng = killing.whole(eager), random.Random(number)
+    reference, rng = killing.reference_run(eager), random.Random(number)
     for _ in range(2 if number % 3 == 0 else 1):
-        at, after = ("", rng.randint(1, whole["touched"])), rng.uniform(0.1, whole["seconds"])
-        moment = {"at": at} if number % 2 else {"after": after}
+        file, seconds = ("", rng.randint(1, reference["touched"])), rng.uniform(0.1, reference["seconds"])
+        moment = {"at": file} if number % 2 else {"after": seconds}
         if not killing.run(out, "--resume", codes=(0, -9), eager=eager, **moment)["code"]:
             break
     if not (killing.folder / out / "manifest.json").exists() or killing.hidden(out):
         killing.run(out, "--resume", eager=eager)
-    assert made(killing.folder / out) == whole["made"]
+    assert read_run(killing.folder / out) == reference["content"]
     assert not killing.hidden(out)
 
 
 @pytest.mark.soak
-def test_killed_while_it_is_written_the_place_has_the_old_run_or_the_new_one(killing: Killing) -> None:
+def test_a_kill_while_writing_leaves_the_old_run_or_the_new_one(killing: Killing) -> None:
     out, rng, arguments = "written", random.Random(0), ("--overwrite", "--seed", "1", "--resume")
-    old = killing.whole(eager=True)["made"]
+    old = killing.reference_run(eager=True)["content"]
     killing.run("new", *arguments)
-    new = made(killing.folder / "new")
+    new = read_run(killing.folder / "new")
     assert new != old
     shutil.copytree(killing.folder / "whole-True", killing.folder / out)
-    kept = 0
-    for _ in range(50):  # all that is written below the folder beside, and what is cleared away afterwards
-        at = (f".{out}.writing-", rng.randint(2, 40))
-        done = killing.run(out, *arguments, at=at, codes=(0, -9))
-        found = made(killing.folder / out)
-        assert found == new or (found == old and done["code"] == -9)
-        kept += found == old
-        if found == new:
+    unchanged = 0
+    for _ in range(50):  # at any write to the temporary folder, or while the old run is being removed
+        file = (f".{out}.writing-", rng.randint(2, 40))
+        done = killing.run(out, *arguments, at=file, codes=(0, -9))
+        content = read_run(killing.folder / out)
+        assert content == new or (content == old and done["code"] == -9)
+        unchanged += content == old
+        if content == new:
             shutil.rmtree(killing.folder / out)
             shutil.copytree(killing.folder / "whole-True", killing.folder / out)
-    assert kept > 25
+    assert unchanged > 25
     killing.run(out, *arguments)
-    assert made(killing.folder / out) == new
+    assert read_run(killing.folder / out) == new
     assert not killing.hidden(out)

@@ -1,4 +1,4 @@
-"""The run folder: old or new, never half, never with numbers that are none."""
+"""The run folder: always complete, either old or new, and without weights that are not finite."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import keras
 import numpy as np
 import pytest
 
-from regraft.errors import EnvironmentFault, ModelRefused, name_os_errors
+from regraft.errors import EnvironmentFault, ModelRefused, wrap_os_errors
 from regraft.inference.model_files import _expect_finite
-from regraft.models.freeze import Trained
+from regraft.models.freeze import TrainableCount
 from regraft.pipeline.run_folder import claim_folder
 from regraft.recipe import Phase
-from regraft.training.fit import EpochRecord, Fitted
+from regraft.training.loop import EpochRecord, PhaseResult
 from regraft.training.outcome import Decision
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_model_with_a_weight_that_is_no_finite_number_is_not_written(value: float) -> None:
+def test_a_model_with_a_weight_that_is_not_finite_is_not_written(value: float) -> None:
     model = keras.Sequential(
         [keras.Input((2,)), keras.layers.Dense(3, name="last"), keras.layers.Dropout(0.5)]
     )
@@ -30,17 +30,19 @@ def test_a_model_with_a_weight_that_is_no_finite_number_is_not_written(value: fl
         _expect_finite(model)
 
 
-def test_a_loss_that_is_no_number_says_so_and_which_rate_to_try() -> None:
+def test_a_loss_that_is_not_finite_is_reported_with_a_rate_to_try() -> None:
     history = [
         EpochRecord(n, float("nan"), loss, 0.5, 0.01, 1.0) for n, loss in enumerate((0.7, float("nan")))
     ]
-    fitted = Fitted(Phase("all", learning_rate=0.01), Trained(1, 1), history=history, stopped="diverged")
-    reason = Decision.of((fitted,), "top-1").reason
-    assert "its loss left the finite numbers in epoch 1" in reason
+    fitted = PhaseResult(
+        Phase("all", learning_rate=0.01), TrainableCount(1, 1), history=history, stopped="diverged"
+    )
+    reason = Decision.from_phases((fitted,), "top-1").reason
+    assert "the loss became NaN or infinite in epoch 1" in reason
     assert "--learning-rate 0.001" in reason
 
 
-def test_what_killed_runs_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_and_folders_in_use_stay(tmp_path: Path) -> None:
     (tmp_path / ".run.writing-dead").mkdir()
     (tmp_path / ".run.writing-dead" / "model.keras").write_bytes(b"half")
     (tmp_path / ".other.writing-dead").mkdir()
@@ -52,7 +54,7 @@ def test_what_killed_runs_left_goes_and_what_is_being_written_stays(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.writing-dead", "run"]
 
 
-def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(EnvironmentFault, match="Nothing can be written to"),
@@ -61,11 +63,11 @@ def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) 
         raise AssertionError("work began")
 
 
-def test_a_fault_that_says_why_already_is_not_worded_again() -> None:
+def test_a_fault_with_a_reason_is_passed_on_unchanged() -> None:
     with (
         pytest.raises(EnvironmentFault, match=r"^the disk: No space left on device\.$"),
-        name_os_errors("the disk"),
+        wrap_os_errors("the disk"),
     ):
         raise OSError(28, "No space left on device")
-    with pytest.raises(EnvironmentFault, match=r"^no network$"), name_os_errors("the disk"):
+    with pytest.raises(EnvironmentFault, match=r"^no network$"), wrap_os_errors("the disk"):
         raise EnvironmentFault("no network")

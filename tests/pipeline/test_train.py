@@ -1,4 +1,4 @@
-"""A whole run: what it writes, what it reuses, what it refuses."""
+"""A complete run: what it writes, what it reuses, what it refuses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
-from conftest import write_photos
+from conftest import run_eagerly, write_photos
 from PIL import Image
 
 import regraft
@@ -26,15 +27,40 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture
+class Finished(NamedTuple):
+    """A run that several tests read; those that change its folder or its images copy them."""
+
+    run: regraft.Run
+    photos: Path
+    store: Path
+
+
+@pytest.fixture(scope="module")
 def probe(network_file: Path) -> Recipe:
     return Recipe(backbone=str(network_file), phases=())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tuned(network_file: Path) -> Recipe:
     phase = Phase("all", epochs=2, batch_size=8, learning_rate=1e-2)
     return Recipe(backbone=str(network_file), phases=(phase,), augment=("flip",))
+
+
+@pytest.fixture(scope="module")
+def finished_probe(probe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finish(probe, tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="module")
+def finished_tuned(tuned: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finish(tuned, tmp_path_factory.mktemp("tuned"))
+
+
+def finish(recipe: Recipe, folder: Path) -> Finished:
+    photos = write_photos(folder / "photos")
+    with run_eagerly():
+        run = regraft.train(photos, recipe, folder / "run", store=folder / "store")
+    return Finished(run, photos, folder / "store")
 
 
 def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path) -> None:
@@ -59,21 +85,25 @@ def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_second_run_computes_nothing_and_says_the_same(photos: Path, probe: Recipe, tmp_path: Path) -> None:
-    first = regraft.train(photos, probe, tmp_path / "a", store=tmp_path / "store")
-    second = regraft.train(photos, probe, tmp_path / "b", store=tmp_path / "store")
+def test_a_second_run_computes_nothing_and_scores_the_same(
+    finished_probe: Finished, probe: Recipe, tmp_path: Path
+) -> None:
+    first, photos, store = finished_probe
+    second = regraft.train(photos, probe, tmp_path / "b", store=store)
     assert second.metrics["features"] == {"computed": 0, "reused": 30}
     assert second.metrics["validation"] == first.metrics["validation"]
 
 
 @pytest.mark.slow
 def test_ten_new_images_compute_ten_and_leave_the_split_as_it_was(
-    photos: Path, probe: Recipe, tmp_path: Path
+    finished_probe: Finished, probe: Recipe, tmp_path: Path
 ) -> None:
-    first = regraft.train(photos, probe, tmp_path / "a", store=tmp_path / "store")
+    first = finished_probe.run
+    photos = shutil.copytree(finished_probe.photos, tmp_path / "photos")
+    store = shutil.copytree(finished_probe.store, tmp_path / "store")
     for path in write_photos(tmp_path / "more", classes=1, each=10, seed=9).rglob("*.png"):
         shutil.copy(path, photos / "blue" / f"new_{path.name}")
-    second = regraft.train(photos, probe, tmp_path / "b", store=tmp_path / "store")
+    second = regraft.train(photos, probe, tmp_path / "b", store=store)
     assert second.metrics["features"] == {"computed": 10, "reused": 30}
     parts = [
         {row["image"]: row["part"] for row in csv.DictReader((run.path / "split.csv").open())}
@@ -83,8 +113,11 @@ def test_ten_new_images_compute_ten_and_leave_the_split_as_it_was(
 
 
 @pytest.mark.slow
-def test_two_empty_places_give_the_same_scores(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
-    runs = [regraft.train(photos, tuned, tmp_path / n, store=tmp_path / f"store {n}") for n in ("a", "b")]
+@pytest.mark.usefixtures("eager")
+def test_two_empty_stores_give_the_same_scores(
+    finished_tuned: Finished, photos: Path, tuned: Recipe, tmp_path: Path
+) -> None:
+    runs = [finished_tuned.run, regraft.train(photos, tuned, tmp_path / "b", store=tmp_path / "store")]
     assert runs[0].metrics["validation"] == runs[1].metrics["validation"]
     assert (runs[0].path / "split.csv").read_text() == (runs[1].path / "split.csv").read_text()
 
@@ -92,8 +125,8 @@ def test_two_empty_places_give_the_same_scores(photos: Path, tuned: Recipe, tmp_
 def test_bad_files_are_named_and_the_rest_is_used(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     (photos / "red" / "empty.jpg").write_bytes(b"")
     (photos / "red" / "page.jpg").write_bytes(b"<!DOCTYPE html><html>")
-    whole = (photos / "blue" / "000.png").read_bytes()
-    (photos / "blue" / "half.png").write_bytes(whole[: len(whole) // 2])
+    image = (photos / "blue" / "000.png").read_bytes()
+    (photos / "blue" / "half.png").write_bytes(image[: len(image) // 2])
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     refused = [json.loads(line) for line in (run.path / "refused.jsonl").read_text().splitlines()]
     assert {(item["image"], item["code"]) for item in refused} == {
@@ -104,8 +137,8 @@ def test_bad_files_are_named_and_the_rest_is_used(photos: Path, probe: Recipe, t
 
 
 @pytest.mark.slow
-def test_fine_tuned_model_scores_what_its_file_predicts(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
-    run = regraft.train(photos, tuned, tmp_path / "run", store=tmp_path / "store")
+def test_fine_tuned_model_scores_what_its_file_predicts(finished_tuned: Finished) -> None:
+    run, photos, _ = finished_tuned
     rows = [row for row in csv.DictReader((run.path / "split.csv").open()) if row["part"] == "validation"]
     pixels = np.stack(
         [decode((photos / row["image"]).read_bytes(), 32).pixels for row in rows]
@@ -121,10 +154,8 @@ def test_fine_tuned_model_scores_what_its_file_predicts(photos: Path, tuned: Rec
 
 
 @pytest.mark.slow
-def test_saved_model_opens_in_plain_keras_without_regraft(
-    photos: Path, probe: Recipe, tmp_path: Path
-) -> None:
-    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+def test_saved_model_opens_in_plain_keras_without_regraft(finished_probe: Finished, tmp_path: Path) -> None:
+    run = finished_probe.run
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     np.save(tmp_path / "pixels.npy", pixels)
     code = (
@@ -138,21 +169,25 @@ def test_saved_model_opens_in_plain_keras_without_regraft(
 
 
 @pytest.mark.slow
-def test_python_api_goes_on_with_an_ordinary_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
-    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
-    run.model.compile("sgd", "sparse_categorical_crossentropy")
-    run.model.fit(np.zeros((4, 32, 32, 3)), np.zeros(4), verbose=0)
+def test_the_model_of_a_run_can_be_trained_further_with_keras(finished_probe: Finished) -> None:
+    model = regraft.load(finished_probe.run.path).model
+    before = model.get_weights()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(np.zeros((4, 32, 32, 3)), np.zeros(4), verbose=0)
+    assert any((now != then).any() for now, then in zip(model.get_weights(), before, strict=True))
 
 
 @pytest.mark.slow
-def test_recipe_of_a_run_makes_the_run_again(photos: Path, tuned: Recipe, tmp_path: Path) -> None:
-    first = regraft.train(photos, tuned, tmp_path / "a", store=tmp_path / "store")
+@pytest.mark.usefixtures("eager")
+def test_recipe_of_a_run_makes_the_run_again(finished_tuned: Finished, tmp_path: Path) -> None:
+    first, _, store = finished_tuned
     recipe = Recipe.from_toml(first.path / "recipe.toml")
-    second = regraft.train(recipe.data, recipe, tmp_path / "b", store=tmp_path / "store")
+    second = regraft.train(recipe.data, recipe, tmp_path / "b", store=store)
     assert second.metrics["validation"] == first.metrics["validation"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 def test_recipe_is_right_after_an_early_stop_and_from_another_folder(
     photos: Path, network_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +206,7 @@ def test_recipe_is_right_after_an_early_stop_and_from_another_folder(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 def test_auto_states_what_it_decided(photos: Path, network_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(backbone=str(network_file), budget=60, phases=(Phase(epochs=1, batch_size=8),))
     run = regraft.train(photos, recipe, tmp_path / "run", store=tmp_path / "store")
@@ -200,27 +236,29 @@ def test_parts_of_the_users_own_are_kept(make_photos, probe: Recipe, tmp_path: P
 
 @pytest.mark.slow
 def test_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_run(
-    photos: Path, probe: Recipe, tmp_path: Path
+    finished_probe: Finished, probe: Recipe, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    regraft.train(photos, probe, out, store=tmp_path / "store")
+    run, photos, store = finished_probe
+    out = shutil.copytree(run.path, tmp_path / "run")
     with pytest.raises(regraft.UsageError, match="--overwrite"):
-        regraft.train(photos, probe, out, store=tmp_path / "store")
-    regraft.train(photos, probe, out, overwrite=True, store=tmp_path / "store")
+        regraft.train(photos, probe, out, store=store)
+    (out / "metrics.json").unlink()
+    regraft.train(photos, probe, out, overwrite=True, store=store)
+    assert (out / "metrics.json").exists()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     with pytest.raises(regraft.UsageError, match="not a run folder"):
-        regraft.train(photos, probe, mine, overwrite=True, store=tmp_path / "store")
+        regraft.train(photos, probe, mine, overwrite=True, store=store)
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.slow
 def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
-    photos: Path, probe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_probe: Finished, probe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "run"
-    regraft.train(photos, probe, out, store=tmp_path / "store")
+    run, photos, store = finished_probe
+    out = shutil.copytree(run.path, tmp_path / "run")
     before = (out / "metrics.json").read_bytes()
 
     def full(*args: object) -> None:
@@ -228,7 +266,7 @@ def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
 
     monkeypatch.setattr("keras.Model.save", full)
     with pytest.raises(regraft.EnvironmentFault, match="No space left"):
-        regraft.train(photos, probe, out, overwrite=True, store=tmp_path / "store")
+        regraft.train(photos, probe, out, overwrite=True, store=store)
     assert (out / "metrics.json").read_bytes() == before
     assert not list(tmp_path.glob(".run*"))
 
@@ -242,24 +280,24 @@ def test_images_that_may_only_be_read_are_as_good_as_any(
     assert len(list(run.bundle.predict([photos]))) == 30
 
 
-def test_a_place_that_may_only_be_read_is_refused_before_anything_is_looked_at(
-    tmp_path: Path, read_only
-) -> None:
-    place, nowhere = tmp_path / "place", tmp_path / "nowhere"
-    place.mkdir()
-    read_only(place)
+def test_a_read_only_folder_is_refused_before_any_work(tmp_path: Path, read_only) -> None:
+    folder, nowhere = tmp_path / "folder", tmp_path / "nowhere"
+    folder.mkdir()
+    read_only(folder)
     for make in (regraft.train, regraft.search):
         with pytest.raises(regraft.EnvironmentFault, match=r"Nothing can be written to|cannot be written"):
-            make(nowhere, Recipe(), place / "run")
+            make(nowhere, Recipe(), folder / "run")
     with pytest.raises(regraft.EnvironmentFault, match=r"features.csv cannot be written"):
-        regraft.embed(nowhere, Recipe(), place / "features.csv")
-    with pytest.raises(regraft.UsageError, match="nowhere"):  # which is looked at first where one can write
+        regraft.embed(nowhere, Recipe(), folder / "features.csv")
+    with pytest.raises(
+        regraft.UsageError, match="nowhere"
+    ):  # with a writable folder, the data are read first
         regraft.train(nowhere, Recipe(), tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, tmp_path: Path) -> None:
-    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+def test_predict_and_evaluate_agree_with_the_model(finished_probe: Finished, photos: Path) -> None:
+    run = finished_probe.run
     (photos / "red" / "bad.png").write_bytes(b"not an image at all")
     bundle = regraft.load(run.path)
     answers = list(bundle.predict([photos / "red"]))
@@ -276,24 +314,23 @@ def test_predict_and_evaluate_agree_with_the_model(photos: Path, probe: Recipe, 
 
 
 @pytest.mark.slow
-def test_evaluate_refuses_classes_the_model_never_saw(photos: Path, probe: Recipe, tmp_path: Path) -> None:
-    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
+def test_evaluate_refuses_classes_the_model_never_saw(finished_probe: Finished, photos: Path) -> None:
     (photos / "blue").rename(photos / "violet")
     with pytest.raises(regraft.DataError, match="violet"):
-        run.bundle.evaluate(photos)
+        finished_probe.run.bundle.evaluate(photos)
 
 
 @pytest.mark.slow
-def test_damaged_model_or_manifest_is_refused(photos: Path, probe: Recipe, tmp_path: Path) -> None:
-    run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
-    data = bytearray((run.path / "model.keras").read_bytes())
+def test_damaged_model_or_manifest_is_refused(finished_probe: Finished, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_probe.run.path, tmp_path / "run")
+    data = bytearray((run / "model.keras").read_bytes())
     data[len(data) // 2] ^= 1
-    (run.path / "model.keras").write_bytes(data)
+    (run / "model.keras").write_bytes(data)
     with pytest.raises(regraft.ModelRefused, match="manifest"):
-        _ = regraft.load(run.path).model
-    (run.path / "manifest.json").write_text("{}")
+        _ = regraft.load(run).model
+    (run / "manifest.json").write_text("{}")
     with pytest.raises(regraft.ModelRefused):
-        regraft.load(run.path)
+        regraft.load(run)
     with pytest.raises(regraft.UsageError):
         regraft.load(tmp_path / "nowhere")
 

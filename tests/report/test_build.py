@@ -1,4 +1,4 @@
-"""Outcomes of every task as scores, warnings and the report's content."""
+"""Scores, warnings and the report's content for outcomes of every task."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from sklearn import metrics as reference
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.images.decode import Facts
+from regraft.data.images.decode import ImageFacts
 from regraft.recipe import Phase, Recipe
-from regraft.report.build import report_of, score_parts, thresholds, warnings_of
+from regraft.report.build import choose_label_thresholds, find_cautions, make_report, score_parts
 from regraft.report.render import render
 from regraft.training.outcome import Decision, Outcome
 
@@ -55,7 +55,7 @@ def target(task: str, truth: np.ndarray) -> object:
 
 
 def fitted(phase: Phase, parameters: int, *, best: int) -> SimpleNamespace:
-    """What a phase of two epochs left behind, without a backend."""
+    """Return the result of a phase of two epochs, without a backend."""
     history = [
         SimpleNamespace(epoch=number, loss=1.0, val_loss=0.9, val_score=0.5, learning_rate=1e-3, seconds=2.0)
         for number in range(3)
@@ -70,7 +70,7 @@ def fitted(phase: Phase, parameters: int, *, best: int) -> SimpleNamespace:
 
 
 def outcome(task: str, *, skill: float = 3.0, parts: tuple[str, ...] = ("test", "validation")) -> Outcome:
-    """A run that trained two phases; the head alone, on the untouched backbone, knows a third as much."""
+    """Return a run with two phases; the head on the untouched backbone has a third of the skill."""
     targets = {part: truths(task, n, seed) for seed, (part, n) in enumerate(PARTS.items())}
     samples = tuple(
         Sample(f"{part}/{number}.jpg", target(task, truth), f"{part} {number}", part)
@@ -86,11 +86,13 @@ def outcome(task: str, *, skill: float = 3.0, parts: tuple[str, ...] = ("test", 
         Recipe(data="photos"),
         catalog,
         SimpleNamespace(
-            name="small", weights_briefly="none", image_size=32, new_layers=("stem_7x7",), notes=()
+            name="small", short_weights="none", image_size=32, new_layers=("stem_7x7",), notes=()
         ),
         SimpleNamespace(parameters=4321),
         SimpleNamespace(
-            computed=1, reused=2, facts=lambda samples: [Facts(8, 8, "JPEG", ("tiny_image",))] * len(samples)
+            computed=1,
+            reused=2,
+            facts=lambda samples: [ImageFacts(8, 8, "JPEG", ("tiny_image",))] * len(samples),
         ),
         "ridge regression, penalty 0.1",
         Decision("The last three layers were trained and kept.", phases),
@@ -106,17 +108,17 @@ def outcome(task: str, *, skill: float = 3.0, parts: tuple[str, ...] = ("test", 
 def test_the_page_of_every_task_can_be_made(task: str) -> None:
     made = outcome(task)
     parts = score_parts(made)
-    report = report_of(made, parts, Path("runs/one"))
+    report = make_report(made, parts, Path("runs/one"))
     page = render(report)
     assert [(part.name, part.n) for part in parts] == [("test", 50), ("validation", 40)]
-    for said in (*OUTPUTS[task], "stem_7x7", "last:3", "1,234", "the head alone", "ridge regression"):
-        assert said in page, said
+    for text in (*OUTPUTS[task], "stem_7x7", "last:3", "1,234", "the head alone", "ridge regression"):
+        assert text in page, text
     assert "150 images are smaller than 32 pixels" in page
     json.dumps({name: score.value for part in parts for name, score in part.scores.items()}, allow_nan=False)
 
 
 @pytest.mark.parametrize("task", OUTPUTS)
-def test_the_head_on_the_untouched_backbone_is_scored_beside_the_model(task: str) -> None:
+def test_the_head_on_the_untouched_backbone_is_scored_too(task: str) -> None:
     for part in score_parts(outcome(task)):
         headline = next(iter(part.scores.values()))
         worse = (
@@ -141,44 +143,49 @@ def test_headlines_agree_with_scikit_learn() -> None:
 
 def test_thresholds_come_from_validation_alone() -> None:
     made = outcome("multilabel", skill=0.7)
-    chosen = thresholds(made)
+    chosen = choose_label_thresholds(made)
     assert list(chosen) == list(OUTPUTS["multilabel"])
     truth = made.catalog.targets(made.catalog.part("validation"))
     answers = made.answers["validation"][0]
-    for at, limit in enumerate(chosen.values()):
-        every = [reference.f1_score(truth[:, at], answers[:, at] >= level) for level in answers[:, at]]
-        assert reference.f1_score(truth[:, at], answers[:, at] >= limit) == pytest.approx(max(every))
+    for column, limit in enumerate(chosen.values()):
+        label, values = truth[:, column], answers[:, column]
+        scores = [reference.f1_score(label, values >= level) for level in values]
+        assert reference.f1_score(label, values >= limit) == pytest.approx(max(scores))
     rows = score_parts(made)[0].findings.rows
     assert [row.threshold for row in rows] == list(chosen.values())
     made.answers["test"] = (1 - made.answers["test"][0], made.answers["test"][1])
-    assert thresholds(made) == chosen
+    assert choose_label_thresholds(made) == chosen
 
 
-def test_without_validation_thresholds_are_the_middle() -> None:
-    assert thresholds(outcome("multilabel", parts=("test",))) == {"sky": 0.5, "sea": 0.5, "gull": 0.5}
-    assert thresholds(outcome("multiclass")) == {}
+def test_without_validation_thresholds_are_one_half() -> None:
+    assert choose_label_thresholds(outcome("multilabel", parts=("test",))) == {
+        "sky": 0.5,
+        "sea": 0.5,
+        "gull": 0.5,
+    }
+    assert choose_label_thresholds(outcome("multiclass")) == {}
 
 
 @pytest.mark.parametrize("task", OUTPUTS)
-def test_a_model_that_learnt_nothing_is_warned_of_and_a_good_one_is_not(task: str) -> None:
-    assert warnings_of(outcome(task)) == ()
+def test_only_a_model_that_learnt_nothing_brings_a_warning(task: str) -> None:
+    assert find_cautions(outcome(task)) == ()
     useless = outcome(task, skill=0.0)
-    (warning,) = warnings_of(useless)
+    (warning,) = find_cautions(useless)
     assert warning.startswith(("No better than ", "Not shown to be better than "))
     assert "50 test images" in warning
-    assert warning in render(report_of(useless, score_parts(useless), Path("runs/one")))
+    assert warning in render(make_report(useless, score_parts(useless), Path("runs/one")))
 
 
 @pytest.mark.parametrize("task", OUTPUTS)
 def test_without_a_scored_part_there_is_nothing_to_say(task: str) -> None:
     made = outcome(task, parts=())
-    assert (score_parts(made), warnings_of(made)) == ([], ())
-    assert "Not scored" in render(report_of(made, [], Path("runs/one")))
+    assert (score_parts(made), find_cautions(made)) == ([], ())
+    assert "Not scored" in render(make_report(made, [], Path("runs/one")))
 
 
-def test_phases_are_strung_together_without_repeating_what_was_there_before() -> None:
+def test_histories_of_phases_are_joined_without_repeating_epoch_0() -> None:
     made = outcome("binary")
-    report = report_of(made, score_parts(made), Path("runs/one"))
+    report = make_report(made, score_parts(made), Path("runs/one"))
     assert [(epoch.phase, epoch.epoch) for epoch in report.history] == [
         ("head", 0),
         ("head", 1),
@@ -196,4 +203,4 @@ def test_phases_are_strung_together_without_repeating_what_was_there_before() ->
 
 def test_the_command_survives_a_shell() -> None:
     made = outcome("binary")
-    assert "'runs/it'\"'\"'s mine'" in report_of(made, [], Path("runs/it's mine")).command
+    assert "'runs/it'\"'\"'s mine'" in make_report(made, [], Path("runs/it's mine")).command

@@ -1,4 +1,4 @@
-"""The page is complete, self-contained and harmless, whatever the data says."""
+"""The page is complete, self-contained and harmless, whatever the data holds."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft.data.catalog import Refused
+from regraft.data.catalog import RejectedFile
 from regraft.errors import EnvironmentFault
-from regraft.evaluation.scores import scores
-from regraft.metrics.classification import confusion_matrix, per_class
+from regraft.evaluation.scores import compute_scores
+from regraft.metrics.classification import confusion_matrix, score_classes
 from regraft.metrics.intervals import Interval
-from regraft.metrics.multilabel import per_label
-from regraft.metrics.ranking import curves
-from regraft.metrics.regression import per_target
-from regraft.models.freeze import Trained
+from regraft.metrics.multilabel import score_labels
+from regraft.metrics.ranking import compute_curves
+from regraft.metrics.regression import score_targets
+from regraft.models.freeze import TrainableCount
 from regraft.recipe import Phase
 from regraft.report import render as report
 from regraft.report.content import (
@@ -37,9 +37,9 @@ from regraft.report.content import (
     WrongLabels,
     WrongNumbers,
 )
-from regraft.report.mistakes import largest_errors, most_wrong, most_wrong_labels
+from regraft.report.mistakes import rank_errors, rank_wrong_answers, rank_wrong_labels
 from regraft.report.render import render, write_report
-from regraft.training.fit import EpochRecord, Fitted
+from regraft.training.loop import EpochRecord, PhaseResult
 
 SECTIONS = {
     "multiclass": ["confusions", "wrong", "classes"],
@@ -105,27 +105,31 @@ def classified(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5
     logits = generator.normal(size=(n, len(outputs)))
     logits[np.arange(n), labels] += skill
     table = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    said = table.argmax(axis=1)
+    predicted = table.argmax(axis=1)
     wrong = [
         WrongImage(
             f"{name}/{i}.jpg",
             outputs[labels[i]],
-            outputs[said[i]],
-            table[i, said[i]],
+            outputs[predicted[i]],
+            table[i, predicted[i]],
             table[i, labels[i]],
             jpeg(),
         )
-        for i in most_wrong(labels, table, count=5)
+        for i in rank_wrong_answers(labels, table, count=5)
     ]
     binary = len(outputs) == 2
-    found = scores("binary", labels, table[:, 1:]) if binary else scores("multiclass", labels, table)
-    findings = ClassFindings(
-        confusion_matrix(labels, said, len(outputs)),
-        per_class(labels, said, outputs),
-        wrong,
-        curves(labels, table[:, 1]) if binary else None,
+    values = (
+        compute_scores("binary", labels, table[:, 1:])
+        if binary
+        else compute_scores("multiclass", labels, table)
     )
-    return PartScores(name, n, found, 0.35, "", None, findings)
+    findings = ClassFindings(
+        confusion_matrix(labels, predicted, len(outputs)),
+        score_classes(labels, predicted, outputs),
+        wrong,
+        compute_curves(labels, table[:, 1]) if binary else None,
+    )
+    return PartScores(name, n, values, 0.35, "", None, findings)
 
 
 def labelled(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) -> PartScores:
@@ -133,24 +137,24 @@ def labelled(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) 
     truth = generator.random((n, len(outputs))) < np.linspace(0.6, 0.05, len(outputs))
     answers = 1 / (1 + np.exp(-generator.normal(truth * 2 * skill - skill)))
     limits = np.linspace(0.3, 0.6, len(outputs))
-    said = answers >= limits
+    predicted = answers >= limits
 
-    def named(i: int, wanted: np.ndarray) -> list[tuple[str, float]]:
-        return [(outputs[at], float(answers[i, at])) for at in np.flatnonzero(wanted)]
+    def with_answers(i: int, labels: np.ndarray) -> list[tuple[str, float]]:
+        return [(outputs[label], float(answers[i, label])) for label in np.flatnonzero(labels)]
 
     wrong = [
         WrongLabels(
             f"{name}/{i}.jpg",
-            named(i, truth[i] & ~said[i]),
-            named(i, said[i] & ~truth[i]),
-            [label for label, _ in named(i, said[i] & truth[i])],
+            with_answers(i, truth[i] & ~predicted[i]),
+            with_answers(i, predicted[i] & ~truth[i]),
+            [label for label, _ in with_answers(i, predicted[i] & truth[i])],
             jpeg(),
         )
-        for i in most_wrong_labels(truth, answers, limits, count=5)
+        for i in rank_wrong_labels(truth, answers, limits, count=5)
     ]
-    found = scores("multilabel", truth, answers, thresholds=limits)
-    findings = LabelFindings(per_label(truth, answers, outputs, thresholds=limits), wrong)
-    return PartScores(name, n, found, float(truth.mean()), "", None, findings)
+    values = compute_scores("multilabel", truth, answers, thresholds=limits)
+    findings = LabelFindings(score_labels(truth, answers, outputs, thresholds=limits), wrong)
+    return PartScores(name, n, values, float(truth.mean()), "", None, findings)
 
 
 def measured(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) -> PartScores:
@@ -161,11 +165,11 @@ def measured(name: str, outputs: list[str], *, n: int = 80, skill: float = 1.5) 
         WrongNumbers(
             f"{name}/{i}.jpg", list(zip(outputs, truth[i].tolist(), answers[i].tolist(), strict=True)), jpeg()
         )
-        for i in largest_errors(truth, answers, count=5)
+        for i in rank_errors(truth, answers, count=5)
     ]
-    rows = per_target(truth, answers, outputs, means=[100.0] * len(outputs))
+    rows = score_targets(truth, answers, outputs, means=[100.0] * len(outputs))
     findings = NumberFindings(rows, truth, answers, wrong)
-    return PartScores(name, n, scores("regression", truth, answers), 16.2, "", None, findings)
+    return PartScores(name, n, compute_scores("regression", truth, answers), 16.2, "", None, findings)
 
 
 PART = {"multiclass": classified, "binary": classified, "multilabel": labelled, "regression": measured}
@@ -180,9 +184,11 @@ def epoch(number: int, **changes: object) -> Epoch:
     return dataclasses.replace(made, **changes)
 
 
-def fitted(plan: str, layers: int, parameters: int, *, epochs: int, best: int, rate: float) -> Fitted:
+def fitted(plan: str, layers: int, parameters: int, *, epochs: int, best: int, rate: float) -> PhaseResult:
     history = [EpochRecord(number, 0.5, 0.6, 0.8, rate, 2.5) for number in range(epochs + 1)]
-    return Fitted(Phase(plan, learning_rate=rate), Trained(layers, parameters), history=history, best=best)
+    return PhaseResult(
+        Phase(plan, learning_rate=rate), TrainableCount(layers, parameters), history=history, best=best
+    )
 
 
 def make(outputs: list[str] | None = None, *, task: str = "multiclass", **changes: object) -> Report:
@@ -201,7 +207,10 @@ def make(outputs: list[str] | None = None, *, task: str = "multiclass", **change
         history=[epoch(number) for number in range(4)],
         score_name="top-1",
         images_used=240,
-        refused=[Refused("a.jpg", "truncated", "ends early"), Refused("b.jpg", "truncated", "ends early")],
+        refused=[
+            RejectedFile("a.jpg", "truncated", "ends early"),
+            RejectedFile("b.jpg", "truncated", "ends early"),
+        ],
         notes=["One image occurs twice."],
         seconds={"scan": 0.5, "fit": 75.0, "extract": 3700.0},
         usage_python='bundle = regraft.load("run")\nprint(bundle)',
@@ -216,13 +225,13 @@ def make(outputs: list[str] | None = None, *, task: str = "multiclass", **change
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_section_and_what_it_says(task: str) -> None:
+def test_every_section_is_there_with_its_content(task: str) -> None:
     page = Page(render(make(task=task)))
     expected = ["result", "facts", "scores", *SECTIONS[task], "curves", "data", "time", "use"]
     assert [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")] == expected
     linked = [value[1:] for value in page.values("href") if value.startswith("#")]
     assert set(linked) == set(expected) - {"facts"}
-    for said in [
+    for text in [
         "Pets",
         "The fine-tuned model was kept.",
         "a small one",
@@ -246,7 +255,7 @@ def test_every_section_and_what_it_says(task: str) -> None:
         "regraft predict run < photo.jpg",
         "regraft train pets --out run",
     ]:
-        assert said in page.text, said
+        assert text in page.text, text
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -267,19 +276,19 @@ def test_the_headline_is_the_first_parts_accuracy_with_its_interval() -> None:
     scored = make()
     top1 = scored.parts[0].scores["top1"]
     text = Page(render(scored)).text.replace("\xa0", " ")
-    assert f"{100 * top1.value:.1f} % of the 80 test images were answered right" in text
+    assert f"{100 * top1.value:.1f} % of the 80 test images were classified correctly" in text
     assert f"between {100 * top1.low:.1f} % and {100 * top1.high:.1f} %" in text
 
 
-def test_the_headline_of_numbers_stands_beside_the_mean() -> None:
+def test_the_headline_of_numbers_is_compared_with_the_mean() -> None:
     shown = make(["angle"], task="regression")
     score = shown.parts[0].scores["mae"]
     text = Page(render(shown)).text.replace("\xa0", " ")
     assert f"{score.value:#.3g} is the mean absolute error of angle on the 80 test images" in text
-    assert "always answering the mean has 16.2" in text
+    assert "predicting the mean gives 16.2" in text
 
 
-def test_the_headline_of_labels_stands_beside_their_shares() -> None:
+def test_the_headline_of_labels_is_compared_with_their_shares() -> None:
     shown = make(task="multilabel")
     text = Page(render(shown)).text.replace("\xa0", " ")
     assert (
@@ -289,8 +298,8 @@ def test_the_headline_of_labels_stands_beside_their_shares() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_model_no_better_than_not_looking_is_called_so_once(task: str) -> None:
-    caution = "No better than always the mean: 23.9 against 23.8."
+def test_a_caution_about_a_useless_model_appears_once(task: str) -> None:
+    caution = "No better than predicting the mean: 23.9 against 23.8."
     shown = make(task=task)
     assert "No better" not in render(shown)
     parts = [dataclasses.replace(shown.parts[0], caution=caution), shown.parts[1]]
@@ -299,7 +308,7 @@ def test_a_model_no_better_than_not_looking_is_called_so_once(task: str) -> None
     assert "Another warning." in render(shown)
 
 
-def test_missing_test_part_is_pointed_out() -> None:
+def test_a_missing_test_part_is_pointed_out() -> None:
     scored = make()
     assert "There is no test part" not in render(scored)
     assert "There is no test part" in render(dataclasses.replace(scored, parts=scored.parts[1:]))
@@ -354,7 +363,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
 def test_hostile_names_are_only_text(task: str, tmp_path: Path) -> None:
-    refused = [Refused(name, name, name) for name in HOSTILE]
+    refused = [RejectedFile(name, name, name) for name in HOSTILE]
     history = [epoch(number, phase=HOSTILE[number]) for number in range(4)]
     shown = make(
         HOSTILE,
@@ -387,7 +396,7 @@ def test_hostile_names_are_only_text(task: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_thumbnails_are_embedded_and_their_absence_is_borne(task: str) -> None:
+def test_thumbnails_are_embedded_and_may_be_missing(task: str) -> None:
     scored = make(task=task)
     assert render(scored).count("data:image/jpeg;base64,/9j/") == sum(
         len(p.findings.wrong) for p in scored.parts
@@ -396,37 +405,38 @@ def test_thumbnails_are_embedded_and_their_absence_is_borne(task: str) -> None:
     bare = [dataclasses.replace(wrong, thumbnail=b"") for wrong in first.findings.wrong]
     findings = dataclasses.replace(first.findings, wrong=bare)
     shown = dataclasses.replace(scored, parts=[dataclasses.replace(first, findings=findings)])
-    assert "no picture" in render(shown)
+    assert "no image" in render(shown)
 
 
 def test_flawless_model() -> None:
     text = Page(render(make(parts=[part("test", ["cat", "dog", "emu"], skill=50)]))).text
-    assert "Every image was answered right." in text
+    assert "Every image was classified correctly." in text
     assert "No image was taken for another class." in text
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_nothing_but_the_obligatory(task: str) -> None:
+def test_a_report_without_optional_content(task: str) -> None:
     nothing = {"summary": [], "history": [], "refused": [], "notes": [], "phases": [], "new_layers": []}
     bare = dataclasses.replace(make(task=task, **nothing), parts=[], seconds={}, counts={})
     page = Page(render(bare))
     assert page.tags.count("section") == 7 + len(SECTIONS[task])
-    for said in ["Not scored", "none was refused", "No times were taken", "without epochs"]:
-        assert said in page.text
+    for text in ["Not scored", "none was refused", "No times were recorded", "without epochs"]:
+        assert text in page.text
 
 
 def test_confusions_are_sentences() -> None:
-    labels, said = np.repeat([0, 0, 1, 1], [36, 12, 1, 9]), np.repeat([0, 1, 0, 1], [36, 12, 1, 9])
-    findings = ClassFindings(confusion_matrix(labels, said, 2), per_class(labels, said, ["cat", "dog"]), [])
-    found = scores("multiclass", labels, np.eye(2)[said])
-    scored = PartScores("test", 58, found, 0.5, "", found["top1"], findings)
+    labels, predicted = np.repeat([0, 0, 1, 1], [36, 12, 1, 9]), np.repeat([0, 1, 0, 1], [36, 12, 1, 9])
+    rows = score_classes(labels, predicted, ["cat", "dog"])
+    findings = ClassFindings(confusion_matrix(labels, predicted, 2), rows, [])
+    values = compute_scores("multiclass", labels, np.eye(2)[predicted])
+    scored = PartScores("test", 58, values, 0.5, "", values["top1"], findings)
     text = Page(render(make(["cat", "dog"], parts=[scored]))).text
     assert "12 of 48 cat were called dog" in text
     assert "1 of 10 dog was called cat" in text
     assert "Without training the backbone" in text
 
 
-def test_labels_stand_weakest_first_with_their_threshold_and_share() -> None:
+def test_labels_are_listed_weakest_first_with_threshold_and_share() -> None:
     scored = labelled("test", OUTPUTS["multilabel"])
     # The order by F1 is the other way round.
     changed = [dataclasses.replace(row, f1=1 - row.average_precision) for row in scored.findings.rows]
@@ -452,7 +462,7 @@ def test_labels_missed_and_added_are_named() -> None:
     assert re.search(r"missed sea ?10.0 % added gull ?90.0 % right ?sky", text)
 
 
-def test_a_long_list_of_labels_is_folded() -> None:
+def test_a_long_list_of_labels_is_collapsed() -> None:
     labels = [f"label {number}" for number in range(45)]
     page = Page(render(make(labels, task="multilabel", counts={})))
     assert "The other 25 labels" in page.text
@@ -463,10 +473,13 @@ def test_targets_no_better_than_the_mean_are_marked() -> None:
     scored = measured("test", ["one", "other"], skill=0.4)
     assert not any(row.better for row in scored.findings.rows)
     assert (
-        render(make(["one", "other"], task="regression", parts=[scored])).count("no better than always") == 2
+        render(make(["one", "other"], task="regression", parts=[scored])).count("no better than predicting")
+        == 2
     )
     skilled = measured("test", ["one", "other"], skill=5)
-    assert "no better than always" not in render(make(["one", "other"], task="regression", parts=[skilled]))
+    assert "no better than predicting" not in render(
+        make(["one", "other"], task="regression", parts=[skilled])
+    )
 
 
 @pytest.mark.parametrize(("n_classes", "matrix"), [(2, True), (30, True), (31, False), (100, False)])
@@ -494,7 +507,7 @@ def test_losses_that_are_not_numbers_leave_gaps() -> None:
     assert Page(render(make(history=[epoch(0, val_loss=math.nan, loss=math.nan)] * 2))).tags.count("svg") == 2
 
 
-def test_phases_that_each_count_from_one_are_counted_on() -> None:
+def test_epochs_are_numbered_through_all_phases() -> None:
     history = [epoch(1), epoch(2), epoch(1, phase="slow"), epoch(2, phase="slow")]
     svg = render(make(history=history)).split("<svg")[1]
     assert re.findall(r'text-anchor="middle">(\d)</text>', svg) == ["1", "2", "3", "4"]
@@ -508,7 +521,7 @@ def test_an_inconsistent_report_is_refused() -> None:
         make(parts=[part("test", ["cat", "dog"])])
 
 
-def test_writing_replaces_whole_files_only(tmp_path: Path) -> None:
+def test_writing_replaces_the_file_atomically(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     write_report(make(), path)
@@ -516,7 +529,7 @@ def test_writing_replaces_whole_files_only(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="nowhere"):
         write_report(make(), tmp_path / "nowhere" / "report.html")
     (tmp_path / "taken").mkdir()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.solved_heads import blobs, targets_of
+from helpers.solved_heads import make_blobs, make_targets
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.naive_bayes import GaussianNB
 
 from regraft.errors import EnvironmentFault, ModelRefused
-from regraft.solvers.estimator_io import Kept, read_estimator, write_estimator
+from regraft.solvers.estimator_io import EstimatorHead, read_estimator, write_estimator
 from regraft.solvers.solve import solve
 from regraft.tasks import TASKS
 
@@ -33,18 +33,18 @@ class Stranger(ClassifierMixin, BaseEstimator):
         return np.zeros(len(X), int)
 
 
-def round_trip(kept: Kept, path: Path) -> Kept:
-    assert write_estimator(kept, path / "head.skops") == ()
+def round_trip(head: EstimatorHead, path: Path) -> EstimatorHead:
+    assert write_estimator(head, path / "head.skops") == ()
     return read_estimator(path / "head.skops")
 
 
 @pytest.mark.parametrize("task", list(TASKS))
 def test_boosting_is_kept_and_answers_the_same(task: str, tmp_path: Path) -> None:
-    features, centre = blobs(60)
-    targets = targets_of(task, features, centre)
+    features, centre = make_blobs(60)
+    targets = make_targets(task, features, centre)
     head = solve("boosting", features, targets, task=task)
-    assert head.kept is not None
-    found = round_trip(head.kept, tmp_path).predict(features)
+    assert head.estimator_head is not None
+    found = round_trip(head.estimator_head, tmp_path).predict(features)
     np.testing.assert_array_equal(found, head.predict(features))
     assert (
         TASKS[task].score(found, TASKS[task].encode(targets, 4 if task == "multiclass" else found.shape[1]))
@@ -53,9 +53,9 @@ def test_boosting_is_kept_and_answers_the_same(task: str, tmp_path: Path) -> Non
 
 
 def test_unknown_types_are_refused_by_name_and_taken_when_trusted(tmp_path: Path) -> None:
-    features, centre = blobs(40)
+    features, centre = make_blobs(40)
     head = solve(Stranger(), features, centre, task="multiclass")
-    unknown = write_estimator(head.kept, tmp_path / "head.skops")
+    unknown = write_estimator(head.estimator_head, tmp_path / "head.skops")
     assert unknown == (f"{Stranger.__module__}.Stranger",)
     with pytest.raises(ModelRefused, match="Stranger"):
         read_estimator(tmp_path / "head.skops")

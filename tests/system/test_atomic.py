@@ -1,4 +1,4 @@
-"""What is written beside its place: nobody finds half of it, and what the dead left is told from the rest."""
+"""Atomic writes: nobody sees half a file, and stale temporaries are told from live ones."""
 
 from __future__ import annotations
 
@@ -9,92 +9,99 @@ from pathlib import Path
 
 import pytest
 
-from regraft.system import atomic as beside
-from regraft.system.atomic import hold, new_file, new_folder, sweep, take_place
+from regraft.system import atomic
+from regraft.system.atomic import (
+    make_temporary_file,
+    make_temporary_folder,
+    remove_stale,
+    replace_atomically,
+    try_lock,
+)
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from regraft.system.atomic import new_file, new_folder
-with new_file(Path(sys.argv[1]), ".w-") as file, new_folder(Path(sys.argv[1]), ".w-") as folder:
-    (folder / "part").write_text("half")
+from regraft.system.atomic import make_temporary_file, make_temporary_folder
+parent = Path(sys.argv[1])
+with make_temporary_file(parent, ".w-") as file, make_temporary_folder(parent, ".w-") as folder:
+    (folder / "half").write_text("half")
     print("ready", flush=True)
     time.sleep(60)
 """
 
 
-def test_what_a_killed_process_left_is_swept_and_not_before(tmp_path: Path) -> None:
+def test_temporaries_of_a_killed_process_are_removed_and_not_before(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("mine")
     writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "ready\n"
-    sweep(tmp_path, ".w-")
+    remove_stale(tmp_path, ".w-")
     assert len(list(tmp_path.glob(".w-*"))) == 2
     writer.kill()
     writer.communicate()
     assert len(list(tmp_path.glob(".w-*"))) == 2
-    sweep(tmp_path, ".w-")
+    remove_stale(tmp_path, ".w-")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_what_goes_wrong_leaves_nothing(tmp_path: Path) -> None:
-    for make in (new_file, new_folder):
+def test_an_error_leaves_no_temporary(tmp_path: Path) -> None:
+    for make in (make_temporary_file, make_temporary_folder):
         with pytest.raises(KeyboardInterrupt), make(tmp_path, ".w-"):
             raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_between_making_and_locking_costs_one_more_try(
+def test_a_temporary_removed_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
 
-    def swept_first(path: Path) -> int | None:
+    def remove_first(path: Path) -> int | None:
         made.append(path)
         if len(made) == 1:
-            sweep(tmp_path, ".w-")
-        return hold(path)
+            remove_stale(tmp_path, ".w-")
+        return try_lock(path)
 
-    monkeypatch.setattr(beside, "hold", swept_first)
-    with new_file(tmp_path, ".w-") as path:
+    monkeypatch.setattr(atomic, "try_lock", remove_first)
+    with make_temporary_file(tmp_path, ".w-") as path:
         assert path.exists()
     assert len(made) == 2
 
 
-def test_what_is_held_cannot_be_held_again(tmp_path: Path) -> None:
-    descriptor = hold(tmp_path)
+def test_what_is_locked_cannot_be_locked_again(tmp_path: Path) -> None:
+    descriptor = try_lock(tmp_path)
     assert descriptor is not None
-    assert hold(tmp_path) is None
+    assert try_lock(tmp_path) is None
     os.close(descriptor)
-    again = hold(tmp_path)
+    again = try_lock(tmp_path)
     assert again is not None
     os.close(again)
-    assert hold(tmp_path / "nothing") is None
+    assert try_lock(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("there", [True, False])
-def test_a_folder_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool, there: bool
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_folder_replaces_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool, existing: bool
 ) -> None:
     if not at_once:  # a file system that cannot exchange
-        monkeypatch.setattr(beside, "_exchanged", lambda one, other: False)
-    place = tmp_path / "run"
-    if there:
-        place.mkdir()
-        (place / "old").write_text("old")
-    with new_folder(tmp_path, ".run.") as folder:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    target = tmp_path / "run"
+    if existing:
+        target.mkdir()
+        (target / "old").write_text("old")
+    with make_temporary_folder(tmp_path, ".run.") as folder:
         (folder / "new").write_text("new")
-        take_place(folder, place)
+        replace_atomically(folder, target)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert [path.name for path in place.iterdir()] == ["new"]
+    assert [path.name for path in target.iterdir()] == ["new"]
 
 
-def test_two_folders_change_places_at_once(tmp_path: Path) -> None:
+def test_two_folders_are_exchanged_in_one_step(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("Linux can")
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("")
-    assert beside._exchanged(tmp_path / "one", tmp_path / "other")
+    assert atomic._exchange(tmp_path / "one", tmp_path / "other")
     assert (tmp_path / "one" / "other").exists()
     assert (tmp_path / "other" / "one").exists()

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from conftest import write_photos
 
-from regraft.features.keras_engine import converts
+from regraft.features.keras_engine import can_convert_to_openvino
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not converts(), reason="without OpenVINO there is nothing to choose"),
+    pytest.mark.skipif(not can_convert_to_openvino(), reason="without OpenVINO there is nothing to choose"),
 ]
 
 HEAVY = ("tensorflow", "jax", "torch", "pandas")
@@ -54,8 +54,8 @@ def train(photos: Path, out: Path, *options: object, **how: str) -> subprocess.C
 
 
 def answers(model: keras.Model) -> np.ndarray:
-    given = np.random.default_rng(0).integers(0, 256, (5, *model.inputs[0].shape[1:]))
-    return model.predict(given.astype("float32"), verbose=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *model.inputs[0].shape[1:]))
+    return model.predict(pixels.astype("float32"), verbose=0)
 
 
 @pytest.mark.parametrize("solver", ["logistic", "svm-rbf", "neighbours"])
@@ -91,9 +91,9 @@ def test_a_model_made_on_openvino_answers_the_same_on_every_backend(
     code = (
         "import sys, keras, numpy as np\n"
         "model = keras.saving.load_model(sys.argv[1], safe_mode=True)\n"
-        "with np.load(sys.argv[2]) as kept:\n"
-        "    given, expected = kept['pictures'].astype('float32'), kept['answers']\n"
-        "answers = keras.ops.convert_to_numpy(model(given, training=False))\n"
+        "with np.load(sys.argv[2]) as file:\n"
+        "    pixels, expected = file['pictures'].astype('float32'), file['answers']\n"
+        "answers = keras.ops.convert_to_numpy(model(pixels, training=False))\n"
         "print(float(np.abs(answers - expected).max()), 'regraft' in sys.modules)"
     )
     files = [str(tmp_path / "run" / name) for name in ("model.keras", "selftest.npz")]
@@ -110,10 +110,12 @@ def test_openvino_and_tensorflow_make_the_same_run(photos: Path, tmp_path: Path)
     for backend in ("openvino", "tensorflow"):
         done = train(photos, tmp_path / backend / "run", *ZOO, "--unfreeze", "none", KERAS_BACKEND=backend)
         assert done.stdout.splitlines()[-1].startswith(f"ran on {backend}"), done.stderr
-    one, other = (keras.saving.load_model(tmp_path / each / "run" / "model.keras")
-                  for each in ("openvino", "tensorflow"))  # fmt: skip
+    one, other = (keras.saving.load_model(tmp_path / backend / "run" / "model.keras")
+                  for backend in ("openvino", "tensorflow"))  # fmt: skip
     np.testing.assert_allclose(answers(one), answers(other), atol=1e-5)
-    splits = [(tmp_path / each / "run" / "split.csv").read_text() for each in ("openvino", "tensorflow")]
+    splits = [
+        (tmp_path / backend / "run" / "split.csv").read_text() for backend in ("openvino", "tensorflow")
+    ]
     assert splits[0] == splits[1]
 
 
@@ -217,7 +219,7 @@ def test_a_layer_that_openvino_lacks_sends_the_command_to_tensorflow_once(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux'")
 @pytest.mark.parametrize("name", ["libtcmalloc_minimal.so.4", "libjemalloc.so.2", "libmimalloc.so.2"])
-def test_beside_another_allocator_keras_runs_the_network_and_predicts(
+def test_with_another_allocator_keras_runs_the_network_and_predicts(
     photos: Path, tmp_path: Path, name: str
 ) -> None:
     library = next(Path("/usr/lib").rglob(name), None)
@@ -232,5 +234,5 @@ def test_beside_another_allocator_keras_runs_the_network_and_predicts(
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         if command[0] == "train":
-            assert done.stderr.count(f"OpenVINO cannot run beside {library}") == 1
+            assert done.stderr.count(f"OpenVINO cannot run with {library}") == 1
     assert len([line for line in done.stdout.splitlines() if ".png\t" in line]) == 8

@@ -1,4 +1,4 @@
-"""What a person sees: on standard error, shown as it is, obeying nothing that a file's name says."""
+"""Messages and progress on standard error, where nothing in a file's name has an effect."""
 
 import io
 
@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from regraft.system import console
-from regraft.system.console import SILENT, TERMINAL, duration
+from regraft.system.console import SILENT, TERMINAL, format_duration
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def terminal(monkeypatch):
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, emoji=False)
-    monkeypatch.setattr(console, "_console", lambda: screen)
+    monkeypatch.setattr(console, "_get_console", lambda: screen)
     return screen.file
 
 
@@ -51,7 +51,7 @@ def test_a_long_line_is_not_broken(capsys):
         ("two\nlines", "two\nlines"),
     ],
 )
-def test_names_are_shown_and_not_obeyed(capsys, text, shown):
+def test_names_are_printed_literally(capsys, text, shown):
     TERMINAL.error(text)
     assert capsys.readouterr().err == shown + "\n"
 
@@ -68,8 +68,8 @@ def test_names_are_shown_and_not_obeyed(capsys, text, shown):
         (5400, "1 h 30 min"),
     ],
 )
-def test_times_are_said_as_people_do(seconds, words):
-    assert duration(seconds) == words
+def test_durations_are_in_words(seconds, words):
+    assert format_duration(seconds) == words
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then_and_one_at_the_end(capsys, clock):

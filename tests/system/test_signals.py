@@ -1,4 +1,4 @@
-"""Ctrl-C reaches Python after OpenVINO has been used: its stack for signals is too small for a handler."""
+"""Ctrl-C reaches Python after OpenVINO has been used: its signal stack is too small for a handler."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import sys
 import pytest
 from helpers.reporters import Recorder
 
-from regraft.system.signals import exit_code, finish_step
+from regraft.system.signals import get_exit_code, stop_after_step
 
 
-def test_the_first_signal_lets_the_step_finish_and_says_so_to_who_asked() -> None:
+def test_the_first_signal_lets_the_step_finish_and_is_reported() -> None:
     seen = Recorder()
-    with finish_step(seen) as stop:
+    with stop_after_step(seen) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.wait(1)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     (line,) = seen.lines
     assert line.startswith("Stopping after this step")
-    assert exit_code() == 130
+    assert get_exit_code() == 130
 
 
 INTERRUPTED = """
@@ -40,16 +40,16 @@ list(engine.run([np.zeros((1, 8, 8, 3), np.uint8)]))
 class Stack(ctypes.Structure):
     _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
 
-now = Stack()
-ctypes.CDLL(None).sigaltstack(None, ctypes.byref(now))
-assert not now.start, "a library has left its stack for signals"
+stack = Stack()
+ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+assert not stack.start, "a library has left its signal stack"
 signal.signal(signal.SIGINT, lambda *_: print("handled", flush=True))
 os.kill(os.getpid(), signal.SIGINT)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="stacks for signals are looked at on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are checked on Linux")
 def test_a_signal_is_handled_after_openvino_has_computed(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)], capture_output=True, text=True, check=False

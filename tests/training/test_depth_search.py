@@ -1,4 +1,4 @@
-"""The depth of fine-tuning: what costs little first, then as deep as the budget holds."""
+"""The depth of fine-tuning: what costs little first, then as deep as the budget allows."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from regraft.backbones.graph import list_nodes
 from regraft.backbones.load import load_backbone
-from regraft.models.cut import cut, nodes_of, work
-from regraft.models.freeze import Trained, freeze
+from regraft.models.cut import cut, estimate_work
+from regraft.models.freeze import TrainableCount, freeze
 from regraft.models.head import graft
 from regraft.recipe import HeadSpec, Phase
-from regraft.training.fit import EpochRecord, Fitted
-from regraft.training.optimizers import step_bytes
-from regraft.training.planning import FEWEST_EPOCHS, Images, Pace, Search, pays
+from regraft.training.loop import EpochRecord, PhaseResult
+from regraft.training.optimizers import estimate_step_bytes
+from regraft.training.planning import FEWEST_EPOCHS, DepthPlanner, ImageCounts, Pace, is_worth_going_deeper
 
 PHASE = Phase("auto")
 PLENTY = 1e12
 
 
 @pytest.fixture(scope="module")
-def search():
+def planner():
     backbone = load_backbone("mobilenet_v2", weights="random", image_size=64)
     model = graft(backbone, HeadSpec(), outputs=3)
-    return Search(model, backbone, Images(1000, 200), Same(0.01 / work(nodes_of(model))))
+    return DepthPlanner(
+        model, backbone, ImageCounts(1000, 200), Same(0.01 / estimate_work(list_nodes(model)))
+    )
 
 
 @dataclass
@@ -33,114 +36,116 @@ class Same:
 
     seconds: float
 
-    def of(self, plan: str) -> Pace:
+    def estimate(self, plan: str) -> Pace:
         return Pace(self.seconds, self.seconds, compiling=0.0)
 
 
-def test_first_comes_the_deepest_plan_that_trains_a_third_of_the_network(search) -> None:
-    depth = search.choose(PHASE, budget=1e6, limit=PLENTY)
+def test_first_comes_the_deepest_plan_that_trains_a_third_of_the_network(planner) -> None:
+    depth = planner.choose(PHASE, budget=1e6, limit=PLENTY)
     assert depth.phase.unfreeze == "stage:block_13"
-    assert depth.placed.boundary.name == "block_12_add"
+    assert depth.cut.boundary.name == "block_12_add"
 
 
-def test_beyond_it_comes_everything_when_there_is_time(search) -> None:
-    first = search.choose(PHASE, budget=1e6, limit=PLENTY)
-    depth = search.choose(PHASE, budget=1e6, limit=PLENTY, beyond=first.phase)
+def test_beyond_it_comes_everything_when_there_is_time(planner) -> None:
+    first = planner.choose(PHASE, budget=1e6, limit=PLENTY)
+    depth = planner.choose(PHASE, budget=1e6, limit=PLENTY, beyond=first.phase)
     assert depth.phase.unfreeze == "all"
-    assert depth.placed.boundary is None
+    assert depth.cut.boundary is None
     # forward and backward for training, forward for validation, in units of the engine's forward pass
     assert depth.seconds == pytest.approx(depth.epochs * (1000 * 0.01 * 6 + 200 * 0.01 * 2), rel=0.01)
 
 
-def test_beyond_a_plan_only_deeper_ones_are_looked_at(search) -> None:
+def test_beyond_a_plan_only_deeper_ones_are_looked_at(planner) -> None:
     first = Phase("stage:block_1")
-    depth = search.choose(PHASE, budget=200, limit=PLENTY, beyond=first)
+    depth = planner.choose(PHASE, budget=200, limit=PLENTY, beyond=first)
     assert depth.epochs == 0
-    assert "even all would take" in depth.why
+    assert "even all would take" in depth.remark
 
 
 @pytest.mark.parametrize("limit", [0, PLENTY])  # from pixels, at a boundary
-def test_a_choice_that_was_noted_is_the_same_choice_whatever_the_clock_says_now(search, limit: float) -> None:
-    chosen = search.choose(replace(PHASE, epochs=7), budget=1e6, limit=limit)
-    again = replace(search, paces=Same(1e9)).restore(json.loads(json.dumps(chosen.state())))
+def test_a_choice_that_was_noted_is_the_same_choice_whatever_the_clock_says_now(
+    planner, limit: float
+) -> None:
+    chosen = planner.choose(replace(PHASE, epochs=7), budget=1e6, limit=limit)
+    again = replace(planner, paces=Same(1e9)).restore(json.loads(json.dumps(chosen.state())))
     assert again.phase == chosen.phase
-    assert (again.epochs, again.seconds, again.why) == (chosen.epochs, chosen.seconds, chosen.why)
-    assert str(again.placed) == str(chosen.placed)
-    tensors = [placed.boundary and placed.boundary.tensors for placed in (again.placed, chosen.placed)]
+    assert (again.epochs, again.seconds, again.remark) == (chosen.epochs, chosen.seconds, chosen.remark)
+    assert str(again.cut) == str(chosen.cut)
+    tensors = [plan.boundary and plan.boundary.tensors for plan in (again.cut, chosen.cut)]
     assert tensors[0] is tensors[1] or all(a is b for a, b in zip(*tensors, strict=True))
     assert again.plan.layers == chosen.plan.layers
-    assert again.plan.trained == chosen.plan.trained
+    assert again.plan.count == chosen.plan.count
 
 
-def test_less_time_means_a_later_stage(search) -> None:
-    stages = list(search.backbone.stages)
+def test_less_time_means_a_later_stage(planner) -> None:
+    stages = list(planner.backbone.stages)
     chosen = [
-        search.choose(PHASE, budget=budget, limit=PLENTY).phase.unfreeze for budget in (200, 110, 80, 60)
+        planner.choose(PHASE, budget=budget, limit=PLENTY).phase.unfreeze for budget in (200, 110, 80, 60)
     ]
-    places = [stages.index(plan.removeprefix("stage:")) for plan in chosen]
-    assert places == sorted(places)
-    assert places[-1] > places[0]
+    numbers = [stages.index(plan.removeprefix("stage:")) for plan in chosen]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > numbers[0]
 
 
-def test_no_time_at_all_means_the_probe_and_says_why(search) -> None:
-    depth = search.choose(PHASE, budget=1, limit=PLENTY)
+def test_no_time_at_all_means_the_probe_and_says_why(planner) -> None:
+    depth = planner.choose(PHASE, budget=1, limit=PLENTY)
     assert depth.epochs == 0
-    assert "the budget is 1.0 s" in depth.why
+    assert "the budget is 1.0 s" in depth.remark
 
 
-def test_a_stored_boundary_makes_an_epoch_cheaper(search) -> None:
+def test_a_stored_boundary_makes_an_epoch_cheaper(planner) -> None:
     phase = Phase("stage:block_13", epochs=6)
-    stored = search.price(phase, budget=1e6, limit=PLENTY)
-    again = search.price(phase, budget=1e6, limit=0)
-    assert stored.placed.epoch < 0.7 * again.placed.epoch
+    stored = planner.price(phase, budget=1e6, limit=PLENTY)
+    again = planner.price(phase, budget=1e6, limit=0)
+    assert stored.cut.epoch < 0.7 * again.cut.epoch
     assert stored.seconds < again.seconds
-    assert stored.placed.whole > 0 == again.placed.whole
+    assert stored.cut.total_bytes > 0 == again.cut.total_bytes
 
 
-def test_what_is_stored_once_counts_towards_the_budget(search) -> None:
+def test_what_is_stored_once_counts_towards_the_budget(planner) -> None:
     phase = Phase("stage:block_13")
-    whole = search.price(phase, budget=1e6, limit=PLENTY)
-    assert whole.epochs > search.price(phase, budget=whole.seconds * 0.8, limit=PLENTY).epochs
-    assert search.price(phase, budget=0.01, limit=PLENTY).epochs == 0
+    depth = planner.price(phase, budget=1e6, limit=PLENTY)
+    assert depth.epochs > planner.price(phase, budget=depth.seconds * 0.8, limit=PLENTY).epochs
+    assert planner.price(phase, budget=0.01, limit=PLENTY).epochs == 0
 
 
-def test_chosen_plan_holds_enough_epochs(search) -> None:
+def test_chosen_plan_holds_enough_epochs(planner) -> None:
     for budget in (60, 100, 150):
-        depth = search.choose(PHASE, budget=budget, limit=PLENTY)
+        depth = planner.choose(PHASE, budget=budget, limit=PLENTY)
         assert depth.epochs == 0 or depth.epochs >= FEWEST_EPOCHS
         assert depth.seconds <= budget or depth.epochs == 0
 
 
-def test_epochs_that_were_asked_for_are_kept(search) -> None:
-    depth = search.choose(replace(PHASE, epochs=9), budget=1e6, limit=PLENTY)
+def test_epochs_that_were_asked_for_are_kept(planner) -> None:
+    depth = planner.choose(replace(PHASE, epochs=9), budget=1e6, limit=PLENTY)
     assert depth.phase.epochs == depth.epochs == 9
-    assert search.choose(replace(PHASE, epochs=1), budget=1e6, limit=PLENTY).epochs == 1
+    assert planner.choose(replace(PHASE, epochs=1), budget=1e6, limit=PLENTY).epochs == 1
 
 
-def test_looking_at_plans_changes_no_flag(search) -> None:
-    layers = search.model._flatten_layers()
-    freeze(search.backbone, "last:20")
+def test_looking_at_plans_changes_no_flag(planner) -> None:
+    layers = planner.model._flatten_layers()
+    freeze(planner.backbone, "last:20")
     before = [(layer.trainable, [v.trainable for v in layer.variables]) for layer in layers]
     for budget in (1e6, 60):
-        depth = search.choose(PHASE, budget=budget, limit=PLENTY)
-        search.restore(json.loads(json.dumps(depth.state())))
-        step_bytes(search.model, depth.plan, 16, depth.placed.boundary)
-        cut(search.model, depth.plan, depth.placed.boundary).trained()
+        depth = planner.choose(PHASE, budget=budget, limit=PLENTY)
+        planner.restore(json.loads(json.dumps(depth.state())))
+        estimate_step_bytes(planner.model, depth.plan, 16, depth.cut.boundary)
+        cut(planner.model, depth.plan, depth.cut.boundary).make_trainable_suffix()
     assert [(layer.trainable, [v.trainable for v in layer.variables]) for layer in layers] == before
 
 
 @pytest.mark.parametrize("flags", ["none", "all", "last:9"])
-def test_where_a_plan_is_cut_and_what_it_costs_do_not_depend_on_flags(search, flags: str) -> None:
-    expected = search.price(Phase("stage:block_13"), budget=1e6, limit=PLENTY)
-    freeze(search.backbone, flags)
-    depth = search.price(Phase("stage:block_13"), budget=1e6, limit=PLENTY)
+def test_where_a_plan_is_cut_and_what_it_costs_do_not_depend_on_flags(planner, flags: str) -> None:
+    expected = planner.price(Phase("stage:block_13"), budget=1e6, limit=PLENTY)
+    freeze(planner.backbone, flags)
+    depth = planner.price(Phase("stage:block_13"), budget=1e6, limit=PLENTY)
     assert depth.state() == expected.state()
-    sizes = [step_bytes(search.model, each.plan, 16, each.placed.boundary) for each in (depth, expected)]
+    sizes = [estimate_step_bytes(planner.model, d.plan, 16, d.cut.boundary) for d in (depth, expected)]
     assert sizes[0] == sizes[1]
 
 
 @pytest.mark.parametrize(("losses", "expected"), [((1.0, 0.2), True), ((0.5, 0.34), False), ((1.0,), False)])
 def test_going_deeper_pays_where_half_of_the_loss_is_gone(losses, expected) -> None:
     history = [EpochRecord(n, loss, loss, 0.5, 1e-3, 1.0) for n, loss in enumerate(losses)]
-    fitted = Fitted(Phase("all"), Trained(1, 1), history=history, best=len(losses) - 1)
-    assert pays(fitted) is expected
+    result = PhaseResult(Phase("all"), TrainableCount(1, 1), history=history, best=len(losses) - 1)
+    assert is_worth_going_deeper(result) is expected

@@ -1,4 +1,4 @@
-"""Runs of every task, head and plan on small made images: what trains, what is kept, what is refused."""
+"""Runs of every task, head and plan on small synthetic images: what trains, what is kept, what is refused."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ import regraft
 from regraft.backbones.load import load_backbone
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.solve import SolvedHead
+from regraft.training import fine_tuning, planning
 
 pytestmark = pytest.mark.slow
 
 
 def write_table(root: Path, *, count: int = 48, size: int = 32) -> Path:
-    """Grey images with a bright square and, in half of them, a red stripe; side and stripe are targets."""
+    """Write grey images with a bright square and, in half of them, a red stripe: the targets."""
     rng = np.random.default_rng(0)
     rows = []
     root.mkdir(parents=True, exist_ok=True)
@@ -34,13 +35,16 @@ def write_table(root: Path, *, count: int = 48, size: int = 32) -> Path:
         if red:
             pixels[-6:] = (200, 30, 30)
         Image.fromarray(pixels).save(root / f"{number:03}.png")
-        labels = "|".join(name for name, has in (("red", red), ("bright", bright)) if has)
+        labels = "|".join(name for name, is_true in (("red", red), ("bright", bright)) if is_true)
         twin = f"{number // 4 * 4 + (number + 2) % 4:03}.png"
         kind = "stripe" if red else "plain"
-        rows.append([f"{number:03}.png", twin, side / 10, side * 100, kind, labels, f"g{number // 4}"])
+        is_rare = number % 6 == 0  # neither red nor bright
+        tags = "|".join(name for name, is_true in (("red", red), ("rare", is_rare)) if is_true)
+        row = [f"{number:03}.png", twin, side / 10, side * 100, kind, labels, f"g{number // 4}"]
+        rows.append([*row, "yes" if is_rare else "no", tags])
     with (root / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "other", "side", "area", "kind", "labels", "group"])
+        writer.writerow(["image", "other", "side", "area", "kind", "labels", "group", "rare", "tags"])
         writer.writerows(rows)
     return root / "table.csv"
 
@@ -100,16 +104,27 @@ def test_labels_with_a_separator_are_multilabel(table, store, network_file, tmp_
     assert run.bundle.evaluate(table)[0].scores["mAP"].value > 0.9
 
 
-@pytest.mark.parametrize("task", ["labels", "kind"])
-def test_balanced_weights_reach_solver_and_training(table, store, network_file, tmp_path, task) -> None:
-    for solver in ("logistic", "gradient"):
-        recipe = Recipe(
-            image=("image",), target=(task,), separator="|" if task == "labels" else "",
-            backbone=str(network_file), phases=(Phase("none", epochs=2),) if solver == "gradient" else (),
-            class_weight="balanced", head=HeadSpec(solver=solver),
-        )  # fmt: skip
-        run = regraft.train(table, recipe, tmp_path / solver, store=store)
-        assert np.isfinite(run.metrics["validation"]["log_loss"]["value"])
+@pytest.mark.parametrize("solver", ["logistic", "gradient"])
+@pytest.mark.parametrize(("target", "label"), [("rare", "yes"), ("tags", "rare")])
+@pytest.mark.usefixtures("eager")
+def test_balanced_weights_make_a_rare_label_more_probable(  # noqa: PLR0917
+    table, store, network_file, tmp_path, target, label, solver
+) -> None:
+    phase = Phase("none", epochs=10, learning_rate=3e-2, patience=10)
+    recipe = Recipe(
+        image=("image",), target=(target,), separator="|" if target == "tags" else "",
+        backbone=str(network_file), phases=(phase,) if solver == "gradient" else (),
+        head=HeadSpec(solver=solver, dropout=0.0), augment=(),
+    )  # fmt: skip
+    images = sorted(table.parent.glob("*.png"))
+    probabilities = []
+    for class_weight in ("none", "balanced"):
+        run = regraft.train(
+            table, replace(recipe, class_weight=class_weight), tmp_path / class_weight, store=store
+        )
+        answers = run.bundle.predict(images)
+        probabilities.append(np.mean([answer.values[label] for answer in answers]))
+    assert probabilities[1] > probabilities[0] + 0.02
 
 
 def test_head_with_hidden_layers_is_trained_on_stored_features(
@@ -131,6 +146,7 @@ def test_head_with_hidden_layers_is_trained_on_stored_features(
     assert run.metrics["validation"]["top1"]["value"] == 1.0
 
 
+@pytest.mark.usefixtures("eager")
 def test_phases_run_in_order_each_with_its_own_plan(table, store, network_file, tmp_path) -> None:
     phases = (
         Phase("none", epochs=3, learning_rate=1e-2),
@@ -152,8 +168,9 @@ def test_phases_run_in_order_each_with_its_own_plan(table, store, network_file, 
     assert [phase.unfreeze for phase in again.phases] == ["none", "last:1", "match:block2"]
 
 
-@pytest.mark.parametrize("store_limit", [0, 10**9])  # it learns from pixels, or from what is stored
-def test_a_solved_head_is_trained_on_and_scored_as_it_then_is(  # noqa: PLR0917
+@pytest.mark.parametrize("store_limit", [0, 10**9])  # from pixels, or from what is stored
+@pytest.mark.usefixtures("eager")
+def test_training_continues_from_a_solved_head_and_scores_the_result(  # noqa: PLR0917
     table, store, network_file, tmp_path, monkeypatch, store_limit
 ) -> None:
     nothing = property(lambda head: np.zeros_like(head.rule.weights, np.float32))
@@ -164,10 +181,10 @@ def test_a_solved_head_is_trained_on_and_scored_as_it_then_is(  # noqa: PLR0917
     run = regraft.train(table, recipe, tmp_path / "run", store=store)
     assert run.metrics["decision"]["phases"][0]["best_epoch"] > 0
     with (run.path / "split.csv").open() as file:
-        held = [row for row in csv.DictReader(file) if row["part"] == "validation"]
-    pixels = np.stack([np.asarray(Image.open(table.parent / row["image"])) for row in held])
+        rows = [row for row in csv.DictReader(file) if row["part"] == "validation"]
+    pixels = np.stack([np.asarray(Image.open(table.parent / row["image"])) for row in rows])
     red = run.model.predict(pixels.astype(np.float32), verbose=0)[:, 0]
-    right = np.where([row["target"] == "stripe" for row in held], red, 1 - red)
+    right = np.where([row["target"] == "stripe" for row in rows], red, 1 - red)
     assert run.metrics["validation"]["log_loss"]["value"] == pytest.approx(-np.log(right).mean(), rel=1e-2)
 
 
@@ -183,7 +200,7 @@ def test_several_images_of_a_sample_are_pooled(table, store, network_file, tmp_p
     (scores,) = run.bundle.evaluate(table)
     assert scores.n == 48
     assert scores.scores["top1"].value == 1.0
-    with pytest.raises(regraft.UsageError, match="2 images a sample"):
+    with pytest.raises(regraft.UsageError, match="2 images per sample"):
         list(run.bundle.predict([pair[0]]))
 
 
@@ -215,7 +232,7 @@ def test_classical_heads_stay_in_one_plain_model(table, store, network_file, tmp
     )
 
 
-def test_estimators_handed_in_are_kept_with_skops(table, store, network_file, tmp_path) -> None:
+def test_estimators_from_python_are_saved_with_skops(table, store, network_file, tmp_path) -> None:
     recipe = Recipe(image=("image",), target=("kind",), backbone=str(network_file), phases=())
     forest = RandomForestClassifier(20, random_state=0)
     run = regraft.train(table, recipe, tmp_path / "run", head=forest, store=store)
@@ -258,13 +275,13 @@ def test_a_backbone_of_ones_own_and_a_head_of_ones_own(table, store, network_fil
     recipe = Recipe(image=("image",), target=("kind",), phases=())
     run = regraft.train(table, recipe, tmp_path / "run", backbone=backbone, head=head, store=store)
     assert run.metrics["decision"]["phases"][0]["epochs"] > 0
-    assert "handed over again: backbone, head" in (run.path / "recipe.toml").read_text()
-    with pytest.raises(regraft.UsageError, match="handed over in Python"):
+    assert "passed in again: backbone, head" in (run.path / "recipe.toml").read_text()
+    with pytest.raises(regraft.UsageError, match="passed in from Python"):
         regraft.train(table, Recipe.from_toml(run.path / "recipe.toml"), tmp_path / "again", store=store)
     assert run.model.layers[-1] is head or head in run.model._flatten_layers()
 
 
-def test_no_better_than_the_mean_is_said(table, store, network_file, tmp_path, capsys) -> None:
+def test_a_model_no_better_than_the_mean_gets_a_warning(table, store, network_file, tmp_path, capsys) -> None:
     lines = table.read_text().splitlines()
     rng = np.random.default_rng(3)
     noise = [f"{line.split(',')[0]},{rng.normal():.4f}" for line in lines[1:]]
@@ -273,9 +290,9 @@ def test_no_better_than_the_mean_is_said(table, store, network_file, tmp_path, c
     recipe = Recipe(image=("image",), target=("noise",), backbone=str(network_file), phases=())
     run = regraft.train(path, recipe, tmp_path / "run", store=store)
     (warning,) = run.metrics["warnings"]
-    assert "o better than always the mean" in warning
+    assert "o better than predicting the mean" in warning
     assert warning in capsys.readouterr().err
-    assert "better than always the mean" in (run.path / "report.html").read_text()
+    assert "better than predicting the mean" in (run.path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -290,7 +307,7 @@ def test_no_better_than_the_mean_is_said(table, store, network_file, tmp_path, c
         ({"task": "regression"}, "regression"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_message(  # noqa: PLR0917
+def test_impossible_settings_are_refused_in_one_message(  # noqa: PLR0917
     table, store, network_file, tmp_path, change, words
 ) -> None:
     settings = {"image": ("image",), "target": ("kind",), "backbone": str(network_file), "phases": ()}
@@ -299,6 +316,7 @@ def test_what_cannot_be_is_refused_in_one_message(  # noqa: PLR0917
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_function_as_plan_is_recorded_by_the_names_it_chose(table, store, network_file, tmp_path) -> None:
     plan = Phase(lambda layer: layer.name.endswith("_conv") and "block" in layer.name, epochs=1, batch_size=8)
     recipe = Recipe(
@@ -312,12 +330,12 @@ def test_a_function_as_plan_is_recorded_by_the_names_it_chose(table, store, netw
 
 @pytest.fixture
 def bytes_are_free(monkeypatch) -> None:
-    """Small networks run faster than anything is read: without this nothing of theirs is worth storing."""
-    for name in ("WRITTEN", "READ"):
-        monkeypatch.setattr(f"regraft.training.planning.{name}", 0)
+    """Make storing free: small networks run faster than anything is read, so nothing would be stored."""
+    for name in ("WRITE_COST", "READ_COST"):
+        monkeypatch.setattr(planning, name, 0)
 
 
-def tuned(network_file, **changes) -> Recipe:
+def make_recipe(network_file, **changes) -> Recipe:
     recipe = Recipe(
         image=("image",), target=("kind",), backbone=str(network_file), augment=("flip",),
         phases=(Phase("last:1", epochs=2, batch_size=8),),
@@ -325,18 +343,19 @@ def tuned(network_file, **changes) -> Recipe:
     return replace(recipe, **changes)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
     table, store, network_file, tmp_path, capsys, bytes_are_free
 ) -> None:
-    recipe = tuned(network_file)
+    recipe = make_recipe(network_file)
     first = regraft.train(table, recipe, tmp_path / "a", store=store)
-    said = capsys.readouterr().err
-    assert "Plan: store 4 KB an image in 2 views, " in said
-    assert said.index("Plan: store 4 KB") < said.index("Plan of view 1")
-    assert re.search(r"Plan: fine-tune last:1, .*; a step takes about \d+ KB of memory\.", said)
+    output = capsys.readouterr().err
+    assert "Plan: store 4 KB an image in 2 views, " in output
+    assert output.index("Plan: store 4 KB") < output.index("Plan of view 1")
+    assert re.search(r"Plan: fine-tune last:1, .*; a step takes about \d+ KB of memory\.", output)
     again = regraft.train(table, recipe, tmp_path / "b", store=store)
-    said = capsys.readouterr().err
-    assert said.count("nothing to compute") == 3  # pooled, and the boundary in two views
+    output = capsys.readouterr().err
+    assert output.count("nothing to compute") == 3  # pooled, and the boundary in two views
     assert read(again, "metrics.json")["validation"] == read(first, "metrics.json")["validation"]
     (phase,) = again.metrics["decision"]["phases"]
     assert phase["layers"] == 1
@@ -345,28 +364,30 @@ def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"store_limit": 1000.0}, "is more than the 1 KB that are left to store"),
-        ({"augment": ("flip", "mixup")}, "for mixup mix images"),
+        ({"store_limit": 1000.0}, "would exceed the 1 KB that may still be stored"),
+        ({"augment": ("flip", "mixup")}, "because mixup mix images"),
     ],
 )
-def test_what_cannot_be_stored_runs_in_every_epoch_and_that_is_said(  # noqa: PLR0917
+@pytest.mark.usefixtures("eager")
+def test_frozen_layers_that_cannot_be_stored_run_in_every_epoch_and_a_message_says_why(  # noqa: PLR0917
     table, store, network_file, tmp_path, capsys, bytes_are_free, changes, words
 ) -> None:
-    regraft.train(table, tuned(network_file, **changes), tmp_path / "run", store=store)
-    said = capsys.readouterr().err
-    assert "what is frozen runs in every epoch" in said
-    assert words in said
-    assert "Plan: store" not in said
+    regraft.train(table, make_recipe(network_file, **changes), tmp_path / "run", store=store)
+    output = capsys.readouterr().err
+    assert "run the frozen layers in every epoch" in output
+    assert words in output
+    assert "Plan: store" not in output
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_deeper_phase_is_tried_where_the_first_one_took_half_of_the_loss(
     table, store, network_file, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("regraft.training.planning.SMALL", 0.99)
+    monkeypatch.setattr(planning, "SMALL", 0.99)
     for worth, plans in ((True, ["stage:late", "all"]), (False, ["stage:late"])):
-        monkeypatch.setattr("regraft.training.fine_tuning.pays", lambda fitted, worth=worth: worth)
+        monkeypatch.setattr(fine_tuning, "is_worth_going_deeper", lambda result, worth=worth: worth)
         backbone = replace(load_backbone(network_file), stages={"early": 0, "late": 9})
-        recipe = tuned("", backbone="mobilenet_v2", phases=(Phase("auto", epochs=1),))
+        recipe = make_recipe("", backbone="mobilenet_v2", phases=(Phase("auto", epochs=1),))
         run = regraft.train(table, recipe, tmp_path / str(worth), backbone=backbone, store=store)
         assert [phase["unfreeze"] for phase in run.metrics["decision"]["phases"]] == plans
         assert ("nothing deeper was tried" in run.metrics["decision"]["reason"]) != worth

@@ -1,4 +1,4 @@
-"""What a step takes is known before; a batch that does not fit is computed in parts, which is the same."""
+"""The memory of a step is estimated; a batch that does not fit is computed in parts, with the same result."""
 
 from __future__ import annotations
 
@@ -6,67 +6,61 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_fit import Task
+from test_fit import SolvedTask
 
 from regraft.errors import EnvironmentFault
-from regraft.models.cut import sides
-from regraft.models.freeze import FreezePlan, Trained
-from regraft.training.optimizers import in_parts, is_out_of_memory, step_bytes
+from regraft.models.cut import partition_graph
+from regraft.models.freeze import FreezePlan, TrainableCount
+from regraft.training.optimizers import estimate_step_bytes, is_out_of_memory, split_batch
 
-OWN = FreezePlan(
-    (), {}, frozenset(), Trained(0, 0)
-)  # of a backbone without layers: all others answer for themselves
-
-
-@pytest.fixture
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+# The plan of a backbone without layers: every layer answers by its own flag.
+OWN = FreezePlan((), {}, frozenset(), TrainableCount(0, 0))
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many samples a step may have; the sizes that were tried come behind it."""
-    sizes, whole = [8], keras.Model.train_on_batch
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list: how many samples a step may have, then the sizes that were tried."""
+    sizes, train = [8], keras.Model.train_on_batch
 
-    def limited(self, inputs, targets):
+    def train_within_limit(self, inputs, targets):
         sizes.append(len(targets))
         if len(targets) > sizes[0]:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-        return whole(self, inputs, targets)
+        return train(self, inputs, targets)
 
-    monkeypatch.setattr(keras.Model, "train_on_batch", limited)
+    monkeypatch.setattr(keras.Model, "train_on_batch", train_within_limit)
     return sizes
 
 
-def trained() -> tuple[Task, object]:
-    task = Task(train=20, validation=8)  # the last batch of an epoch has four
+def train_small_task() -> tuple[SolvedTask, object]:
+    task = SolvedTask(train=20, validation=8)  # the last batch of an epoch has four
     return task, task.tune(epochs=2, learning_rate=1e-3, patience=9)
 
 
 @pytest.mark.slow
-def test_a_step_in_parts_is_the_same_step(eager, room: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    expected, whole = trained()
-    assert set(room[1:]) == {8, 4}
-    room[:] = [2]
-    received, parted = trained()
-    assert set(room[1:]) == {8, 4, 2, 1}
+def test_a_step_in_parts_is_the_same_step(
+    eager, sizes: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, at_once = train_small_task()
+    assert set(sizes[1:]) == {8, 4}
+    sizes[:] = [2]
+    received, in_parts = train_small_task()
+    assert set(sizes[1:]) == {8, 4, 2, 1}
     assert capsys.readouterr().err.count("does not fit the memory") == 2
-    for one, other in zip(parted.history, whole.history, strict=True):
+    for one, other in zip(in_parts.history, at_once.history, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-4, nan_ok=True)
         assert one.val_loss == pytest.approx(other.val_loss, rel=1e-4)
-    before = Task(train=20, validation=8).weights()
+    before = SolvedTask(train=20, validation=8).weights()
     for path, value in expected.weights().items():
         moved = np.abs(value - before[path]).max()
         assert np.abs(received.weights()[path] - value).max() <= 0.02 * moved, path
 
 
 @pytest.mark.slow
-def test_where_not_even_one_fits_that_is_said(eager, room: list[int]) -> None:
-    room[:] = [0]
+def test_a_step_of_which_not_even_one_sample_fits_is_refused(eager, sizes: list[int]) -> None:
+    sizes[:] = [0]
     with pytest.raises(EnvironmentFault, match="--image-size"):
-        trained()
+        train_small_task()
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
@@ -79,15 +73,15 @@ def test_other_errors_are_not_taken_for_it() -> None:
 def test_parts_have_one_size_and_the_mean_of_the_whole(samples: int, count: int) -> None:
     rng = np.random.default_rng(0)
     inputs, weighted = rng.normal(size=(samples, 5)), rng.random((samples, 2, 2)).astype(np.float32)
-    parts = list(in_parts((inputs,), weighted, count))
+    parts = list(split_batch((inputs,), weighted, count))
     assert len(parts) == count
     assert len({len(part) for _, part in parts}) == 1
 
-    def loss(rows, of):
-        return (rows.sum(1, keepdims=True) * of[..., 0] * of[..., 1]).mean()
+    def loss(rows, targets):
+        return (rows.sum(1, keepdims=True) * targets[..., 0] * targets[..., 1]).mean()
 
-    found = np.mean([loss(rows, of) for (rows,), of in parts])
-    assert found == pytest.approx(loss(inputs, weighted), rel=1e-5)
+    mean = np.mean([loss(rows, targets) for (rows,), targets in parts])
+    assert mean == pytest.approx(loss(inputs, weighted), rel=1e-5)
 
 
 @pytest.fixture
@@ -104,11 +98,11 @@ def chain() -> keras.Model:
 def test_a_step_takes_what_gradients_need_and_what_passes(chain: keras.Model) -> None:
     first, smaller, second, dense = 3 * 9 * 64 + 64, 4 * 4 * 64, 64 * 9 * 5 + 5, 5 * 2 + 2
     everything = 10 * (8 * 8 * 3 + smaller + 5 + 3 * 8 * 8 * 64) + 4 * (first + second + dense)
-    assert step_bytes(chain, OWN, samples=10) == 4 * everything
+    assert estimate_step_bytes(chain, OWN, samples=10) == 4 * everything
     chain.get_layer("first").trainable = False
     behind = 10 * (smaller + 5 + 3 * 8 * 8 * 64) + 4 * (second + dense)
-    assert step_bytes(chain, OWN, samples=10) == 4 * behind
-    at = sides(chain, OWN).boundaries[-1]
-    assert at.name == "smaller"
+    assert estimate_step_bytes(chain, OWN, samples=10) == 4 * behind
+    boundary = partition_graph(chain, OWN).boundaries[-1]
+    assert boundary.name == "smaller"
     stored = 10 * (smaller + 5 + 3 * 4 * 4 * 5) + 4 * (second + dense)
-    assert step_bytes(chain, OWN, samples=10, boundary=at) == 4 * stored
+    assert estimate_step_bytes(chain, OWN, samples=10, boundary=boundary) == 4 * stored

@@ -1,4 +1,4 @@
-"""What phases learn from: stored boundaries train like pixels, an epoch is every image in one view."""
+"""Training data: stored boundaries train like pixels, and an epoch is every image in one view."""
 
 from __future__ import annotations
 
@@ -16,103 +16,109 @@ from regraft.features.extract import extract_features
 from regraft.features.store import Store
 from regraft.models.cut import cut
 from regraft.models.freeze import resolve_plan
-from regraft.models.head import OUTPUT, graft
+from regraft.models.head import HEAD_OUTPUT, graft
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.system.console import SilentReporter
-from regraft.training import training_data as of_material
+from regraft.training import training_data
 from regraft.training.fit import Trainer
-from regraft.training.training_data import Material, Tensors
+from regraft.training.training_data import StoredFeatures, TrainingData
 
 PLAN = Phase("last:3", epochs=2, batch_size=4, learning_rate=1e-3, warmup=0.0)
 
 
-class Prepared:
-    """Photographs, a small model cut for a plan, and what its prefix gives in three views."""
+class CutModel:
+    """Images, a small model cut for a plan, and what its prefix gives in three views."""
 
     def __init__(self, root, store) -> None:
         self.catalog = split(Catalog.from_folder(root), fraction=0.3, seed=0)
         self.backbone = load_backbone(small_network())
-        for layer in self.backbone.layers:  # else every loss is another
+        for layer in self.backbone.layers:  # without it every loss differs
             if "drop" in layer.name:
                 layer.rate = 0.0
         self.model = graft(self.backbone, HeadSpec(dropout=0.0), outputs=3)
         self.halves = cut(self.model, resolve_plan(self.backbone, PLAN.unfreeze))
-        kept = Store(store)
+        feature_store = Store(store)
         self.views = tuple(
             extract_features(
-                self.halves.prefix, self.catalog, store=kept, keep_pixels=True, view=View(n, names)
+                self.halves.prefix, self.catalog, store=feature_store, keep_pixels=True, view=View(n, names)
             )
             for n, names in enumerate([(), ("crop",), ("crop",)])
         )
-        self.material = Material(Recipe(augment=()), self.catalog, self.backbone, kept, self.views[:1], ())
+        self.data = TrainingData(
+            Recipe(augment=()), self.catalog, self.backbone, feature_store, self.views[:1], ()
+        )
 
-    def lesson(self, views: int):
-        return self.material.boundary_lesson(PLAN, Tensors(self.views[:views], self.halves.names))
+    def make_phase_data(self, views: int):
+        return self.data.make_boundary_data(PLAN, StoredFeatures(self.views[:views], self.halves.names))
 
 
 @pytest.fixture
-def prepared(tmp_path, in_this_process):
-    return Prepared(write_photos(tmp_path / "photos", each=5), tmp_path / "store")
+def cut_model(tmp_path, in_this_process):
+    return CutModel(write_photos(tmp_path / "photos", each=5), tmp_path / "store")
 
 
 @pytest.mark.slow
-def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(prepared) -> None:
-    before, found = prepared.model.get_weights(), []
-    for stored in (prepared.halves, None):
-        prepared.model.set_weights(before)
-        lesson = prepared.lesson(1) if stored else prepared.material.pixel_lesson(PLAN)
-        trainer = Trainer(prepared.model, prepared.backbone, SilentReporter())
-        fitted = trainer.train(PLAN, lesson, budget=600, stored=stored)
-        found.append([(record.loss, record.val_loss) for record in fitted.history[1:]])
-    np.testing.assert_allclose(*found, rtol=1e-3)
+@pytest.mark.usefixtures("eager")
+def test_a_phase_on_what_is_stored_ends_where_one_on_pixels_does(cut_model) -> None:
+    before, losses = cut_model.model.get_weights(), []
+    for stored in (cut_model.halves, None):
+        cut_model.model.set_weights(before)
+        phase_data = cut_model.make_phase_data(1) if stored else cut_model.data.make_pixel_data(PLAN)
+        trainer = Trainer(cut_model.model, cut_model.backbone, SilentReporter())
+        result = trainer.train(PLAN, phase_data, budget=600, stored=stored)
+        losses.append([(record.loss, record.val_loss) for record in result.history[1:]])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
-def row_of(prepared):
-    """Which sample and view a row of the first tensor is."""
-    name = prepared.halves.names[0]
-    samples = prepared.catalog.samples
+def map_rows(cut_model):
+    """Map each row of the first tensor, as bytes, to its sample and view."""
+    name = cut_model.halves.names[0]
+    samples = cut_model.catalog.samples
     return {
         features.matrix([sample], name)[0].tobytes(): (sample.path, view)
-        for view, features in enumerate(prepared.views)
+        for view, features in enumerate(cut_model.views)
         for sample in samples
     }
 
 
 @pytest.mark.parametrize("memory", [2**30, 0])
-def test_an_epoch_is_every_image_once_in_a_random_view(prepared, monkeypatch, memory) -> None:
-    monkeypatch.setattr(of_material, "IN_MEMORY", memory)
-    lesson, known = prepared.lesson(3), row_of(prepared)
-    paths = [sample.path for sample in prepared.catalog.part("train")]
+def test_an_epoch_is_every_image_once_in_a_random_view(cut_model, monkeypatch, memory) -> None:
+    monkeypatch.setattr(training_data, "IN_MEMORY", memory)
+    phase_data, images = cut_model.make_phase_data(3), map_rows(cut_model)
+    paths = [sample.path for sample in cut_model.catalog.part("train")]
+
+    def identify(batches):
+        return [images[row.tobytes()] for (rows, *_), *_ in batches for row in rows]
 
     def seen(epoch):
-        return [known[row.tobytes()] for (rows, *_), *_ in lesson.train.shuffled(epoch) for row in rows]
+        return identify(phase_data.train.iter_shuffled(epoch))
 
     first, second = seen(1), seen(2)
     assert sorted(path for path, _ in first) == sorted(path for path, _ in second) == sorted(paths)
     assert {view for _, view in [*first, *second]} == {0, 1, 2}
     assert dict(first) != dict(second)
     assert seen(1) == first
-    held = [known[row.tobytes()] for (rows, *_), *_ in lesson.validation.in_order() for row in rows]
-    assert held == [(sample.path, 0) for sample in prepared.catalog.part("validation")]
+    validation = identify(phase_data.validation.iter_in_order())
+    assert validation == [(sample.path, 0) for sample in cut_model.catalog.part("validation")]
 
 
-def test_targets_go_with_their_images(prepared) -> None:
-    lesson, known = prepared.lesson(3), row_of(prepared)
-    classes = {sample.path: sample.target for sample in prepared.catalog.samples}
-    for (rows, *_), targets, _ in lesson.train.shuffled(1):
-        assert targets.argmax(1).tolist() == [classes[known[row.tobytes()][0]] for row in rows]
+def test_targets_go_with_their_images(cut_model) -> None:
+    phase_data, images = cut_model.make_phase_data(3), map_rows(cut_model)
+    classes = {sample.path: sample.target for sample in cut_model.catalog.samples}
+    for (rows, *_), targets, _ in phase_data.train.iter_shuffled(1):
+        assert targets.argmax(1).tolist() == [classes[images[row.tobytes()][0]] for row in rows]
 
 
-def test_another_weight_in_front_is_another_key(prepared) -> None:
-    layer = prepared.model.get_layer("stem_conv")
+def test_a_changed_weight_of_the_prefix_changes_the_key(cut_model) -> None:
+    layer = cut_model.model.get_layer("stem_conv")
     layer.kernel.assign(layer.kernel * 1.01)
-    again = extract_features(prepared.halves.prefix, prepared.catalog, store=prepared.material.store)
-    assert again.key != prepared.views[0].key
-    assert again.computed == len(prepared.catalog)
+    again = extract_features(cut_model.halves.prefix, cut_model.catalog, store=cut_model.data.store)
+    assert again.key != cut_model.views[0].key
+    assert again.computed == len(cut_model.catalog)
 
 
-def test_the_head_learns_from_every_view(prepared) -> None:
-    made = replace(prepared.material, views=prepared.views, names=prepared.halves.names)
-    count = len(prepared.catalog.part("train"))
-    assert len(made.feature_lesson(PLAN).train.samples) == 3 * count
-    assert prepared.model.get_layer(OUTPUT).kernel.shape[1] == 3
+def test_the_head_learns_from_every_view(cut_model) -> None:
+    data = replace(cut_model.data, views=cut_model.views, names=cut_model.halves.names)
+    count = len(cut_model.catalog.part("train"))
+    assert len(data.make_feature_data(PLAN).train.samples) == 3 * count
+    assert cut_model.model.get_layer(HEAD_OUTPUT).kernel.shape[1] == 3

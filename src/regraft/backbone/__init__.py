@@ -1,1 +1,1 @@
-"""Keeps the module path that saved `.keras` files name; see `regraft.backbones`."""
+"""The module path that `.keras` files saved earlier name; the code is in `regraft.backbones`."""

@@ -1,4 +1,4 @@
-"""The path under which `.keras` files saved before the packages moved name the layer of a SavedModel."""
+"""The path of the layer of a SavedModel in `.keras` files saved before the packages moved."""
 
 from regraft.backbones.savedmodel_layer import SavedModelLayer
 

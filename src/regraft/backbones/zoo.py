@@ -1,12 +1,12 @@
 """The table of backbones: constructor, sizes, pixel contract, stages, published weights. Data, no logic.
 
-Importing this module imports no Keras, so a list of backbones appears at once. The figures are those of
-`keras.applications` 3.15: sizes and widths were measured by building each model, accuracies are the published
-ImageNet ones (keras.io's table; for MobileNetV3 its docstring) at the default size.
+Importing this module does not import Keras, so a list of backbones appears at once. The figures are those of
+`keras.applications` 3.15: sizes and widths were measured by building each model; accuracies are the published
+ones on ImageNet (from keras.io's table; for MobileNetV3 from its docstring) at the default size.
 
->>> find("ResNet-50").features
+>>> find_entry("ResNet-50").features
 2048
->>> find("mobilenet_v2").weights_file_at(160)
+>>> find_entry("mobilenet_v2").weights_file_at(160)
 'mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5'
 """
 
@@ -19,78 +19,86 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from regraft.errors import UsageError, nearest
-from regraft.system.backend import keras_home
+from regraft.errors import UsageError, suggest_nearest
+from regraft.system.backend import get_keras_home
 
-__all__ = ["ZOO", "Entry", "Stages", "find", "is_zoo_name", "keras_cache", "recognise", "weights_on_disk"]
+__all__ = [
+    "ZOO",
+    "Entry",
+    "Stages",
+    "find_entry",
+    "find_weights_on_disk",
+    "is_zoo_name",
+    "locate_keras_cache",
+    "recognise_model",
+]
 
 Contract = Literal["tf", "torch", "caffe", "raw"]
 
 
 @dataclass(frozen=True)
 class Stages:
-    """How the layer names of a family show its stages.
+    """How the layer names of a family tell its stages.
 
     Args:
         rule: `"opens"`: a layer that matches is the first of its stage or lies within it; `"closes"`: it is
             the last of its stage. Layers without a match belong to the stage before them ("opens") or to the
-            next one that closes ("closes"). What lies before the first mark belongs to the first stage, what
-            lies after the last mark to the last stage.
+            next one that closes ("closes"). Layers before the first mark belong to the first stage, layers
+            after the last mark to the last stage.
         marks: pairs of a regular expression, searched for in a layer's name, and the name of the stage, in
-            which `\\1` stands for the expression's group. The first expression that is found counts.
+            which `\\1` stands for the expression's group. The first expression that matches counts.
     """
 
     rule: Literal["opens", "closes"]
     marks: tuple[tuple[str, str], ...]
 
-    def starts(self, layer_names: Iterable[str]) -> dict[str, int]:
-        """Stage name -> index of its first layer, in order; empty where no name matches.
+    def find_starts(self, layer_names: Iterable[str]) -> dict[str, int]:
+        """Return the index of the first layer of each stage, in order; {} where no name matches.
 
         >>> blocks = Stages("opens", ((r"^(block\\d+)_", r"\\1"),))
-        >>> blocks.starts(["pad", "block1_conv", "add", "block2_conv"])
+        >>> blocks.find_starts(["pad", "block1_conv", "add", "block2_conv"])
         {'block1': 0, 'block2': 3}
         >>> mixed = Stages("closes", ((r"^(mixed\\d+)$", r"\\1"),))
-        >>> mixed.starts(["conv", "mixed0", "conv_1", "mixed1", "relu"])
+        >>> mixed.find_starts(["conv", "mixed0", "conv_1", "mixed1", "relu"])
         {'mixed0': 0, 'mixed1': 2}
         """
         starts: dict[str, int] = {}
         first_free = 0
         for index, layer_name in enumerate(layer_names):
-            stage = self._stage(layer_name)
+            stage = self._find_stage(layer_name)
             if stage is not None and stage not in starts:
                 starts[stage] = index if self.rule == "opens" and starts else first_free
             if stage is not None:
                 first_free = index + 1
         return starts
 
-    def _stage(self, layer_name: str) -> str | None:
+    def _find_stage(self, layer_name: str) -> str | None:
         for pattern, name in self.marks:
-            found = re.search(pattern, layer_name)
-            if found:
-                return found.expand(name)
+            if match := re.search(pattern, layer_name):
+                return match.expand(name)
         return None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One backbone as published.
+    """A backbone as published.
 
     Args:
-        name: regraft's name, snake case.
-        constructor: name under `keras.applications`.
+        name: regraft's name for it, in snake case.
+        constructor: its name under `keras.applications`.
         module: its module under `keras.applications`, which is the family.
-        image_size: pixels a side it was trained at (EfficientNetV2: at which it is evaluated).
-        min_size: fewest pixels a side that it can take.
+        image_size: pixels a side at which it was trained (EfficientNetV2: is evaluated).
+        min_size: the fewest pixels a side that it can take.
         pixels: the pixel contract, see `regraft.backbones.preprocessing`; `"raw"` models take RGB 0..255.
         features: channels of its last feature map.
-        parameters_m: millions of parameters of the whole published model, classifier included.
+        parameters_m: millions of parameters of the published model, including its classifier.
         size_mb: megabytes of that model's file; None where unpublished.
         top1, top5: published ImageNet accuracy in percent; None where unpublished.
         weights_file: file name of the weights without the classifier, in the Keras cache, at `image_size`.
         weights_hash: `"md5:<hex>"` or `"sha256:<hex>"` of that file; None where Keras publishes none.
-        weights_url: where that file is published.
+        weights_url: the address of that file.
         weights_sizes: image sizes with a file of their own; empty where one file serves every size.
-        stages: how the layer names show the stages.
+        stages: how the layer names tell the stages.
     """
 
     name: str
@@ -110,11 +118,11 @@ class Entry:
     weights_sizes: tuple[int, ...]
     stages: Stages
 
-    def size_at(self, image_size: int | None) -> int:
-        """The size to build at: the one asked for, or the backbone's own.
+    def choose_size(self, image_size: int | None) -> int:
+        """Return the size to build at: `image_size`, or the backbone's own for None.
 
         Raises:
-            UsageError: it is below what the backbone can take.
+            UsageError: `image_size` is smaller than the backbone can take.
         """
         if image_size is not None and image_size < self.min_size:
             raise UsageError(
@@ -124,7 +132,7 @@ class Entry:
         return self.image_size if image_size is None else image_size
 
     def weights_file_at(self, image_size: int) -> str:
-        """File name of the published weights for images of `image_size` pixels a side.
+        """Return the file name of the published weights for images of `image_size` pixels a side.
 
         A size without a file of its own takes the weights of the default size, as in Keras.
         """
@@ -133,7 +141,7 @@ class Entry:
         return self.weights_file.replace(f"_{self.image_size}_", f"_{image_size}_")
 
     def weights_url_at(self, image_size: int) -> str:
-        """Address of the published weights for images of `image_size` pixels a side."""
+        """Return the address of the published weights for images of `image_size` pixels a side."""
         return self.weights_url.replace(self.weights_file, self.weights_file_at(image_size))
 
 
@@ -166,7 +174,7 @@ _FAMILIES = {
         "tf", _opens(("^Conv1$", "stem"), (r"^(block_\d+)_", r"\1"), _TOP), (96, *_MOBILE_SIZES)
     ),
     "mobilenet_v3": _Family("raw", _opens(("^conv$", "stem"), (r"^expanded_conv_(\d+)_", r"block_\1"), _TOP)),
-    # Its cells run side by side with their neighbours' adjustments: only the concatenations are in order.
+    # Its cells run in parallel with their neighbours' adjustments: only the concatenations are in order.
     "nasnet": _Family(
         "tf",
         _closes(
@@ -307,16 +315,16 @@ _FOLDERS = {  # every other family has a folder of its own name
 }
 
 
-def _url(module: str, file: str) -> str:
+def _make_url(module: str, file: str) -> str:
     folder = _FOLDERS.get(module, f"tensorflow/keras-applications/{module}")
     return f"{_BUCKET}/{folder}/{_PUBLISHED_AS.get(file, file)}"
 
 
-def _figure(cell: str) -> float | None:
+def _parse_figure(cell: str) -> float | None:
     return None if cell == "-" else float(cell)
 
 
-def _entry(model: list[str], weights: list[str]) -> Entry:
+def _make_entry(model: list[str], weights: list[str]) -> Entry:
     name, constructor, module, image_size, min_size, features, parameters, size, top1, top5 = model
     _, file, digest = weights
     family = _FAMILIES[module]
@@ -329,30 +337,32 @@ def _entry(model: list[str], weights: list[str]) -> Entry:
         pixels=family.pixels,
         features=int(features),
         parameters_m=float(parameters),
-        size_mb=_figure(size),
-        top1=_figure(top1),
-        top5=_figure(top5),
+        size_mb=_parse_figure(size),
+        top1=_parse_figure(top1),
+        top5=_parse_figure(top5),
         weights_file=file,
         weights_hash=None if digest == "-" else digest,
-        weights_url=_url(module, file),
+        weights_url=_make_url(module, file),
         weights_sizes=family.weights_sizes,
         stages=family.stages,
     )
 
 
-def _rows(table: str) -> dict[str, list[str]]:
+def _read_rows(table: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split() for line in table.strip().splitlines()}
 
 
-ZOO: dict[str, Entry] = {name: _entry(row, _rows(_WEIGHTS)[name]) for name, row in _rows(_MODELS).items()}
+ZOO: dict[str, Entry] = {
+    name: _make_entry(row, _read_rows(_WEIGHTS)[name]) for name, row in _read_rows(_MODELS).items()
+}
 
 
-def _plain(name: str) -> str:
+def _normalise_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def is_zoo_name(backbone: str) -> bool:
-    """Return whether this is meant as a name of the table, not as a file, folder, handle or preset.
+    """Return whether a text is meant as a name in the table, not as a file, folder, handle or preset.
 
     >>> is_zoo_name("resnet50"), is_zoo_name("kerashub:vit_base"), is_zoo_name("mine.keras")
     (True, False, False)
@@ -360,51 +370,51 @@ def is_zoo_name(backbone: str) -> bool:
     return not Path(backbone).exists() and not set(backbone) & set("/:.")
 
 
-def find(name: str) -> Entry:
-    """The entry that `name` means; case, dashes and underscores do not count.
+def find_entry(name: str) -> Entry:
+    """Return the entry that `name` means; case, dashes and underscores do not count.
 
     Raises:
         UsageError: no backbone has that name.
 
-    >>> find("EfficientNetV2B0").name
+    >>> find_entry("EfficientNetV2B0").name
     'efficientnet_v2_b0'
     """
     for entry in ZOO.values():
-        if _plain(entry.name) == _plain(name):
+        if _normalise_name(entry.name) == _normalise_name(name):
             return entry
     raise UsageError(
-        f'No backbone is called "{name}".{nearest(name.lower(), ZOO)} `regraft backbones` lists them; '
-        "a .keras file, the folder or handle of a SavedModel and kerashub:PRESET are backbones too."
+        f'No backbone is called "{name}".{suggest_nearest(name.lower(), ZOO)} `regraft backbones` lists '
+        "them; a .keras file, the folder or handle of a SavedModel and kerashub:PRESET are backbones too."
     )
 
 
-def recognise(model_name: str) -> Entry | None:
-    """The entry whose constructor gives models this name; None where there is none.
+def recognise_model(model_name: str) -> Entry | None:
+    """Return the entry whose constructor gives models this name; None where there is none.
 
-    >>> recognise("mobilenetv2_1.00_224").name, recognise("efficientnetv2-b0").name, recognise("mine")
-    ('mobilenet_v2', 'efficientnet_v2_b0', None)
+    >>> [recognise_model(name).name for name in ("mobilenetv2_1.00_224", "efficientnetv2-b0")]
+    ['mobilenet_v2', 'efficientnet_v2_b0']
     """
-    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", model_name))
-    if plain == "nasnet":  # both are called so; contract and stages are the same
-        plain = "nasnetmobile"
-    return next((entry for entry in ZOO.values() if _plain(entry.name) == plain), None)
+    name = _normalise_name(re.sub(r"_\d\.\d+_\d+$", "", model_name))
+    if name == "nasnet":  # both NASNets are called so; they have the same contract and stages
+        name = "nasnetmobile"
+    return next((entry for entry in ZOO.values() if _normalise_name(entry.name) == name), None)
 
 
-def keras_cache() -> Path:
-    """The folder where Keras keeps downloaded weights: `models` in $KERAS_HOME, else in ~/.keras."""
-    return keras_home() / "models"
+def locate_keras_cache() -> Path:
+    """Return the folder of Keras' downloaded weights: `models` in $KERAS_HOME, else in ~/.keras."""
+    return get_keras_home() / "models"
 
 
-def weights_on_disk(entry: Entry, image_size: int | None = None) -> Path | None:
-    """The published weights of `entry` in the Keras cache, or None; imports no Keras.
+def find_weights_on_disk(entry: Entry, image_size: int | None = None) -> Path | None:
+    """Return the file of published weights in the Keras cache, or None; this does not import Keras.
 
     Args:
         entry: a row of the table.
-        image_size: pixels a side; MobileNet and MobileNetV2 have a file a size. Defaults to the entry's own.
+        image_size: pixels a side, which matter where each size has its file; None for the entry's own.
     """
     file = entry.weights_file_at(image_size or entry.image_size)
     # Where the cache cannot be written, Keras downloads to the second folder instead.
-    for folder in (keras_cache(), Path(tempfile.gettempdir()) / ".keras" / "models"):
+    for folder in (locate_keras_cache(), Path(tempfile.gettempdir()) / ".keras" / "models"):
         if (folder / file).is_file():
             return folder / file
     return None

@@ -1,4 +1,4 @@
-"""`regraft backbones` and `regraft demo`: what there is, and what it does, without data."""
+"""The commands `regraft backbones` and `regraft demo`, which need no data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def backbones(as_json: opt.Json = False) -> None:
-    """List the backbones of keras.applications: size, parameters, accuracy, and what is on disk."""
-    from regraft.backbones.zoo import ZOO, weights_on_disk
+def backbones(as_json: opt.JsonFlag = False) -> None:
+    """List the backbones of keras.applications: size, parameters, accuracy, and weights on disk."""
+    from regraft.backbones.zoo import ZOO, find_weights_on_disk
 
     rows = [
         {
             "name": entry.name,
             **{column: getattr(entry, column) for column, _ in _COLUMNS},
-            "on_disk": str(weights_on_disk(entry) or ""),
+            "on_disk": str(find_weights_on_disk(entry) or ""),
         }
         for entry in ZOO.values()
     ]
@@ -39,10 +39,10 @@ def backbones(as_json: opt.Json = False) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to create.")] = Path("demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")] = False,
 ) -> None:
-    """Show the main job in a minute, without network: learn digits 5-9 from a network that knows 0-4."""
+    """Show transfer learning in a minute, offline: digits 5-9 with a network that was trained on 0-4."""
     from regraft.pipeline.demo import run_demo
 
     result = run_demo(out, overwrite=overwrite)

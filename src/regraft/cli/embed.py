@@ -1,42 +1,41 @@
-"""`regraft embed`."""
+"""The command `regraft embed`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import regraft.cli.options as opt
-from regraft.recipe import Recipe
-from regraft.system.console import printable
+from regraft.system.console import make_printable
 
 __all__ = ["embed"]
 
 
-def embed(  # noqa: PLR0917 - typer reads the options off the signature
-    data: Annotated[
-        Path, typer.Argument(help="Folder of images, with or without class folders; or a table.")
-    ],
+@opt.with_settings(
+    "image", "target", "backbone", "weights", "pixels", "image_size", "pooling",
+    target="Column of the table to copy as the class.",
+    pooling="Pooling of the feature map: avg, max or both.",
+)  # fmt: skip
+def embed(
+    data: Annotated[Path, typer.Argument(help="Folder of images, in class folders or not; or a table.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to make: .parquet, .csv, .npz or .npy.")
+        Path, typer.Option("--out", "-o", help="File to create: .parquet, .csv, .npz or .npy.")
     ] = Path("features.parquet"),
-    image: opt.ImageColumn = None,
-    target: Annotated[str | None, typer.Option(help="Column to copy as the class. [none]")] = None,
-    backbone: opt.BackboneOption = None,
-    weights: opt.WeightsOption = None,
-    pixels: opt.PixelsOption = None,
-    image_size: opt.ImageSizeOption = None,
-    pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier OUT.")] = False,
-    trust: opt.TrustOption = False,
+    *,
+    settings: Mapping[str, Any],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file OUT.")] = False,
+    trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:
-    """Write the frozen backbone's features of images to a file, a row an image."""
+    """Write the frozen backbone's features of images to a file, one row for each image."""
     from regraft.pipeline.embed import embed as embed_images
     from regraft.pipeline.prepare import choose_backend
 
-    recipe = opt.override(Recipe(), locals())
+    recipe = opt.make_recipe(settings)
     choose_backend(recipe.backbone)
-    found = embed_images(data, recipe, out, overwrite=overwrite, trust=trust, store=store)
-    print(f"{printable(str(found.path))}: {found.images:,} images, {found.features:,} features each")
+    result = embed_images(data, recipe, out, overwrite=overwrite, trust=trust, store=store)
+    path = make_printable(str(result.path))
+    print(f"{path}: {result.images:,} images, {result.features:,} features each")

@@ -1,4 +1,4 @@
-"""`regraft inspect`."""
+"""The command `regraft inspect`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 import regraft.cli.options as opt
 from regraft.errors import ModelRefused
-from regraft.system.console import print_table, printable
+from regraft.system.console import make_printable, print_table
 
 if TYPE_CHECKING:
     from regraft.pipeline.inspect import Inspection
@@ -22,41 +22,41 @@ __all__ = ["inspect"]
 
 def inspect(
     model: Annotated[Path, typer.Argument(help="A .keras file, or a run folder.")],
-    as_json: opt.Json = False,
+    as_json: opt.JsonFlag = False,
 ) -> None:
-    """Say what a model file holds without opening it in Keras; exit 5 if it would be refused."""
-    from regraft.pipeline.inspect import inspect as look
+    """Show the content of a model file without opening it in Keras; exit with 5 if it would be refused."""
+    from regraft.pipeline.inspect import inspect as inspect_file
 
-    found = look(model)
+    inspection = inspect_file(model)
     if as_json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(asdict(inspection)))
     else:
-        _print_inspection(found)
-    if found.suspicious or found.changed:
+        _print_inspection(inspection)
+    if inspection.suspicious or inspection.changed:
         sys.exit(ModelRefused.exit_code)
 
 
-def _print_inspection(found: Inspection) -> None:
-    print(f"{printable(found.file)}: {found.bytes:,} bytes, sha256 {found.sha256}")
-    print(f"saved by    {printable(found.saved_by)}")
-    for name, shape in found.inputs:
-        print(f"takes       {printable(name)} {printable(str(shape))}")
-    print(f"gives       {printable(', '.join(found.outputs))}")
-    print(f"parameters  {found.parameters:,} in {printable(', '.join(found.types))}")
-    for digest in found.savedmodels:
-        print(f"SavedModel  sha256 {printable(digest)}, a program: loaded only with --trust")
-    if found.kinds:
+def _print_inspection(inspection: Inspection) -> None:
+    print(f"{make_printable(inspection.file)}: {inspection.bytes:,} bytes, sha256 {inspection.sha256}")
+    print(f"saved by    {make_printable(inspection.saved_by)}")
+    for name, shape in inspection.inputs:
+        print(f"takes       {make_printable(name)} {make_printable(str(shape))}")
+    print(f"gives       {make_printable(', '.join(inspection.outputs))}")
+    print(f"parameters  {inspection.parameters:,} in {make_printable(', '.join(inspection.types))}")
+    for digest in inspection.savedmodels:
+        print(f"SavedModel  sha256 {make_printable(digest)}, a program: loaded only with --trust")
+    if inspection.kinds:
         rows = [
-            (printable(kind.name), str(kind.layers), f"{kind.parameters:,}", kind.package)
-            for kind in found.kinds
+            (make_printable(kind.name), str(kind.layers), f"{kind.parameters:,}", kind.package)
+            for kind in inspection.kinds
         ]
         print_table(("layers", "number", "parameters", "package"), rows)
-    if found.manifest is not None:
+    if inspection.manifest is not None:
         for name in ("task", "outputs", "backbone", "head", "trained", "versions"):
-            print(f"{name:<11} {printable(json.dumps(found.manifest[name], ensure_ascii=False))}")
-        for name in found.manifest["files"]:
-            print(f"{'CHANGED' if name in found.changed else 'unchanged':<11} {printable(name)}")
-    for reason in found.suspicious:
-        print(f"REFUSED     {printable(reason)}")
-    if not found.suspicious:
+            print(f"{name:<11} {make_printable(json.dumps(inspection.manifest[name], ensure_ascii=False))}")
+        for name in inspection.manifest["files"]:
+            print(f"{'CHANGED' if name in inspection.changed else 'unchanged':<11} {make_printable(name)}")
+    for reason in inspection.suspicious:
+        print(f"REFUSED     {make_printable(reason)}")
+    if not inspection.suspicious:
         print("Nothing in it is suspicious.")

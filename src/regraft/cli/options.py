@@ -1,155 +1,191 @@
-"""What the options of several commands have in common: their types, and texts as values.
-
-What a finished run prints: its scores, where its report is; and the exit code.
-"""
+"""Options that several commands share, above all those that set fields of a recipe; each is written once."""
 
 from __future__ import annotations
 
-import sys
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import GenericAlias
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from regraft.errors import UsageError
-from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration, parse_size
-from regraft.system.signals import exit_code
-
-if TYPE_CHECKING:
-    from regraft.pipeline.train import Run
+from regraft.recipe import AUGMENTATIONS, PLANS, HeadSpec, Phase, Recipe, parse_duration, parse_size
 
 __all__ = [
-    "BackboneOption",
+    "DATA",
     "DataArgument",
-    "ImageColumn",
-    "ImageSizeOption",
-    "Json",
-    "PixelsOption",
-    "SeedOption",
-    "SeparatorOption",
-    "SplitColumn",
+    "JsonFlag",
+    "RecipeFile",
+    "RunArgument",
+    "RunFolder",
     "StoreOption",
-    "TargetColumns",
-    "TaskOption",
-    "TrustOption",
-    "WeightsOption",
-    "finish",
-    "names",
-    "override",
-    "phases",
-    "print_scores",
+    "TrustFlag",
+    "make_recipe",
+    "split_commas",
+    "with_settings",
 ]
 
-
-DataArgument = Annotated[Path, typer.Argument(help="Folder of class folders, or a table, as for train.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of the table with image files.")]
-TargetColumns = Annotated[str | None, typer.Option(help="Column or columns to predict, by commas.")]
-SplitColumn = Annotated[str | None, typer.Option(help="Column that says train, validation or test.")]
-SeparatorOption = Annotated[str | None, typer.Option(help="What stands between labels in one cell.")]
-TaskOption = Annotated[str | None, typer.Option(help="As for train. [told from the data]")]
-BackboneOption = Annotated[str | None, typer.Option(help="As for train. [mobilenet_v2]")]
-WeightsOption = Annotated[str | None, typer.Option(help="imagenet, a file, or random. [imagenet]")]
-PixelsOption = Annotated[str | None, typer.Option(help="What your own backbone expects. [raw]")]
-ImageSizeOption = Annotated[
-    int | None, typer.Option(help="Side in pixels the backbone sees. [the backbone's own]")
+DATA = typer.Argument(help="Folder of class folders, or of train, validation and test; or a table.")
+DataArgument = Annotated[Path, DATA]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")]
+RunFolder = Annotated[Path, typer.Option("--out", "-o", help="Run folder to create.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="Recipe file to start from; other options override it. [default: none]"),
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Of the split and of everything random. [0]")]
-TrustOption = Annotated[
-    bool, typer.Option("--trust", help="Run the graph of a SavedModel: you know where it comes from.")
+TrustFlag = Annotated[
+    bool, typer.Option("--trust", help="Load SavedModels, which are programs: only if you know their source.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="Folder of computed features. Default: the user's cache, or $REGRAFT_HOME."),
+    typer.Option(help="Folder of computed features. [default: $REGRAFT_HOME, or the user's cache]"),
 ]
 
+# Help texts of fields of `Recipe`, `HeadSpec` and `Phase`. {} stands for the choices of a Literal; the
+# field's default is appended, unless the text names one in words.
+_HELP = {
+    "image": "Columns of a table with image files, comma-separated; several make one sample.",
+    "target": "Columns of a table to predict, comma-separated.",
+    "group": "Column of group IDs (patient, scene); a group is never split across parts.",
+    "split": "Column that assigns rows to parts: train, validation or test.",
+    "separator": 'Separator between labels in a cell, such as "|".',
+    "task": "Kind of target: {}; auto detects it from the data.",
+    "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
+    "or a preset kerashub:NAME.",
+    "weights": "Weights of the backbone: imagenet, a file, or random.",
+    "pixels": "Pixel values that your own backbone expects: raw, unit, tf, torch or caffe. [default: raw]",
+    "image_size": "Input size in pixels. [default: the backbone's]",
+    "unfreeze": f"Layers to fine-tune: {PLANS}; once for each phase.",
+    "learning_rate": "Peak learning rate of the head; once, or once for each phase.",
+    "epochs": "Epochs; once, or once for each phase. [default: as many as fit the budget]",
+    "budget": f"Time for training, such as 90s, 10min or 1h. [default: {Recipe.budget / 60:g}min]",
+    "precision": "Precision of the frozen network: {}; auto compares the two.",
+    "store_limit": "Space for stored outputs of the frozen layers of phases, such as 500MB or 10GB. "
+    f"[default: {Recipe.store_limit / 1e9:g}GB]",
+    "augment": f"Augmentations, comma-separated, or none: {', '.join(AUGMENTATIONS)}. "
+    "[default: flip,crop for labels, none for numbers]",
+    "views": "Augmented views of each training image that pass through the frozen layers. [default: up to 4]",
+    "feature_noise": "Relative noise on stored features that are trained on by gradient.",
+    "class_weight": "Weights of classes and labels: {}; balanced is inverse to their frequency.",
+    "solver": "Solver of the head: {}.",
+    "hidden": "Units of the head's hidden layers, such as 512 or 512,128.",
+    "pooling": "Pooling of the feature map: {}.",
+    "taps": "Layers whose features the head uses: {}; auto chooses among the last.",
+    "seed": "Random seed, for the split and for training.",
+}
 
-def names(text: str) -> tuple[str, ...]:
-    """Split words at commas; "none" gives no word."""
-    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+def split_commas(text: str) -> tuple[str, ...]:
+    """Return the items of a comma-separated list; "none" is the empty list."""
+    return () if text == "none" else tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    """Split whole numbers at commas.
-
-    Raises:
-        UsageError: something else.
-    """
+def _parse_units(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(number) for number in names(text))
+        return tuple(int(number) for number in split_commas(text))
     except ValueError as error:
         raise UsageError(f"hidden: expected whole numbers such as 512,128. Received: {text}.") from error
 
 
-_READ: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("image", "target", "augment"), names),
-    "hidden": _whole_numbers,
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("image", "target", "augment"), split_commas),
+    "hidden": _parse_units,
     "budget": parse_duration,
     "store_limit": parse_size,
 }
 
 
-def override(start: Recipe, options: Mapping[str, Any]) -> Recipe:
-    """Replace what a command's options of the same names say about a recipe or its head.
+def with_settings(*names: str, **helps: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these fields; the values that were given are its `settings`.
 
     Args:
-        start: the recipe to start from.
-        options: all parameters of the command; None is an option that was not given, and names that are no
-            field of `Recipe` or `HeadSpec` are ignored, as are `data` and `head`.
+        names: fields of `Recipe`, `HeadSpec` or `Phase`.
+        helps: help texts, by field, if a field means something else to this command.
     """
-    values = {
-        name: _READ[name](text) if name in _READ else text
-        for name, text in options.items()
-        if text is not None
-    }
-    head = {field.name: values[field.name] for field in fields(HeadSpec) if field.name in values}
-    own = {field.name: values[field.name] for field in fields(Recipe) if field.name in values}
-    return replace(start, **{**own, "data": start.data, "head": replace(start.head, **head)})
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            values = {name: arguments.pop(name) for name in names}
+            settings = {name: value for name, value in values.items() if value not in (None, [])}
+            command(**arguments, settings=settings)
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters = []
+        for parameter in signature.parameters.values():
+            if parameter.name == "settings":
+                parameters += [_make_parameter(name, helps.get(name)) for name in names]
+            else:
+                parameters.append(parameter)
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
-def phases(
-    start: tuple[Phase, ...],
-    plans: list[str] | None,
-    learning_rates: list[float] | None,
-    epochs: list[int] | None,
-) -> tuple[Phase, ...]:
-    """Replace what the command line says of a recipe's phases.
+def _make_parameter(name: str, text: str | None) -> inspect.Parameter:
+    """Return the option of a field as typer reads it: its type, its help text and the field's default."""
+    kind = next(kind for kind in (Recipe, HeadSpec, Phase) if name in kind.__dataclass_fields__)
+    hint, value = _get_hints(kind)[name], kind.__dataclass_fields__[name].default
+    option: Any = next((number for number in (int, float) if hint in (number, number | None)), str)
+    if name in _PARSERS:
+        option = str
+    if kind is Phase:
+        option = GenericAlias(list, (option,))
+    text = text or _HELP[name]
+    if get_origin(hint) is Literal:
+        *choices, last = get_args(hint)
+        text = text.format(f"{', '.join(choices)} or {last}")
+    if "[default:" not in text:
+        text += f" [default: {'none' if value in ('', ()) else f'{value:g}' if option is float else value}]"
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(None, help=text),
+        annotation=option | None,
+    )
+
+
+_get_hints = functools.cache(get_type_hints)
+
+
+def make_recipe(settings: Mapping[str, Any], start: Path | None = None) -> Recipe:
+    """Return a recipe with the settings that a command received.
+
+    Args:
+        settings: by field of `Recipe`, `HeadSpec` or `Phase`; those of phases are lists.
+        start: recipe file to start from; None for the defaults.
 
     Raises:
-        UsageError: neither one rate or number of passes nor one for each phase.
+        UsageError: the file cannot be read, or a setting is not valid.
     """
-    if plans == ["none"] and not learning_rates and not epochs:
-        return ()  # the head is solved or trained by its defaults, and that is all
-    phases = tuple(Phase(plan) for plan in plans) if plans else start
-    for name, values in (("learning_rate", learning_rates), ("epochs", epochs)):
-        if values and len(values) not in (1, len(phases)):
+    recipe = Recipe.from_toml(start) if start else Recipe()
+    values = {name: _PARSERS[name](value) if name in _PARSERS else value for name, value in settings.items()}
+    head = {field.name: values.pop(field.name) for field in fields(HeadSpec) if field.name in values}
+    phases = {field.name: values.pop(field.name) for field in fields(Phase) if field.name in values}
+    return replace(
+        recipe, **values, head=replace(recipe.head, **head), phases=_make_phases(recipe.phases, phases)
+    )
+
+
+def _make_phases(phases: tuple[Phase, ...], settings: dict[str, list[Any]]) -> tuple[Phase, ...]:
+    """Replace phases by one for each plan of `unfreeze`, and set the other fields of one phase or all."""
+    plans = settings.pop("unfreeze", None)
+    if plans == ["none"] and not settings:
+        return ()  # only the head is trained, with its own defaults
+    if plans:
+        phases = tuple(Phase(plan) for plan in plans)
+    for name, values in settings.items():
+        if len(values) not in (1, len(phases)):
             option = name.replace("_", "-")
             raise UsageError(
                 f"--{option}: expected one, or one for each of {len(phases)} phases. Received: {len(values)}."
             )
-        if values:
-            each = values * len(phases) if len(values) == 1 else values
-            changes: list[dict[str, Any]] = [{name: value} for value in each]
-            phases = tuple(replace(phase, **change) for phase, change in zip(phases, changes, strict=True))
+        changes = [{name: value} for value in values] * (len(phases) if len(values) == 1 else 1)
+        phases = tuple(replace(phase, **change) for phase, change in zip(phases, changes, strict=True))
     return phases
-
-
-def finish(run: Run) -> None:
-    """Print a run's scores and the place of its report; exit with the signal's code if one stopped it."""
-    print_scores(run.metrics)
-    print(f"Report: {run.path / 'report.html'}")
-    if run.interrupted:
-        sys.exit(exit_code())
-
-
-def print_scores(scores: dict[str, Any]) -> None:
-    """The scores of each part with their intervals, as in metrics.json."""
-    for part in ("test", "validation", "train", "all"):
-        if part not in scores:
-            continue
-        print(f"{part}, {scores[part]['n']:,} images:")
-        for name, score in scores[part].items():
-            if name != "n":
-                print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")

@@ -1,4 +1,4 @@
-"""`regraft predict` and `regraft evaluate`: a trained model on images."""
+"""The commands `regraft predict` and `regraft evaluate`, which run a trained model on images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import regraft.cli.options as opt
-from regraft.cli.options import print_scores
-from regraft.system.console import printable
+from regraft.cli.output import print_scores
+from regraft.system.console import make_printable
 
 if TYPE_CHECKING:
     from regraft.inference.bundle import Prediction
@@ -20,55 +20,57 @@ __all__ = ["evaluate", "predict"]
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
+    run: opt.RunArgument,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    trust: opt.TrustOption = False,
-    as_json: opt.Json = False,
+    *,
+    trust: opt.TrustFlag = False,
+    as_json: opt.JsonFlag = False,
 ) -> None:
-    """Say what images show: label and probability. A bad image is named with the reason."""
-    from regraft.data.catalog import Refused
+    """Print the label and probability of each image; a bad image is named with the reason."""
+    from regraft.data.catalog import RejectedFile
     from regraft.inference.bundle import load
 
     for answer in load(run, trust=trust).predict(images):
         if as_json:
             line = (
                 {"image": answer.image, "refused": answer.code}
-                if isinstance(answer, Refused)
+                if isinstance(answer, RejectedFile)
                 else {**asdict(answer), "label": answer.label}
             )
             print(json.dumps(line), flush=True)
-        elif isinstance(answer, Refused):
-            print(f"{printable(answer.image)}\trefused: {answer.code} ({answer.detail})")
+        elif isinstance(answer, RejectedFile):
+            print(f"{make_printable(answer.image)}\trefused: {answer.code} ({answer.detail})")
         else:
-            print(f"{printable(answer.image)}\t{_answer(answer)}")
+            print(f"{make_printable(answer.image)}\t{_format_answer(answer)}")
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder that `regraft train` wrote.")],
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, as for train.")],
-    trust: opt.TrustOption = False,
-    as_json: opt.Json = False,
+    run: opt.RunArgument,
+    data: opt.DataArgument,
+    *,
+    trust: opt.TrustFlag = False,
+    as_json: opt.JsonFlag = False,
 ) -> None:
-    """Score a trained model on labelled images, each part of them by itself."""
+    """Score a trained model on labelled images, separately for each part."""
     from regraft.inference.bundle import load
 
-    found = load(run, trust=trust).evaluate(data)
+    evaluations = load(run, trust=trust).evaluate(data)
     scores = {
         item.part: {"n": item.n, **{name: asdict(score) for name, score in item.scores.items()}}
-        for item in found
+        for item in evaluations
     }
-    refused = [asdict(item) for item in found[0].refused] if found else []
+    refused = [asdict(file) for file in evaluations[0].refused] if evaluations else []
     if as_json:
         print(json.dumps({**scores, "refused": refused}))
     else:
         print_scores(scores)
-        for item in refused:
-            print(f"Refused {printable(item['image'])}: {item['code']} ({item['detail']})")
+        for file in refused:
+            print(f"Refused {make_printable(file['image'])}: {file['code']} ({file['detail']})")
 
 
-def _answer(prediction: Prediction) -> str:
-    """Each label with its probability, or each target with its value."""
-    shown = prediction.labels or prediction.values
+def _format_answer(prediction: Prediction) -> str:
+    """Return each label with its probability, or each target with its value."""
     if not prediction.labels and prediction.task == "multilabel":
         return "no label"
-    return ", ".join(f"{printable(name)}\t{prediction.values[name]:.3f}" for name in shown)
+    names = prediction.labels or prediction.values
+    return ", ".join(f"{make_printable(name)}\t{prediction.values[name]:.3f}" for name in names)

@@ -1,4 +1,4 @@
-"""The commands put together: options -> one call -> print -> exit code.
+"""The command line program: its commands, and one message and exit code for each error.
 
 Exit codes: 0 done, 1 unexpected error, 2 usage, 3 data refused, 4 environment, 5 model refused, 130 Ctrl-C,
 143 SIGTERM.
@@ -20,15 +20,15 @@ from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
 from regraft.cli.train import train
-from regraft.errors import BackendLimit, RegraftError, UsageError
-from regraft.system.backend import restart, was_chosen
+from regraft.errors import BackendLimit, RegraftError, UsageError, describe_os_error
+from regraft.system.backend import has_chosen_openvino, restart_on_tensorflow
 from regraft.system.console import TERMINAL
-from regraft.system.imports import end_at_once, leave_out_needless
-from regraft.system.signals import exit_code, terminable
+from regraft.system.imports import skip_final_gc, skip_optional_imports
+from regraft.system.signals import get_exit_code, interrupt_on_sigterm
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130  # exit code of typer's
+INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 app = typer.Typer(
     help="Transfer learning for images on Keras 3. What is frozen is computed once.",
@@ -43,23 +43,21 @@ for command in (train, predict, evaluate, check, inspect, recommend, search, emb
 
 
 def main() -> None:
-    """Run the command line. The only place that catches: one message to standard error, one exit code."""
+    """Run the command line; turn each error into one message on standard error and one exit code."""
     _silence_native_code()
-    leave_out_needless()
-    end_at_once()
+    skip_optional_imports()
+    skip_final_gc()
     try:
-        with terminable():
+        with interrupt_on_sigterm():
             code = app(standalone_mode=False) or 0
-        if code == INTERRUPTED:  # typer's word for Ctrl-C
-            TERMINAL.info(
-                "regraft: interrupted. What was computed is in the store and is not computed again."
-            )
-            code = exit_code()
+        if code == INTERRUPTED:
+            TERMINAL.info("regraft: interrupted. Features in the store will not be computed again.")
+            code = get_exit_code()
         sys.exit(code)
     except RegraftError as error:
-        if isinstance(error, BackendLimit) and was_chosen():
-            TERMINAL.info(f"{error.why} The command starts again with TensorFlow.")
-            restart()
+        if isinstance(error, BackendLimit) and has_chosen_openvino():
+            TERMINAL.info(f"{error.reason} The command starts again with TensorFlow.")
+            restart_on_tensorflow()
         TERMINAL.error(f"regraft: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -68,7 +66,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        TERMINAL.error(f"regraft: {error.strerror}: {os.fsdecode(error.filename or '')[:60]}...")
+        TERMINAL.error(f"regraft: {describe_os_error(error)}: {os.fsdecode(error.filename or '')[:60]}...")
         sys.exit(UsageError.exit_code)
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors
@@ -79,7 +77,7 @@ def main() -> None:
 
 
 def _silence_native_code() -> None:
-    """TensorFlow greets from C++ on descriptor 2, past every setting; Python keeps its own copy of it."""
+    """Discard what C++ code prints on descriptor 2, as TensorFlow does; Python writes to a copy of it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "REGRAFT_NATIVE_LOGS" in os.environ:
         return

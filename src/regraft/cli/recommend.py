@@ -1,84 +1,91 @@
-"""`regraft recommend`."""
+"""The command `regraft recommend`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import regraft.cli.options as opt
-from regraft.recipe import Recipe
-from regraft.system.console import print_table, printable
+from regraft.system.console import make_printable, print_table
+
+if TYPE_CHECKING:
+    from regraft.pipeline.recommend import Recommendation
 
 __all__ = ["recommend"]
 
 
-def recommend(  # noqa: PLR0917 - typer reads the options off the signature
+@opt.with_settings(
+    "image", "target", "group", "split", "separator", "task", "pixels", "image_size", "pooling",
+    pixels="Pixel values that your own backbones expect: raw, unit, tf, torch or caffe.",
+    pooling="Pooling of the feature map: avg, max or both.",
+)  # fmt: skip
+def recommend(
     data: opt.DataArgument,
+    *,
     backbones: Annotated[
         str | None,
-        typer.Option(help="Those to try, by commas, each as for train. [one of each kind, seven]"),
-    ] = None,
-    sources: Annotated[
-        str | None,
         typer.Option(
-            "--weights", help="imagenet, a file, or random; once, or once each, by commas. [imagenet]"
+            help="Backbones to rank, comma-separated, as for train. [default: seven, one per family]"
         ),
     ] = None,
-    sample: Annotated[int, typer.Option(min=4, help="Images to look at, of every class its share.")] = 1000,
-    image: opt.ImageColumn = None,
-    target: opt.TargetColumns = None,
-    group: Annotated[str | None, typer.Option(help="Column whose groups no fold tears apart.")] = None,
-    split: opt.SplitColumn = None,
-    separator: opt.SeparatorOption = None,
-    task: opt.TaskOption = None,
-    pixels: Annotated[str | None, typer.Option(help="What your own backbones expect. [raw]")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels the backbones see. [each backbone's own]")
-    ] = None,
-    pooling: Annotated[str | None, typer.Option(help="avg, max or both. [avg]")] = None,
-    as_json: opt.Json = False,
-    trust: opt.TrustOption = False,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Weights: imagenet, a file, or random; once, or one for each backbone, comma-separated."
+        ),
+    ] = "imagenet",
+    sample: Annotated[
+        int, typer.Option(min=4, help="Number of images to use; each class keeps its share.")
+    ] = 1000,
+    settings: Mapping[str, Any],
+    as_json: opt.JsonFlag = False,
+    trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:
-    """Rank backbones on your own images, before anything is trained. What they computed is kept for train."""
+    """Rank backbones on your own images without training; what they compute is stored for train."""
     from regraft.pipeline.prepare import choose_backend
     from regraft.pipeline.recommend import BACKBONES
-    from regraft.pipeline.recommend import recommend as rank
+    from regraft.pipeline.recommend import recommend as rank_backbones
 
-    recipe = opt.override(Recipe(), locals())
-    candidates = opt.names(backbones or "none") or BACKBONES
+    recipe = opt.make_recipe(settings)
+    candidates = opt.split_commas(backbones or "none") or BACKBONES
     choose_backend(*candidates)
-    found = rank(
+    recommendation = rank_backbones(
         data,
         recipe,
         backbones=candidates,
-        weights=opt.names(sources or "none") or "imagenet",
+        weights=opt.split_commas(weights) or "imagenet",
         sample=sample,
         trust=trust,
         store=store,
     )
     if as_json:
-        print(json.dumps(asdict(found)))
-        return
+        print(json.dumps(asdict(recommendation)))
+    else:
+        _print_recommendation(recommendation)
+
+
+def _print_recommendation(recommendation: Recommendation) -> None:
     rows = [
         (
-            each.backbone,
-            f"{each.score:.3f}",
-            f"{each.logme:.3f}",
-            f"{each.h_score:.2f}",
-            f"{each.images_per_second:.0f}",
-            f"{each.parameters / 1e6:.1f}",
-            f"{each.megabytes:.0f}",
-            str(each.image_size),
+            entry.backbone,
+            f"{entry.score:.3f}",
+            f"{entry.logme:.3f}",
+            f"{entry.h_score:.2f}",
+            f"{entry.images_per_second:.0f}",
+            f"{entry.parameters / 1e6:.1f}",
+            f"{entry.megabytes:.0f}",
+            str(entry.image_size),
         )
-        for each in found.ranked
+        for entry in recommendation.ranked
     ]
-    header = ("backbone", found.score_name, "LogME", "H-score", "images/s", "params M", "MB", "px")
+    header = ("backbone", recommendation.score_name, "LogME", "H-score", "images/s", "params M", "MB", "px")
     print_table(header, rows)
-    for each in found.left_out:
-        print(f"Left out: {printable(each.backbone)}: {printable(each.reason)}")
-    print(printable(found.advice))
-    print(f"Next: {printable(found.command)}")
+    for entry in recommendation.left_out:
+        print(f"Left out: {make_printable(entry.backbone)}: {make_printable(entry.reason)}")
+    print(make_printable(recommendation.advice))
+    print(f"Next: {make_printable(recommendation.command)}")

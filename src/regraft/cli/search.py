@@ -1,92 +1,98 @@
-"""`regraft search`."""
+"""The command `regraft search`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import regraft.cli.options as opt
-from regraft.cli.options import finish
-from regraft.recipe import Recipe, Space
+from regraft.cli.output import finish_run
+from regraft.recipe import SearchSpace
 from regraft.system.console import print_table
 
 __all__ = ["search"]
 
+_RATES = ", ".join(map(str, SearchSpace.learning_rates))
+_SHARES = ", ".join(map(str, SearchSpace.backbone_rates))
+_SOLVERS = ", ".join(SearchSpace.solvers)
 
-def search(  # noqa: PLR0917 - typer reads the options off the signature
+
+@opt.with_settings(
+    "image", "target", "separator", "task", "backbone", "weights", "pixels", "image_size", "augment", "seed"
+)
+def search(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")] = Path("run"),
-    budget: Annotated[str, typer.Option(help="Time that the search may take, such as 30min.")] = "30min",
+    out: opt.RunFolder = Path("run"),
+    *,
+    budget: Annotated[str, typer.Option(help="Time for the search, such as 30min.")] = "30min",
     unfreeze: Annotated[
         list[str] | None,
-        typer.Option(help="A plan to try, as for train; once for each. [four, from a little to all]"),
+        typer.Option(
+            help="Freeze plan to try, as for train; repeatable. [default: four, from few layers to all]"
+        ),
     ] = None,
     learning_rate: Annotated[
         list[float] | None,
-        typer.Option(help="Peak rate of the head to try; once for each. [0.001, 0.0003, 0.003]"),
+        typer.Option(help=f"Peak learning rate of the head to try; repeatable. [default: {_RATES}]"),
     ] = None,
     backbone_rate: Annotated[
         list[float] | None,
-        typer.Option(help="Rate of pre-trained layers to try, as a share of it; once for each. [0.3, 0.1]"),
+        typer.Option(
+            help="Learning rate of the pre-trained layers to try, as a share of the head's; repeatable. "
+            f"[default: {_SHARES}]"
+        ),
     ] = None,
-    solvers: Annotated[
+    solver: Annotated[
         list[str] | None,
-        typer.Option("--solver", help="Of the head, to try; once for each. [logistic, ridge, lda]"),
+        typer.Option(help=f"Solver of the head to try; repeatable. [default: {_SOLVERS}]"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of the longest attempts. [9]")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="recipe.toml for everything else.")] = None,
-    image: opt.ImageColumn = None,
-    target: opt.TargetColumns = None,
-    separator: opt.SeparatorOption = None,
-    task: opt.TaskOption = None,
-    backbone: opt.BackboneOption = None,
-    weights: opt.WeightsOption = None,
-    pixels: opt.PixelsOption = None,
-    image_size: opt.ImageSizeOption = None,
-    augment: Annotated[str | None, typer.Option(help="As for train. [flip,crop for labels]")] = None,
-    seed: opt.SeedOption = None,
+    epochs: Annotated[
+        int | None, typer.Option(help=f"Epochs of the longest trial. [default: {SearchSpace.epochs}]")
+    ] = None,
+    recipe: opt.RecipeFile = None,
+    settings: Mapping[str, Any],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
-    trust: opt.TrustOption = False,
+    trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:
-    """Find how many layers to train, at which rates, on which head; write the best as a run folder."""
+    """Find how many layers to train, at which rates, on which head; write the best model as a run folder."""
     from regraft.pipeline.train import search as run_search
 
-    settings = opt.override(Recipe.from_toml(recipe) if recipe else Recipe(), locals())
+    chosen = opt.make_recipe({**settings, "budget": budget}, recipe)
     lists = {
         "plans": unfreeze,
         "learning_rates": learning_rate,
         "backbone_rates": backbone_rate,
-        "solvers": solvers,
+        "solvers": solver,
     }
-    chosen: dict[str, Any] = {name: tuple(values) for name, values in lists.items() if values}
+    choices: dict[str, Any] = {name: tuple(values) for name, values in lists.items() if values}
     if epochs is not None:
-        chosen["epochs"] = epochs
-    space = replace(Space(), **chosen)
-    run = run_search(data, settings, out, space=space, overwrite=overwrite, trust=trust, store=store)
-    _print_attempts(run.metrics["search"])
-    finish(run)
+        choices["epochs"] = epochs
+    space = SearchSpace(**choices)
+    run = run_search(data, chosen, out, space=space, overwrite=overwrite, trust=trust, store=store)
+    _print_trials(run.metrics["search"])
+    finish_run(run)
 
 
-def _print_attempts(attempts: list[dict[str, Any]]) -> None:
-    """What a search tried, the model first."""
+def _print_trials(trials: list[dict[str, Any]]) -> None:
+    """Print the trials of a search: the chosen one, then the others by loss."""
     header = ("unfreeze", "head", "rate", "backbone rate", "epochs", "loss", "score", "seconds")
     rows = [
         (
-            each["unfreeze"],
-            each["head"],
+            trial["unfreeze"],
+            trial["head"],
             *(
-                "-" if each[name] is None else f"{each[name]:g}"
+                "-" if trial[name] is None else f"{trial[name]:g}"
                 for name in ("learning_rate", "backbone_rate")
             ),
-            str(each["epochs"] or "-"),
-            f"{each['val_loss']:.4f}",
-            f"{each['val_score']:.3f}",
-            f"{each['seconds']:.0f}",
+            str(trial["epochs"] or "-"),
+            f"{trial['val_loss']:.4f}",
+            f"{trial['val_score']:.3f}",
+            f"{trial['seconds']:.0f}",
         )
-        for each in sorted(attempts, key=lambda each: (not each["kept"], each["val_loss"]))
+        for trial in sorted(trials, key=lambda trial: (not trial["kept"], trial["val_loss"]))
     ]
     print_table(header, rows)

@@ -1,0 +1,1 @@
+"""Data sets: folders, tables, streams, targets, the catalog, duplicates, split, batches and augmentation."""

@@ -1,12 +1,12 @@
-"""Augmentation: changed versions of training images, the same for the same key, on every thread.
+"""Augment training images: the same key gives the same pixels, on every thread.
 
-Flip and crop are NumPy's and Pillow's, all else is Keras' own preprocessing layers, made anew for every call
-with a seed drawn from the key: nothing is shared with the model that trains meanwhile, nor between calls.
-They run here, on pixels in 0..255, and are never part of a model, so a saved one has none.
+Flip and crop use NumPy and Pillow; all other augmentations are preprocessing layers of Keras, created for
+each call with a seed drawn from the key, so that nothing is shared between calls or with the model in
+training. They run on pixels in 0..255, outside the model, so a saved model contains none of them.
 
-Seen in Keras 3.15 and gone around: one factor given to `RandomContrast` only raises contrast;
-`RandomSaturation` leaves the range of pixels unless they lie in 0..1; `RandAugment` draws one pair of
-operations for a whole batch, computes all eleven, and rotates by up to 180 degrees at its default.
+This works around Keras 3.15: a single factor of `RandomContrast` only raises contrast; `RandomSaturation`
+needs pixels in 0..1; `RandAugment` draws one pair of operations for all images of a batch, computes all
+eleven, and rotates by up to 180 degrees by default.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from PIL import Image
 
 from regraft.data.batches import Batch
 from regraft.data.images.resize import resize
-from regraft.errors import UsageError, nearest
+from regraft.errors import UsageError, suggest_nearest
 from regraft.recipe import AUGMENTATIONS
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["CHANGING", "View", "augment_batch", "augment_pixels", "in_order", "resolve_augment"]
+__all__ = ["CHANGES", "View", "augment_batch", "augment_pixels", "order_augmentations", "resolve_augment"]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[Any]
 Operation = tuple[str, dict[str, Any]]  # a layer of Keras and its arguments
 
 SMALLEST_CROP = 0.6  # of the area
-SHARING = 4  # images of a batch share RandAugment's draw: a call costs as much as these do in it
+IMAGES_PER_DRAW = 4  # that share a draw of RandAugment: a call costs as much as this many images
 
 # RandAugment's operations at magnitude 9 of 30 (Cubuk et al. 2020, arXiv:1909.13719), as layers of Keras.
 OPERATIONS: tuple[Operation, ...] = (
@@ -47,26 +47,26 @@ OPERATIONS: tuple[Operation, ...] = (
     ("RandomContrast", {"factor": (0.27, 0.27)}),
     ("RandomSharpness", {"factor": (0.365, 0.635)}),
     ("RandomPosterization", {"factor": 7}),
-    ("Solarization", {"threshold_factor": 1.0}),  # its own lower bound cannot be set: any threshold
+    ("Solarization", {"threshold_factor": 1.0}),  # any threshold, since the lower bound cannot be set
     ("AutoContrast", {}),
     ("Equalization", {}),
 )
-# The same for what mixes one image with another, targets too.
+# Layers that mix images and their targets.
 MIXING: dict[str, Operation] = {
     "mixup": ("MixUp", {"alpha": 0.2}),
     "cutmix": ("CutMix", {"factor": (1.0, 1.0)}),
 }
-WITHOUT_SEED = ("AutoContrast", "Equalization")  # they draw nothing
+WITHOUT_SEED = ("AutoContrast", "Equalization")  # these draw no random numbers
 
 
 def resolve_augment(names: Iterable[str], task: str) -> tuple[str, ...]:
-    """What a phase's `augment` means for a task, each name once, in the order in which they are done.
+    """Return the augmentations that a phase's `augment` stands for, each once, in the order of their use.
 
-    "auto" is flip and crop for labels and nothing for regression: a changed image may no longer have its
-    angle, size or place. Whoever names one for regression knows that the target bears it.
+    "auto" stands for flip and crop, but for none in regression: a changed image may no longer have the same
+    angle, size or position. Users who name one for regression know that it leaves the target unchanged.
 
     Raises:
-        UsageError: an unknown name; cutmix for regression, where a patch of an image has no value of its own.
+        UsageError: a name is unknown, or is cutmix for regression, where a patch has no value of its own.
 
     Example:
         >>> resolve_augment(("auto",), "multiclass"), resolve_augment(("auto",), "regression")
@@ -82,36 +82,36 @@ def resolve_augment(names: Iterable[str], task: str) -> tuple[str, ...]:
             "augment: expected augmentations that leave the target of a regression known. Received: cutmix, "
             "but a patch of an image has no value of its own. Use mixup, which mixes whole images."
         )
-    return in_order(chosen)
+    return order_augmentations(chosen)
 
 
-def in_order(names: Iterable[str], known: Iterable[str] = AUGMENTATIONS) -> tuple[str, ...]:
-    """Each name once, in the order of `recipe.AUGMENTATIONS`.
+def order_augmentations(names: Iterable[str], allowed: Iterable[str] = AUGMENTATIONS) -> tuple[str, ...]:
+    """Return each name once, in the order of `recipe.AUGMENTATIONS`.
 
     Raises:
-        UsageError: one that is not among `known`.
+        UsageError: a name is not one of `allowed`.
     """
-    chosen, allowed = tuple(names), tuple(known)
+    chosen, allowed = tuple(names), tuple(allowed)
     for name in chosen:
         if name not in allowed:
-            hint = " It needs targets to mix." if name in MIXING else nearest(name, allowed)
+            hint = " It needs targets to mix." if name in MIXING else suggest_nearest(name, allowed)
             raise UsageError(f"augment: expected any of {', '.join(allowed)}. Received: {name}.{hint}")
     return tuple(name for name in AUGMENTATIONS if name in chosen)
 
 
 def augment_pixels(pixels: Pixels, names: Iterable[str], key: Sequence[int]) -> Floats:
-    """A random version of each image.
+    """Return a random version of each image.
 
     Args:
         pixels: RGB in 0..255, shape (b, size, size, 3), uint8 or whole numbers of another type.
-        names: any of `recipe.AUGMENTATIONS` but mixup and cutmix, which need targets.
-        key: whole numbers from 0: the same key gives the same pixels, whatever ran before.
+        names: any of `recipe.AUGMENTATIONS` except mixup and cutmix, which need targets.
+        key: whole numbers from 0; the same key always gives the same pixels.
 
     Returns:
         float32 (b, size, size, 3) in 0..255.
 
     Raises:
-        UsageError: a name that is none of these.
+        UsageError: a name is none of these.
 
     Example:
         >>> pixels = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
@@ -119,46 +119,46 @@ def augment_pixels(pixels: Pixels, names: Iterable[str], key: Sequence[int]) -> 
         >>> bool((one == same).all()), bool((one == other).all())
         (True, False)
     """
-    for name in in_order(names, CHANGING):
-        pixels = CHANGING[name](pixels, _random(name, key))
-    return np.clip(pixels.astype(np.float32), 0, 255)  # rounding may leave the range by a hair
+    for name in order_augmentations(names, CHANGES):
+        pixels = CHANGES[name](pixels, _make_rng(name, key))
+    return np.clip(pixels.astype(np.float32), 0, 255)  # rounding may leave the range
 
 
 def augment_batch(batch: Batch, names: Iterable[str], key: Sequence[int]) -> Batch:
-    """The pixels of a batch changed, then its samples mixed in pairs where that is named.
+    """Change the pixels of a batch, and mix pairs of its samples by mixup or cutmix where these are named.
 
-    mixup (Zhang et al. 2018, arXiv:1710.09412) takes w of one image and 1 - w of another, w from
-    Beta(0.2, 0.2); cutmix (Yun et al. 2019, arXiv:1905.04899) a patch of another, its share of the area from
-    Beta(1, 1). Targets and weights are mixed in the same shares. Of the two, one is drawn for each batch.
+    mixup (Zhang et al. 2018, arXiv:1710.09412) adds w of one image and 1 - w of another, w from Beta(0.2,
+    0.2); cutmix (Yun et al. 2019, arXiv:1905.04899) pastes a patch of another image, its share of the area
+    from Beta(1, 1). Targets and weights are mixed alike. Where both are named, each batch draws one.
 
     Args:
-        batch: one with pixels as its only input, shape (b, size, size, 3); targets as in `tasks.Task.encode`.
-        names, key: as in `augment_pixels`; mixup and cutmix too.
+        batch: its only input is pixels, shape (b, size, size, 3); targets as encoded by `tasks.Task.encode`.
+        names, key: as in `augment_pixels`, and mixup and cutmix.
     """
-    chosen = in_order(names)
+    chosen = order_augmentations(names)
     (pixels,) = batch.inputs
     changed = augment_pixels(pixels, [name for name in chosen if name not in MIXING], key)
     mixing = [name for name in chosen if name in MIXING]
-    whole = Batch((changed,), batch.targets, batch.weights)
-    return _mixed(whole, mixing, _random(mixing[0], key)) if mixing else whole
+    augmented = Batch((changed,), batch.targets, batch.weights)
+    return _mix(augmented, mixing, _make_rng(mixing[0], key)) if mixing else augmented
 
 
-def _random(name: str, key: Sequence[int]) -> np.random.Generator:
-    """Each augmentation draws from a stream of its own: adding one leaves what the others do."""
+def _make_rng(name: str, key: Sequence[int]) -> np.random.Generator:
+    """Return a generator for one augmentation, so that adding another does not change what this one does."""
     return np.random.default_rng([*key, AUGMENTATIONS.index(name)])
 
 
 def _flip(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Left and right change places half of the time."""
+    """Swap left and right with probability one half."""
     return np.where(rng.random(len(pixels))[:, None, None, None] < 0.5, pixels[:, :, ::-1], pixels)
 
 
 def _crop(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """A random part of at least 60 % of the area, its sides' ratio changed by up to a quarter, enlarged."""
-    return np.stack([_cropped(image.astype(np.uint8), rng) for image in pixels])
+    """Enlarge a random region: at least 60 % of the area, with an aspect ratio of 4:5 to 5:4."""
+    return np.stack([_crop_image(image.astype(np.uint8), rng) for image in pixels])
 
 
-def _cropped(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _crop_image(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     size = len(image)
     area = rng.uniform(SMALLEST_CROP, 1.0)
     ratio = np.exp(rng.uniform(-1, 1) * np.log(1.25) / 2)
@@ -168,30 +168,30 @@ def _cropped(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 
 def _colour(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Brightness and contrast by up to a fifth, saturation by up to a half; hue, often the class, stays."""
+    """Change brightness and contrast by up to a fifth and saturation by up to a half, but not hue."""
     factors = {"brightness_factor": 0.2, "contrast_factor": (0.2, 0.2), "saturation_factor": (0.4, 0.6)}
     operation = ("RandomColorJitter", {"value_range": (0, 1), **factors})
     return _apply(operation, pixels.astype(np.float32) / 255, rng) * 255
 
 
 def _randaugment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Two of `OPERATIONS` for every few images."""
-    parts = [pixels[at : at + SHARING] for at in range(0, len(pixels), SHARING)]
+    """Apply two of `OPERATIONS`, drawn for every few images."""
+    chunks = [pixels[n : n + IMAGES_PER_DRAW] for n in range(0, len(pixels), IMAGES_PER_DRAW)]
     for _ in range(2):
-        drawn = [OPERATIONS[number] for number in rng.integers(len(OPERATIONS), size=len(parts))]
-        parts = [_apply(operation, part, rng) for operation, part in zip(drawn, parts, strict=True)]
-    return np.concatenate(parts)
+        operations = [OPERATIONS[number] for number in rng.integers(len(OPERATIONS), size=len(chunks))]
+        chunks = [_apply(operation, chunk, rng) for operation, chunk in zip(operations, chunks, strict=True)]
+    return np.concatenate(chunks)
 
 
 def _apply(operation: Operation, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    changed: Pixels = _called(_layer(operation, rng), pixels.astype(np.float32))
+    changed: Pixels = _call(_make_layer(operation, rng), pixels.astype(np.float32))
     return changed
 
 
-CHANGING: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+CHANGES: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "flip": _flip,
     "crop": _crop,
-    # By up to 15 degrees, by up to a fifth in or out; what comes in at the edges is the image mirrored.
+    # By up to 15 degrees, and by up to a fifth in or out; the image is mirrored at its edges.
     "rotation": partial(_apply, ("RandomRotation", {"factor": 15 / 360})),
     "zoom": partial(_apply, ("RandomZoom", {"height_factor": (-0.2, 0.2)})),
     "colour": _colour,
@@ -199,7 +199,7 @@ CHANGING: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 }
 
 
-def _layer(operation: Operation, rng: np.random.Generator) -> keras.Layer:
+def _make_layer(operation: Operation, rng: np.random.Generator) -> keras.Layer:
     import keras
 
     name, arguments = operation
@@ -208,10 +208,10 @@ def _layer(operation: Operation, rng: np.random.Generator) -> keras.Layer:
         return getattr(keras.layers, name)(**arguments, **seed, dtype="float32")
 
 
-def _called(layer: keras.Layer, inputs: Any) -> Any:
-    """What a layer makes in training of images (b, size, size, 3), or of a dictionary with images and labels.
+def _call(layer: keras.Layer, inputs: Any) -> Any:
+    """Call a layer in training mode on images (b, size, size, 3), or on a dictionary of images and labels.
 
-    On the CPU always: the accelerator is busy training, and a view must not depend on which one there is.
+    It runs on the CPU: an accelerator is busy training, and views must not depend on which one there is.
     """
     import keras
 
@@ -219,25 +219,25 @@ def _called(layer: keras.Layer, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.convert_to_numpy, layer(inputs, training=True))
 
 
-def _mixed(batch: Batch, mixing: list[str], rng: np.random.Generator) -> Batch:
-    layer = _layer(MIXING[mixing[rng.integers(len(mixing))]], rng)
+def _mix(batch: Batch, mixing: list[str], rng: np.random.Generator) -> Batch:
+    layer = _make_layer(MIXING[mixing[rng.integers(len(mixing))]], rng)
     units = batch.targets.shape[1]
     labels = np.concatenate([batch.targets, batch.weights], axis=1)
-    mixed = _called(layer, {"images": batch.inputs[0], "labels": labels})
+    mixed = _call(layer, {"images": batch.inputs[0], "labels": labels})
     return Batch((mixed["images"],), mixed["labels"][:, :units], mixed["labels"][:, units:])
 
 
 @dataclass(frozen=True)
 class View:
-    """One augmented version of every image, the same whenever it is computed; view 0 is the image itself.
+    """An augmented version of every image, the same whenever it is computed; view 0 is the image itself.
 
     Attributes:
-        number: which of the versions, from 0.
-        names: any of `recipe.AUGMENTATIONS` but mixup and cutmix: a view has the image's own target.
-        seed: of all views.
+        number: of the version, from 0.
+        names: any of `recipe.AUGMENTATIONS` except mixup and cutmix, since a view has the target of its
+        image. seed: of all views.
 
     Raises:
-        UsageError: an unknown name, or one that mixes images; no name at all for a view after 0.
+        UsageError: a name is unknown or mixes images, or a view after 0 has no names.
 
     Example:
         >>> View().key
@@ -252,7 +252,7 @@ class View:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", in_order(self.names, CHANGING))
+        object.__setattr__(self, "names", order_augmentations(self.names, CHANGES))
         if self.number > 0 and not self.names:
             raise UsageError(
                 f"views: expected augmentations to make them with. Received: none for view {self.number}. "
@@ -261,18 +261,18 @@ class View:
 
     @property
     def key(self) -> str:
-        """The part of a store's key that says which view: what its pixels depend on besides the image."""
+        """Return the part of a store key for the view: all that its pixels depend on besides the image."""
         if self.number == 0:
             return "view 0"
         import keras
 
-        with_what = f"augment 1, Keras {keras.__version__} on {keras.backend.backend()}"
-        return f"view {self.number} of {', '.join(self.names)}, seed {self.seed}, {with_what}"
+        versions = f"augment 1, Keras {keras.__version__} on {keras.backend.backend()}"
+        return f"view {self.number} of {', '.join(self.names)}, seed {self.seed}, {versions}"
 
-    def of(self, pixels: NDArray[np.uint8], digest: str) -> NDArray[np.uint8]:
-        """This view of the image with this digest: uint8 (size, size, 3) -> uint8 (size, size, 3)."""
+    def apply(self, pixels: NDArray[np.uint8], digest: str) -> NDArray[np.uint8]:
+        """Return this view of the image with a digest: uint8 (size, size, 3), as `pixels`."""
         if self.number == 0:
             return pixels
         key = [self.seed, self.number, int.from_bytes(digest.encode(), "big")]
-        found: NDArray[np.uint8] = np.rint(augment_pixels(pixels[None], self.names, key)[0]).astype(np.uint8)
-        return found
+        view: NDArray[np.uint8] = np.rint(augment_pixels(pixels[None], self.names, key)[0]).astype(np.uint8)
+        return view

@@ -1,7 +1,7 @@
-"""Batches for training: shuffled, with noise on features, the same for the same seed.
+"""Make batches for training: shuffled, with noise on features, and the same for the same seed.
 
-Inputs are read from the store, pixels or features, so no file is decoded twice. The order depends on seed and
-epoch alone, not on threads or on where in a run the epoch stands.
+Inputs, pixels or features, are read from the store, so no file is decoded twice. The order depends on seed
+and epoch only, not on threads or on how the run came to this epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Batch", "Batches", "add_noise"]
 
-NOISE = 1  # tells the numbers drawn here from those drawn for views with the same key
+NOISE_STREAM = 1  # separates these random numbers from those of views with the same key
 
 Item = TypeVar("Item")
 Inputs = tuple[NDArray[Any], ...]
@@ -24,8 +24,10 @@ Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """`inputs`: an array for each input of the network, (b, ...). `targets`: encoded, float32 (b, units).
-    `weights`: float32 (b, units) or (b, 1)."""
+    """A batch: an array (b, ...) for each input of the network, and encoded targets, float32 (b, units).
+
+    `weights`: float32 (b, units) or (b, 1).
+    """
 
     inputs: tuple[NDArray[Any], ...]
     targets: Floats
@@ -33,16 +35,16 @@ class Batch(NamedTuple):
 
 
 class Batches(Generic[Item]):
-    """Some samples, a batch at a time.
+    """Samples in batches.
 
     Args:
-        samples: what to read.
-        targets: encoded as in `tasks.Task.encode`, shape (n, units).
-        read: samples -> an array for each input of the network, (b, ...).
-        weights: how much each sample, or each answer of it, counts: (n, 1) or (n, units); None for alike.
-        batch_size: samples a batch; the last one may be smaller.
-        draw: (samples, seed) -> what is read in their place in training, such as one of their views.
-        augment: (batch, seed) -> the batch as it is trained on; see `data.augment`.
+        samples: of any type that `read` takes.
+        targets: encoded as by `tasks.Task.encode`, shape (n, units).
+        read: returns an array for each input of the network, (b, ...), for a list of samples.
+        weights: weight of each sample, (n, 1), or of each output of it, (n, units); None for equal weights.
+        batch_size: samples in a batch; the last batch may be smaller.
+        draw: returns what to read instead of samples when training, such as their views, for (samples, seed).
+        augment: returns the batch to train on, for (batch, seed); see `data.augmentation`.
         seed: of order, draw and augmentation.
     """
 
@@ -69,30 +71,30 @@ class Batches(Generic[Item]):
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.batch_size)
 
-    def in_order(self) -> Iterator[Batch]:
-        """Every sample once, as it is, in the order of the samples."""
-        return self._ahead(np.arange(len(self.samples)), None)
+    def iter_in_order(self) -> Iterator[Batch]:
+        """Yield every sample once, unchanged, in the order of the samples."""
+        return self._iter_ahead(np.arange(len(self.samples)), None)
 
-    def shuffled(self, epoch: int, begin: int = 0) -> Iterator[Batch]:
-        """Every sample once, in the order and with the augmentation of this epoch, from batch `begin` on."""
+    def iter_shuffled(self, epoch: int, begin: int = 0) -> Iterator[Batch]:
+        """Yield every sample once, shuffled and augmented for this epoch, starting with batch `begin`."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.samples))
-        return self._ahead(order, epoch, begin)
+        return self._iter_ahead(order, epoch, begin)
 
-    def _ahead(self, order: NDArray[np.int64], epoch: int | None, begin: int = 0) -> Iterator[Batch]:
-        """Batches, each made by a thread while the one before it is in use."""
+    def _iter_ahead(self, order: NDArray[np.int64], epoch: int | None, begin: int = 0) -> Iterator[Batch]:
+        """Yield batches, each made by a thread while the one before is in use."""
         size = self.batch_size
-        chunks = [order[at : at + size] for at in range(begin * size, len(order), size)]
+        chunks = [order[start : start + size] for start in range(begin * size, len(order), size)]
         if not chunks:
             return
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self._batch, begin, chunks[0], epoch)
+            next_batch = pool.submit(self._make_batch, begin, chunks[0], epoch)
             for number, chunk in enumerate([*chunks[1:], None], begin + 1):
-                batch = following.result()
+                batch = next_batch.result()
                 if chunk is not None:
-                    following = pool.submit(self._batch, number, chunk, epoch)
+                    next_batch = pool.submit(self._make_batch, number, chunk, epoch)
                 yield batch
 
-    def _batch(self, number: int, rows: NDArray[np.int64], epoch: int | None) -> Batch:
+    def _make_batch(self, number: int, rows: NDArray[np.int64], epoch: int | None) -> Batch:
         samples = [self.samples[row] for row in rows]
         if epoch is None:
             return Batch(self._read(samples), self.targets[rows], self.weights[rows])
@@ -103,15 +105,15 @@ class Batches(Generic[Item]):
 
 
 def add_noise(batch: Batch, deviation: float, key: Sequence[int]) -> Batch:
-    """Every channel of every sample times 1 + deviation * z, z drawn from a normal distribution.
+    """Multiply every channel of every sample by 1 + deviation * z, with z from a normal distribution.
 
-    A channel is brighter or darker in all places of a feature map at once, as one of pixels is under another
-    light. Zeros stay zeros, and the mean over many epochs is the feature itself.
+    A channel gets stronger or weaker in a feature map as a whole, as a colour channel does in another light.
+    Zeros stay zeros, and the mean over many epochs is the feature itself.
 
     Args:
         batch: its inputs are features, each (b, ..., channels).
-        deviation: relative, from 0; 0.2 is a fifth.
-        key: seed, epoch and batch; the same key draws the same noise.
+        deviation: relative standard deviation, from 0; 0.2 is a fifth.
+        key: seed, epoch and batch; the same key gives the same noise.
 
     Example:
         >>> batch = Batch((np.ones((2, 7, 7, 64), np.float32),), np.zeros((2, 1)), np.ones((2, 1)))
@@ -119,7 +121,7 @@ def add_noise(batch: Batch, deviation: float, key: Sequence[int]) -> Batch:
         >>> changed.shape, bool((changed == changed[:, :1, :1]).all())
         ((2, 7, 7, 64), True)
     """
-    rng = np.random.default_rng([*key, NOISE])
+    rng = np.random.default_rng([*key, NOISE_STREAM])
     factors = [
         1 + np.float32(deviation) * rng.standard_normal((len(x), x.shape[-1]), np.float32)
         for x in batch.inputs

@@ -1,4 +1,4 @@
-"""One thing to learn from: its image files, its target; a first look at files; samples of the same bytes."""
+"""The samples of a data set, the inspection of their files, and samples with the same bytes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from regraft.data.images.decode import digest
-from regraft.data.images.rejections import HEAD, Refusal, sniff
-from regraft.errors import DataError
+from regraft.data.images.rejections import HEAD_BYTES, Rejection, sniff
+from regraft.errors import DataError, describe_os_error
 from regraft.system.console import Reporter, SilentReporter
 
 __all__ = [
+    "ImageFile",
     "Listing",
-    "Photo",
-    "Refused",
+    "RejectedFile",
     "Sample",
     "Target",
-    "contradictions",
-    "expect_most",
-    "look",
-    "look_at_all",
-    "same_files",
+    "find_contradictions",
+    "find_same_files",
+    "inspect_file",
+    "inspect_files",
+    "require_majority_usable",
 ]
 
 Target = int | tuple[int, ...] | tuple[float, ...]
 MAX_FILE_BYTES = 100 * 2**20
-TOGETHER = 64  # files that a thread looks at before it is given more
-MANY = 5000  # files from which progress is shown
+FILES_PER_TASK = 64  # that a thread inspects before it takes more
+MANY_FILES = 5000  # from which progress is shown
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
-    """One image file: its path relative to the catalog's root, and the digest of its content."""
+class ImageFile:
+    """An image file: its path relative to the root of the catalog, and the digest of its content."""
 
     path: str
     digest: str
@@ -45,14 +45,14 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One thing to learn from: an image, seldom several, and its target.
+    """A sample: an image, or seldom several, and its target.
 
     Attributes:
-        path, digest: of its image, or of the first of them; see `Photo`.
-        target: a class's number; for multilabel the sorted numbers of its labels; for regression its values.
-        part: "train", "validation" or "test", or "" while nothing has been cut.
-        group: what must not be torn apart between parts; "" for none.
-        more: its further images.
+        path, digest: of its image, or of the first of them; see `ImageFile`.
+        target: the number of a class; the sorted numbers of labels (multilabel); the values (regression).
+        part: "train", "validation" or "test"; "" before the split.
+        group: samples of one group stay in one part; "" for no group.
+        extra_images: all images after the first.
     """
 
     path: str
@@ -60,17 +60,17 @@ class Sample:
     digest: str
     part: str = ""
     group: str = ""
-    more: tuple[Photo, ...] = ()
+    extra_images: tuple[ImageFile, ...] = ()
 
     @property
-    def photos(self) -> tuple[Photo, ...]:
-        """All its images."""
-        return (Photo(self.path, self.digest), *self.more)
+    def images(self) -> tuple[ImageFile, ...]:
+        """Return all images."""
+        return (ImageFile(self.path, self.digest), *self.extra_images)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A file, row or item that is not used, with a code and what a person reads."""
+class RejectedFile:
+    """A file, row or item that is not used, with a code and a detail for the reader."""
 
     image: str
     code: str
@@ -78,101 +78,102 @@ class Refused:
 
 
 class Listing(NamedTuple):
-    """What a source holds: the fields of `Catalog`, in its order."""
+    """The content of a source: the fields of `Catalog`, in the same order."""
 
     root: Path
     outputs: tuple[str, ...]
     samples: tuple[Sample, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RejectedFile, ...]
     notes: tuple[str, ...]
     task: str
     why: str
 
 
-def look(path: Path) -> str | Refusal:
-    """The digest of a file that may be an image, or why it is not used."""
+def inspect_file(path: Path) -> str | Rejection:
+    """Return the digest of a file that may be an image, or the reason why it is not used."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return Refusal("not_a_file", "a pipe, socket or device is never opened")
+            return Rejection("not_a_file", "a pipe, socket or device is never opened")
         with path.open("rb") as file:
-            head = file.read(HEAD)
+            head = file.read(HEAD_BYTES)
             size = os.fstat(file.fileno()).st_size
-            if (verdict := sniff(head)) is not None:
-                return verdict
+            if (rejection := sniff(head)) is not None:
+                return rejection
             if size > MAX_FILE_BYTES:
-                return Refusal("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
+                return Rejection("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
             return digest(head + file.read())
     except OSError as error:
-        nowhere = isinstance(error, FileNotFoundError) and path.is_symlink()
-        return Refusal("unreadable", "a link that leads nowhere" if nowhere else error.strerror or str(error))
+        is_dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+        detail = "a link that leads nowhere" if is_dangling else describe_os_error(error)
+        return Rejection("unreadable", detail)
 
 
-def look_at_all(files: Sequence[Path], *, reporter: Reporter) -> list[str | Refusal]:
-    """`look` at many files, eight at a time; where it takes a while, progress is shown."""
-    some = [files[at : at + TOGETHER] for at in range(0, len(files), TOGETHER)]
-    shown = reporter if len(files) >= MANY else SilentReporter()
-    verdicts: list[str | Refusal] = []
-    with shown.track("Listing", len(files), unit="files") as advance, ThreadPoolExecutor(8) as pool:
-        for part in pool.map(lambda files: [look(file) for file in files], some):
-            verdicts += part
-            advance(len(part))
-    return verdicts
+def inspect_files(files: Sequence[Path], *, reporter: Reporter) -> list[str | Rejection]:
+    """Inspect files in eight threads, each as `inspect_file` does; show progress where they are many."""
+    chunks = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
+    progress = reporter if len(files) >= MANY_FILES else SilentReporter()
+    results: list[str | Rejection] = []
+    with progress.track("Listing", len(files), unit="files") as advance, ThreadPoolExecutor(8) as pool:
+        for chunk_results in pool.map(lambda chunk: [inspect_file(file) for file in chunk], chunks):
+            results += chunk_results
+            advance(len(chunk_results))
+    return results
 
 
-def expect_most(refused: Sequence[Refused], total: int, where: str) -> None:
-    """Most of a source can be used, or the source was misunderstood.
+def require_majority_usable(refused: Sequence[RejectedFile], total: int, where: str) -> None:
+    """Check that at least half of a source can be used; otherwise it was probably misunderstood.
 
     Raises:
         DataError: more than half of `total` are refused; the message names the first few.
     """
     if 2 * len(refused) > total:
-        listed = "\n".join(f"    {item.image}: {item.code}, {item.detail}" for item in refused[:5])
+        first = "\n".join(f"    {item.image}: {item.code}, {item.detail}" for item in refused[:5])
         raise DataError(
-            f"{len(refused):,} of {total:,} {where} cannot be used, more than half. The first:\n{listed}"
+            f"{len(refused):,} of {total:,} {where} cannot be used, more than half. The first:\n{first}"
         )
 
 
-def contradictions(samples: Sequence[Sample], classes: Sequence[str]) -> dict[int, str]:
-    """Place of each sample whose pictures another sample has with another class -> what to say of it.
+def find_contradictions(samples: Sequence[Sample], classes: Sequence[str]) -> dict[int, str]:
+    """Return an explanation for each sample, by its number, whose images another class has too.
 
     Example:
         >>> one, two = Sample("cat/1.png", 0, "61" * 16), Sample("dog/7.png", 1, "61" * 16)
-        >>> contradictions([one, two], ["cat", "dog"])[0]
+        >>> find_contradictions([one, two], ["cat", "dog"])[0]
         'the same bytes as dog/7.png, which is dog'
     """
-    found = {}
-    for places in _alike(samples):
-        for at in places:
-            other = next((n for n in places if samples[n].target != samples[at].target), None)
+    explanations = {}
+    for numbers in _group_same_images(samples):
+        for number in numbers:
+            other = next((n for n in numbers if samples[n].target != samples[number].target), None)
             if other is not None:
                 name = classes[cast("int", samples[other].target)]
-                found[at] = f"the same bytes as {samples[other].path}, which is {name}"
-    return found
+                explanations[number] = f"the same bytes as {samples[other].path}, which is {name}"
+    return explanations
 
 
-def same_files(root: Path, samples: Sequence[Sample]) -> set[int]:
-    """Places of the samples whose file is that of an earlier one, of the same target and part, too."""
-    found = set()
-    for places in _alike(samples):
+def find_same_files(root: Path, samples: Sequence[Sample]) -> set[int]:
+    """Return the numbers of the samples whose file, target and part are those of an earlier sample."""
+    repeated = set()
+    for numbers in _group_same_images(samples):
         seen = set()
-        for at in places:
-            sample = samples[at]
-            if sample.more:
+        for number in numbers:
+            sample = samples[number]
+            if sample.extra_images:
                 continue
             try:
                 file = (root / sample.path).stat()
-            except OSError:  # gone by now: the decoder will say so
+            except OSError:  # it has gone: the decoder will say so
                 continue
-            name = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group)
-            if name in seen:
-                found.add(at)
-            seen.add(name)
-    return found
+            key = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group)
+            if key in seen:
+                repeated.add(number)
+            seen.add(key)
+    return repeated
 
 
-def _alike(samples: Sequence[Sample]) -> list[list[int]]:
-    """The places of samples of the same pictures, where there are several."""
-    places = defaultdict(list)
-    for at, sample in enumerate(samples):
-        places[sample.digest, *(photo.digest for photo in sample.more)].append(at)
-    return [found for found in places.values() if len(found) > 1]
+def _group_same_images(samples: Sequence[Sample]) -> list[list[int]]:
+    """Return the numbers of samples with the same images, for each set of images that several have."""
+    numbers = defaultdict(list)
+    for number, sample in enumerate(samples):
+        numbers[tuple(image.digest for image in sample.images)].append(number)
+    return [group for group in numbers.values() if len(group) > 1]

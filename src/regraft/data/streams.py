@@ -1,9 +1,9 @@
-"""Arrays, data sets and loaders of any library -> samples: each picture is spooled once, none is kept.
+"""List the samples of arrays, data sets and loaders of any library, writing each image to a file.
 
-Sources are known by what they can do, not by their type, so none of their libraries is imported: `tf.data`
-(`as_numpy_iterator`), Keras' `PyDataset` (`num_batches`), Hugging Face data sets (rows that are
-dictionaries), PyTorch loaders (iterables of pairs) and data sets (pairs by number). Batches are taken
-apart.
+Sources are recognised by what they can do and not by their type, so that none of their libraries is imported:
+`tf.data` (`as_numpy_iterator`), Keras' `PyDataset` (`num_batches`), Hugging Face data sets (rows that are
+dictionaries), PyTorch loaders (iterables of pairs) and data sets (pairs by number). Batches are split into
+their samples.
 """
 
 from __future__ import annotations
@@ -17,204 +17,207 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from regraft.data.image_writer import Spool
-from regraft.data.images.rejections import Refusal
-from regraft.data.samples import Listing, Photo, Refused, Sample, expect_most
-from regraft.data.table_files import as_cell
-from regraft.data.targets import TARGET, Targets, read_targets
-from regraft.errors import DataError, UsageError, nearest
+from regraft.data.image_writer import ImageWriter
+from regraft.data.images.rejections import Rejection
+from regraft.data.samples import ImageFile, Listing, RejectedFile, Sample, require_majority_usable
+from regraft.data.table_files import Cell, normalise_cell
+from regraft.data.targets import TARGET_NAME, Targets, read_targets
+from regraft.errors import DataError, UsageError, suggest_nearest
 from regraft.system.console import Reporter
 
 __all__ = ["Stream", "list_stream", "open_arrays", "open_source"]
 
-UNIT_SEPARATOR = "\x1f"  # stands between labels that come as a list
+UNIT_SEPARATOR = "\x1f"  # joins labels that come as a list
 
 
 class Stream(NamedTuple):
-    """Pictures with raw targets, one at a time.
+    """A stream of images with raw targets.
 
     Attributes:
-        pairs: picture (see `Spool.put`) and target: a value, or several.
-        total: how many there are at most, where that is known.
-        names: of the classes, where the source says them.
-        target: what the target is called.
+        pairs: image (see `ImageWriter.write`) and target: a value, or several.
+        total: the largest possible number of pairs, where it is known.
+        names: of the classes, where the source holds them.
+        target: the name of the target.
     """
 
     pairs: Iterator[tuple[Any, Any]]
     total: int | None
     names: tuple[str, ...] = ()
-    target: str = TARGET
+    target: str = TARGET_NAME
 
 
 def open_arrays(images: Any, targets: Any) -> Stream:
-    """Arrays in memory, or lists of pictures of different sizes.
+    """Open arrays in memory, or lists of images of different sizes.
 
     Raises:
-        UsageError: they differ in length, or are no list of pictures.
+        UsageError: images and targets differ in length, or are no list or array.
     """
-    images, targets = _plain(images), _plain(targets)
-    for what, values in (("images", images), ("targets", targets)):
+    images, targets = _to_plain(images), _to_plain(targets)
+    for name, values in (("images", images), ("targets", targets)):
         if not hasattr(values, "__len__"):
-            raise UsageError(f"Expected an array or a list of {what}. Received: {type(values).__name__}.")
+            raise UsageError(f"Expected an array or a list of {name}. Received: {type(values).__name__}.")
     if len(images) != len(targets):
         raise UsageError(f"Expected as many targets as images. Received: {len(targets)} and {len(images)}.")
     return Stream(zip(images, list(targets), strict=True), len(images))
 
 
 def open_source(source: Any, columns: tuple[str, str], limit: int | None) -> Stream:
-    """A data set or loader. Arguments and errors are those of `Catalog.from_stream`."""
-    items, known = _items(source, limit)
+    """Open a data set or loader. Arguments and errors are those of `Catalog.from_stream`."""
+    items, item_count = _iter_items(source, limit)
     first = next(items, None)
     if first is None:
         raise DataError("The stream holds nothing.")
-    each = len(list(_pairs(first, columns)))
-    total = min((n for n in (known and known * each, limit) if n is not None), default=None)
-    pairs = chain.from_iterable(_pairs(item, columns) for item in chain([first], items))
-    target = columns[1] if isinstance(first, Mapping) else TARGET
-    return Stream(islice(pairs, limit), total, _names(source, columns[1]), target)
+    batch_size = len(list(_to_pairs(first, columns)))
+    total = min((n for n in (item_count and item_count * batch_size, limit) if n is not None), default=None)
+    pairs = chain.from_iterable(_to_pairs(item, columns) for item in chain([first], items))
+    target = columns[1] if isinstance(first, Mapping) else TARGET_NAME
+    return Stream(islice(pairs, limit), total, _find_class_names(source, columns[1]), target)
 
 
 def list_stream(
     stream: Stream,
-    spool: Spool,
+    writer: ImageWriter,
     *,
     names: Sequence[str] = (),
     task: str = "auto",
     groups: Any = None,
     reporter: Reporter,
 ) -> Listing:
-    """Spool every picture and read the targets. Arguments and errors are those of `Catalog.from_arrays`."""
-    kept: dict[int, Photo] = {}
-    refused: dict[int, Refused] = {}
-    raw = []
+    """Write every image and read the targets. Arguments and errors are those of `Catalog.from_arrays`."""
+    files: dict[int, ImageFile] = {}
+    refused: dict[int, RejectedFile] = {}
+    rows = []
     with reporter.track("Reading images", stream.total) as advance:
-        for number, (picture, target) in enumerate(stream.pairs):
-            raw.append(_cells(target))
+        for number, (image, target) in enumerate(stream.pairs):
+            rows.append(_to_cells(target))
             try:
-                kept[number] = spool.put(picture)
-            except Refusal as verdict:
-                refused[number] = Refused(f"image {number}", verdict.code, verdict.detail)
+                files[number] = writer.write(image)
+            except Rejection as rejection:
+                refused[number] = RejectedFile(f"image {number}", rejection.code, rejection.detail)
             advance(1)
-    if not raw:
+    if not rows:
         raise DataError("The stream holds nothing.")
-    spool.check()
-    group = _groups(groups, len(raw))
-    targets = _targets(raw, stream, names, task)
-    refused |= {n: Refused(f"image {n}", *verdict) for n, verdict in targets.refused.items() if n in kept}
-    in_order = tuple(refused[number] for number in sorted(refused))
-    expect_most(in_order, len(raw), "images")
+    writer.check_scale()
+    group_names = _read_groups(groups, len(rows))
+    targets = _read_targets(rows, stream, names, task)
+    for number, fault in targets.refused.items():
+        refused.setdefault(number, RejectedFile(f"image {number}", *fault))
+    all_refused = tuple(refused[number] for number in sorted(refused))
+    require_majority_usable(all_refused, len(rows), "images")
     samples = tuple(
-        Sample(photo.path, target, photo.digest, group=group[number])
-        for number, photo in kept.items()
+        Sample(file.path, target, file.digest, group=group_names[number])
+        for number, file in files.items()
         if (target := targets.values[number]) is not None
     )
-    notes = ("Pixel values were rounded to whole numbers.",) if spool.rounded else ()
-    return Listing(spool.root, targets.outputs, samples, in_order, notes, targets.task, targets.why)
+    notes = ("Pixel values were rounded to whole numbers.",) if writer.has_rounded else ()
+    return Listing(writer.root, targets.outputs, samples, all_refused, notes, targets.task, targets.why)
 
 
-def _targets(raw: list[tuple[str | None, ...]], stream: Stream, names: Sequence[str], task: str) -> Targets:
+def _read_targets(rows: list[tuple[Cell, ...]], stream: Stream, names: Sequence[str], task: str) -> Targets:
     names = tuple(names) or stream.names
-    widths = {len(cells) for cells in raw}
+    widths = {len(cells) for cells in rows}
     if widths == {1}:
-        return read_targets(raw, [stream.target], task=task, names=names)
+        return read_targets(rows, [stream.target], task=task, names=names)
     width = max(widths)
     if len(widths) > 1 or (stream.names and width != len(names)):  # lists of labels
-        rows = [(UNIT_SEPARATOR.join(cell for cell in cells if cell),) for cells in raw]
-        return read_targets(rows, [stream.target], task=task, separator=UNIT_SEPARATOR, names=names)
+        joined = [(UNIT_SEPARATOR.join(cell for cell in cells if cell),) for cells in rows]
+        return read_targets(joined, [stream.target], task=task, separator=UNIT_SEPARATOR, names=names)
     if names and len(names) != width:
         raise UsageError(f"Expected {width} names, one for each target. Received: {len(names)}.")
-    return read_targets(raw, names or [str(place) for place in range(width)], task=task)
+    return read_targets(rows, names or [str(column) for column in range(width)], task=task)
 
 
-def _groups(groups: Any, n: int) -> list[str]:
+def _read_groups(groups: Any, n: int) -> list[str]:
     if groups is None:
         return [""] * n
-    found = [as_cell(group) or "" for group in groups]
-    if len(found) != n:
-        raise UsageError(f"Expected as many groups as images. Received: {len(found)} and {n}.")
-    if len(set(found)) < 2:
-        raise DataError("All images are in one group: groups are kept whole, so at least two are needed.")
-    return found
+    names = [normalise_cell(group) or "" for group in groups]
+    if len(names) != n:
+        raise UsageError(f"Expected as many groups as images. Received: {len(names)} and {n}.")
+    if len(set(names)) < 2:
+        raise DataError("All images are in one group: a group stays in one part, so at least two are needed.")
+    return names
 
 
-def _items(source: Any, limit: int | None) -> tuple[Iterator[Any], int | None]:
-    """What a source gives one by one (rows or batches), and how many times, where it says so."""
+def _iter_items(source: Any, limit: int | None) -> tuple[Iterator[Any], int | None]:
+    """Return an iterator over the rows or batches of a source, and their number, where it is known."""
     if hasattr(source, "as_numpy_iterator"):
         batches = int(source.cardinality())
-        _expect_end(batches != -1, limit)
+        _require_end(batches != -1, limit)
         return source.as_numpy_iterator(), batches if batches >= 0 else None
     if hasattr(source, "num_batches"):
         batches = source.num_batches
-        _expect_end(batches is not None, limit)
+        _require_end(batches is not None, limit)
         numbers = count() if batches is None else range(batches)
         return (source[number] for number in numbers), batches
     length = length_hint(source, -1)  # not `len`: a PyTorch loader may have one and raise TypeError
-    known = length if length >= 0 else None
     if hasattr(source, "__iter__"):
-        return iter(source), known
-    if known is not None and hasattr(source, "__getitem__"):
-        return (source[number] for number in range(known)), known
+        return iter(source), length if length >= 0 else None
+    if length >= 0 and hasattr(source, "__getitem__"):
+        return (source[number] for number in range(length)), length
     raise UsageError(
         "Expected a tf.data.Dataset, a Keras PyDataset, a Hugging Face data set, a PyTorch loader or data "
         f"set, or another iterable of images with targets. Received: {type(source).__name__}."
     )
 
 
-def _expect_end(has_one: bool, limit: int | None) -> None:
-    if not has_one and limit is None:
-        raise UsageError("The stream has no end. Say how many images to take of it: limit=10000.")
+def _require_end(has_end: bool, limit: int | None) -> None:
+    if not has_end and limit is None:
+        raise UsageError("The stream has no end. Say how many images to take from it: limit=10000.")
 
 
-def _names(source: Any, column: str) -> tuple[str, ...]:
-    """The class names of a source, as Hugging Face, Keras and torchvision keep them."""
+def _find_class_names(source: Any, column: str) -> tuple[str, ...]:
+    """Return the class names of a source where Hugging Face, Keras and torchvision store them."""
     features = getattr(source, "features", None)
     feature = features.get(column) if isinstance(features, Mapping) else None
-    below = getattr(source, "dataset", source)
-    found = (
+    data_set = getattr(source, "dataset", source)
+    names = (
         getattr(feature, "names", None)
         or getattr(getattr(feature, "feature", None), "names", None)
         or getattr(source, "class_names", None)
-        or getattr(below, "classes", None)
+        or getattr(data_set, "classes", None)
     )
-    if isinstance(found, list | tuple) and all(isinstance(name, str) for name in found):
-        return tuple(found)
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
     return ()
 
 
-def _pairs(item: Any, columns: tuple[str, str]) -> Iterable[tuple[Any, Any]]:
-    """The pictures and targets in a row or a batch."""
+def _to_pairs(item: Any, columns: tuple[str, str]) -> Iterable[tuple[Any, Any]]:
+    """Return the pairs of image and target in a row or a batch."""
     if isinstance(item, Mapping):
         missing = [column for column in columns if column not in item]
         if missing:
+            hint = suggest_nearest(missing[0], map(str, item))
             raise UsageError(
-                f"The stream has no column {missing[0]}. It has: {', '.join(map(str, item))}."
-                f"{nearest(missing[0], map(str, item))} Name image and target: columns=(IMAGE, TARGET)."
+                f"The stream has no column {missing[0]}. It has: {', '.join(map(str, item))}.{hint} "
+                "Name image and target: columns=(IMAGE, TARGET)."
             )
-        picture, target = (item[column] for column in columns)
+        image, target = (item[column] for column in columns)
     elif isinstance(item, list | tuple) and len(item) == 2:
-        picture, target = item
+        image, target = item
     else:
-        what = f"{len(item)} things" if isinstance(item, list | tuple) else type(item).__name__
-        raise UsageError(f"Expected pairs (image, target) or dictionaries from the stream. Received: {what}.")
-    picture, target = _plain(picture), _plain(target)
-    if not _is_batch(picture, target):
-        return [(picture, target)]
-    return ((_plain(each), value) for each, value in zip(picture, target, strict=True))
+        received = f"{len(item)} things" if isinstance(item, list | tuple) else type(item).__name__
+        raise UsageError(
+            f"Expected pairs (image, target) or dictionaries in the stream. Received: {received}."
+        )
+    image, target = _to_plain(image), _to_plain(target)
+    if not _is_batch(image, target):
+        return [(image, target)]
+    return ((_to_plain(one_image), value) for one_image, value in zip(image, target, strict=True))
 
 
-def _is_batch(picture: Any, target: Any) -> bool:
-    if isinstance(picture, list):
+def _is_batch(image: Any, target: Any) -> bool:
+    if isinstance(image, list):
         return True
-    if not isinstance(picture, np.ndarray):
+    if not isinstance(image, np.ndarray):
         return False
-    if picture.ndim != 3:
-        return picture.ndim == 4 or picture.dtype == object
-    is_picture = picture.shape[2] in (1, 3) or picture.shape[0] in (1, 3)
-    return not is_picture and np.ndim(target) > 0 and len(target) == len(picture)
+    if image.ndim != 3:
+        return image.ndim == 4 or image.dtype == object
+    has_channels = image.shape[2] in (1, 3) or image.shape[0] in (1, 3)
+    return not has_channels and np.ndim(target) > 0 and len(target) == len(image)
 
 
-def _plain(value: Any) -> Any:
-    """Tensors of any library as arrays; undecoded files as their bytes; other things as they are."""
+def _to_plain(value: Any) -> Any:
+    """Convert tensors of any library to arrays and undecoded files to bytes; leave other values alone."""
     if isinstance(value, bytes | str | list | Image.Image | np.ndarray):
         return value
     if isinstance(value, Mapping) and set(value) >= {"bytes", "path"}:
@@ -226,8 +229,8 @@ def _plain(value: Any) -> Any:
     return np.asarray(value) if hasattr(value, "__array__") else value
 
 
-def _cells(target: Any) -> tuple[str | None, ...]:
-    target = _plain(target)
+def _to_cells(target: Any) -> tuple[Cell, ...]:
+    target = _to_plain(target)
     if isinstance(target, str | bytes) or np.ndim(target) == 0:
-        return (as_cell(target),)
-    return tuple(as_cell(value) for value in np.ravel(target))
+        return (normalise_cell(target),)
+    return tuple(normalise_cell(value) for value in np.ravel(target))

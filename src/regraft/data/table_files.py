@@ -1,7 +1,7 @@
-"""A CSV file, a Parquet file or a data frame -> columns with row numbers; a cell -> a text, and back.
+"""Read columns of a CSV file, a Parquet file or a data frame; convert cells to text and back.
 
-What a spreadsheet can do to a CSV file is undone here: byte order mark, UTF-16, semicolons or tabs, line
-ends of any system, line breaks in quotes, blank rows. Row numbers are those a spreadsheet shows: the header
+The reader copes with all that spreadsheets do to a CSV file: byte order mark, UTF-16, semicolons or tabs,
+line ends of any system, line breaks in quotes, blank rows. Rows are numbered as in a spreadsheet: the header
 is row 1.
 """
 
@@ -18,22 +18,26 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from regraft.errors import DataError, EnvironmentFault, UsageError, nearest
+from regraft.errors import DataError, EnvironmentFault, UsageError, suggest_nearest, wrap_os_errors
 
-__all__ = ["FLAGS", "Cell", "Table", "as_cell", "is_flag", "is_number", "read_table", "safe_cell"]
+__all__ = ["FLAGS", "Cell", "Table", "escape_formula", "is_flag", "is_number", "normalise_cell", "read_table"]
 
 Cell = str | None  # None is a missing value
 
-# What pandas takes for a missing value: a class of that name is nobody's intention.
+# Missing values of pandas: nobody means a class of that name.
 _MISSING = frozenset(
     ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#N/A", "#NA")
 )
 FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @dataclass
@@ -42,11 +46,11 @@ class Table:
 
     Attributes:
         name: of the file, for messages.
-        folder: where it lies, which the paths in it are relative to.
-        columns: column -> one value a row, as they were read.
-        numbers: the number of each of these rows.
-        refused: numbers of rows that do not fit the header -> what is wrong with them.
-        decimal_comma: a number may be written 0,5 in it.
+        folder: where the file lies; its paths are relative to it.
+        columns: the values of each column, as read, one for each row.
+        numbers: the numbers of these rows.
+        refused: the faults of rows that do not fit the header, by the number of the row.
+        decimal_comma: whether numbers may be written as 0,5.
     """
 
     name: str
@@ -57,54 +61,50 @@ class Table:
     decimal_comma: bool = False
 
 
-def read_table(source: Any, wanted: Sequence[str]) -> Table:
+def read_table(source: Any, names: Sequence[str]) -> Table:
     """Read columns of a table.
 
     Args:
         source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
-        wanted: names of the columns.
+        names: of the columns.
 
     Raises:
         UsageError: there is no such file or column.
-        DataError: it is no table, or has no rows.
-        EnvironmentFault: it cannot be read, or Parquet needs a package.
+        DataError: the source is not a table, or has no rows.
+        EnvironmentFault: the file cannot be read, or a package for Parquet is missing.
 
     Example:
         >>> read_table({"file": ["a.png", "b.png"], "label": [1, 2]}, ["label"]).columns
         {'label': [1, 2]}
     """
-    if not isinstance(source, str | Path):
-        table = _read_frame(source, wanted)
-    else:
-        path = Path(source)
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "there is nothing by that name"
-            raise UsageError(f"Expected a table: a CSV or Parquet file. Received: {path} ({what}).")
-        try:
-            with path.open("rb") as file:
-                head = file.read(4096)
-            table = _read_parquet(path, wanted) if head[:4] == b"PAR1" else _read_csv(path, head, wanted)
-        except OSError as error:
-            if isinstance(error, EnvironmentFault):
-                raise
-            raise EnvironmentFault(f"{path} cannot be read: {error.strerror or error}.") from error
+    table = _read_file(Path(source), names) if isinstance(source, str | Path) else _read_frame(source, names)
     if not table.numbers and not table.refused:
         raise DataError(f"{table.name} has a header and no rows.")
     return table
 
 
-def _read_frame(frame: Any, wanted: Sequence[str]) -> Table:
-    found = [str(name) for name in getattr(frame, "columns", frame)]
-    _check(found, wanted, "The table")
-    own = dict(zip(found, getattr(frame, "columns", frame), strict=True))
-    columns = {name: list(frame[own[name]]) for name in wanted}
+def _read_file(path: Path, names: Sequence[str]) -> Table:
+    with wrap_os_errors(f"{path} cannot be read"):
+        if not path.is_file():
+            description = "a folder" if path.is_dir() else "there is nothing by that name"
+            raise UsageError(f"Expected a table: a CSV or Parquet file. Received: {path} ({description}).")
+        with path.open("rb") as file:
+            head = file.read(4096)
+        return _read_parquet(path, names) if head[:4] == b"PAR1" else _read_csv(path, head, names)
+
+
+def _read_frame(frame: Any, names: Sequence[str]) -> Table:
+    keys = list(getattr(frame, "columns", frame))
+    header = [str(key) for key in keys]
+    _check_columns(header, names, "The table")
+    columns = {name: list(frame[keys[header.index(name)]]) for name in names}
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         raise DataError(f"The columns of the table differ in length: {sorted(lengths)}.")
     return Table("The table", Path(), columns, list(range(2, 2 + lengths.pop())))
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+def _read_parquet(path: Path, names: Sequence[str]) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -114,49 +114,51 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
         ) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check(file.schema_arrow.names, wanted, path.name)
-            columns = file.read(columns=list(wanted)).to_pydict()
+            _check_columns(file.schema_arrow.names, names, path.name)
+            columns = file.read(columns=list(names)).to_pydict()
     except pyarrow.ArrowException as error:
         raise DataError(f"{path.name} is a damaged Parquet file: {error}.") from error
     rows = len(next(iter(columns.values()), []))
     return Table(path.name, path.parent, columns, list(range(2, 2 + rows)))
 
 
-def _read_csv(path: Path, head: bytes, wanted: Sequence[str]) -> Table:
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+def _read_csv(path: Path, head: bytes, names: Sequence[str]) -> Table:
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
     if encoding != "utf-16" and (b"\0" in head or not head.strip()):
-        what = "an empty file" if not head.strip() else "binary content"
-        raise DataError(f"Expected a table in CSV (UTF-8 or UTF-16) or Parquet. Received: {path} ({what}).")
-    # Universal newlines: csv itself knows no line ends of one carriage return.
+        content = "an empty file" if not head.strip() else "binary content"
+        raise DataError(
+            f"Expected a table in CSV (UTF-8 or UTF-16) or Parquet. Received: {path} ({content})."
+        )
+    # Open with universal newlines, since csv does not take a single carriage return for a line end.
     try:
         with path.open(encoding=encoding) as file:
             header = file.readline()
-            delimiter = max(DELIMITERS, key=lambda each: _fit(header, each, wanted))
+            delimiter = max(DELIMITERS, key=lambda delimiter: _score_delimiter(header, delimiter, names))
             reader = csv.reader(chain([header], file), delimiter=delimiter, strict=True)
-            return _rows(path, reader, wanted, delimiter)
+            return _read_rows(path, reader, names, delimiter)
     except UnicodeError as error:
         raise DataError(f"{path} is neither UTF-8 nor UTF-16 text. Save it as CSV UTF-8.") from error
 
 
-def _fit(header: str, delimiter: str, wanted: Sequence[str]) -> tuple[int, int]:
-    """How well a header reads with a delimiter: columns that are wanted in it, and columns."""
-    found = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    return len(set(found) & set(wanted)), len(found)
+def _score_delimiter(header: str, delimiter: str, names: Sequence[str]) -> tuple[int, int]:
+    """Return how many of the names, and how many columns, a header has when read with a delimiter."""
+    columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    return len(set(columns) & set(names)), len(columns)
 
 
-def _rows(path: Path, reader: Any, wanted: Sequence[str], delimiter: str) -> Table:
-    table = Table(path.name, path.parent, {name: [] for name in wanted}, [], decimal_comma=delimiter == ";")
+def _read_rows(path: Path, reader: Any, names: Sequence[str], delimiter: str) -> Table:
+    table = Table(path.name, path.parent, {name: [] for name in names}, [], decimal_comma=delimiter == ";")
     number = 1
     try:
         header = [name.strip() for name in next(reader)]
-        _check(header, wanted, path.name)
-        places = [(table.columns[name], header.index(name)) for name in wanted]
+        _check_columns(header, names, path.name)
+        indices = [(table.columns[name], header.index(name)) for name in names]
         for number, row in enumerate(reader, 2):
             if len(row) == len(header):
                 if any(row):
                     table.numbers.append(number)
-                    for values, place in places:
-                        values.append(row[place])
+                    for values, index in indices:
+                        values.append(row[index])
             elif any(row):
                 table.refused[number] = f"{len(row)} cells in it, and {len(header)} in the header"
     except csv.Error as error:
@@ -166,27 +168,27 @@ def _rows(path: Path, reader: Any, wanted: Sequence[str], delimiter: str) -> Tab
     return table
 
 
-def _check(found: Sequence[str], wanted: Iterable[str], name: str) -> None:
-    """Every wanted column is there, once."""
-    times = Counter(found)
-    for column in wanted:
-        if times[column] > 1:
-            raise DataError(f"{name} has {times[column]} columns called {column}. Rename all but one.")
-        if not times[column]:
-            hint = nearest(column, found)
-            if len(found) == 1 and not hint:
-                kinds = " or ".join(DELIMITERS.values())
-                hint = f" The header reads as a single column: expected {kinds} between columns."
+def _check_columns(header: Sequence[str], names: Iterable[str], table: str) -> None:
+    """Check that every name is that of exactly one column."""
+    counts = Counter(header)
+    for name in names:
+        if counts[name] > 1:
+            raise DataError(f"{table} has {counts[name]} columns called {name}. Rename all but one.")
+        if not counts[name]:
+            hint = suggest_nearest(name, header)
+            if len(header) == 1 and not hint:
+                delimiters = " or ".join(DELIMITERS.values())
+                hint = f" The header reads as a single column: expected {delimiters} between columns."
             raise UsageError(
-                f"{name} has no column {column}. It has: {', '.join(found[:30])}"
-                f"{', ...' if len(found) > 30 else ''}.{hint}"
+                f"{table} has no column {name}. It has: {', '.join(header[:30])}"
+                f"{', ...' if len(header) > 30 else ''}.{hint}"
             )
 
 
-def as_cell(value: Any) -> Cell:
-    """A raw value as a text, the same for 1, 1.0, "1" and " 1.0 "; None where it is missing.
+def normalise_cell(value: Any) -> Cell:
+    """Return a raw value as text, the same for 1, 1.0, "1" and " 1.0 "; None where it is missing.
 
-    >>> [as_cell(value) for value in (1, 1.0, " 1.0 ", True, "007", float("nan"), "n/a")]
+    >>> [normalise_cell(value) for value in (1, 1.0, " 1.0 ", True, "007", float("nan"), "n/a")]
     ['1', '1', '1', 'True', '007', None, None]
     """
     value = value.item() if hasattr(value, "item") else value
@@ -197,13 +199,13 @@ def as_cell(value: Any) -> Cell:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
-    if whole := _WHOLE.fullmatch(text):
-        return whole[1]
+    if match := _WHOLE_NUMBER.fullmatch(text):
+        return match[1]
     return None if text in _MISSING else text
 
 
 def is_number(cell: str) -> bool:
-    """A finite number in digits. 007 is a code, and 1,000 a text.
+    """Tell whether a cell is a finite number in digits. 007 is a code, and 1,000 is text.
 
     >>> [is_number(cell) for cell in ("0.5", "-3", "1e-3", "007", "inf", "1,000")]
     [True, True, True, False, False, False]
@@ -212,14 +214,14 @@ def is_number(cell: str) -> bool:
 
 
 def is_flag(cell: str) -> bool:
-    """0, 1, false, true, no or yes."""
+    """Tell whether a cell is 0, 1, false, true, no or yes."""
     return cell.lower() in FLAGS
 
 
-def safe_cell(text: str) -> str:
-    """A text for a CSV file that a spreadsheet may open: never a formula. Numbers stay numbers.
+def escape_formula(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula. Numbers stay numbers.
 
-    >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("cat")
+    >>> escape_formula("=1+1"), escape_formula("-0.5"), escape_formula("cat")
     ("'=1+1", '-0.5', 'cat')
     """
     begins_formula = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))

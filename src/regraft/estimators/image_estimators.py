@@ -1,14 +1,13 @@
-"""`ImageEmbedder`: images -> features for scikit-learn; and what all estimators of images share.
+"""Estimators of images for scikit-learn: `ImageEmbedder`, `ImageClassifier` and `ImageRegressor`.
 
-They keep scikit-learn's contract: `__init__` stores its arguments and does nothing else (the fields of the
-classes are those arguments), `fit` learns, what was learnt ends in an underscore; `clone`, `Pipeline`,
-`GridSearchCV` and `cross_val_score` work. X is images, see `data.pictures`. What is frozen is computed once
-for all folds and all points of a grid: its results are found by the content of each image.
+They keep scikit-learn's contract: `__init__` only stores its arguments, which are the fields of the classes;
+attributes learnt by `fit` end in an underscore; `clone`, `Pipeline`, `GridSearchCV` and `cross_val_score`
+work. X holds images; see `estimators.inputs`. The features of a frozen backbone are computed once for all
+folds and all points of a grid, because the store finds them by the content of each image.
 
-`ImageClassifier` and `ImageRegressor` for scikit-learn: what `regraft.train` does, behind fit and predict.
-
-By default nothing of the backbone is trained: a head is solved on its frozen features, in seconds, on all
-that `fit` is given.
+`ImageEmbedder` returns these features. `ImageClassifier` and `ImageRegressor` do what `regraft.train` does.
+By default no layer of the backbone is trained: a head is solved, within seconds, on the features of all
+images that `fit` receives.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted
 
 from regraft.data.catalog import Catalog
-from regraft.data.image_writer import Spool
+from regraft.data.image_writer import ImageWriter
 from regraft.data.samples import Target
 from regraft.errors import UsageError
-from regraft.estimators.inputs import expect_all, list_pictures
-from regraft.estimators.temporary_run import HeldRun
+from regraft.estimators.inputs import make_catalog, require_all_usable
+from regraft.estimators.temporary_run import TemporaryRun
 from regraft.pipeline.context import Context, InMemory
-from regraft.pipeline.embed import embedding_network, read_vectors
-from regraft.pipeline.prepare import extract
+from regraft.pipeline.embed import load_embedding_network, read_vectors
+from regraft.pipeline.prepare import extract_and_remember
 from regraft.pipeline.train import run_stages
 from regraft.recipe import ClassWeight, HeadSpec, Phase, Pooling, PrecisionChoice, Recipe, TaskChoice
 from regraft.system.console import SILENT, TERMINAL, Reporter
@@ -44,23 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageClassifier", "ImageEmbedder", "ImageEstimator", "ImageRegressor"]
 
+Array = NDArray[Any]
+
 
 @dataclass(eq=False, repr=False)
 class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
-    """What every estimator of images is told of its backbone and of its pixels.
-
-    Args:
-        backbone: a name of `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, a preset.
-        weights: "imagenet", a weights file, or "random".
-        pixels: what the user's own backbone expects, see `backbone.pixels`; "" for plain RGB 0..255.
-        image_size: side of the square the backbone sees, in pixels; None for its own.
-        precision: what the backbone computes in: "auto" for bf16 where that is faster and harms no answer,
-            "f32" or "bf16".
-        scale: what pixels in arrays are multiplied by to lie in 0..255, such as 255 for those in 0..1.
-        store: folder of computed features; None for the user's cache.
-        trust: you know where a SavedModel comes from; see `load_backbone`.
-        verbose: show what is done and how far it is.
-    """
+    """The arguments that all estimators of images share; `ImageClassifier` documents them."""
 
     backbone: str = "mobilenet_v2"
     _: KW_ONLY
@@ -95,7 +83,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
         )
 
     def _catalog(self, context: Context, images: Any) -> Catalog:
-        return list_pictures(images, Spool(context.store.root / "spool", scale=self.scale))
+        return make_catalog(images, ImageWriter(context.store.root / "spool", scale=self.scale))
 
     @property
     def _reporter(self) -> Reporter:
@@ -104,13 +92,13 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # scikit-learn is untyped
-    """Images -> features of a frozen backbone, for any estimator of scikit-learn.
+    """Turn images into features of a frozen backbone, for any estimator of scikit-learn.
+
+    Nothing is learnt: `fit` only checks its arguments, and `transform` works without it.
 
     Args:
-        backbone, weights, pixels, image_size, precision, scale, store, trust, verbose: see `ImageEstimator`.
-        pooling: "avg", "max" or "both", of the feature map to one vector.
-
-    Nothing is learnt: `fit` only checks, and `transform` needs no `fit`.
+        backbone, weights, pixels, image_size, precision, scale, store, trust, verbose: see `ImageClassifier`.
+        pooling: how the feature map becomes one vector: "avg", "max" or "both".
 
     Example:
         model = make_pipeline(ImageEmbedder("resnet50"), StandardScaler(), SVC())
@@ -125,7 +113,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
     pooling: Pooling = "avg"
 
     def fit(self, X: Any, y: Any = None) -> ImageEmbedder:
-        """Check that these are images and that there is such a backbone; y is ignored.
+        """Check that X holds images and that the backbone can be loaded; y is ignored.
 
         Raises:
             DataError, UsageError, EnvironmentFault, ModelRefused: see `transform`.
@@ -135,24 +123,24 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """The features of images, float32 (n, d) with eleven significant bits, row by row.
+        """Return the features of images in order, float32 (n, d) with eleven significant bits.
 
         Raises:
-            DataError: X is no images, or some of them cannot be used.
+            DataError: X does not hold images, or some of them cannot be used.
             UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
         """
         context = self._context()
         catalog = self._catalog(context, X)
-        features = extract(context, self._network(), catalog, replace(self._recipe(), phases=()))
-        expect_all(features.refused)
+        features = extract_and_remember(context, self._network(), catalog, replace(self._recipe(), phases=()))
+        require_all_usable(features.refused)
         return read_vectors(features, catalog)
 
     def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
-        """The same as `transform`, which checks all that `fit` checks."""
+        """Return `transform(X)`, which checks everything that `fit` checks."""
         return self.transform(X)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the features: "imageembedder0", "imageembedder1", ..."""
+        """Return the names of the features: "imageembedder0", "imageembedder1", ..."""
         count = self._network().outputs[0].shape[1]
         return np.array([f"{type(self).__name__.lower()}{number}" for number in range(count)], dtype=object)
 
@@ -165,18 +153,15 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
     def _network(self) -> keras.Model:
         recipe = self._recipe()
         head = replace(recipe.head, pooling=self.pooling)
-        return embedding_network(replace(recipe, head=head), trust=self.trust, reporter=self._reporter)
-
-
-Array = NDArray[Any]
+        return load_embedding_network(replace(recipe, head=head), trust=self.trust, reporter=self._reporter)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class _HeadEstimator(ImageEstimator):
-    """A head on a backbone, found by `regraft.train` in a folder that lives as long as the estimator.
+    """A head on a backbone, fitted by a run in a folder that lives as long as the estimator.
 
     Attributes:
-        run_: the run; `run_.path` is its folder, with report.html, for as long as this estimator lives.
+        run_: the run; `run_.path` is its folder, which holds report.html.
     """
 
     unfreeze: str | Sequence[Phase] = "none"
@@ -187,19 +172,19 @@ class _HeadEstimator(ImageEstimator):
 
     @property
     def model_(self) -> keras.Model:
-        """The trained network, an ordinary `keras.Model`: RGB 0..255 in, answers as in `regraft.tasks`."""
+        """The trained network, an ordinary `keras.Model` from RGB 0..255 to answers; see `regraft.tasks`."""
         check_is_fitted(self)
         return self.run_.bundle.model
 
     def _fit(self, X: Any, task: TaskChoice, targets: Sequence[Target], outputs: Iterable[Any]) -> None:
-        own = None if isinstance(self.head, str | HeadSpec) else _fresh(self.head)
+        head = None if isinstance(self.head, str | HeadSpec) else _clone_head(self.head)
         recipe = replace(self._recipe(), task=task)
-        run = HeldRun()
-        context = self._context(head=own)
-        listed = self._catalog(context, X)
-        samples = tuple(replace(s, target=t) for s, t in zip(listed.samples, targets, strict=True))
+        run = TemporaryRun()
+        context = self._context(head=head)
+        catalog = self._catalog(context, X)
+        samples = tuple(replace(s, target=t) for s, t in zip(catalog.samples, targets, strict=True))
         names = tuple(str(name) for name in outputs)
-        catalog = replace(listed, outputs=names, samples=samples, task=task)
+        catalog = replace(catalog, outputs=names, samples=samples, task=task)
         run.write(run_stages(context, catalog, recipe), context.reporter)
         self.run_ = run
 
@@ -226,35 +211,45 @@ class _HeadEstimator(ImageEstimator):
             seed=int(seed),
         )
 
-    def _answers(self, X: Any) -> Array:
-        """Answers of the model in the order of `run_.bundle.outputs`, float64 (n, units)."""
+    def _predict(self, X: Any) -> Array:
+        """Return the model's answers in the order of `run_.bundle.outputs`, float64 (n, units)."""
         check_is_fitted(self)
         context = self._context()
-        return self.run_.answers(context, self._catalog(context, X)).astype(np.float64)
+        return self.run_.predict(context, self._catalog(context, X)).astype(np.float64)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # scikit-learn is untyped
-    """Images -> classes, or several labels each.
+    """Classify images into one class, or give them several labels.
+
+    Pickling keeps the run's files, including the `.keras` file, and no Keras object.
 
     Args:
-        backbone, weights, pixels, image_size, scale, store, trust, verbose: see `ImageEstimator`.
-        unfreeze: "none" (the head is found on frozen features), a plan such as "last:20" or "auto" for one
-            phase of fine-tuning, or a sequence of `Phase`.
-        head: a solver of `HeadSpec`, a whole `HeadSpec`, an estimator of scikit-learn for the features, or a
-            Keras layer or model, of which a fresh copy is trained.
-        budget: seconds that fine-tuning may take.
-        validation: share of the images held out to tell when training must stop; None for 0.2 where
-            something trains by gradient, and for nothing where the head is solved.
-        random_state: seed of everything random; an int, a `RandomState`, or None.
-        class_weight: "balanced" makes every class, or yes and no of every label, count alike.
+        backbone: a name of `regraft backbones`, a `.keras` file, the folder or handle of a SavedModel, or a
+            preset.
+        weights: "imagenet", a weights file, or "random".
+        pixels: the pixel contract of your own backbone, see `load_backbone`; "" for plain RGB 0..255.
+        image_size: the side of the backbone's square input in pixels; None for its own.
+        precision: the precision of the backbone: "f32", "bf16", or "auto" for bf16 if it is faster and
+            does no harm to the answers.
+        scale: the factor that brings pixels of arrays to 0..255, such as 255 for pixels in 0..1.
+        store: the folder of computed features; None for the user's cache.
+        trust: you know where a SavedModel comes from; see `load_backbone`.
+        verbose: show progress and notes.
+        unfreeze: "none" to fit a head on frozen features, a plan such as "last:20" or "auto" for one phase of
+            fine-tuning, or a sequence of `Phase`.
+        head: a solver of `HeadSpec`, a `HeadSpec`, a scikit-learn estimator for the features, or a Keras
+            layer or model, a new copy of which is trained.
+        budget: the seconds that fine-tuning may take.
+        validation: the share of images held out to decide when training stops; None for 0.2 if anything is
+            trained by gradient descent, and for 0 if the head is solved.
+        random_state: the seed of everything random; an int, a `RandomState`, or None.
+        class_weight: "balanced" gives every class, or the presence and absence of every label, equal weight.
 
     Attributes:
-        classes_: the classes, sorted; for several labels their numbers.
+        classes_: the classes, sorted; the numbers of the labels, if there are several per image.
         model_: the trained `keras.Model`.
         run_: the run; `run_.path / "report.html"` is its report, for as long as this estimator lives.
-
-    Pickling keeps the run's files, among them the `.keras` file, and no Keras object.
 
     Example:
         scores = cross_val_score(ImageClassifier("resnet50"), paths, labels)
@@ -274,17 +269,17 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         return replace(super()._recipe(), class_weight=self.class_weight or "none")
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
-        """Find the head, and fine-tune where asked for.
+        """Fit the head, and fine-tune the backbone if `unfreeze` says so.
 
         Args:
-            X: n images, see `data.pictures`.
-            y: (n,) classes of any kind that can be sorted; or (n, labels) of 0 and 1.
+            X: n images: an array in 0..255, or a list of arrays, Pillow images or paths.
+            y: classes of any sortable type, (n,); or labels as 0 and 1, (n, labels).
 
         Raises:
-            DataError: X is no images, or some cannot be used.
+            DataError: X does not hold images, or some of them cannot be used.
             UsageError, EnvironmentFault, ModelRefused: see `regraft.train`.
         """
-        y = _checked(self, X, y)
+        y = _check_targets(self, X, y)
         check_classification_targets(y)
         if type_of_target(y) == "multilabel-indicator":
             classes = np.arange(y.shape[1])
@@ -299,23 +294,23 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         return self
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities, float64 (n, classes): of a row they sum to 1; of labels, each stands by itself."""
-        answers, bundle = self._answers(X), self.run_.bundle
+        """Return probabilities, float64 (n, classes). Those of classes sum to 1, those of labels do not."""
+        answers, bundle = self._predict(X), self.run_.bundle
         if bundle.task == "binary":
-            return TASKS["binary"].complete(answers)
+            return TASKS["binary"].expand_binary(answers)
         if bundle.task == "multiclass":
             return np.asarray(answers / answers.sum(axis=1, keepdims=True))
-        found = np.zeros((len(answers), len(self.classes_)))  # a label that nobody had was not learnt
-        found[:, [int(name) for name in bundle.outputs]] = answers
-        return found
+        probabilities = np.zeros((len(answers), len(self.classes_)))  # 0 for labels that never occurred
+        probabilities[:, [int(name) for name in bundle.outputs]] = answers
+        return probabilities
 
     def predict(self, X: Any) -> Array:
-        """Classes, (n,), as in y; or (n, labels) of 0 and 1."""
-        found = self.predict_proba(X)
+        """Return classes as in y, (n,); or labels as 0 and 1, (n, labels)."""
+        probabilities = self.predict_proba(X)
         if self.run_.bundle.task != "multilabel":
-            return np.asarray(self.classes_[found.argmax(axis=1)])
+            return np.asarray(self.classes_[probabilities.argmax(axis=1)])
         limits = [self.run_.bundle.thresholds.get(str(label), 0.5) for label in self.classes_]
-        return (found >= np.array(limits)).astype(int)
+        return (probabilities >= np.array(limits)).astype(int)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -325,10 +320,10 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # scikit-learn is untyped
-    """Images -> numbers.
+    """Predict one or several numbers from images.
 
     Args:
-        backbone, weights, pixels, image_size, scale, store, trust, verbose: see `ImageEstimator`.
+        backbone, weights, pixels, image_size, precision, scale, store, trust, verbose: see `ImageClassifier`.
         unfreeze, head, budget, validation, random_state: see `ImageClassifier`.
 
     Attributes:
@@ -344,28 +339,28 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
     """
 
     def fit(self, X: Any, y: Any) -> ImageRegressor:
-        """Find the head, and fine-tune where asked for.
+        """Fit the head, and fine-tune the backbone if `unfreeze` says so.
 
         Args:
-            X: n images, see `data.pictures`.
-            y: (n,) or (n, targets) numbers.
+            X: n images: an array in 0..255, or a list of arrays, Pillow images or paths.
+            y: numbers, (n,) or (n, targets).
 
         Raises:
             DataError, UsageError, EnvironmentFault, ModelRefused: see `ImageClassifier.fit`.
         """
-        y = np.asarray(_checked(self, X, y), np.float64)
+        y = np.asarray(_check_targets(self, X, y), np.float64)
         if len(y) < 2:
             raise UsageError("Expected at least 2 images to learn from. Received: 1 sample.")
         table = y.reshape(len(y), -1)
         rows: list[Target] = [tuple(row) for row in table.tolist()]
-        names = [f"target {place}" for place in range(table.shape[1])] if y.ndim > 1 else ["target"]
+        names = [f"target {column}" for column in range(table.shape[1])] if y.ndim > 1 else ["target"]
         self._fit(X, "regression", rows, names)
         self._shape = y.shape[1:]
         return self
 
     def predict(self, X: Any) -> Array:
-        """Numbers, float64, of the shape of y: (n,) or (n, targets)."""
-        answers = self._answers(X)
+        """Return numbers, float64, in the shape of y: (n,) or (n, targets)."""
+        answers = self._predict(X)
         return answers.reshape(len(answers), *self._shape)
 
     def __sklearn_tags__(self) -> Any:
@@ -374,24 +369,24 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
         return tags
 
 
-def _checked(estimator: Any, X: Any, y: Any) -> Array:
-    """Targets as an array, as many as images, none missing; in scikit-learn's words where they are not."""
+def _check_targets(estimator: Any, X: Any, y: Any) -> Array:
+    """Return y as an array; raise scikit-learn's errors if values are missing or lengths differ."""
     if y is None:
         name = type(estimator).__name__
         raise UsageError(
-            f"{name} requires y to be passed, but the target y is None. Give it one target an image."
+            f"{name} requires y to be passed, but the target y is None. Pass one target per image."
         )
-    found: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=estimator)
-    check_consistent_length(X, found)
-    return found
+    targets: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=estimator)
+    check_consistent_length(X, targets)
+    return targets
 
 
 def _is_layer(head: Any) -> bool:
     return hasattr(head, "compute_output_shape")
 
 
-def _fresh(head: Any) -> Any:
-    """A head of the user's own, unfitted: what is handed to an estimator is never changed by it."""
+def _clone_head(head: Any) -> Any:
+    """Return an unfitted copy of the user's head: scikit-learn's estimators never change their arguments."""
     if hasattr(head, "get_params"):
         return clone(head)
     if _is_layer(head):

@@ -1,12 +1,12 @@
-"""Images as a scikit-learn user has them, arrays or file names -> a catalog without targets.
+"""Turn the X of scikit-learn, arrays or file names, into a catalog without targets.
 
-Rows of X are rows of the answer, so nothing is left out: a bad image is an error that names it.
+Every row of X needs an answer, so no image is left out: a bad one is an error that names it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,89 +15,88 @@ import numpy as np
 from sklearn.utils import check_array
 
 from regraft.data.catalog import Catalog
-from regraft.data.image_writer import Spool
-from regraft.data.images.rejections import Refusal
-from regraft.data.samples import Photo, Refused, Sample, look
+from regraft.data.image_writer import ImageWriter
+from regraft.data.images.rejections import Rejection
+from regraft.data.samples import ImageFile, RejectedFile, Sample, inspect_file
 from regraft.errors import DataError
 
-__all__ = ["expect_all", "list_pictures"]
+__all__ = ["make_catalog", "require_all_usable"]
 
 _EXPECTED = (
     "Expected images: an array (n, height, width, 3), (n, height, width, 1) or (n, height, width), a list of "
-    "such pictures, or a list of file names. "
+    "such images, or a list of file names. "
 )
 
 
-def list_pictures(images: Any, spool: Spool) -> Catalog:
-    """A catalog with one sample for each image, in order; all targets are 0.
+def make_catalog(images: Any, writer: ImageWriter) -> Catalog:
+    """Return a catalog with one sample for each image, in order; all targets are 0.
 
     Args:
-        images: array (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255; a list or column of such pictures, of
-            Pillow images or of paths; a data frame with one column of paths.
-        spool: where pictures that are no files become files.
+        images: an array (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255; a list or column of such images,
+            of Pillow images or of paths; a data frame with one column of paths.
+        writer: writes images in memory to files.
 
     Raises:
-        DataError: these are no images, or some of them cannot be used; up to five are named.
-        EnvironmentFault: the spool cannot take them.
+        DataError: these are not images, or some of them cannot be used; up to five are named.
+        EnvironmentFault: the files cannot be written.
 
     Example:
         >>> import tempfile
-        >>> spool = Spool(Path(tempfile.mkdtemp()))
-        >>> len(list_pictures(np.zeros((3, 8, 8, 3), np.uint8), spool))
+        >>> writer = ImageWriter(Path(tempfile.mkdtemp()))
+        >>> len(make_catalog(np.zeros((3, 8, 8, 3), np.uint8), writer))
         3
     """
-    items = _items(images)
+    items = _list_items(images)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(_looked_at, items))
-    photos = [spooled if isinstance(spooled, Photo | Refusal) else _put(spool, spooled) for spooled in found]
+        verdicts = list(pool.map(_inspect_path, items))
+    files = [
+        _write_image(writer, item) if verdict is None else verdict
+        for item, verdict in zip(items, verdicts, strict=True)
+    ]
     if getattr(getattr(items[0], "dtype", None), "kind", "") == "f":
-        spool.check()  # a few dark pictures are no mistake in whole numbers
+        writer.check_scale()  # only for fractions: a few dark images of whole numbers are no mistake
     names = [os.fspath(item) if _is_path(item) else f"image {row}" for row, item in enumerate(items)]
-    expect_all(
-        Refused(name, photo.code, photo.detail)
-        for name, photo in zip(names, photos, strict=True)
-        if isinstance(photo, Refusal)
+    require_all_usable(
+        RejectedFile(name, file.code, file.detail)
+        for name, file in zip(names, files, strict=True)
+        if isinstance(file, Rejection)
     )
-    samples = tuple(Sample(photo.path, 0, photo.digest) for photo in photos if isinstance(photo, Photo))
-    return Catalog(spool.root, ("",), samples)
+    samples = tuple(Sample(file.path, 0, file.digest) for file in files if isinstance(file, ImageFile))
+    return Catalog(writer.root, ("",), samples)
 
 
-def expect_all(refused: Iterator[Refused] | Sequence[Refused]) -> None:
-    """Every image can be used.
-
-    Raises:
-        DataError: some cannot; up to five are named.
-    """
-    bad = list(refused)
-    if bad:
-        named = "; ".join(f"{item.image}: {item.code}, {item.detail}" for item in bad[:5])
+def require_all_usable(refused: Iterable[RejectedFile]) -> None:
+    """Raise a DataError if any image was refused; it names up to five."""
+    files = list(refused)
+    if files:
+        names = "; ".join(f"{file.image}: {file.code}, {file.detail}" for file in files[:5])
         raise DataError(
-            f"{len(bad):,} image{'s' * (len(bad) > 1)} cannot be used, and every row needs an answer. "
-            f"Take out: {named}{'; ...' * (len(bad) > 5)}"
+            f"{len(files):,} image{'s' * (len(files) > 1)} cannot be used, and every row needs an answer. "
+            f"Take out: {names}{'; ...' * (len(files) > 5)}"
         )
 
 
-def _items(images: Any) -> Sequence[Any]:
-    """The images one by one; whatever is no sequence of images is an error."""
+def _list_items(images: Any) -> Sequence[Any]:
+    """Return the images one by one; raise a DataError for anything that is not a sequence of images."""
     if isinstance(images, str | os.PathLike) or not hasattr(images, "__len__"):
         raise DataError(f"{_EXPECTED}Received: {images!r}.")
     if not isinstance(images, list | tuple):
-        images = _array(images)
+        images = _to_array(images)
     if not len(images):
         raise DataError(f"{_EXPECTED}Received: 0 sample(s), while a minimum of 1 is required.")
     return images  # type: ignore[no-any-return]
 
 
-def _array(images: Any) -> Any:
-    """An array of pictures, or of names; of a data frame the one column."""
+def _to_array(images: Any) -> Any:
+    """Return an array of images, or of names; of a data frame, its only column."""
     kind = getattr(getattr(images, "dtype", None), "kind", "O")
     if kind not in "OUST":
-        # scikit-learn's own words for sparse matrices, complex numbers, NaN and infinity.
+        # scikit-learn's own messages for sparse matrices, complex numbers, NaN and infinity.
         images = check_array(images, dtype="numeric", ensure_2d=False, allow_nd=True, input_name="X")
         if images.ndim not in (3, 4):
             raise DataError(
                 f"{_EXPECTED}Received: an array of shape {images.shape}. Reshape your data: rows of pixels "
-                "become gray images by X.reshape(len(X), height, width)."
+                "become grey images by X.reshape(len(X), height, width)."
             )
         return images
     names = np.asarray(images, dtype=object)
@@ -112,16 +111,16 @@ def _is_path(item: Any) -> bool:
     return isinstance(item, str | os.PathLike)
 
 
-def _looked_at(item: Any) -> Any:
-    """A file as a photo, or why it is not used; anything else as it is."""
+def _inspect_path(item: Any) -> ImageFile | Rejection | None:
+    """Return the file at a path, or why it is refused; None for an image in memory."""
     if not _is_path(item):
-        return item
-    verdict = look(Path(item))
-    return verdict if isinstance(verdict, Refusal) else Photo(str(Path(item).absolute()), verdict)
+        return None
+    verdict = inspect_file(Path(item))
+    return verdict if isinstance(verdict, Rejection) else ImageFile(str(Path(item).absolute()), verdict)
 
 
-def _put(spool: Spool, picture: Any) -> Photo | Refusal:
+def _write_image(writer: ImageWriter, image: Any) -> ImageFile | Rejection:
     try:
-        return spool.put(picture)
-    except Refusal as verdict:
-        return verdict
+        return writer.write(image)
+    except Rejection as rejection:
+        return rejection

@@ -1,5 +1,7 @@
-"""A run without a folder of the user's: its files live as long as the object, and travel with it when it is
-pickled, as the bytes they are. No Keras object is ever pickled."""
+"""A run in a temporary folder that lives as long as its object.
+
+When the object is pickled, the bytes of the files go with it. No Keras object is ever pickled.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
-from regraft.data.images.rejections import Refusal
-from regraft.data.samples import Refused
-from regraft.estimators.inputs import expect_all
+from regraft.data.images.rejections import Rejection
+from regraft.data.samples import RejectedFile
+from regraft.estimators.inputs import require_all_usable
 from regraft.inference.bundle import Bundle, load
 from regraft.inference.model_files import ESTIMATOR
-from regraft.inference.predict import answer_contents, name_output
+from regraft.inference.predict import name_output, predict_contents
 from regraft.pipeline.context import Context
 from regraft.pipeline.run_folder import claim_folder, write_run
 from regraft.recipe import Recipe
@@ -29,26 +31,26 @@ if TYPE_CHECKING:
 
     from regraft.models.cut import Cut
 
-__all__ = ["HeldRun"]
+__all__ = ["TemporaryRun"]
 
-ROWS = 32  # that a head answers at once
+BATCH = 32  # rows that a head predicts at once
 
 Answers = NDArray[np.float32]
 
 
-class HeldRun:
-    """A run folder that vanishes with this object.
+class TemporaryRun:
+    """A run folder that is deleted with this object.
 
     Args:
-        files: name -> content of a run folder's files; None where `write` or `train` is still to write them.
+        files: name -> content of the files of a run folder; None if `write` is still to write them.
 
     Attributes:
-        path: the folder, with report.html, metrics.json and whatever else `train` writes.
+        path: the folder, with report.html, metrics.json and everything else that `train` writes.
     """
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
-        self._home = tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True)
-        self.path = Path(self._home.name) / "run"
+        self._directory = tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True)
+        self.path = Path(self._directory.name) / "run"
         if files is not None:
             self.path.mkdir()
             for name, content in files.items():
@@ -58,61 +60,65 @@ class HeldRun:
         return {file.name: file.read_bytes() for file in self.path.iterdir()}
 
     def __setstate__(self, files: dict[str, bytes]) -> None:
-        self.__init__(files)  # type: ignore[misc] # the same object, from the same files
+        self.__init__(files)  # type: ignore[misc] # fills the unpickled object from its files
 
     def write(self, outcome: Outcome, reporter: Reporter) -> None:
-        """Fill the folder. There is no graph for OpenVINO in it: the store has what frozen networks give."""
+        """Write the folder, without a graph for OpenVINO: features of frozen networks are in the store."""
         with claim_folder(self.path, overwrite=False) as folder:
             write_run(outcome, folder, self.path, None, reporter)
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The run, opened; its model is read from its file, in safe mode.
+        """The run as opened by `load`, its model in safe mode.
 
-        A head that is an estimator may be of any type: it came from whoever called `fit`, in this process or
-        in the one that pickled this object.
+        The types of an estimator in the head are trusted: whoever called `fit` passed it in, in this process
+        or in the one that pickled this object.
         """
-        return load(self.path, trusted=_types_in(self.path / ESTIMATOR), reporter=SILENT)
+        return load(self.path, trusted=_list_types(self.path / ESTIMATOR), reporter=SILENT)
 
-    def answers(self, context: Context, catalog: Catalog) -> Answers:
-        """What the model gives for a catalog's samples of one image: (n, units), in their order.
+    def predict(self, context: Context, catalog: Catalog) -> Answers:
+        """Return the model's answers to a catalog's samples of one image, (n, units), in their order.
 
-        Where the backbone stayed frozen, its features are looked up in the store, and kept there if they are
-        new: images that it was fitted on, or another fold was, do not pass through it again.
+        If the backbone stayed frozen, its features are read from the store and new ones are added: images
+        that were seen in `fit` or in another fold are not computed again.
 
         Raises:
             DataError: an image cannot be decoded.
         """
-        tuned = Recipe.from_toml(self.path / "recipe.toml").trains_backbone
-        found = self._from_pixels(context, catalog) if tuned else self._from_features(context, catalog)
-        return found if self.bundle.kept is None else self.bundle.kept.predict(found).astype(np.float32)
+        is_fine_tuned = Recipe.from_toml(self.path / "recipe.toml").trains_backbone
+        predict = self._predict_from_pixels if is_fine_tuned else self._predict_from_features
+        answers, estimator = predict(context, catalog), self.bundle.estimator
+        return answers if estimator is None else estimator.predict(answers).astype(np.float32)
 
-    def _from_features(self, context: Context, catalog: Catalog) -> Answers:
+    def _predict_from_features(self, context: Context, catalog: Catalog) -> Answers:
         from regraft.features.extract import extract_features
 
         precision = Recipe.from_toml(self.path / "recipe.toml").precision
         features = extract_features(
-            self._parts.prefix,
+            self._cut.prefix,
             catalog,
             store=context.store,
             precision=precision,
             reporter=context.reporter,
         )
-        expect_all(features.refused)
-        inputs = [features.matrix(catalog.samples, name) for name in self._parts.names]
-        return _row_by_row(self._parts.suffix, inputs)
+        require_all_usable(features.refused)
+        inputs = [features.matrix(catalog.samples, name) for name in self._cut.names]
+        return _predict_in_batches(self._cut.suffix, inputs)
 
-    def _from_pixels(self, context: Context, catalog: Catalog) -> Answers:
-        bundle, where = self.bundle, {sample.digest: sample.path for sample in catalog.samples}
-        found = answer_contents(
-            bundle.engine, catalog, catalog.samples, bundle.image_size, reporter=context.reporter
+    def _predict_from_pixels(self, context: Context, catalog: Catalog) -> Answers:
+        bundle, paths = self.bundle, {sample.digest: sample.path for sample in catalog.samples}
+        answers = predict_contents(
+            bundle.make_engine, catalog, catalog.samples, bundle.image_size, reporter=context.reporter
         )
-        bad = ((where[digest], verdict) for digest, verdict in found.items() if isinstance(verdict, Refusal))
-        expect_all(Refused(path, verdict.code, verdict.detail) for path, verdict in bad)
-        return np.array([found[sample.digest] for sample in catalog.samples], np.float32)
+        require_all_usable(
+            RejectedFile(paths[digest], answer.code, answer.detail)
+            for digest, answer in answers.items()
+            if isinstance(answer, Rejection)
+        )
+        return np.array([answers[sample.digest] for sample in catalog.samples], np.float32)
 
     @cached_property
-    def _parts(self) -> Cut:
+    def _cut(self) -> Cut:
         """The model, cut between backbone and head as in training."""
         from regraft.models.cut import Cut, cut
         from regraft.models.head import is_head
@@ -120,11 +126,11 @@ class HeldRun:
         model = self.bundle.model
         if any(is_head(layer) and layer.weights for layer in model.layers):
             return cut(model, is_head)
-        return Cut(name_output(model, "cut_0"), _identity(model), ("cut_0",))
+        return Cut(name_output(model, "cut_0"), _make_identity(model), ("cut_0",))
 
 
-def _types_in(file: Path) -> list[str]:
-    """The types in a skops file that are read only where they are named."""
+def _list_types(file: Path) -> list[str]:
+    """Return the types in a skops file that are read only if they are trusted."""
     if not file.exists():
         return []
     from skops.io import get_untrusted_types
@@ -132,22 +138,25 @@ def _types_in(file: Path) -> list[str]:
     return list(get_untrusted_types(file=file))
 
 
-def _row_by_row(network: keras.Model, inputs: list[NDArray[Any]]) -> Answers:
-    """Answers to rows, always so many at once: the last digits of an answer do not hang on its neighbours."""
+def _predict_in_batches(network: keras.Model, inputs: list[NDArray[Any]]) -> Answers:
+    """Predict in batches of one size, so that results do not depend on how rows are grouped."""
     import keras
 
-    found = []
-    for at in range(0, len(inputs[0]), ROWS):
-        rows = [tensor[at : at + ROWS] for tensor in inputs]
-        short = ROWS - len(rows[0])
-        full = [np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)]) for part in rows]
-        answers = network(full if len(full) > 1 else full[0], training=False)
-        found.append(keras.ops.convert_to_numpy(answers)[: len(rows[0])])
-    return np.concatenate(found).astype(np.float32)
+    answers = []
+    for start in range(0, len(inputs[0]), BATCH):
+        rows = [tensor[start : start + BATCH] for tensor in inputs]
+        missing = BATCH - len(rows[0])
+        batch = [
+            np.concatenate([tensor, np.zeros((missing, *tensor.shape[1:]), tensor.dtype)]) for tensor in rows
+        ]
+        output = network(batch if len(batch) > 1 else batch[0], training=False)
+        answers.append(keras.ops.convert_to_numpy(output)[: len(rows[0])])
+    return np.concatenate(answers).astype(np.float32)
 
 
-def _identity(model: keras.Model) -> keras.Model:
+def _make_identity(model: keras.Model) -> keras.Model:
+    """Return a model that passes on the output of another."""
     import keras
 
-    given = keras.Input(model.output_shape[1:])
-    return keras.Model(given, keras.layers.Identity()(given))
+    inputs = keras.Input(model.output_shape[1:])
+    return keras.Model(inputs, keras.layers.Identity()(inputs))

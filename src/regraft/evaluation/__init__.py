@@ -1,0 +1,1 @@
+"""Evaluation: scores against baselines, problems of the data, shortcuts and label errors."""

@@ -1,52 +1,51 @@
-"""What looking across all images of a catalog finds, as values with stable codes.
+"""Problems of a catalog that show only across its images, as values with stable codes.
 
-| code | weight | what its cases are |
+| code | weight | its cases |
 |---|---|---|
-| `not_learnable` | error | none: `regraft train` refuses the data, and why |
-| `leaked_copies` | error | one picture in several parts, one of which scores a model |
-| `contradictory_copies` | error | one picture whose samples have different classes or labels |
-| `suspicious_labels` | warning | a label that a head solved without it contradicts, worst first |
+| `not_learnable` | error | none: the reason why `regraft train` refuses the data |
+| `leaked_copies` | error | one image in several parts, one of which scores a model |
+| `contradictory_copies` | error | one image whose samples have different classes or labels |
+| `suspicious_labels` | warning | a label that contradicts a head solved without it, worst first |
 | `shortcut_size`, `shortcut_format`, `shortcut_folder` | warning | none: that alone tells the class |
 | `imbalance` | warning | none: the largest class has ten times the images of the smallest, or more |
 | `small_classes` | warning | a class or label of fewer than five images |
 | `uniform_images` | warning | an image of one colour |
-| `near_copies` | note | one picture in files of different bytes: saved again, resized, mirrored, turned |
+| `near_copies` | note | one image in files of different bytes: saved again, resized, mirrored, turned |
 | `copies` | note | files of the same bytes |
 | `chained_pictures` | note | none: images look like their neighbours, as the frames of a film do |
-| any other key of `data.refusal.NOTES` | note | an image of which the decoder noted that |
+| any other key of `rejections.NOTES` | note | an image with this note of the decoder |
 
-Byte-identical files of different classes are in no problem: they are refused, as `conflicting_copies`.
+Byte-identical files of different classes are not among them: they are refused, as `conflicting_copies`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.duplicates import Copies, groups_of, leaked
-from regraft.data.images.decode import Facts
+from regraft.data.duplicates import NearDuplicates, find_leaks, group_samples
+from regraft.data.images.decode import ImageFacts
 from regraft.data.images.rejections import NOTES
-from regraft.evaluation.label_errors import Suspect
+from regraft.evaluation.label_errors import LabelError
 from regraft.evaluation.shortcuts import find_shortcuts
 
-__all__ = ["Case", "Picture", "Problem", "cautions", "find_problems"]
+__all__ = ["Case", "ImageRef", "Problem", "find_data_cautions", "find_problems"]
 
-IMBALANCE = 10  # images of the largest class for one of the smallest
-FEW = 5  # images of a class
+MIN_IMBALANCE = 10  # images of the largest class for one of the smallest
+MIN_CLASS_SIZE = 5  # images of a class
 UNIFORM = "uniform"  # the decoder's note that has a problem of its own
-
-HOW = {"": "saved again", "mirrored": "mirrored", "turned": "turned"}
+TRANSFORMS = {"": "saved again", "mirrored": "mirrored", "turned": "turned"}
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A sample as a case names it: its first file, its part ("" for none), its target in words."""
+class ImageRef:
+    """A sample in a case: its first file, its part ("" for none), its target in words."""
 
     image: str
     part: str
@@ -55,22 +54,22 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One instance of a problem. `detail` is for a person; `score` a probability in 0..1, or None."""
+    """One instance of a problem: `detail` is for a person, `score` a probability in 0..1 or None."""
 
-    images: tuple[Picture, ...]
+    images: tuple[ImageRef, ...]
     detail: str = ""
     score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What was found.
+    """A kind of problem with its instances.
 
     Attributes:
-        code: one of the table above.
+        code: a code from the table above.
         weight: "error", "warning" or "note".
-        summary: sentences for a person: what, how much of it, what to do.
-        cases: every instance, the worst first where there is an order.
+        summary: sentences for a person: the problem, how often it occurs, and what to do about it.
+        cases: every instance, the worst first if there is an order.
     """
 
     code: str
@@ -80,246 +79,254 @@ class Problem:
 
 
 def find_problems(
-    catalog: Catalog, facts: Mapping[str, Facts], copies: Copies, suspects: Sequence[Suspect]
+    catalog: Catalog,
+    facts: Mapping[str, ImageFacts],
+    copies: NearDuplicates,
+    label_errors: Sequence[LabelError],
 ) -> list[Problem]:
-    """Everything in the table but `not_learnable`, in its order.
+    """Find every problem of the table except `not_learnable`, in its order.
 
     Args:
-        catalog: what can be used.
-        facts: of every image, by digest.
-        copies: which of them show one picture.
-        suspects: labels that are doubted, by the row of `catalog.samples`.
+        catalog: usable samples.
+        facts: facts about every image, by digest.
+        copies: groups of files that show the same image.
+        label_errors: likely label errors, with rows of `catalog.samples`.
 
     Example:
         >>> from pathlib import Path
         >>> samples = tuple(Sample(f"{n}.png", n > 3, f"{n:032x}") for n in range(9))
-        >>> facts = {sample.digest: Facts(64, 64, "PNG", ("uniform",)) for sample in samples}
-        >>> found = find_problems(Catalog(Path(), ("a", "b"), samples), facts, Copies(()), [])
-        >>> [(problem.code, len(problem.cases)) for problem in found]
+        >>> facts = {sample.digest: ImageFacts(64, 64, "PNG", ("uniform",)) for sample in samples}
+        >>> problems = find_problems(Catalog(Path(), ("a", "b"), samples), facts, NearDuplicates(()), [])
+        >>> [(problem.code, len(problem.cases)) for problem in problems]
         [('small_classes', 1), ('uniform_images', 9)]
     """
-    groups = groups_of(catalog.samples, copies.ties)
-    pictures = _group_copies(catalog, groups.tolist())
-    of_samples = [facts[sample.digest] for sample in catalog.samples]
-    found: list[Problem | None] = [
-        *_of_groups(catalog, copies, pictures),
-        _suspicious(catalog, suspects),
-        *_shortcuts(catalog, of_samples, groups),
-        _imbalance(catalog),
-        _small_classes(catalog),
-        _uniform(catalog, of_samples),
-        *_same_pictures(catalog, copies, pictures),
-        *_noted(catalog, of_samples),
+    groups = group_samples(catalog.samples, copies.digest_pairs)
+    copied = _list_copied_samples(catalog, groups.tolist())
+    facts_of_samples = [facts[sample.digest] for sample in catalog.samples]
+    problems: list[Problem | None] = [
+        *_find_wrong_copies(catalog, copies, copied),
+        _report_label_errors(catalog, label_errors),
+        *_report_shortcuts(catalog, facts_of_samples, groups),
+        _find_imbalance(catalog),
+        _find_small_classes(catalog),
+        _find_uniform_images(catalog, facts_of_samples),
+        *_find_copies(catalog, copies, copied),
+        *_report_notes(catalog, facts_of_samples),
     ]
-    return [problem for problem in found if problem is not None]
+    return [problem for problem in problems if problem is not None]
 
 
-def cautions(
-    catalog: Catalog, facts: Sequence[Facts], *, groups: NDArray[Any], class_weight: str = "none"
+def find_data_cautions(
+    catalog: Catalog, facts: Sequence[ImageFacts], *, groups: NDArray[Any], class_weight: str = "none"
 ) -> list[str]:
-    """What of these problems a person should know whose model is trained on the data, as sentences.
+    """Return the problems that matter to someone who trains a model on the data, as sentences.
 
     Args:
-        catalog: what can be used.
-        facts: of each sample.
+        catalog: usable samples.
+        facts: facts about the image of each sample.
         groups: shape (n,); equal for samples that belong together.
-        class_weight: that of the recipe; imbalance is no news where it is "balanced".
+        class_weight: the recipe's; imbalance is left out if it is "balanced".
 
     Example:
         >>> from pathlib import Path
         >>> samples = tuple(Sample(f"{n}.png", int(n < 5), f"{n:032x}") for n in range(100))
-        >>> facts = [Facts(64, 64, "PNG")] * 100
-        >>> cautions(Catalog(Path(), ("a", "b"), samples), facts, groups=np.arange(100))[0][:36]
+        >>> facts = [ImageFacts(64, 64, "PNG")] * 100
+        >>> find_data_cautions(Catalog(Path(), ("a", "b"), samples), facts, groups=np.arange(100))[0][:36]
         'a has 95 images, b 5. Look at the sc'
     """
-    found = [*_shortcuts(catalog, facts, groups), _imbalance(catalog) if class_weight == "none" else None]
-    return [problem.summary for problem in found if problem is not None]
+    imbalance = _find_imbalance(catalog) if class_weight == "none" else None
+    problems = [*_report_shortcuts(catalog, facts, groups), imbalance]
+    return [problem.summary for problem in problems if problem is not None]
 
 
-def _shortcuts(catalog: Catalog, facts: Sequence[Facts], groups: NDArray[Any]) -> list[Problem]:
+def _report_shortcuts(catalog: Catalog, facts: Sequence[ImageFacts], groups: NDArray[Any]) -> list[Problem]:
     return [
         Problem(
-            f"shortcut_{each.kind}",
+            f"shortcut_{shortcut.kind}",
             "warning",
-            f"The {each.kind} alone tells the class of {each.score.value:.0%} of the images "
-            f"(the most frequent class is {each.baseline:.0%}). A model may learn that instead of what "
-            "is shown: check it on images of another source.",
+            f"The {shortcut.kind} alone tells the class of {shortcut.score.value:.0%} of the images "
+            f"(the most frequent class is {shortcut.baseline:.0%}). A model may learn that instead of the "
+            "content: check it on images from another source.",
         )
-        for each in find_shortcuts(catalog, facts, groups=groups)
+        for shortcut in find_shortcuts(catalog, facts, groups=groups)
     ]
 
 
-def _picture(catalog: Catalog, sample: Sample) -> Picture:
-    return Picture(sample.path, sample.part, catalog.words(sample))
+def _make_case(catalog: Catalog, samples: Iterable[Sample], detail: str = "") -> Case:
+    refs = (ImageRef(sample.path, sample.part, catalog.describe_target(sample)) for sample in samples)
+    return Case(tuple(refs), detail)
 
 
-def _case(catalog: Catalog, samples: Iterable[Sample], detail: str = "") -> Case:
-    return Case(tuple(_picture(catalog, sample) for sample in samples), detail)
+def _make_problem(code: str, weight: str, cases: Sequence[Case], summary: str) -> Problem | None:
+    return Problem(code, weight, summary, tuple(cases)) if cases else None
 
 
-def _group_copies(catalog: Catalog, groups: Sequence[int]) -> list[list[Sample]]:
-    """The samples of each picture that has several."""
-    found = defaultdict(list)
+def _list_copied_samples(catalog: Catalog, groups: Sequence[int]) -> list[list[Sample]]:
+    """Return the samples of each image that has several."""
+    by_group = defaultdict(list)
     for sample, group in zip(catalog.samples, groups, strict=True):
-        found[group].append(sample)
-    return [samples for samples in found.values() if len(samples) > 1]
+        by_group[group].append(sample)
+    return [samples for samples in by_group.values() if len(samples) > 1]
 
 
-def _of_groups(
-    catalog: Catalog, copies: Copies, pictures: Sequence[Sequence[Sample]]
+def _find_wrong_copies(
+    catalog: Catalog, copies: NearDuplicates, copied: Sequence[Sequence[Sample]]
 ) -> list[Problem | None]:
-    out = {sample for samples in leaked(catalog, copies.ties).values() for sample in samples}
-    leaks = [_case(catalog, group) for group in pictures if out.intersection(group)]
-    against = [
-        _case(catalog, group)
-        for group in pictures
-        if len({sample.target for sample in group}) > 1 and catalog.task != "regression"
+    leaked = {sample for samples in find_leaks(catalog, copies.digest_pairs).values() for sample in samples}
+    leaks = [_make_case(catalog, samples) for samples in copied if leaked.intersection(samples)]
+    contradictions = [
+        _make_case(catalog, samples)
+        for samples in copied
+        if len({sample.target for sample in samples}) > 1 and catalog.task != "regression"
     ]
     return [
-        _problem(
+        _make_problem(
             "leaked_copies",
             "error",
             leaks,
-            f"{len(out):,} {_images(len(out))} of test or validation show{'s' * (len(out) == 1)} a picture "
-            "that a part before it has too: scores there are too good. Take the copies out of one side.",
+            f"Copies of {_count(len(leaked), 'image', 'images')} of test or validation are in an earlier "
+            "part, so scores there are too good. Remove the copies from one of the parts.",
         ),
-        _problem(
+        _make_problem(
             "contradictory_copies",
             "error",
-            against,
-            f"{len(against):,} picture{'s have' if len(against) != 1 else ' has'} copies with different "
-            "labels. One of them is wrong.",
+            contradictions,
+            f"{_count(len(contradictions), 'image has', 'images have')} copies with different labels. One of "
+            "them is wrong.",
         ),
     ]
 
 
-def _same_pictures(
-    catalog: Catalog, copies: Copies, pictures: Sequence[Sequence[Sample]]
+def _find_copies(
+    catalog: Catalog, copies: NearDuplicates, copied: Sequence[Sequence[Sample]]
 ) -> list[Problem | None]:
-    hows = defaultdict(set)
-    for pair in copies.near:
-        for content in (pair.first, pair.second):
-            hows[content].add(HOW[pair.how])
+    transforms = defaultdict(set)
+    for pair in copies.pairs:
+        for digest in (pair.first, pair.second):
+            transforms[digest].add(TRANSFORMS[pair.transform])
     near, exact = [], []
-    for group in pictures:
-        same = defaultdict(list)
+    for group in copied:
+        by_digest = defaultdict(list)
         for sample in group:
-            same[sample.digest].append(sample)
-        exact += [_case(catalog, samples) for samples in same.values() if len(samples) > 1]
-        if len(same) > 1:
-            said = set().union(*(hows[digest] for digest in same))
-            near.append(_case(catalog, (samples[0] for samples in same.values()), ", ".join(sorted(said))))
+            by_digest[sample.digest].append(sample)
+        exact += [_make_case(catalog, samples) for samples in by_digest.values() if len(samples) > 1]
+        if len(by_digest) > 1:
+            names = set().union(*(transforms[digest] for digest in by_digest))
+            first_samples = (samples[0] for samples in by_digest.values())
+            near.append(_make_case(catalog, first_samples, ", ".join(sorted(names))))
     chained = len(copies.chained)
     return [
-        _problem(
+        _make_problem(
             "near_copies",
             "note",
             near,
-            f"{len(near):,} picture{'s are' if len(near) != 1 else ' is'} there in several versions. "
-            "`regraft train` keeps them on one side of its split.",
+            f"{_count(len(near), 'image exists', 'images exist')} in several versions. "
+            "`regraft train` keeps them in one part.",
         ),
-        _problem(
+        _make_problem(
             "copies",
             "note",
             exact,
-            f"{len(exact):,} file{'s have' if len(exact) != 1 else ' has'} copies of the same bytes. "
-            "`regraft train` keeps them on one side of its split.",
+            f"{_count(len(exact), 'file has', 'files have')} byte-identical copies. "
+            "`regraft train` keeps them in one part.",
         ),
         Problem(
             "chained_pictures",
             "note",
-            f"{chained:,} images look like their neighbours, one after the other, as frames of a film do. If "
-            "they are, name what belongs together in a table: --group COLUMN keeps it on one side.",
+            f"{chained:,} images look like their neighbours, one after the other, like frames of a film. If "
+            "they are, name the group of each image in a table: --group COLUMN keeps a group in one part.",
         )
         if chained
         else None,
     ]
 
 
-def _problem(code: str, weight: str, cases: Sequence[Case], summary: str) -> Problem | None:
-    return Problem(code, weight, summary, tuple(cases)) if cases else None
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number:,} {singular if number == 1 else plural}"
 
 
-def _images(count: int) -> str:
-    return "image" if count == 1 else "images"
-
-
-def _suspicious(catalog: Catalog, suspects: Sequence[Suspect]) -> Problem | None:
+def _report_label_errors(catalog: Catalog, label_errors: Sequence[LabelError]) -> Problem | None:
     cases = []
-    for one in suspects:
-        name, picture = catalog.outputs[one.output], _picture(catalog, catalog.samples[one.row])
-        what = f"looks like {name}"
-        if catalog.task == "multilabel":
-            has = one.output in catalog.samples[one.row].target  # type: ignore[operator]
-            what = f"does not look like {name}" if has else what
-        cases.append(Case((picture,), f"{what} ({one.other:.0%}; as labelled {one.given:.0%})", one.given))
-    return _problem(
+    for error in label_errors:
+        name, sample = catalog.outputs[error.output], catalog.samples[error.row]
+        text = f"looks like {name}"
+        if catalog.task == "multilabel" and error.output in sample.target:  # type: ignore[operator]
+            text = f"does not look like {name}"
+        text = f"{text} ({error.other_probability:.0%}; as labelled {error.label_probability:.0%})"
+        cases.append(replace(_make_case(catalog, [sample], text), score=error.label_probability))
+    return _make_problem(
         "suspicious_labels",
         "warning",
         cases,
-        f"{len(cases):,} labels are doubted by a head that has not seen them, the most doubtful first. Look "
-        "at the first few dozen: further down, the head is mistaken more often than the labels.",
+        f"{_count(len(cases), 'label looks', 'labels look')} wrong to a head that was solved without them, "
+        "the most suspicious first. Look at the first few dozen: further down, the head is wrong more often "
+        "than the labels.",
     )
 
 
-def _counts(catalog: Catalog) -> NDArray[np.int64]:
-    """Samples of each class or label, over all parts."""
+def _count_classes(catalog: Catalog) -> NDArray[np.int64]:
+    """Return the number of samples of each class or label, over all parts."""
     parts = {sample.part for sample in catalog.samples}
-    return np.array([catalog.counts(part) for part in parts], np.int64).sum(axis=0)  # type: ignore[no-any-return]
+    counts: NDArray[np.int64] = np.sum(
+        [catalog.count_samples(part) for part in parts], axis=0, dtype=np.int64
+    )
+    return counts
 
 
-def _imbalance(catalog: Catalog) -> Problem | None:
+def _find_imbalance(catalog: Catalog) -> Problem | None:
     if catalog.task not in ("multiclass", "binary"):
         return None
-    counts, names = _counts(catalog), catalog.outputs
-    most, least = int(counts.argmax()), int(counts.argmin())
-    if counts[most] < IMBALANCE * max(1, counts[least]):
+    counts, names = _count_classes(catalog), catalog.outputs
+    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    if counts[largest] < MIN_IMBALANCE * max(1, counts[smallest]):
         return None
     return Problem(
         "imbalance",
         "warning",
-        f"{names[most]} has {counts[most]:,} images, {names[least]} {counts[least]:,}. Look at the "
-        "scores of each class; --class-weight balanced lets rare ones count as much.",
+        f"{names[largest]} has {counts[largest]:,} images, {names[smallest]} {counts[smallest]:,}. Look at "
+        "the scores of each class; --class-weight balanced gives rare classes the same weight.",
     )
 
 
-def _small_classes(catalog: Catalog) -> Problem | None:
+def _find_small_classes(catalog: Catalog) -> Problem | None:
     if catalog.task == "regression":
         return None
-    counts, names = _counts(catalog), catalog.outputs
-    few = [
-        Case((), f"{names[at]}: {counts[at]}") for at in np.argsort(counts, kind="stable") if counts[at] < FEW
+    counts, names = _count_classes(catalog), catalog.outputs
+    order = np.argsort(counts, kind="stable")
+    small = [
+        Case((), f"{names[output]}: {counts[output]}") for output in order if counts[output] < MIN_CLASS_SIZE
     ]
-    return _problem(
+    return _make_problem(
         "small_classes",
         "warning",
-        few,
-        f"{len(few):,} of {len(names):,} classes or labels have fewer than {FEW} images. One that has a "
-        "single image is trained on, and nothing validates it.",
+        small,
+        f"{len(small):,} of {len(names):,} classes or labels have fewer than {MIN_CLASS_SIZE} images. One "
+        "with a single image is trained on, and nothing validates it.",
     )
 
 
-def _uniform(catalog: Catalog, facts: Sequence[Facts]) -> Problem | None:
+def _find_uniform_images(catalog: Catalog, facts: Sequence[ImageFacts]) -> Problem | None:
     cases = [
-        _case(catalog, [sample])
-        for sample, each in zip(catalog.samples, facts, strict=True)
-        if UNIFORM in each.notes
+        _make_case(catalog, [sample])
+        for sample, fact in zip(catalog.samples, facts, strict=True)
+        if UNIFORM in fact.notes
     ]
-    return _problem(
+    return _make_problem(
         "uniform_images",
         "warning",
         cases,
-        f"{len(cases):,} {_images(len(cases))} of one colour: there is nothing to see.",
+        f"{_count(len(cases), 'image', 'images')} of one colour: there is nothing to see.",
     )
 
 
-def _noted(catalog: Catalog, facts: Sequence[Facts]) -> list[Problem | None]:
-    """What the decoder noted of files that it accepted."""
-    noted = defaultdict(list)
-    for sample, each in zip(catalog.samples, facts, strict=True):
-        for note in set(each.notes) - {UNIFORM}:
-            noted[note].append(_case(catalog, [sample], f"{each.width} x {each.height} {each.format}"))
+def _report_notes(catalog: Catalog, facts: Sequence[ImageFacts]) -> list[Problem | None]:
+    """Return the decoder's notes on files that it accepted."""
+    by_note = defaultdict(list)
+    for sample, fact in zip(catalog.samples, facts, strict=True):
+        for note in set(fact.notes) - {UNIFORM}:
+            detail = f"{fact.width} x {fact.height} {fact.format}"
+            by_note[note].append(_make_case(catalog, [sample], detail))
     return [
-        _problem(note, "note", cases, f"{len(cases):,} {_images(len(cases))} {NOTES[note]}.")
-        for note, cases in sorted(noted.items())
+        _make_problem(note, "note", cases, f"{_count(len(cases), 'image', 'images')} {NOTES[note]}.")
+        for note, cases in sorted(by_note.items())
     ]

@@ -1,8 +1,8 @@
-"""A Keras network -> a file that OpenVINO reads, by Keras' own OpenVINO backend.
+"""Convert a Keras network into an OpenVINO file, with Keras' own OpenVINO backend.
 
-Where this process' Keras runs on that backend, the network is traced here. Elsewhere a child process reads
-it from a `.keras` file and traces it: one process cannot hold two backends. What the child cannot build
-(SavedModels, layers that only this process knows) TensorFlow turns into a graph, where it is the backend.
+If Keras runs on that backend in this process, the network is traced here. Otherwise a child process reads it
+from a `.keras` file and traces it, because one process cannot hold two backends. If the child cannot build it
+(SavedModels, layers that only this process knows) and TensorFlow is the backend, that makes the graph.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.features.openvino import name_of
+from regraft.features.openvino import openvino_name
 from regraft.features.transposes import sink_transposes
-from regraft.system.backend import backend_name
-from regraft.system.imports import child_environment, import_openvino, skip_other_backends
+from regraft.system.backend import get_backend_name
+from regraft.system.imports import import_openvino, make_child_environment, skip_other_backends
 
 if TYPE_CHECKING:
     import keras
@@ -32,17 +32,17 @@ __all__ = ["convert", "prepare_converter"]
 
 
 def convert(network: keras.Model, target: Path) -> None:
-    """Write a network as OpenVINO's file.
+    """Write a network as an OpenVINO file that takes batches of any size.
 
     Args:
-        network: pixels, or other tensors, to a dictionary of named tensors. The batch stays free. In the file
-            each output is called `out_` and its name.
-        target: the .xml to write, its .bin beside it.
+        network: pixels, or other tensors -> dictionary of named tensors. In the file each output is called
+            `out_` and its name.
+        target: the .xml file to write; its .bin file is written beside it.
 
     Raises:
-        Exception: whatever speaks against it: an operation that the OpenVINO backend lacks, mostly.
+        Exception: of any kind, if it cannot be converted: mostly, the OpenVINO backend lacks an operation.
     """
-    if backend_name() == "openvino":
+    if get_backend_name() == "openvino":
         _trace(network, target)
         return
     try:
@@ -51,7 +51,7 @@ def convert(network: keras.Model, target: Path) -> None:
             network.save(source)
             _CHILD.convert(source, target)
     except Exception:
-        if backend_name() != "tensorflow":
+        if get_backend_name() != "tensorflow":
             raise
         from regraft.backbones.savedmodel import freeze_graph
 
@@ -59,14 +59,14 @@ def convert(network: keras.Model, target: Path) -> None:
 
 
 def prepare_converter() -> None:
-    """Start the child process, where one is needed, so that it is ready when the first network is."""
-    if backend_name() != "openvino" and name_of("f32") is not None:
+    """Start the child process if one is needed, so that it is ready by the time the first network is."""
+    if get_backend_name() != "openvino" and openvino_name("f32") is not None:
         with suppress(OSError):
             _CHILD.start()
 
 
 def _trace(network: Any, target: Path) -> None:
-    """Call a network of the OpenVINO backend on symbols: what comes out is the graph."""
+    """Call a network of the OpenVINO backend on symbols, and write the graph that this gives."""
     import keras
 
     openvino = import_openvino()
@@ -77,19 +77,19 @@ def _trace(network: Any, target: Path) -> None:
         parameter.output(0).get_tensor().set_names({f"in_{number}"})
     symbols = [keras.ops.convert_to_tensor(parameter.output(0)) for parameter in inputs]
     outputs = network(symbols if len(symbols) > 1 else symbols[0], training=False)
-    graph = openvino.Model([ops.result(each.output) for each in outputs.values()], inputs, "network")
+    graph = openvino.Model([ops.result(tensor.output) for tensor in outputs.values()], inputs, "network")
     sink_transposes(graph)
     for name, result in zip(outputs, graph.get_results(), strict=True):
-        if not any(each.startswith("out_") for each in result.output(0).get_names()):
-            result.output(0).get_tensor().set_names(set())  # a counter of the process named it
+        if not any(alias.startswith("out_") for alias in result.output(0).get_names()):
+            result.output(0).get_tensor().set_names(set())  # a name that a counter of the process gave
         result.output(0).get_tensor().add_names({f"out_{name}"})
     for number, op in enumerate(graph.get_ordered_ops()):
-        op.set_friendly_name(f"{op.get_type_name()}_{number}")  # a counter of the process names it otherwise
+        op.set_friendly_name(f"{op.get_type_name()}_{number}")  # likewise
     openvino.save_model(graph, target, compress_to_fp16=False)
 
 
 def _rewrite(traced: bytes, target: Path) -> None:
-    """Write a TensorFlow graph in OpenVINO's own form, which opens in a fiftieth of the time."""
+    """Write a TensorFlow graph in OpenVINO's own format, which opens in a fiftieth of the time."""
     openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "traced.pb"
@@ -97,14 +97,14 @@ def _rewrite(traced: bytes, target: Path) -> None:
         openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
 
 
-# --- in a child
+# --- the child process
 
 
 class _Converter:
     """A child process whose Keras runs on OpenVINO; it lives until this process ends.
 
-    It speaks a line of JSON for each network: {"network": PATH, "graph": PATH}, answered by {} or {"error":
-    TEXT}.
+    For each network it reads a line of JSON, {"network": PATH, "graph": PATH}, and answers with {} or
+    {"error": TEXT}.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class _Converter:
         self._lock = threading.Lock()
 
     def start(self) -> subprocess.Popen[str]:
-        """Return the process, started where none is running."""
+        """Return the process, and start one if none is running."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = subprocess.Popen(
@@ -122,16 +122,16 @@ class _Converter:
                     stderr=subprocess.DEVNULL,
                     text=True,
                     start_new_session=True,  # Ctrl-C is for the parent, which decides what ends
-                    env={**child_environment(), "KERAS_BACKEND": "openvino"},
+                    env={**make_child_environment(), "KERAS_BACKEND": "openvino"},
                 )
                 atexit.register(self.close, self._process)
             return self._process
 
     def convert(self, source: Path, target: Path) -> None:
-        """Have a `.keras` file converted.
+        """Have the child convert a `.keras` file.
 
         Raises:
-            RuntimeError: the child cannot, or ended.
+            RuntimeError: it cannot, or it ended.
         """
         process = self.start()
         with self._lock:
@@ -148,7 +148,7 @@ class _Converter:
 
     @staticmethod
     def close(process: subprocess.Popen[str]) -> None:
-        """End a process at once: it holds nothing that counts."""
+        """Kill a process: it holds nothing that could be lost."""
         process.kill()
         process.communicate()
 
@@ -157,19 +157,19 @@ _CHILD = _Converter()
 
 
 def _serve() -> None:
-    """Convert what is asked for on standard input until that ends."""
+    """Convert the networks that standard input names, until it ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # keeps what libraries print out of the answers
     skip_other_backends()
     import keras
 
-    import regraft.backbones.user_model  # noqa: F401 # makes layers of regraft's known to Keras
+    import regraft.backbones.user_model  # noqa: F401 # registers regraft's layers with Keras
 
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         answer = {}
         try:
-            _trace(keras.saving.load_model(asked["network"], compile=False), Path(asked["graph"]))
+            _trace(keras.saving.load_model(request["network"], compile=False), Path(request["graph"]))
         except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,7 +1,7 @@
-"""What the decoder learnt of images, as rows of the store: once an image, whatever sees it later.
+"""Store what the decoder learns of images: once per image, whichever networks see it later.
 
-They lie under a key of their own, which names no network, view or precision. Which notes there are is part of
-it: a note that is new is looked for in every image.
+These facts have a key of their own, which names no network, view or precision. It lists the notes that exist,
+so a new kind of note is looked for in every image.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import Catalog, Refused
-from regraft.data.images.decode import THUMBNAIL, Facts
+from regraft.data.catalog import Catalog, RejectedFile
+from regraft.data.images.decode import THUMBNAIL, ImageFacts
 from regraft.data.images.decoder_name import DECODER
-from regraft.data.images.decoder_pool import DecodeAhead
-from regraft.data.images.rejections import NOTES, Refusal
-from regraft.features.store import Entries, Store, Writer
+from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.images.rejections import NOTES, Rejection
+from regraft.features.store import Entries, ShardWriter, Store
 from regraft.system.console import Reporter
 
-__all__ = ["as_tensors", "facts_key", "look_at", "read_facts"]
+__all__ = ["decode_missing", "facts_key", "facts_to_tensors", "read_facts"]
 
-# The bytes of a row: another layout is another `store.FORM`. The longest name of a format has five letters.
+# The bytes of a row; another layout needs another `store.FORM`. The longest name of a format has 5 letters.
 RECORD = np.dtype(
     [
         ("size", "<u4", (2,)),
@@ -35,35 +35,35 @@ RECORD = np.dtype(
 
 
 def facts_key(size: int) -> str:
-    """The key of what is learnt by decoding to this side in pixels."""
+    """Return the store's key of facts that are learnt by decoding to this side in pixels."""
     return f"facts\n{DECODER}\nsize {size}\nnotes {' '.join(NOTES)}"
 
 
-def as_tensors(facts: Sequence[Facts]) -> dict[str, NDArray[np.uint8]]:
-    """Facts as a tensor, a `RECORD` an image: "facts", (n, bytes of a record).
+def facts_to_tensors(facts: Sequence[ImageFacts]) -> dict[str, NDArray[np.uint8]]:
+    """Return facts as one tensor called "facts", uint8 (n, bytes of a `RECORD`).
 
     Example:
-        >>> as_tensors([Facts(640, 480, "JPEG", ("uniform",))])["facts"][0, :4].view("<u4")
+        >>> facts_to_tensors([ImageFacts(640, 480, "JPEG", ("uniform",))])["facts"][0, :4].view("<u4")
         array([640], dtype=uint32)
     """
     records = np.zeros(len(facts), RECORD)
-    for record, each in zip(records, facts, strict=True):
-        record["size"] = each.width, each.height
-        record["format"] = each.format.encode("ascii")
-        record["notes"] = [note in each.notes for note in NOTES]
-        record["thumbnail"] = np.frombuffer(each.thumbnail, np.uint8)
+    for record, image in zip(records, facts, strict=True):
+        record["size"] = image.width, image.height
+        record["format"] = image.format.encode("ascii")
+        record["notes"] = [note in image.notes for note in NOTES]
+        record["thumbnail"] = np.frombuffer(image.thumbnail, np.uint8)
     return {"facts": records.view(np.uint8).reshape(len(facts), RECORD.itemsize)}
 
 
-def read_facts(entries: Entries, digests: Sequence[str]) -> list[Facts]:
-    """The facts of images, in the order given.
+def read_facts(entries: Entries, digests: Sequence[str]) -> list[ImageFacts]:
+    """Read the facts of images, in the order of `digests`.
 
     Args:
-        entries: those of `facts_key`.
-        digests: of the images.
+        entries: the store's entries under `facts_key`.
+        digests: the images.
 
     Raises:
-        KeyError: one of them has no sound row.
+        KeyError: an image has no sound row.
         EnvironmentFault: the store cannot be read any more.
     """
     if not digests:
@@ -71,23 +71,23 @@ def read_facts(entries: Entries, digests: Sequence[str]) -> list[Facts]:
     records = entries.read(digests, "facts").view(RECORD)[:, 0]
     sizes, formats, notes = (records[name].tolist() for name in ("size", "format", "notes"))
     return [
-        Facts(width, height, kind.decode("ascii"), tuple(compress(NOTES, made)), small.tobytes())
-        for (width, height), kind, made, small in zip(
+        ImageFacts(width, height, kind.decode("ascii"), tuple(compress(NOTES, flags)), thumbnail.tobytes())
+        for (width, height), kind, flags, thumbnail in zip(
             sizes, formats, notes, records["thumbnail"], strict=True
         )
     ]
 
 
-def look_at(
+def decode_missing(
     catalog: Catalog, *, store: Store, size: int, reporter: Reporter
-) -> tuple[dict[str, Facts], list[Refused]]:
-    """Decode every image that was not looked at before.
+) -> tuple[dict[str, ImageFacts], list[RejectedFile]]:
+    """Decode every image whose facts are not stored yet.
 
     Args:
-        catalog: the images; of a sample of several, all.
+        catalog: the images, all of them where a sample has several.
         store: where facts are looked up and kept.
-        size: side in pixels to decode at: that of the network which may see the images later, so that the
-            verdicts are those of its run.
+        size: side in pixels to decode at: that of the network which may see the images later, so that a run
+            with it accepts and refuses the same files.
 
     Returns:
         Facts by digest, and an entry for every file that cannot be used, copies included.
@@ -97,24 +97,24 @@ def look_at(
 
     Example:
         catalog = Catalog.from_folder("photos")
-        facts, refused = look_at(catalog, store=Store(), size=224, reporter=TERMINAL)
+        facts, refused = decode_missing(catalog, store=Store(), size=224, reporter=TERMINAL)
     """
-    contents = catalog.contents
     entries = store.entries(facts_key(size))
-    missing = entries.missing(contents)
-    refusals: dict[str, Refusal] = {}
+    missing = entries.find_missing(catalog.digests)
+    rejections: dict[str, Rejection] = {}
     with (
         reporter.track("Decoded", len(missing)) as advance,
-        DecodeAhead(catalog.jobs(missing), size) as decoding,
+        DecodingPool(catalog.make_jobs(missing), size) as decoding,
         ThreadPoolExecutor(1) as thread,
     ):
-        writer = Writer(entries, thread)
+        writer = ShardWriter(entries, thread)
         for digest, result in zip(missing, decoding, strict=True):
-            if isinstance(result, Refusal):
-                refusals[digest] = result
+            if isinstance(result, Rejection):
+                rejections[digest] = result
             else:
-                writer.add([digest], as_tensors([result.facts]))
+                writer.add([digest], facts_to_tensors([result.facts]))
             advance(1)
         writer.close()
-    known = [digest for digest in contents if digest not in refusals]
-    return dict(zip(known, read_facts(entries, known), strict=True)), catalog.refused_for(refusals)
+    usable = [digest for digest in catalog.digests if digest not in rejections]
+    facts = dict(zip(usable, read_facts(entries, usable), strict=True))
+    return facts, catalog.find_rejected_files(rejections)

@@ -1,6 +1,6 @@
-"""A network that was converted once, run by OpenVINO on the CPU.
+"""OpenVINO as an engine: it runs a converted network on the CPU.
 
-It needs NumPy and OpenVINO only: a process that predicts imports neither Keras nor a backend for it.
+This needs only NumPy and OpenVINO: a process that predicts imports neither Keras nor a backend for it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.system.imports import import_openvino, preloaded_allocator
-from regraft.system.signals import own_signal_stack
+from regraft.system.imports import find_preloaded_allocator, import_openvino
+from regraft.system.signals import restore_signal_stack
 
 __all__ = [
     "BATCH",
@@ -23,8 +23,8 @@ __all__ = [
     "Precision",
     "expect_any_batch",
     "has_bf16",
-    "name_of",
-    "padded",
+    "openvino_name",
+    "pad_batch",
 ]
 
 BATCH = 8
@@ -34,10 +34,12 @@ Outputs = dict[str, Array]
 Precision = Literal["f32", "bf16"]
 
 
-def name_of(precision: Precision) -> str | None:
-    """OpenVINO's version here and a precision, for the keys of what it computes; None where it is missing, or
-    cannot run beside a preloaded allocator."""
-    if preloaded_allocator():
+def openvino_name(precision: Precision) -> str | None:
+    """Return the engine's name for the store's keys: OpenVINO's version and a precision.
+
+    None if OpenVINO is not installed, or cannot run beside a preloaded allocator.
+    """
+    if find_preloaded_allocator():
         return None
     try:
         return f"openvino {importlib.metadata.version('openvino')} {precision}"
@@ -46,36 +48,35 @@ def name_of(precision: Precision) -> str | None:
 
 
 def has_bf16() -> bool:
-    """Whether this processor computes in bf16 faster than in f32; elsewhere OpenVINO imitates it, slowly."""
+    """Return whether this processor has bf16 of its own; on others OpenVINO emulates it, slowly."""
     openvino = import_openvino()
-
-    with own_signal_stack():
+    with restore_signal_stack():
         return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoEngine:
-    """A network compiled with static shapes; as many batches at a time as suit the processor.
+    """A network compiled with static shapes, which has as many batches under way as suit the processor.
 
     Args:
-        graph: a file that OpenVINO reads. One input: float RGB pixels (any, size, size, 3) in 0..255.
-            Each output has a name that begins with `out_`.
-        precision: what it computes in. "bf16" is fast only where the processor has it, and right everywhere.
+        graph: an OpenVINO file. One input: float RGB pixels (any, size, size, 3) in 0..255. Each output has
+            a name that begins with `out_`.
+        precision: what it computes in. "bf16" is fast only on a processor that has it, but correct on all.
         batch: images computed at a time. It changes the time and not one bit of the result.
 
     Attributes:
-        name: engine, version and precision, for the keys of what it computes.
+        name: engine, version and precision, for the store's keys.
         batch: the most images that a batch given to `run` may have.
 
     Raises:
         ImportError: OpenVINO is not installed.
-        RuntimeError: the file is missing, is no network, or has a layer that OpenVINO refuses.
+        RuntimeError: the file is missing, is not a network, or has a layer that OpenVINO does not support.
     """
 
     def __init__(self, graph: Path, *, precision: Precision = "f32", batch: int = BATCH) -> None:
-        if allocator := preloaded_allocator():
+        if allocator := find_preloaded_allocator():
             raise RuntimeError(f"it would end the process beside {allocator}, which LD_PRELOAD names")
         openvino = import_openvino()
-        self.name = str(name_of(precision))
+        self.name = str(openvino_name(precision))
         self.batch = batch
         core = openvino.Core()
         model = core.read_model(graph)
@@ -83,29 +84,22 @@ class OpenVinoEngine:
         prepare = openvino.preprocess.PrePostProcessor(model)
         prepare.input().tensor().set_element_type(openvino.Type.u8)
         model = prepare.build()
-        # Without a hint OpenVINO picks bf16 where the processor has it: the precision is part of the keys.
+        # Without a hint OpenVINO picks bf16 if the processor has it; but the precision is part of the keys.
         hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "THROUGHPUT"}
-        with own_signal_stack():
+        with restore_signal_stack():
             self._compiled = core.compile_model(model, "CPU", hints)
-        # Outputs are addressed by name: their order is OpenVINO's own, and one may have several names.
+        # Outputs are addressed by name: OpenVINO orders them its own way, and one may have several names.
         self._numbers = {
             name[4:].removesuffix(":0"): number
             for number, output in enumerate(self._compiled.outputs)
             for name in output.get_names()
-            if name.startswith("out_")  # given by whoever converted the network
+            if name.startswith("out_")  # a name that `convert` gave
         }
         count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = [self._compiled.create_infer_request() for _ in range(count)]
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """The outputs of each batch, in order.
-
-        Args:
-            batches: RGB pixels, uint8 of shape (b, size, size, 3), b <= batch; taken as they are needed.
-
-        Yields:
-            For each batch a dictionary of named float32 arrays with b rows.
-        """
+        """Yield the outputs of each batch, in order, as `features.engine.Engine` describes them."""
         waiting: list[tuple[Any, int]] = []
         free = list(self._requests)
         try:
@@ -114,11 +108,11 @@ class OpenVinoEngine:
                     free.append(waiting[0][0])
                     yield self._finish(*waiting.pop(0))
                 request = free.pop()
-                request.start_async({0: padded(batch, self.batch)}, share_inputs=False)
+                request.start_async({0: pad_batch(batch, self.batch)}, share_inputs=False)
                 waiting.append((request, len(batch)))
             while waiting:
                 yield self._finish(*waiting.pop(0))
-        finally:  # whoever stops early leaves no request under way
+        finally:  # also for a caller that stops early: no request stays under way
             for request, _ in waiting:
                 request.wait()
 
@@ -131,18 +125,18 @@ class OpenVinoEngine:
 
 
 def expect_any_batch(graph: Path) -> None:
-    """Check that a file's network takes one image at a time and several.
+    """Check that a file's network takes batches of any size.
 
     Raises:
-        RuntimeError: a size of batch is part of it.
+        RuntimeError: its batch size is fixed.
     """
     model = import_openvino().Core().read_model(graph)
     for batch in (1, BATCH):
         model.reshape([batch, *list(model.input().partial_shape)[1:]])
 
 
-def padded(batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The batch with black images behind it up to `size`: one static shape, compiled once."""
+def pad_batch(batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Append black images to a batch up to `size`: one static shape is compiled once."""
     if len(batch) == size:
         return batch
     return np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])

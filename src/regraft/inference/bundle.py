@@ -1,4 +1,4 @@
-"""A trained model on disk: `model.keras` and the manifest that says what it is; loading and predicting."""
+"""Load a run folder, predict with its model, and evaluate it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import Catalog, Refused, list_images
-from regraft.data.images.decoder_pool import DecodeAhead, Job
-from regraft.data.images.rejections import Refusal
-from regraft.data.samples import look
+from regraft.data.catalog import Catalog, RejectedFile
+from regraft.data.folders import list_images
+from regraft.data.images.decoder_pool import DecodingPool, Job
+from regraft.data.images.rejections import Rejection
+from regraft.data.samples import inspect_file
 from regraft.errors import DataError, ModelRefused, UsageError
-from regraft.evaluation.scores import scores
+from regraft.evaluation.scores import compute_scores
 from regraft.features.openvino import BATCH
-from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph, sha256
+from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, check_answers, make_default_engine, run_engine
 from regraft.metrics.intervals import Interval
-from regraft.model_scan.archive import expect_here, kind_of, kind_of_folder
+from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
 from regraft.recipe import Recipe, TaskChoice
 from regraft.system.console import TERMINAL, Reporter
+from regraft.system.files import hash_file
 from regraft.tasks import TASKS
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.features.engine import Engine
-    from regraft.solvers.estimator_io import Kept
+    from regraft.solvers.estimator_io import EstimatorHead
 
 __all__ = [
     "MANIFEST_FORMAT",
@@ -51,13 +53,13 @@ RUN = "a run folder written by `regraft train`, and nothing else"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one sample.
+    """The prediction for one sample.
 
     Attributes:
-        image: its path; of several images, all of them.
-        task: as in `regraft.tasks`.
-        labels: the class; for multilabel every label above its threshold; for regression nothing.
-        values: by name, the probability of each class or label, or each target's value in its own unit.
+        image: the path of its image, or of all its images.
+        task: "multiclass", "binary", "multilabel" or "regression".
+        labels: the class; for multi-label, every label that reaches its threshold; for regression, nothing.
+        values: by name, the probability of each class or label, or the value of each target in its own unit.
     """
 
     image: str
@@ -67,36 +69,37 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The class; the labels, separated by commas; the empty string for regression."""
+        """The class, or the labels separated by commas; the empty string for regression."""
         return ", ".join(self.labels)
 
     @property
     def probability(self) -> float:
-        """That of the class, or the lowest among the labels; NaN without labels."""
+        """The probability of the class, or the lowest one among the labels; NaN without labels."""
         return min((self.values[label] for label in self.labels), default=math.nan)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one part of some labelled images, n of them, and the files that were refused."""
+    """The scores on one part of a data set with `n` samples, and the files that were refused."""
 
     part: str
     n: int
     scores: dict[str, Interval]
-    refused: tuple[Refused, ...]
+    refused: tuple[RejectedFile, ...]
 
 
 class Bundle:
-    """A run's model with what belongs to it. Made by `load`.
+    """The model of a run with everything that is needed to use it. Returned by `load`.
 
     Attributes:
         path: the run folder.
         manifest: the content of manifest.json.
         task: "multiclass", "binary", "multilabel" or "regression".
-        outputs: names of classes, labels or targets, in the order of the model's outputs; of two classes told
-            apart by one output, the second is the one whose probability it gives.
-        image_size: side in pixels of the squares the model takes.
-        photos: how many images a sample has.
+        outputs: names of classes, labels or targets, in the order of the model's outputs. A model of two
+            classes has one output, which is the probability of the second.
+        thresholds: the threshold of each label; empty unless multi-label.
+        image_size: the side of the model's square input in pixels.
+        images_per_sample: how many images a sample has.
     """
 
     def __init__(
@@ -116,150 +119,157 @@ class Bundle:
         self.outputs: list[str] = list(manifest["outputs"])
         self.thresholds: dict[str, float] = dict(manifest["thresholds"])
         self.image_size: int = int(manifest["pixels"]["size"])
-        self.photos: int = int(manifest["photos"])
+        self.images_per_sample: int = int(manifest["photos"])
         self._engines: dict[int, Engine] = {}
 
     @cached_property
     def model(self) -> keras.Model:
-        """The trained network, an ordinary `keras.Model`: RGB 0..255 in, answers as in `regraft.tasks`."""
+        """The trained network, an ordinary `keras.Model` from RGB 0..255 to answers; see `regraft.tasks`."""
         from regraft.backbones.user_model import read_model
 
-        self._check("model.keras")
+        self._check_file("model.keras")
         return read_model(self.path / "model.keras", trust=self._trust)
 
     @cached_property
-    def kept(self) -> Kept | None:
-        """Scikit-learn estimators that answer from what the model gives; None where the model answers."""
+    def estimator(self) -> EstimatorHead | None:
+        """The scikit-learn head behind the model's output; None if the model has a Keras head."""
         if ESTIMATOR not in self.manifest["files"]:
             return None
         from regraft.solvers.estimator_io import read_estimator
 
-        self._check(ESTIMATOR)
+        self._check_file(ESTIMATOR)
         return read_estimator(self.path / ESTIMATOR, trusted=self._trusted)
 
-    def engine(self, samples: int) -> Engine:
-        """What runs the network over so many samples.
+    def make_engine(self, samples: int) -> Engine:
+        """Return the engine that runs the network over a number of samples.
 
-        That is the graph beside `model.keras`, where there is one and OpenVINO is here: no backend is
-        imported. A model that was taken out of `model` may have been changed: then that very one is run.
+        If the run has a graph and OpenVINO is installed, that is the graph, and no backend is imported. Once
+        the attribute `model` was read, that model is run, because the caller may have changed it.
 
         Raises:
-            ModelRefused: a file is not the one that the manifest describes, or what runs it here gives other
-                answers than when it was trained.
+            ModelRefused: a file differs from the manifest, or the engine does not give the answers that the
+                model gave when it was trained.
         """
         if "model" in self.__dict__:
             return make_default_engine(self.model)
         if not self._has_graph:
-            return self._tested(make_default_engine(self.model))
+            return self._test_engine(make_default_engine(self.model))
         batch = 1 if samples < BATCH else BATCH
         if batch not in self._engines:
             graph = read_graph(self.path, batch, self._reporter)
-            self._engines[batch] = self._tested(graph or make_default_engine(self.model))
+            self._engines[batch] = self._test_engine(graph or make_default_engine(self.model))
         return self._engines[batch]
 
-    def _tested(self, engine: Engine) -> Engine:
-        """The engine, which gives the answers that were kept with the run."""
+    def _test_engine(self, engine: Engine) -> Engine:
+        """Return the engine if it passes the self-test of the run."""
         if SELFTEST in self.manifest["files"]:
-            self._check(SELFTEST)
+            self._check_file(SELFTEST)
             check_answers(self.path / SELFTEST, self.manifest["files"], engine, self._reporter)
         return engine
 
     @cached_property
     def _has_graph(self) -> bool:
-        """Whether there is a graph, which then is the one that was made from this very `model.keras`."""
-        made_from = self.manifest.get("graph_of")
-        if made_from is None or not all((self.path / name).is_file() for name in GRAPH):
+        """Whether there is a graph. If so, it was converted from this `model.keras`."""
+        source = self.manifest.get("graph_of")
+        if source is None or not all((self.path / name).is_file() for name in GRAPH):
             return False
-        if made_from != self.manifest["files"]["model.keras"]:
+        if source != self.manifest["files"]["model.keras"]:
             raise ModelRefused(f"{self.path / GRAPH[0]} was made from another model.keras than this one.")
         for name in ("model.keras", *GRAPH):
-            self._check(name)
+            self._check_file(name)
         return True
 
     def predict(
         self, images: Sequence[str | os.PathLike[str] | Sequence[str | os.PathLike[str]]]
-    ) -> Iterator[Prediction | Refused]:
-        """Predict samples, in order.
+    ) -> Iterator[Prediction | RejectedFile]:
+        """Predict samples in order.
 
         Args:
-            images: image files; folders give every image below them. Where a sample has several images, a
-                sequence of so many files for each.
+            images: image files, or folders, which stand for every image in them. If a sample has several
+                images, a sequence of files for each sample.
 
         Raises:
-            UsageError: a path does not exist, or a sample has not as many images as the model takes.
+            UsageError: a path does not exist, or a sample has the wrong number of images.
         """
-        samples = [sample for given in images for sample in self._samples(given)]
-        verdicts = [[look(file) for file in sample] for sample in samples]
-        refusals = [next((v for v in looked if isinstance(v, Refusal)), None) for looked in verdicts]
+        samples = [sample for item in images for sample in self._list_samples(item)]
+        verdicts = [[inspect_file(file) for file in sample] for sample in samples]
+        rejections = [next((v for v in row if isinstance(v, Rejection)), None) for row in verdicts]
         jobs = [
             Job(file, digest)
-            for sample, looked, refusal in zip(samples, verdicts, refusals, strict=True)
-            if refusal is None
-            for file, digest in zip(sample, looked, strict=True)
+            for sample, row, rejection in zip(samples, verdicts, rejections, strict=True)
+            if rejection is None
+            for file, digest in zip(sample, row, strict=True)
             if isinstance(digest, str)
         ]
-        answers = self._answers(jobs)
-        for sample, refusal in zip(samples, refusals, strict=True):
-            answer = refusal or next(answers)
+        answers = self._predict_jobs(jobs)
+        for sample, rejection in zip(samples, rejections, strict=True):
+            answer = rejection or next(answers)
             name = ", ".join(os.fspath(file) for file in sample)
             yield (
-                Refused(name, answer.code, answer.detail)
-                if isinstance(answer, Refusal)
-                else self._say(name, answer)
+                RejectedFile(name, answer.code, answer.detail)
+                if isinstance(answer, Rejection)
+                else self._make_prediction(name, answer)
             )
 
     def evaluate(self, data: Catalog | str | os.PathLike[str]) -> list[Evaluation]:
-        """Scores on samples with targets: one entry for each part the catalog has, or one called "all".
+        """Score the model on samples with targets, by part; without parts there is one, "all".
 
         Args:
-            data: as for `train`; a table has the columns of the table that the model was trained on.
+            data: as for `train`; a table needs the columns of the one that the model was trained on.
 
         Raises:
-            DataError: a class or target the model does not know, or no usable image.
+            DataError: a class or target is unknown to the model, or no image can be used.
         """
-        catalog = data if isinstance(data, Catalog) else self._catalog(Path(data))
-        targets = self._targets(catalog)
-        jobs = [Job(catalog.root / photo.path, photo.digest) for s in catalog.samples for photo in s.photos]
-        answers = list(self._answers(jobs))
-        pairs = list(zip(catalog.samples, answers, strict=True))
-        refused = [Refused(s.path, got.code, got.detail) for s, got in pairs if isinstance(got, Refusal)]
-        everything = catalog.without(refused).refused
+        catalog = data if isinstance(data, Catalog) else self._open_catalog(Path(data))
+        targets = self._renumber_targets(catalog)
+        jobs = [Job(catalog.root / image.path, image.digest) for s in catalog.samples for image in s.images]
+        pairs = list(zip(catalog.samples, self._predict_jobs(jobs), strict=True))
+        refused = [
+            RejectedFile(sample.path, answer.code, answer.detail)
+            for sample, answer in pairs
+            if isinstance(answer, Rejection)
+        ]
+        all_refused = catalog.exclude(refused).refused
         limits = [self.thresholds.get(name, 0.5) for name in self.outputs]
-        found = []
+        evaluations = []
         for part in sorted({sample.part for sample in catalog.samples}):
-            answered = {
+            answers = {
                 row: answer
                 for row, (sample, answer) in enumerate(pairs)
-                if sample.part == part and not isinstance(answer, Refusal)
+                if sample.part == part and not isinstance(answer, Rejection)
             }
-            if answered:
-                rows = np.stack(list(answered.values()))
-                measured = scores(self.task, targets[list(answered)], rows, thresholds=np.array(limits))
-                found.append(Evaluation(part or "all", len(rows), measured, everything))
-        return found
+            if answers:
+                table, truth = np.stack(list(answers.values())), targets[list(answers)]
+                scores = compute_scores(self.task, truth, table, thresholds=np.array(limits))
+                evaluations.append(Evaluation(part or "all", len(table), scores, all_refused))
+        return evaluations
 
-    def _answers(self, jobs: Sequence[Job]) -> Iterator[NDArray[np.float32] | Refusal]:
-        """Answers, (units,), to samples in order, or why one was refused. Decoding begins at once, in child
-        processes, while the model loads."""
+    def _predict_jobs(self, jobs: Sequence[Job]) -> Iterator[NDArray[np.float32] | Rejection]:
+        """Yield the answer to each sample, (units,), or why it is refused.
+
+        Child processes start to decode while the model is being loaded.
+        """
         if not jobs:
             return
-        with DecodeAhead(jobs, self.image_size) as decoding:
-            engine = self.engine(len(jobs) // self.photos)
-            for found in run_engine(engine, decoding, self.photos, reporter=self._reporter):
-                yield found if isinstance(found, Refusal) else self._final(found)
+        with DecodingPool(jobs, self.image_size) as decoding:
+            engine = self.make_engine(len(jobs) // self.images_per_sample)
+            for output in run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter):
+                yield output if isinstance(output, Rejection) else self._finish_answer(output)
 
-    def _final(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The answer to one sample, from what the network gives; as many numbers as the manifest says."""
-        answer = found if self.kept is None else self.kept.predict(found[None])[0].astype(np.float32)
-        units = TASKS[self.task].units(len(self.outputs))
+    def _finish_answer(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the answer to one sample, given the network's output, and check its length."""
+        answer = output
+        if self.estimator is not None:
+            answer = self.estimator.predict(output[None])[0].astype(np.float32)
+        units = TASKS[self.task].count_units(len(self.outputs))
         if len(answer) != units:
             raise ModelRefused(
                 f"{self.path} is damaged: its manifest says {units} answers, the model gives {len(answer)}."
             )
         return answer
 
-    def _catalog(self, path: Path) -> Catalog:
-        """A folder, or a table with the columns of the one trained on."""
+    def _open_catalog(self, path: Path) -> Catalog:
+        """Open a folder, or a table with the columns of the one trained on."""
         columns = self.manifest["columns"]
         recipe = Recipe(
             image=tuple(columns["image"]),
@@ -269,43 +279,45 @@ class Bundle:
         )
         return Catalog.open(path, recipe)
 
-    def _targets(self, catalog: Catalog) -> NDArray[Any]:
-        """The catalog's targets, numbered as this model numbers its outputs."""
-        strangers = sorted(set(catalog.outputs) - set(self.outputs))
-        if strangers:
+    def _renumber_targets(self, catalog: Catalog) -> NDArray[Any]:
+        """Return the catalog's targets, numbered like the model's outputs."""
+        unknown = sorted(set(catalog.outputs) - set(self.outputs))
+        if unknown:
             raise DataError(
                 f"Expected classes that the model knows: {', '.join(self.outputs)}. "
-                f"Received also: {', '.join(strangers)}."
+                f"Received also: {', '.join(unknown)}."
             )
         number = np.array([self.outputs.index(name) for name in catalog.outputs])
         targets = catalog.targets(catalog.samples)
         if targets.ndim == 1:
             return np.asarray(number[targets])
-        found = np.zeros((len(targets), len(self.outputs)), np.float32)
-        found[:, number] = targets
-        return found
+        renumbered = np.zeros((len(targets), len(self.outputs)), np.float32)
+        renumbered[:, number] = targets
+        return renumbered
 
-    def _samples(self, given: Any) -> Iterator[tuple[Path, ...]]:
-        if self.photos == 1 and isinstance(given, str | os.PathLike):
-            yield from ((file,) for file in _existing(Path(given)))
+    def _list_samples(self, item: Any) -> Iterator[tuple[Path, ...]]:
+        """Yield the samples that one argument of `predict` stands for."""
+        if self.images_per_sample == 1 and isinstance(item, str | os.PathLike):
+            yield from ((file,) for file in _list_files(Path(item)))
             return
-        files = () if isinstance(given, str | os.PathLike) else tuple(Path(file) for file in given)
-        if len(files) != self.photos:
-            raise UsageError(f"Expected {self.photos} images a sample. Received: {given}.")
-        yield tuple(file for each in files for file in _existing(each))
+        paths = () if isinstance(item, str | os.PathLike) else tuple(Path(path) for path in item)
+        if len(paths) != self.images_per_sample:
+            raise UsageError(f"Expected {self.images_per_sample} images per sample. Received: {item}.")
+        yield tuple(file for path in paths for file in _list_files(path))
 
-    def _say(self, image: str, answer: NDArray[np.float32]) -> Prediction:
-        numbers = TASKS[self.task].complete(answer[None].astype(np.float64))[0]
+    def _make_prediction(self, image: str, answer: NDArray[np.float32]) -> Prediction:
+        numbers = TASKS[self.task].expand_binary(answer[None].astype(np.float64))[0]
         values = dict(zip(self.outputs, numbers.tolist(), strict=True))
         if self.task == "regression":
             return Prediction(image, self.task, (), values)
         if self.task == "multilabel":
-            above = (name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
-            return Prediction(image, self.task, tuple(above), values)
+            labels = (name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
+            return Prediction(image, self.task, tuple(labels), values)
         return Prediction(image, self.task, (max(values, key=lambda name: values[name]),), values)
 
-    def _check(self, name: str) -> None:
-        if sha256(self.path / name) != self.manifest["files"].get(name):
+    def _check_file(self, name: str) -> None:
+        """Raise ModelRefused if a file differs from the manifest."""
+        if hash_file(self.path / name) != self.manifest["files"].get(name):
             raise ModelRefused(f"{self.path / name} is not the file its manifest.json describes.")
 
 
@@ -319,29 +331,29 @@ def load(
     """Open a run folder that `train` wrote.
 
     Args:
-        path: the folder.
-        trusted: full names of types that a head made of estimators may have besides scikit-learn's own.
-        trust: you know where a SavedModel that the model holds comes from; see `load_backbone`.
-        reporter: is told how far a prediction is, and what is odd about the run.
+        path: the run folder.
+        trusted: full names of types outside scikit-learn that a head made of estimators may contain.
+        trust: you know where a SavedModel inside the model comes from; see `load_backbone`.
+        reporter: receives progress and warnings.
 
     Raises:
         UsageError: there is no such folder.
-        ModelRefused: it is a file or an address, not a finished run, or not one of this program's.
+        ModelRefused: the path is a file or a URL, or the folder is not a finished run.
 
     Example:
         bundle = load("runs/clothes")
         for prediction in bundle.predict(["photo.jpg"]):
             print(prediction.label, prediction.probability)
     """
-    expect_here(path, RUN)
+    expect_local_path(path, RUN)
     folder = Path(path)
     if not folder.exists():
         raise UsageError(f"Expected {RUN}. There is nothing at {folder}.")
     if not folder.is_dir():
-        whole = "; give the folder it lies in" if (folder.parent / MANIFEST).is_file() else ""
-        raise ModelRefused(f"Expected {RUN}. Received: {folder}, {_kind(folder)}{whole}.")
-    if not (folder / MANIFEST).is_file() and (what := kind_of_folder(folder)):
-        raise ModelRefused(f"Expected {RUN}. Received: {folder}, {what}.")
+        hint = "; give the folder it lies in" if (folder.parent / MANIFEST).is_file() else ""
+        raise ModelRefused(f"Expected {RUN}. Received: {folder}, {_describe_file(folder)}{hint}.")
+    if not (folder / MANIFEST).is_file() and (kind := describe_folder_kind(folder)):
+        raise ModelRefused(f"Expected {RUN}. Received: {folder}, {kind}.")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] != MANIFEST_FORMAT:
@@ -357,15 +369,15 @@ def load(
         ) from error
 
 
-def _kind(file: Path) -> str:
-    """What a file is that is no run folder."""
+def _describe_file(file: Path) -> str:
     if not stat.S_ISREG(file.stat().st_mode):
         return "a pipe, socket or device"
     with file.open("rb") as stream:
-        return kind_of(stream.read(8))
+        return describe_file_kind(stream.read(8))
 
 
-def _existing(path: Path) -> Iterator[Path]:
+def _list_files(path: Path) -> Iterator[Path]:
+    """Yield a file, or every image in a folder."""
     if not path.exists():
         raise UsageError(f"Expected an image file or a folder. There is nothing at {path}.")
     return list_images(path)

@@ -1,14 +1,12 @@
-"""The files of a run's model: `model.keras`, an estimator beside it, and the network as OpenVINO reads it.
+"""The files of a run's model: `model.keras`, an estimator if the head is one, and a graph for OpenVINO.
 
-`model.keras` is what the run is; the graph is converted from the same model, and with it a process predicts
-in a second, for it imports neither Keras nor a backend. It is written only once it has answered real
-photographs as that model does; it belongs to that one file, whose digest is recorded with it, and is never
-needed: without it Keras runs the model.
+The graph is converted from the same model. With it a process predicts within a second, because it imports
+neither Keras nor a backend. It is written only if it gives the model's answers to real images, and the digest
+of its `model.keras` is recorded with it. It is optional: without it Keras runs the model.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,46 +15,47 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.images.decoder_pool import DecodeAhead
-from regraft.data.images.rejections import Refusal
-from regraft.errors import ModelRefused, brief, name_os_errors
+from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.images.rejections import Rejection
+from regraft.errors import ModelRefused, shorten_error
 from regraft.features.convert import convert
 from regraft.features.openvino import OpenVinoEngine, expect_any_batch
 from regraft.inference.predict import (
-    OUTPUT,
     SELFTEST,
     compute_answers,
     group_images,
-    make_pictures,
+    make_test_images,
     name_output,
+    predict_pixels,
 )
-from regraft.system.backend import backend_name
+from regraft.system.backend import get_backend_name
 from regraft.system.console import Reporter
+from regraft.system.files import hash_file
 from regraft.training.outcome import TrainedModel
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["ESTIMATOR", "GRAPH", "read_graph", "sha256", "write_graph", "write_trained_model"]
+__all__ = ["ESTIMATOR", "GRAPH", "read_graph", "write_graph", "write_trained_model"]
 
 ESTIMATOR = "head.skops"
-GRAPH = ("openvino.xml", "openvino.bin")  # what is computed, and the weights
+GRAPH = ("openvino.xml", "openvino.bin")  # the operations, and the weights
 
 
 def write_trained_model(
     trained: TrainedModel,
     folder: Path,
-    open_images: Callable[[], DecodeAhead] | None,
+    open_images: Callable[[], DecodingPool] | None,
     reporter: Reporter,
 ) -> dict[str, str]:
-    """Fill a run folder with `model.keras` and what runs or completes it.
+    """Write `model.keras` and the files that belong to it to a run folder.
 
     Args:
         trained: the model.
-        folder: where to write.
-        open_images: begins to decode a few of the run's images, on which a graph for OpenVINO has to answer
-            as the model does; None for a run without a graph and without answers to compare.
-        reporter: is told where there is no graph.
+        folder: the folder to write to.
+        open_images: starts to decode a few of the run's images, on which the graph for OpenVINO is compared
+            with the model; None for a run without a graph and without a self-test.
+        reporter: is told if there is no graph.
 
     Returns:
         The SHA-256 of each file, by name.
@@ -66,16 +65,16 @@ def write_trained_model(
     """
     _expect_finite(trained.model)
     if open_images is None:
-        return _digests(folder, _write_model(trained, folder))
+        return _hash_files(folder, _write_model(trained, folder))
     with open_images() as decoding:
         names = _write_model(trained, folder)
-        decoded = group_images(iter(decoding), trained.photos)
-        images = [image for image in decoded if not isinstance(image, Refusal)]
-    shown = make_pictures(int(trained.model.inputs[0].shape[-2]), trained.photos)
-    pixels = np.stack([*images, *shown])
+        decoded = group_images(iter(decoding), trained.images_per_sample)
+        images = [image for image in decoded if not isinstance(image, Rejection)]
+    test_images = make_test_images(int(trained.model.inputs[0].shape[-2]), trained.images_per_sample)
+    pixels = np.stack([*images, *test_images])
     answers, graph = write_graph(trained.model, folder, pixels, graph=trained.graph, reporter=reporter)
-    np.savez_compressed(folder / SELFTEST, pictures=shown, answers=answers[len(images) :])
-    return _digests(folder, [*names, *graph, SELFTEST])
+    np.savez_compressed(folder / SELFTEST, pictures=test_images, answers=answers[len(images) :])
+    return _hash_files(folder, [*names, *graph, SELFTEST])
 
 
 def write_graph(
@@ -86,26 +85,27 @@ def write_graph(
     graph: Path | None = None,
     reporter: Reporter,
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Write a model's graph to a folder, if OpenVINO is here and gives the model's answers.
+    """Write a model's graph to a folder if OpenVINO is installed and gives the model's answers.
 
-    One that cannot be written, or answers otherwise, is removed, and the reporter says why. Where Keras runs
-    on OpenVINO itself, its answers are those of the graph.
+    A graph that cannot be written or gives other answers is removed, and the reason is reported. If Keras
+    itself runs on OpenVINO, the graph's answers are not compared.
 
     Args:
-        model: RGB pixels 0..255 to answers.
-        folder: where to write.
+        model: a model from RGB pixels 0..255 to answers.
+        folder: the folder to write to.
         pixels: a few samples, uint8 of shape (n, size, size, 3), or (n, images, size, size, 3).
-        graph: the model as OpenVINO's file, where the store has it already.
+        graph: the model's graph, if the store holds it already.
+        reporter: is told if there is no graph.
 
     Returns:
-        What Keras answers, (n, units); and the names of the files: those of GRAPH, or none.
+        The answers of Keras, (n, units), and the names of the files written: those of GRAPH, or none.
     """
     from regraft.features.engine import expect_near
-    from regraft.features.keras_engine import converts
+    from regraft.features.keras_engine import can_convert_to_openvino
 
-    if not converts():
+    if not can_convert_to_openvino():
         return compute_answers(model, pixels), ()
-    expected = None if backend_name() == "openvino" else compute_answers(model, pixels)
+    expected = None if get_backend_name() == "openvino" else compute_answers(model, pixels)
     try:
         received = _answer_by_graph(model, folder / GRAPH[0], pixels, graph)
         if expected is not None:
@@ -114,7 +114,8 @@ def write_graph(
         for name in GRAPH:
             (folder / name).unlink(missing_ok=True)
         reporter.info(
-            f"The run has no graph for OpenVINO ({brief(error, most=160)}): it will be predicted with Keras."
+            f"The run has no graph for OpenVINO ({shorten_error(error, most=160)}): "
+            "it will be predicted with Keras."
         )
         return compute_answers(model, pixels) if expected is None else expected, ()
     return received if expected is None else expected, GRAPH
@@ -123,23 +124,24 @@ def write_graph(
 def _answer_by_graph(
     model: keras.Model, target: Path, pixels: NDArray[np.uint8], graph: Path | None
 ) -> NDArray[np.float32]:
-    """Write the graph, from the model or as a copy, and return what it answers; any batch has to fit it."""
+    """Convert the model, or copy its graph, to `target`, and return the answers of the graph.
+
+    The graph must accept batches of any size.
+    """
     if graph is None:
         convert(name_output(model), target)
     else:
         for name in GRAPH:
             shutil.copyfile(graph.with_suffix(Path(name).suffix), target.with_name(name))
     expect_any_batch(target)
-    engine = OpenVinoEngine(target)
-    batches = (pixels[start : start + engine.batch] for start in range(0, len(pixels), engine.batch))
-    return np.concatenate([outputs[OUTPUT] for outputs in engine.run(batches)])
+    return predict_pixels(OpenVinoEngine(target), pixels)
 
 
 def read_graph(folder: Path, batch: int, reporter: Reporter) -> OpenVinoEngine | None:
-    """Compile the graph in a folder for so many samples at a time.
+    """Compile the graph in a folder for a batch size.
 
-    Return None where OpenVINO is not installed, or where it cannot run the graph, which is reported. The
-    caller has compared the files with the digests in the manifest.
+    Return None if OpenVINO is not installed, or if it cannot run the graph, which is reported. The caller
+    must have compared the files with the digests in the manifest.
     """
     try:
         return OpenVinoEngine(folder / GRAPH[0], batch=batch)
@@ -147,35 +149,25 @@ def read_graph(folder: Path, batch: int, reporter: Reporter) -> OpenVinoEngine |
         return None
     except RuntimeError as error:
         reporter.info(
-            f"OpenVINO cannot run {folder / GRAPH[0]} ({brief(error, most=160)}): Keras runs the model."
+            f"OpenVINO cannot run {folder / GRAPH[0]} ({shorten_error(error, most=160)}): "
+            "Keras runs the model."
         )
         return None
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file, as the manifest names it.
-
-    Raises:
-        EnvironmentFault: it cannot be read.
-    """
-    with name_os_errors(f"{path} cannot be read"), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_model(trained: TrainedModel, folder: Path) -> list[str]:
     trained.model.save(folder / "model.keras")
-    if trained.kept is None:
+    if trained.estimator is None:
         return ["model.keras"]
-    from regraft.solvers.estimator_io import (
-        write_estimator,
-    )  # predicting imports this module, not scikit-learn
+    # Imported here, because predicting imports this module and does without scikit-learn.
+    from regraft.solvers.estimator_io import write_estimator
 
-    write_estimator(trained.kept, folder / ESTIMATOR)
+    write_estimator(trained.estimator, folder / ESTIMATOR)
     return ["model.keras", ESTIMATOR]
 
 
-def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    return {name: sha256(folder / name) for name in names}
+def _hash_files(folder: Path, names: list[str]) -> dict[str, str]:
+    return {name: hash_file(folder / name) for name in names}
 
 
 def _expect_finite(model: keras.Model) -> None:

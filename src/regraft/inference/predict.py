@@ -1,10 +1,8 @@
-"""What a model gives for files that are being decoded.
+"""Run a model over images while they are being decoded, and test whether it still gives its answers.
 
-A few answers kept with a run, and whether what runs its network here still gives them.
-
-A file with the right digest can answer otherwise under another Keras, another OpenVINO or another processor.
-So a run holds a few pictures with what the network made of them on the day it was trained. Whatever runs the
-network is asked about these once on every machine, and again with every version.
+An unchanged file can give other answers under another version of Keras or OpenVINO or on another processor.
+So a run holds a few test images with the answers of the day it was trained. Every engine is tested with them
+once on each machine, and again with each version.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
-from regraft.data.images.decode import Decoded
-from regraft.data.images.decoder_pool import DecodeAhead
-from regraft.data.images.rejections import Refusal
+from regraft.data.images.decode import DecodedImage
+from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.images.rejections import Rejection
 from regraft.data.samples import Sample
 from regraft.errors import ModelRefused
 from regraft.features.store import Store
@@ -36,116 +34,133 @@ if TYPE_CHECKING:
     from regraft.features.engine import Engine
 
 __all__ = [
-    "OUTPUT",
+    "ANSWERS",
     "SELFTEST",
-    "answer_contents",
     "check_answers",
     "compute_answers",
     "group_images",
     "make_default_engine",
-    "make_pictures",
+    "make_test_images",
     "name_output",
+    "predict_contents",
+    "predict_pixels",
     "run_engine",
 ]
 
+ANSWERS = "answers"  # the name of a network's output
+SELFTEST = "selftest.npz"
+WARN_ABOVE = 1e-4  # of the largest answer: more than float32 sums in another order differ
+REFUSE_ABOVE = 1e-2  # of the largest answer: another network
 
-OUTPUT = "answers"
+
+# --- predicting
 
 
-def name_output(model: keras.Model, name: str = OUTPUT) -> keras.Model:
-    """Return the same network with its one output named, as engines give it."""
+def name_output(model: keras.Model, name: str = ANSWERS) -> keras.Model:
+    """Return the same network with its only output named, as engines need it."""
     import keras
 
-    given = model.inputs if len(model.inputs) > 1 else model.inputs[0]
-    return keras.Model(given, {name: model.outputs[0]})
+    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, {name: model.outputs[0]})
 
 
 def make_default_engine(model: keras.Model) -> Engine:
-    """Return what runs a model in memory fastest."""
-    from regraft.features.engine import Speed
+    """Return the fastest engine for a model in memory."""
+    from regraft.features.engine import EngineRunner
 
-    return Speed(name_output(model), Store()).engine
+    return EngineRunner(name_output(model), Store()).engine
 
 
 def run_engine(
-    engine: Engine, decoding: DecodeAhead, photos: int = 1, *, reporter: Reporter
-) -> Iterator[NDArray[np.float32] | Refusal]:
-    """Yield what an engine gives for files that are being decoded, so many of them a sample.
-
-    A sample with a refused file is refused.
-    """
-    size, total = engine.batch, len(decoding) // photos
-    # What shows progress takes longer to import than a few images to predict.
-    shown = reporter.track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
-    with shown as advance:
+    engine: Engine, decoding: DecodingPool, images_per_sample: int = 1, *, reporter: Reporter
+) -> Iterator[NDArray[np.float32] | Rejection]:
+    """Yield the answers of an engine to samples being decoded; a refused file refuses its sample."""
+    size, total = engine.batch, len(decoding) // images_per_sample
+    # Importing the progress bar takes longer than predicting a few images.
+    progress = reporter.track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
+    with progress as advance:
         decoded = iter(decoding)
-        while samples := list(islice(group_images(decoded, photos), 8 * size)):
-            pixels = [sample for sample in samples if not isinstance(sample, Refusal)]
-            batches = (np.stack(pixels[at : at + size]) for at in range(0, len(pixels), size))
-            rows = chain.from_iterable(output[OUTPUT] for output in engine.run(batches))
-            yield from (item if isinstance(item, Refusal) else next(rows) for item in samples)
+        while samples := list(islice(group_images(decoded, images_per_sample), 8 * size)):
+            pixels = [sample for sample in samples if not isinstance(sample, Rejection)]
+            batches = (np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size))
+            rows = chain.from_iterable(output[ANSWERS] for output in engine.run(batches))
+            yield from (item if isinstance(item, Rejection) else next(rows) for item in samples)
             advance(len(samples))
 
 
-def answer_contents(
+def predict_pixels(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the answers of an engine to samples in memory, (n, units)."""
+    batches = (pixels[start : start + engine.batch] for start in range(0, len(pixels), engine.batch))
+    return np.concatenate([output[ANSWERS] for output in engine.run(batches)])
+
+
+def predict_contents(
     make_engine: Callable[[int], Engine],
     catalog: Catalog,
     samples: Sequence[Sample],
     size: int,
     *,
     reporter: Reporter,
-) -> dict[str, NDArray[np.float32] | Refusal]:
-    """Return what a network answers to each content of samples of one image; `size` is in pixels a side.
+) -> dict[str, NDArray[np.float32] | Rejection]:
+    """Return the answers of a network by digest, for samples of one image.
 
-    Decoding begins before the engine is made, for as many images as it is told.
+    Decoding starts before the engine is made.
+
+    Args:
+        make_engine: makes an engine for a number of images.
+        catalog: the catalog of the samples.
+        samples: the samples to predict.
+        size: the side of the network's input in pixels.
+        reporter: shows progress.
     """
-    contents = list(dict.fromkeys(sample.digest for sample in samples))
-    with DecodeAhead(catalog.jobs(contents), size) as decoding:
-        answers = run_engine(make_engine(len(contents)), decoding, reporter=reporter)
-        return dict(zip(contents, answers, strict=True))
+    digests = list(dict.fromkeys(sample.digest for sample in samples))
+    with DecodingPool(catalog.make_jobs(digests), size) as decoding:
+        answers = run_engine(make_engine(len(digests)), decoding, reporter=reporter)
+        return dict(zip(digests, answers, strict=True))
 
 
-def group_images(decoded: Iterator[Decoded | Refusal], photos: int) -> Iterator[NDArray[np.uint8] | Refusal]:
-    """Pixels (size, size, 3) of one-image samples, (photos, size, size, 3) of others."""
-    while sample := list(islice(decoded, photos)):
-        bad = [item for item in sample if isinstance(item, Refusal)]
-        pixels = [item.pixels for item in sample if not isinstance(item, Refusal)]
-        yield bad[0] if bad else (pixels[0] if photos == 1 else np.stack(pixels))
+def group_images(
+    decoded: Iterator[DecodedImage | Rejection], count: int
+) -> Iterator[NDArray[np.uint8] | Rejection]:
+    """Yield the pixels of samples, (size, size, 3), or (count, size, size, 3) for several images."""
+    while sample := list(islice(decoded, count)):
+        rejections = [item for item in sample if isinstance(item, Rejection)]
+        pixels = [item.pixels for item in sample if not isinstance(item, Rejection)]
+        yield rejections[0] if rejections else (pixels[0] if count == 1 else np.stack(pixels))
 
 
-SELFTEST = "selftest.npz"
-SAID, REFUSED = 1e-4, 1e-2  # of the largest answer: beyond float32 sums in another order; another network
+# --- the self-test
 
 
-def make_pictures(size: int, photos: int = 1) -> NDArray[np.uint8]:
-    """Return 4 samples of square pictures: colours that change slowly or fast, and noise.
+def make_test_images(size: int, images_per_sample: int = 1) -> NDArray[np.uint8]:
+    """Return 4 samples of square images: colours that change slowly or fast, and noise.
 
-    No image of the user's is among them: a run may be handed on.
+    They contain none of the user's images, so that a run can be passed on.
 
     Args:
         size: side in pixels.
-        photos: how many images make a sample.
+        images_per_sample: how many images make a sample.
 
-    >>> make_pictures(8).shape, make_pictures(8, photos=2).shape
+    >>> make_test_images(8).shape, make_test_images(8, images_per_sample=2).shape
     ((4, 8, 8, 3), (4, 2, 8, 8, 3))
     """
-    along = np.linspace(0, 1, size)
-    down, across = np.meshgrid(along, along, indexing="ij")
+    ramp = np.linspace(0, 1, size)
+    down, across = np.meshgrid(ramp, ramp, indexing="ij")
     noise = np.random.default_rng(0).random((size, size, 3))
-    found = [
+    patterns = [
         np.stack([down, across, 1 - down], axis=-1),
         np.stack([across**2, 0.3 + 0 * down, down], axis=-1),
         0.5 + 0.5 * np.sin(20 * np.stack([down, across, down + across], axis=-1)),
         noise,
     ]
-    shown: NDArray[np.uint8] = np.rint(255 * np.stack(found)).astype(np.uint8)
-    if photos == 1:
-        return shown
-    return np.stack([np.roll(shown, number, axis=0) for number in range(photos)], axis=1)
+    images: NDArray[np.uint8] = np.rint(255 * np.stack(patterns)).astype(np.uint8)
+    if images_per_sample == 1:
+        return images
+    return np.stack([np.roll(images, number, axis=0) for number in range(images_per_sample)], axis=1)
 
 
 def compute_answers(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what Keras gives for samples, (n, units), in f32."""
+    """Return the answers of a Keras model to samples, (n, units), in float32."""
     import keras
 
     answers = model(pixels.astype(np.float32), training=False)
@@ -153,33 +168,39 @@ def compute_answers(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np
 
 
 def check_answers(path: Path, digests: dict[str, Any], engine: Engine, reporter: Reporter) -> None:
-    """Ask an engine about a run's pictures, unless it was right about them before on this machine.
+    """Test an engine with a run's test images, unless it has passed on this machine before.
+
+    Args:
+        path: the file with test images and answers.
+        digests: the digests of the run's files.
+        engine: the engine to test.
+        reporter: is warned of small differences.
 
     Raises:
-        ModelRefused: it gives other answers, or the file is none of ours.
+        ModelRefused: the engine gives other answers, or the file is damaged.
     """
-    asked = f"{engine.name}\n{np.__version__}\n{sorted(digests.items())}"
-    passed = Store().folder("selftests", hashlib.sha256(asked.encode()).hexdigest())
+    question = f"{engine.name}\n{np.__version__}\n{sorted(digests.items())}"
+    passed = Store().folder("selftests", hashlib.sha256(question.encode()).hexdigest())
     if passed.exists():
         return
     try:
         with np.load(path, allow_pickle=False) as stored:
-            shown, expected = stored["pictures"], stored["answers"]
+            images, expected = stored["pictures"], stored["answers"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
-        raise ModelRefused(f"{path} does not hold pictures and answers: {fault}.") from fault
-    batches = (shown[at : at + engine.batch] for at in range(0, len(shown), engine.batch))
-    received = np.concatenate([output[OUTPUT] for output in engine.run(batches)])
+        raise ModelRefused(f"{path} does not hold test images and answers: {fault}.") from fault
+    received = predict_pixels(engine, images)
     if received.shape != expected.shape:
         raise ModelRefused(
-            f"{path}: the network gives {received.shape[1:]} where {expected.shape[1:]} is right."
+            f"{path}: expected answers of shape {expected.shape[1:]}. Received: {received.shape[1:]}."
         )
     error = float(np.abs(received - expected).max() / max(float(np.abs(expected).max()), 1e-6))
-    said = f"than when it was trained, by {error:.1g} of its largest answer, under {engine.name}"
-    if not error <= REFUSED:
+    difference = f"than when it was trained, by {error:.1g} of its largest answer, under {engine.name}"
+    if not error <= REFUSE_ABOVE:
         raise ModelRefused(
-            f"The model in {path.parent} answers otherwise {said}. Its manifest.json says what to install."
+            f"The model in {path.parent} gives other answers {difference}. "
+            "Its manifest.json lists the versions to install."
         )
-    if error > SAID:
-        reporter.warn(f"The model in {path.parent} answers a little otherwise {said}.")
-    with contextlib.suppress(OSError):  # where nothing can be remembered, it is asked again
+    if error > WARN_ABOVE:
+        reporter.warn(f"The model in {path.parent} gives slightly other answers {difference}.")
+    with contextlib.suppress(OSError):  # if it cannot be remembered, the engine is tested again next time
         passed.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Scores as formulas, each with its 95 % interval: classification, labels, numbers and rankings."""

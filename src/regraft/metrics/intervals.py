@@ -1,8 +1,8 @@
-"""95 % intervals: how far a measured value may be from what more images would show.
+"""95 % intervals: how far a measured value may be from the one that more images would show.
 
-Four ways, each where it holds: Wilson's for a share, a seeded percentile bootstrap for what is made of sums
-over images, a normal interval on the logit for rankings, order statistics for a median. Except for Wilson's
-and the last, a flawless result has no width: "no mistake was seen", not "none is possible".
+Four kinds: Wilson's for a share, a seeded percentile bootstrap for functions of sums over images, a normal
+interval on the logit for rankings, and order statistics for a median. With the bootstrap and the logit a
+flawless result has no width: it says that no mistake was seen, not that none is possible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 1000
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
-DRAWS_AT_ONCE = 2_000_000  # bounds the bootstrap's memory to some tens of MB, whatever n is
+DRAWS_AT_ONCE = 2_000_000  # bounds the bootstrap's memory to some tens of MB for any n
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Interval:
 
 
 def wilson_interval(hits: int, n: int) -> Interval:
-    """The Wilson score interval, 95 %, of a share of `hits` in `n` trials.
+    """Return the 95 % Wilson score interval of the share of `hits` in `n` trials.
 
-    Unlike the textbook interval it stays inside 0..1 and keeps a width when every trial agrees.
+    Unlike the textbook interval, it stays inside 0..1 and keeps a width when all trials agree.
     Source: E. B. Wilson, "Probable inference", J. Am. Stat. Assoc. 22 (1927).
 
     Raises:
@@ -53,21 +53,21 @@ def wilson_interval(hits: int, n: int) -> Interval:
     share, z2 = hits / n, Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # The ends are exactly 0 and 1 in the extreme cases; rounding must not push the value outside.
+    # In the extreme cases an end is exactly 0 or 1; rounding must not push the value outside.
     return Interval(share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share)))
 
 
 def bootstrap(table: Any, statistic: Callable[[Floats], Floats], *, seed: int = 0) -> list[Interval]:
-    """Percentile bootstrap of statistics that are functions of sums over images; 1000 resamples.
+    """Return percentile bootstrap intervals of functions of sums over images, from 1000 resamples.
 
     Args:
-        table: what is summed, shape (n, m), a row an image; an array or a SciPy sparse array.
-        statistic: sums of shape (r, m) -> values of shape (r, s); NaN where they are undefined. A resample
-            that leaves a value undefined is left out of its interval.
+        table: the summands, shape (n, m), one row for each image; an array or a SciPy sparse array.
+        statistic: a function from sums of shape (r, m) to values of shape (r, s), NaN where undefined.
+            Resamples in which a value is undefined do not count in its interval.
         seed: the same seed and order of rows give the same intervals.
 
     Returns:
-        s intervals, each widened where needed to hold its value.
+        s intervals, each widened where necessary to contain its value.
 
     >>> bootstrap(np.array([[1.0], [3.0]]), lambda sums: sums / 2)
     [Interval(value=2.0, low=1.0, high=3.0)]
@@ -79,37 +79,37 @@ def bootstrap(table: Any, statistic: Callable[[Floats], Floats], *, seed: int = 
 
 
 def logit_interval(value: float, influence: npt.ArrayLike) -> Interval:
-    """A normal interval on the logit of a score in 0..1, which keeps it there.
+    """Return a normal interval on the logit of a score in 0..1, which stays inside 0..1.
 
-    The standard error is the infinitesimal jackknife's. Such intervals cover better than the bootstrap where
-    ties matter: K. Boyd, K. H. Eng, C. D. Page, "Area under the precision-recall curve" (2013).
+    The standard error is that of the infinitesimal jackknife. With ties such intervals have better coverage
+    than the bootstrap: K. Boyd, K. H. Eng, C. D. Page, "Area under the precision-recall curve" (2013).
 
     Args:
         value: the score, 0..1.
-        influence: n times the derivative of the score by the weight of each image, shape (n,).
+        influence: n times the derivative of the score with respect to each image's weight, shape (n,).
 
     >>> interval = logit_interval(0.5, [0.5, -0.5] * 50)
     >>> round(interval.low, 3), round(interval.high, 3)
     (0.403, 0.597)
     """
-    pull = np.asarray(influence, dtype=np.float64)
-    spread, room = math.sqrt(float((pull**2).sum())) / len(pull), value * (1 - value)
-    if room <= 0:
+    influences = np.asarray(influence, dtype=np.float64)
+    error, slope = math.sqrt(float((influences**2).sum())) / len(influences), value * (1 - value)
+    if slope <= 0:
         return Interval(value, value, value)
-    centre, half = math.log(value / (1 - value)), min(Z95 * spread / room, 500.0)
+    centre, half = math.log(value / (1 - value)), min(Z95 * error / slope, 500.0)
     low, high = (1 / (1 + math.exp(-end)) for end in (centre - half, centre + half))
     return Interval(value, min(low, value), max(high, value))
 
 
 def median_interval(values: npt.ArrayLike) -> Interval:
-    """The median of `values`, shape (n,), n > 0, between two of them; whatever their distribution.
+    """Return the median of `values`, shape (n,), n > 0, with an interval that holds for any distribution.
 
     >>> median_interval(range(101))
     Interval(value=50.0, low=40.0, high=60.0)
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
-    # How many values lie below the median is binomial: n / 2, give or take sqrt(n) / 2.
+    # The number of values below the median is binomial: its mean is n / 2, its deviation sqrt(n) / 2.
     skipped = max(0, math.floor((n - Z95 * math.sqrt(n)) / 2))
     return Interval(float(np.median(ordered)), float(ordered[skipped]), float(ordered[n - 1 - skipped]))
 
@@ -122,10 +122,10 @@ def _percentiles(value: float, drawn: Floats) -> Interval:
 
 
 def _resamples(n: int, seed: int) -> Iterator[Floats]:
-    """How often each of n rows was drawn, (r, n), a bounded number of resamples at a time."""
+    """Yield how often each of n rows was drawn, (r, n), for a bounded number of resamples at a time."""
     generator = np.random.default_rng(seed)
     rows = max(1, DRAWS_AT_ONCE // n)
     for start in range(0, RESAMPLES, rows):
-        taken = min(rows, RESAMPLES - start)
-        draws = generator.integers(n, size=(taken, n)) + n * np.arange(taken)[:, np.newaxis]
-        yield np.bincount(draws.ravel(), minlength=taken * n).reshape(taken, n).astype(np.float64)
+        count = min(rows, RESAMPLES - start)
+        draws = generator.integers(n, size=(count, n)) + n * np.arange(count)[:, np.newaxis]
+        yield np.bincount(draws.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)

@@ -1,0 +1,1 @@
+"""What a model file holds, checked before Keras reads it; trust in SavedModels."""

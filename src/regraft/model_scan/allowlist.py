@@ -1,7 +1,7 @@
-"""Which classes and functions the configuration of a model may name. Data, next to no logic.
+"""The classes and functions that the configuration of a model may name: data, and next to no logic.
 
-Keras looks names up and calls what it finds. The lists say what may be found: what only computes with
-tensors. A layer that a later Keras brings is refused until it stands here.
+Keras looks names up and calls whatever it finds. These lists allow only what computes with tensors, so a
+layer from a later version of Keras is refused until it is added here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-__all__ = ["ACTIVATIONS", "LAYERS", "MODELS", "REFUSED_LAYERS", "why_not", "why_not_function"]
+__all__ = [
+    "ACTIVATIONS",
+    "LAYERS",
+    "MODELS",
+    "REFUSED_LAYERS",
+    "explain_refused_class",
+    "explain_refused_function",
+]
 
 _LAYERS = """
 Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D
@@ -37,7 +44,7 @@ ZeroPadding1D ZeroPadding2D ZeroPadding3D
 """
 LAYERS = frozenset(_LAYERS.split())
 
-_CODE, _FILES, _OTHER = "runs a program", "can read files", "is no layer of an image model"
+_CODE, _FILES, _OTHER = "runs a program", "can read files", "is not a layer of an image model"
 REFUSED_LAYERS = {
     **dict.fromkeys(("FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper"), _CODE),
     **dict.fromkeys(("IntegerLookup", "StringLookup", "TextVectorization"), _FILES),
@@ -71,7 +78,7 @@ _NAMED = {
     ("regraft.backbone.savedlayer", "SavedModelLayer"),  # in files written before the packages moved
     ("regraft.backbones.savedmodel_layer", "SavedModelLayer"),
 }
-# Modules of which every class only computes; "Map", "Cond" and the like of `ops.core` call functions.
+# Modules whose classes all just compute. `ops.core` is not one: its "Map", "Cond" and so on call functions.
 _COMPUTING = re.compile(
     r"keras\.(initializers|regularizers|constraints|dtype_policies|quantizers|losses|metrics|optimizers"
     r"|optimizers\.schedules|random)|keras\.src\.ops\.(numpy|nn|math|image|linalg|einops)"
@@ -86,41 +93,44 @@ _HUB_READS = re.compile(r"\w*(Tokenizer|Preprocessor|Converter|Task|Classifier|S
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
-def why_not(module: object, name: str, registered: object, own: Collection[str] = ()) -> str:
-    """Why a class may not be in a model file; "" where it may.
+def explain_refused_class(
+    module: object, name: str, registered: object, user_names: Collection[str] = ()
+) -> str:
+    """Return why a class may not be in a model file; "" where it may.
 
     Args:
-        module: where Keras would look for it.
-        name: of the class.
-        registered: the name it may be registered under, which Keras looks up first.
-        own: names under which the user's own program has registered classes and functions.
+        module: the module where Keras would look for the class.
+        name: the name of the class.
+        registered: the name under which the class may be registered, which Keras looks up first.
+        user_names: names under which the user's own program has registered classes and functions.
 
-    >>> why_not("keras.layers", "Dense", None)
+    >>> explain_refused_class("keras.layers", "Dense", None)
     ''
-    >>> why_not("os", "system", None)
+    >>> explain_refused_class("os", "system", None)
     'is not one of the classes that a model file may name'
     """
     module = module if isinstance(module, str) else ""
-    if registered in own:
+    if isinstance(registered, str) and registered in user_names:
         return ""
     if module == "keras.layers" and name not in LAYERS:
-        return REFUSED_LAYERS.get(name, "is no layer of Keras known here")
-    known = module == "keras.layers" or (module, name) in MODELS | _NAMED
-    computing = _COMPUTING.fullmatch(module) or (module == "keras.src.ops.core" and name in _CORE)
-    hub = _HUB.fullmatch(module) and not _HUB_READS.fullmatch(name)
-    if not known and not ((computing or hub) and _CLASS.fullmatch(name)):
+        return REFUSED_LAYERS.get(name, "is not a Keras layer that regraft knows")
+    is_listed = module == "keras.layers" or (module, name) in MODELS | _NAMED
+    is_computing = _COMPUTING.fullmatch(module) or (module == "keras.src.ops.core" and name in _CORE)
+    is_from_hub = _HUB.fullmatch(module) and not _HUB_READS.fullmatch(name)
+    if not is_listed and not ((is_computing or is_from_hub) and _CLASS.fullmatch(name)):
         return "is not one of the classes that a model file may name"
-    package = "keras_hub" if hub else "regraft"
+    package = "keras_hub" if is_from_hub else "regraft"
     if registered not in (None, name, f"{package}>{name}"):
         return "is registered under another name than its own"
     return ""
 
 
-def why_not_function(module: object, name: object, own: Collection[str] = ()) -> str:
-    """Why a function may not be in a model file; "" where it may. `own` as in `why_not`."""
-    if name in own:
+def explain_refused_function(module: object, name: object, user_names: Collection[str] = ()) -> str:
+    """Return why a function may not be in a model file; "" where it may. See `explain_refused_class`."""
+    name = name if isinstance(name, str) else ""
+    if name in user_names:
         return ""
-    places = ("builtins", "keras.activations", "keras_hub.src.utils.keras_utils")
-    if module in places and name in ACTIVATIONS:
+    modules = ("builtins", "keras.activations", "keras_hub.src.utils.keras_utils")
+    if module in modules and name in ACTIVATIONS:
         return ""
     return "is not one of the activations that a model file may name"

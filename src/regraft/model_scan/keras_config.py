@@ -1,9 +1,8 @@
-"""The configuration of a model, read without building anything: its layers, and what is wrong with it.
+"""The configuration of a model, read without building anything: layers, their sizes, what is suspicious.
 
-How many numbers the layers of a configuration would hold once built, from what it says alone.
-
-Keras makes a layer's weights before it reads a file's. So a few bytes of configuration can ask for any amount
-of memory, unless they are counted first: a `Dense` of 10^9 units says so, and the file must hold as many.
+Keras creates a layer's weights before it reads those of the file, so a few bytes of configuration can ask for
+any amount of memory. Therefore the numbers that the layers would hold are counted first: where the
+configuration asks for a `Dense` of 10^9 units, the file must hold as many numbers.
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from regraft.model_scan.allowlist import MODELS, why_not, why_not_function
-from regraft.model_scan.archive import quoted
+from regraft.model_scan.allowlist import MODELS, explain_refused_class, explain_refused_function
+from regraft.model_scan.archive import quote_name
 
-__all__ = ["Configuration", "Layer", "expected", "read_config", "too_large"]
-
+__all__ = ["Configuration", "Layer", "count_layer_numbers", "find_oversized_layers", "read_config"]
 
 MOST_LAYERS = 5_000  # the deepest of keras.applications has 1,300
 MOST_CALLS = 20_000
 DEEPEST = 100
 
-# What stands for values in a configuration; "__lambda__" and "__typespec__" stand for programs.
+# Classes that stand for values in a configuration; "__lambda__" and "__typespec__" stand for programs.
 _VALUES = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
 
 
@@ -34,11 +32,11 @@ class Layer:
     """A layer as the configuration describes it.
 
     Attributes:
-        name: its own.
-        kind: its class.
-        module: where the class lives.
+        name: its name.
+        kind: the name of its class.
+        module: the module of its class.
         config: its settings.
-        built: the shapes it was built for, by name; the batch first.
+        built: the shapes that it was built for, by name; the batch axis first.
         shared: equal for entries that are one and the same object; None for most.
     """
 
@@ -50,14 +48,14 @@ class Layer:
     shared: object = None
 
     def __str__(self) -> str:
-        return f"layer {quoted(self.name)} ({quoted(self.kind)})"
+        return f"layer {quote_name(self.name)} ({quote_name(self.kind)})"
 
 
 @dataclass
 class Configuration:
-    """What a configuration says. `suspicious` are sentences; where there is one, Keras must not see it."""
+    """The content of a configuration. Where `suspicious` has a sentence, Keras must not read the file."""
 
-    own: Collection[str] = ()
+    user_names: Collection[str] = ()
     layers: list[Layer] = field(default_factory=list)
     calls: int = 0
     inputs: list[tuple[str, Any]] = field(default_factory=list)
@@ -65,84 +63,89 @@ class Configuration:
     suspicious: list[str] = field(default_factory=list)
 
 
-def read_config(text: bytes, own: Collection[str] = ()) -> Configuration:
-    """Read the JSON text of a model; `own` as in `regraft.model_scan.allowlist.why_not`."""
-    found = Configuration(own=own)
+def read_config(text: bytes, user_names: Collection[str] = ()) -> Configuration:
+    """Read the JSON text of a model; `user_names` as in `explain_refused_class`."""
+    configuration = Configuration(user_names)
     try:
         root = json.loads(text)
     except RecursionError:
-        found.suspicious.append("its configuration is nested too deeply.")
-        return found
+        configuration.suspicious.append("its configuration is nested too deeply.")
+        return configuration
     except ValueError as fault:
-        found.suspicious.append(f"its configuration is no JSON ({fault}).")
-        return found
-    if not isinstance(root, dict) or (root.get("module"), root.get("class_name")) not in MODELS:
-        named = quoted(str(root.get("class_name"))) if isinstance(root, dict) else "no object"
-        found.suspicious.append(f"expected a Functional or Sequential model. Received: {named}.")
+        configuration.suspicious.append(f"its configuration is not JSON ({fault}).")
+        return configuration
+    if not isinstance(root, dict) or (str(root.get("module")), str(root.get("class_name"))) not in MODELS:
+        kind = quote_name(str(root.get("class_name"))) if isinstance(root, dict) else "no object"
+        configuration.suspicious.append(f"expected a Functional or Sequential model. Received: {kind}.")
     else:
         root.pop("compile_config", None)  # Keras is told not to read it
-        found.outputs = list(_names(root.get("config", {}), "output_layers"))
-    _walk(root, found)
-    return found
+        configuration.outputs = list(_iterate_layer_names(root.get("config", {}), "output_layers"))
+    _add_objects(root, configuration)
+    return configuration
 
 
-def _walk(root: Any, found: Configuration) -> None:
+def _add_objects(root: Any, configuration: Configuration) -> None:
+    """Add every object of a JSON value to the configuration, outer objects first."""
     waiting: list[tuple[Any, str, int]] = [(root, "the model", 0)]
     while waiting:
-        value, place, depth = waiting.pop()
+        value, owner, depth = waiting.pop()
         if depth > DEEPEST:
-            found.suspicious.append("its configuration is nested too deeply.")
+            configuration.suspicious.append("its configuration is nested too deeply.")
             return
-        if len(found.layers) > MOST_LAYERS or found.calls > MOST_CALLS:
-            found.suspicious.append(f"it has more than {MOST_LAYERS:,} layers, or calls them too often.")
+        if len(configuration.layers) > MOST_LAYERS or configuration.calls > MOST_CALLS:
+            configuration.suspicious.append(
+                f"it has more than {MOST_LAYERS:,} layers, or calls them too often."
+            )
             return
         if isinstance(value, dict):
             if "class_name" in value:
-                place = _look(value, place, found)
-            waiting.extend((part, place, depth + 1) for part in value.values())
+                owner = _add_object(value, owner, configuration)
+            waiting.extend((item, owner, depth + 1) for item in value.values())
         elif isinstance(value, list):
-            waiting.extend((part, place, depth + 1) for part in value)
+            waiting.extend((item, owner, depth + 1) for item in value)
 
 
-def _look(entry: dict[str, Any], place: str, found: Configuration) -> str:
-    """Check one object of the configuration; returns what to call the place its parts are in."""
-    kind, config = entry["class_name"], entry.get("config")
+def _add_object(entry: dict[str, Any], owner: str, configuration: Configuration) -> str:
+    """Check one object of the configuration; return how messages name the owner of the objects inside it."""
+    kind, module, config = str(entry["class_name"]), str(entry.get("module")), entry.get("config")
     if kind in _VALUES:
-        return place
+        return owner
     if kind == "function":
-        why = why_not_function(entry.get("module"), config, found.own)
-        if why:
-            found.suspicious.append(f"{place}: function {quoted(str(config))} {why}.")
-        return place
+        reason = explain_refused_function(module, config, configuration.user_names)
+        if reason:
+            configuration.suspicious.append(f"{owner}: function {quote_name(str(config))} {reason}.")
+        return owner
     config = config if isinstance(config, dict) else {}
-    module = entry.get("module")
     name = str(config.get("name", entry.get("name", "")))
-    built = _shapes(entry.get("build_config"))
-    layer = Layer(name, str(kind), str(module), config, built, entry.get("shared_object_id"))
-    why = why_not(module, str(kind), entry.get("registered_name"), found.own)
+    built = _read_shapes(entry.get("build_config"))
+    layer = Layer(name, kind, module, config, built, entry.get("shared_object_id"))
+    reason = explain_refused_class(module, kind, entry.get("registered_name"), configuration.user_names)
     if kind in ("__lambda__", "__typespec__"):
-        why = "is a program"
-    if why:
-        at = str(layer) if name else f"{place}: {quoted(str(kind))}"
-        found.suspicious.append(f"{at} {why}.")
-        return at
+        reason = "is a program"
+    if reason:
+        label = str(layer) if name else f"{owner}: {quote_name(kind)}"
+        configuration.suspicious.append(f"{label} {reason}.")
+        return label
     if (module, kind) not in MODELS:
-        if module != "keras.layers" and re.match(r"keras(\.(?!src\.)|$)", str(module)):
-            return place
-        found.layers.append(layer)
+        if module != "keras.layers" and re.match(r"keras(\.(?!src\.)|$)", module):
+            return owner
+        configuration.layers.append(layer)
         if kind == "InputLayer":
-            found.inputs.append((name, config.get("batch_shape", config.get("batch_input_shape"))))
-    _check_calls(entry, layer, found)
+            configuration.inputs.append((name, config.get("batch_shape", config.get("batch_input_shape"))))
+    _check_calls(entry, layer, configuration)
     return str(layer)
 
 
-def _check_calls(entry: dict[str, Any], layer: Layer, found: Configuration) -> None:
-    """A layer that is called on values instead of tensors computes at once, however large the result."""
+def _check_calls(entry: dict[str, Any], layer: Layer, configuration: Configuration) -> None:
+    """Refuse calls on values: Keras would compute their result while it builds, however large it is."""
     calls = entry.get("inbound_nodes", [])
-    found.calls += len(calls)
+    if not isinstance(calls, list):
+        configuration.suspicious.append(f"{layer} has calls that are no list.")
+        return
+    configuration.calls += len(calls)
     for call in calls:
         if isinstance(call, dict) and not _has_tensor(call):
-            found.suspicious.append(f"{layer} is called on no tensor.")
+            configuration.suspicious.append(f"{layer} is called on no tensor.")
             return
 
 
@@ -159,15 +162,15 @@ def _has_tensor(call: Any) -> bool:
     return False
 
 
-def _shapes(build: Any) -> dict[str, Any]:
+def _read_shapes(build: Any) -> dict[str, Any]:
     if not isinstance(build, dict):
         return {}
     shapes = build.get("shapes_dict")
     return shapes if isinstance(shapes, dict) else build
 
 
-def _names(config: Any, key: str) -> Iterator[str]:
-    """Names of layers in `input_layers` or `output_layers`, nested as the model's own outputs are."""
+def _iterate_layer_names(config: Any, key: str) -> Iterator[str]:
+    """Yield the layers' names in `input_layers` or `output_layers`, which nest as the outputs do."""
     waiting = [config.get(key, [])] if isinstance(config, dict) else []
     while waiting:
         value = waiting.pop(0)
@@ -177,9 +180,9 @@ def _names(config: Any, key: str) -> Iterator[str]:
             waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
-# How many times as many numbers as the file holds its configuration may ask for, and how many any model may:
-# quantised weights share bytes; layers without a formula are estimated.
-KNOWN_SLACK, KNOWN_FREE = 4, 2**20
+# A configuration may ask for SLACK times the numbers in the file (quantised weights share bytes, and layers
+# without a formula are estimated), plus FREE numbers, which any model may have.
+EXACT_SLACK, EXACT_FREE = 4, 2**20
 ESTIMATE_SLACK, ESTIMATE_FREE = 16, 2**22
 
 _ESTIMATED = re.compile(
@@ -189,32 +192,34 @@ _WINDOW = re.compile("kernel|patch_size|window")
 _NO_LENGTH = {"seed", "axis", "axes", "shared_object_id", "factor", "trainable", "name"}
 
 
-def too_large(configuration: Configuration, held: int) -> list[str]:
-    """Sentences on layers that ask for more numbers than `held`, the file's, can be meant for; or []."""
-    known: dict[object, tuple[int, Layer]] = {}
+def find_oversized_layers(configuration: Configuration, available: int) -> list[str]:
+    """Return a sentence on each layer that asks for far more numbers than the file has `available`."""
+    exact: dict[object, tuple[int, Layer]] = {}
     estimated: dict[object, tuple[int, Layer]] = {}
     problems = []
-    for place, layer in enumerate(configuration.layers):
+    for number, layer in enumerate(configuration.layers):
         try:
-            count, sure = expected(layer)
+            count, is_exact = count_layer_numbers(layer)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError):
             problems.append(f"{layer} does not say which shapes it was built for.")
             continue
-        key = place if layer.shared is None else str(layer.shared)  # one object, wherever it stands
-        counts = known if sure else estimated
+        key = number if layer.shared is None else str(layer.shared)  # a shared object counts once
+        counts = exact if is_exact else estimated
         counts[key] = max(counts.get(key, (0, layer)), (count, layer), key=lambda pair: pair[0])
-    for counts, slack, free in ((known, KNOWN_SLACK, KNOWN_FREE), (estimated, ESTIMATE_SLACK, ESTIMATE_FREE)):
-        if sum(count for count, _ in counts.values()) > slack * held + free:
+    for counts, slack, free in ((exact, EXACT_SLACK, EXACT_FREE), (estimated, ESTIMATE_SLACK, ESTIMATE_FREE)):
+        if sum(count for count, _ in counts.values()) > slack * available + free:
             count, layer = max(counts.values(), key=lambda pair: pair[0])
-            problems.append(f"{layer} alone would hold about {count:,} numbers; the whole file has {held:,}.")
+            problems.append(
+                f"{layer} alone would hold about {count:,} numbers; the whole file has {available:,}."
+            )
     return problems
 
 
-def expected(layer: Layer) -> tuple[int, bool]:
-    """How many numbers a layer holds, and whether that follows from its kind; else it is an estimate.
+def count_layer_numbers(layer: Layer) -> tuple[int, bool]:
+    """Return how many numbers a layer holds, and whether that count is exact or an estimate.
 
     Raises:
-        KeyError, TypeError, ValueError, IndexError, AttributeError: the configuration does not say.
+        KeyError, TypeError, ValueError, IndexError, AttributeError: a setting or a shape is missing.
     """
     if layer.module == "keras.layers":
         formula = _FORMULAS.get(layer.kind)
@@ -223,67 +228,67 @@ def expected(layer: Layer) -> tuple[int, bool]:
         return formula(layer.config, layer.built.get("input_shape", layer.built)), True
     if layer.kind == "SavedModelLayer":
         variables = layer.config["facts"]["variables"]
-        return sum(math.prod(map(_whole, shape)) for _, shape, _, _ in variables), True
+        return sum(math.prod(map(_read_length, shape)) for _, shape, _, _ in variables), True
     return (0, True) if layer.module.startswith("keras.src.ops.") else (_estimate(layer), False)
 
 
-def _convolution(config: dict[str, Any], shape: Any) -> int:
-    """Of any rank; also one for each channel (`depthwise`), and that with one of 1 x 1 behind it."""
-    channels = _whole(shape[1] if config.get("data_format") == "channels_first" else shape[-1])
+def _count_convolution(config: dict[str, Any], shape: Any) -> int:
+    """Count for a convolution of any rank, also for a depthwise and a separable one."""
+    channels = _read_length(shape[1] if config.get("data_format") == "channels_first" else shape[-1])
     size = config["kernel_size"]
-    kernel = math.prod(map(_whole, size if isinstance(size, list) else [size] * (len(shape) - 2)))
+    kernel = math.prod(map(_read_length, size if isinstance(size, list) else [size] * (len(shape) - 2)))
     if "depth_multiplier" in config:
-        between = channels * _whole(config["depth_multiplier"])
-        return between * (kernel + 1) + (between + 1) * _whole(config.get("filters") or 0)
-    return (channels * kernel // _whole(config.get("groups", 1)) + 1) * _whole(config["filters"])
+        inner = channels * _read_length(config["depth_multiplier"])
+        return inner * (kernel + 1) + (inner + 1) * _read_length(config.get("filters") or 0)
+    return (channels * kernel // _read_length(config.get("groups", 1)) + 1) * _read_length(config["filters"])
 
 
-def _dense(config: dict[str, Any], shape: Any) -> int:
-    return _whole(config["units"]) * (_whole(shape[-1]) + 1)
+def _count_dense(config: dict[str, Any], shape: Any) -> int:
+    return _read_length(config["units"]) * (_read_length(shape[-1]) + 1)
 
 
-def _einsum(config: dict[str, Any], shape: Any) -> int:
-    """The kernel's letters have the lengths that they have in the input or in the output."""
-    given, kernel, result = re.split(",|->", config["equation"])
-    output = _listed(config["output_shape"])
+def _count_einsum(config: dict[str, Any], shape: Any) -> int:
+    """Count for an EinsumDense; a letter of the kernel is as long as it is in the input or in the output."""
+    source, kernel, result = re.split(",|->", config["equation"])
+    output = _as_list(config["output_shape"])
     lengths = {
         **dict(zip(reversed(result.replace(".", "")), reversed(output), strict=False)),
-        **dict(zip(reversed(given.replace(".", "")), reversed(shape), strict=False)),
+        **dict(zip(reversed(source.replace(".", "")), reversed(shape), strict=False)),
     }
-    bias = math.prod(_whole(side) for side in output if side is not None)
-    return math.prod(_whole(lengths[letter]) for letter in kernel) + bias
+    bias = math.prod(_read_length(side) for side in output if side is not None)
+    return math.prod(_read_length(lengths[letter]) for letter in kernel) + bias
 
 
-def _table(config: dict[str, Any], shape: Any) -> int:
-    return _whole(config["input_dim"]) * _whole(config["output_dim"])
+def _count_embedding(config: dict[str, Any], shape: Any) -> int:
+    return _read_length(config["input_dim"]) * _read_length(config["output_dim"])
 
 
-def _normalization(config: dict[str, Any], shape: Any) -> int:
-    axes = [] if config["axis"] is None else _listed(config["axis"])
-    return 4 * math.prod(_whole(shape[axis]) for axis in axes)
+def _count_normalization(config: dict[str, Any], shape: Any) -> int:
+    axes = [] if config["axis"] is None else _as_list(config["axis"])
+    return 4 * math.prod(_read_length(shape[axis]) for axis in axes)
 
 
-def _slopes(config: dict[str, Any], shape: Any) -> int:
+def _count_slopes(config: dict[str, Any], shape: Any) -> int:
     shared = config.get("shared_axes") or ()
-    return math.prod(_whole(side) for axis, side in enumerate(shape) if axis and axis not in shared)
+    return math.prod(_read_length(side) for axis, side in enumerate(shape) if axis and axis not in shared)
 
 
-def _heads(config: dict[str, Any], shapes: Any) -> int:
-    depth = max(_whole(config["key_dim"]), _whole(config.get("value_dim") or 0))
-    channels = max(_whole(shape[-1]) for shape in shapes.values() if shape)
-    return 4 * _whole(config["num_heads"]) * depth * (channels + 1)
+def _count_attention(config: dict[str, Any], shapes: Any) -> int:
+    depth = max(_read_length(config["key_dim"]), _read_length(config.get("value_dim") or 0))
+    channels = max(_read_length(shape[-1]) for shape in shapes.values() if shape)
+    return 4 * _read_length(config["num_heads"]) * depth * (channels + 1)
 
 
 _FORMULAS: dict[str, Callable[[dict[str, Any], Any], int]] = {
-    "Dense": _dense,
-    "EinsumDense": _einsum,
-    "Embedding": _table,
-    "ReversibleEmbedding": _table,
-    "MultiHeadAttention": _heads,
-    "PReLU": _slopes,
-    **{f"{kind}Normalization": _normalization for kind in ("", "Batch", "Group", "Layer", "RMS")},
+    "Dense": _count_dense,
+    "EinsumDense": _count_einsum,
+    "Embedding": _count_embedding,
+    "ReversibleEmbedding": _count_embedding,
+    "MultiHeadAttention": _count_attention,
+    "PReLU": _count_slopes,
+    **{f"{kind}Normalization": _count_normalization for kind in ("", "Batch", "Group", "Layer", "RMS")},
     **{
-        f"{variant}{word}{rank}D{direction}": _convolution
+        f"{variant}{word}{rank}D{direction}": _count_convolution
         for variant in ("", "Depthwise", "Separable")
         for word in ("Conv", "Convolution")
         for rank in (1, 2, 3)
@@ -292,25 +297,27 @@ _FORMULAS: dict[str, Callable[[dict[str, Any], Any], int]] = {
 }
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _whole(value: Any) -> int:
+def _read_length(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"no length: {value}")
+        raise ValueError(f"not a length: {value}")
     return value
 
 
 def _estimate(layer: Layer) -> int:
-    """Of a layer without a formula: its two largest lengths, for each place of its kernels or patches."""
-    lengths = sorted(_sizes({**layer.config, "built": layer.built}))[-2:]
-    windows = [max(_sizes(value), default=1) for key, value in layer.config.items() if _WINDOW.search(key)]
+    """Estimate for a layer without a formula: its two largest lengths, times the size of its kernel."""
+    lengths = sorted(_iterate_lengths({**layer.config, "built": layer.built}))[-2:]
+    windows = [
+        max(_iterate_lengths(value), default=1) for key, value in layer.config.items() if _WINDOW.search(key)
+    ]
     return math.prod(lengths) * max(windows, default=1) ** 2
 
 
-def _sizes(value: Any) -> Iterator[int]:
-    """Whole numbers in settings and shapes that may be lengths; those of layers inside count there."""
+def _iterate_lengths(value: Any) -> Iterator[int]:
+    """Yield the integers in settings and shapes that may be lengths, but not those of layers inside."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -319,4 +326,4 @@ def _sizes(value: Any) -> Iterator[int]:
         elif isinstance(value, list):
             waiting.extend(value)
         elif isinstance(value, dict) and "class_name" not in value:
-            waiting.extend(part for key, part in value.items() if key not in _NO_LENGTH)
+            waiting.extend(item for key, item in value.items() if key not in _NO_LENGTH)

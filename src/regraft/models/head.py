@@ -1,6 +1,6 @@
-"""A head on a backbone: from a `HeadSpec`, or any Keras layer or model.
+"""A head on a backbone, from a `HeadSpec` or from any Keras layer or model.
 
-Everything is made of plain Keras pieces, so that the saved model opens without regraft.
+It consists of plain Keras layers and operations, so that the saved model opens without regraft.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from typing import Any
 
 import keras
 
-from regraft.backbones.graph import activation_of, is_head
+from regraft.backbones.classifier import get_activation_name, is_head
+from regraft.backbones.graph import find_operation
 from regraft.backbones.load import Backbone
-from regraft.errors import UsageError, brief, nearest
+from regraft.errors import UsageError, shorten_error, suggest_nearest
 from regraft.models.attention import cbam, pool, squeeze_excitation
 from regraft.recipe import HeadSpec
-from regraft.solvers.decision import OUTPUT
+from regraft.solvers.decision import HEAD_OUTPUT
 from regraft.tasks import TASKS, Task
 
-__all__ = ["CUSTOM", "UNITS", "graft", "is_head", "is_linear", "over_photos", "pooled"]
+__all__ = ["CUSTOM", "UNITS", "build_multi_image_model", "graft", "is_head", "is_linear", "pool_features"]
 
-UNITS = "head_units"  # name of the layer that puts a regression's answers into the targets' units
+UNITS = "head_units"  # name of the layer that converts a regression's answers to the targets' units
 CUSTOM = "head_custom"  # name of the Sequential around a user's own head
 
 
 def is_linear(model: keras.Model) -> bool:
-    """Whether the output layer is all that a model's head has to learn, so that a solver can fill it.
+    """Return whether a model's head has weights only in its output layer, so that a solver can fill it.
 
     Args:
         model: from `graft`.
     """
-    return [layer.name for layer in model.layers if is_head(layer) and layer.weights] == [OUTPUT]
+    return [layer.name for layer in model.layers if is_head(layer) and layer.weights] == [HEAD_OUTPUT]
 
 
-def pooled(backbone: Backbone, head: HeadSpec) -> keras.KerasTensor:
-    """What a solver sees: the backbone's answer as one vector an image, by a pooling without weights.
+def pool_features(backbone: Backbone, head: HeadSpec) -> keras.KerasTensor:
+    """Pool the backbone's output without weights to one vector for each image, as a solver sees it.
 
     Args:
-        backbone: from `load_backbone`.
-        head: its pooling; the average for one that has to be learned (generalised mean, attention). A
-            backbone that gives a vector is taken as it is.
+        backbone: from `load_backbone`. An output that is a vector stays as it is.
+        head: gives the pooling; the average replaces one that is learned (generalised mean, attention).
 
     Returns:
         A symbolic tensor of shape (batch, features), part of the graph of `backbone.model`.
@@ -59,28 +59,28 @@ def graft(
     taps: Sequence[keras.KerasTensor] = (),
     seed: int = 0,
 ) -> keras.Model:
-    """A new head on a backbone.
+    """Put a new head on a backbone.
 
     Args:
-        backbone: from `load_backbone`; its layers become the model's own, not copies.
-        head: what to build, or a layer or model that takes the backbone's output (a feature map, mostly) and
-            answers the task. It becomes part of the model, not a copy.
+        backbone: from `load_backbone`; its layers become the model's own, they are not copied.
+        head: what to build, or a layer or model that takes the backbone's output (mostly a feature map) and
+            answers the task. Such a layer becomes part of the model, it is not copied.
         outputs: number of classes, labels or targets; 2 for a binary task.
-        task: a name of `regraft.tasks.TASKS`. Its activation is that of the output: probabilities by softmax
-            or sigmoid, numbers as they are.
-        units: for regression, (scale, offset) a target: the output layer, or the head given, then works in
-            these units, as `(target - offset) / scale`, and the model answers in the target's own.
-        taps: tensors of the backbone that a linear `HeadSpec` pools, one by one, and puts side by side; none
-            for its output.
-        seed: of dropout and of every first weight of a `HeadSpec`.
+        task: a name of `regraft.tasks.TASKS`, which determines the activation of the output: softmax or
+            sigmoid for probabilities, none for numbers.
+        units: for regression, the scales and the offsets of the targets: the output layer, or the user's
+            head, then works in `(target - offset) / scale`, and the model answers in the target's own units.
+        taps: tensors of the backbone that a linear `HeadSpec` pools one by one and concatenates; () for the
+            backbone's output.
+        seed: the seed of dropout and of every initial weight of a `HeadSpec`.
 
     Returns:
-        An ordinary Functional `keras.Model`, float RGB pixels (batch, size, size, 3) in 0..255 to answers
+        An ordinary Functional `keras.Model` from float RGB pixels (batch, size, size, 3) in 0..255 to answers
         (batch, units of the task), not compiled.
 
     Raises:
-        UsageError: an unknown task, a head that does not fit the task or the backbone's output, or a backbone
-            that has a head of regraft's already.
+        UsageError: the task is unknown, the head does not fit the task or the backbone's output, or the
+            backbone already has a head by regraft.
 
     Example:
         >>> from regraft.backbones.load import load_backbone
@@ -92,7 +92,9 @@ def graft(
         (None, 1)
     """
     if task not in TASKS:
-        raise UsageError(f"task: expected {', '.join(TASKS)}. Received: {task!r}.{nearest(str(task), TASKS)}")
+        raise UsageError(
+            f"task: expected {', '.join(TASKS)}. Received: {task!r}.{suggest_nearest(str(task), TASKS)}"
+        )
     if any(is_head(layer) for layer in backbone.layers):
         raise UsageError(
             f"{backbone.name} has a head already: it was trained by regraft. Give the backbone by its name, "
@@ -100,21 +102,21 @@ def graft(
         )
     features = backbone.model.outputs[0]
     if isinstance(head, HeadSpec):
-        tapped = _side_by_side(taps, head) if len(taps) > 1 else features
-        answer = _from_spec(tapped, head, TASKS[task], outputs=outputs, seed=seed)
+        features = _pool_taps(taps, head) if len(taps) > 1 else features
+        answer = _apply_spec(features, head, TASKS[task], outputs=outputs, seed=seed)
     else:
-        answer = _from_layer(features, head, TASKS[task], outputs=outputs)
+        answer = _apply_layer(features, head, TASKS[task], outputs=outputs)
     if units is not None:
-        answer = _in_units(answer, task, units)
+        answer = _convert_units(answer, task, units)
     return keras.Model(backbone.model.inputs[0], answer, name=f"regraft_{backbone.name}")
 
 
 # --- from a HeadSpec
 
 
-def _from_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int, seed: int) -> Any:
+def _apply_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int, seed: int) -> Any:
     seeds = random.Random(seed)
-    x = _on_map(x, head, seeds)
+    x = _apply_map_layers(x, head, seeds)
     x = _normalize(pool(x, head.pooling, "head_pool"), head, 0)
     for number, width in enumerate(head.hidden, 1):
         start = keras.initializers.HeNormal(seed=seeds.getrandbits(31))
@@ -126,22 +128,22 @@ def _from_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int
         x = keras.layers.Dropout(head.dropout, seed=seeds.getrandbits(31), name="head_dropout")(x)
     start = keras.initializers.GlorotUniform(seed=seeds.getrandbits(31))
     return keras.layers.Dense(
-        task.units(outputs),
+        task.count_units(outputs),
         activation=task.activation,
         kernel_initializer=start,
-        name=OUTPUT,
+        name=HEAD_OUTPUT,
         dtype="float32",
     )(x)
 
 
-def _side_by_side(taps: Sequence[keras.KerasTensor], head: HeadSpec) -> keras.KerasTensor:
-    """One vector of several feature maps."""
-    pooled = [pool(tensor, head.pooling, f"head_pool_{number}") for number, tensor in enumerate(taps, 1)]
-    return keras.layers.Concatenate(name="head_pool")(pooled)
+def _pool_taps(taps: Sequence[keras.KerasTensor], head: HeadSpec) -> keras.KerasTensor:
+    """Pool several feature maps into one vector."""
+    vectors = [pool(tensor, head.pooling, f"head_pool_{number}") for number, tensor in enumerate(taps, 1)]
+    return keras.layers.Concatenate(name="head_pool")(vectors)
 
 
-def _on_map(x: keras.KerasTensor, head: HeadSpec, seeds: random.Random) -> keras.KerasTensor:
-    """Attention and convolutions, before pooling."""
+def _apply_map_layers(x: keras.KerasTensor, head: HeadSpec, seeds: random.Random) -> keras.KerasTensor:
+    """Apply attention and convolutions, which come before pooling."""
     if (head.attention != "none" or head.convolutions) and len(x.shape) != 4:
         raise UsageError(
             "head: attention and convolutions need a feature map of shape (batch, height, width, channels). "
@@ -165,7 +167,8 @@ def _on_map(x: keras.KerasTensor, head: HeadSpec, seeds: random.Random) -> keras
 def _normalize(x: keras.KerasTensor, head: HeadSpec, number: int) -> keras.KerasTensor:
     name = f"head_norm_{number}"
     if head.normalization == "batch":
-        # A few hundred images make few steps: Keras' 0.99 would leave the statistics half-way from the start.
+        # With a few hundred images there are few steps: Keras' 0.99 would keep the statistics near their
+        # start.
         return keras.layers.BatchNormalization(momentum=0.9, name=name)(x)
     if head.normalization == "layer":
         return keras.layers.LayerNormalization(name=name)(x)
@@ -175,16 +178,16 @@ def _normalize(x: keras.KerasTensor, head: HeadSpec, number: int) -> keras.Keras
 # --- any layer or model
 
 
-def _from_layer(x: keras.KerasTensor, head: keras.layers.Layer, task: Task, *, outputs: int) -> Any:
+def _apply_layer(x: keras.KerasTensor, head: keras.layers.Layer, task: Task, *, outputs: int) -> Any:
     if not isinstance(head, keras.layers.Layer):
         raise UsageError(f"head: expected a HeadSpec, a Keras layer or a model. Received: {head!r}.")
-    expected = (x.shape[0], task.units(outputs))
+    expected = (x.shape[0], task.count_units(outputs))
     try:
         answer = keras.Sequential([head], name=CUSTOM)(x)
-    except Exception as fault:  # Keras names no type for input that a layer cannot take
+    except Exception as fault:  # Keras documents no type for input that a layer cannot take
         raise UsageError(
             f"head: expected a layer from {x.shape}, the backbone's output, to {expected}. "
-            f"{head.name} cannot take it. Keras says: {brief(fault)}"
+            f"{head.name} cannot take it. Keras says: {shorten_error(fault)}"
         ) from fault
     received = getattr(answer, "shape", None)
     if received != expected:
@@ -202,17 +205,17 @@ def _from_layer(x: keras.KerasTensor, head: keras.layers.Layer, task: Task, *, o
 
 
 def _last_activation(layer: keras.layers.Layer) -> str | None:
-    """Name of the function that makes a head's answers; None where it cannot be seen."""
+    """Return the name of the activation of a head's output; None where it cannot be seen."""
     if isinstance(layer, keras.Sequential):
         return _last_activation(layer.layers[-1])
     if isinstance(layer, keras.Model):
-        operation = layer.outputs[0]._keras_history.operation if getattr(layer, "outputs", None) else None
+        operation = find_operation(layer.outputs[0]) if getattr(layer, "outputs", None) else None
         return _last_activation(operation) if isinstance(operation, keras.layers.Layer) else None
-    return activation_of(layer)
+    return get_activation_name(layer)
 
 
-def _in_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[float]]) -> Any:
-    scale, offset = ([float(value) for value in each] for each in units)
+def _convert_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[float]]) -> Any:
+    scale, offset = ([float(value) for value in values] for values in units)
     if task != "regression" or not len(scale) == len(offset) == answer.shape[-1]:
         raise UsageError(
             "units: expected a scale and an offset for each target of a regression. "
@@ -221,30 +224,31 @@ def _in_units(answer: Any, task: str, units: tuple[Sequence[float], Sequence[flo
     return keras.layers.Rescaling(scale, offset, name=UNITS, dtype="float32")(answer)
 
 
-def over_photos(prefix: keras.Model, head: keras.Model, photos: int) -> keras.Model:
-    """The frozen part runs over every image, its tensors are averaged over a sample's, the head answers.
+def build_multi_image_model(prefix: keras.Model, head: keras.Model, images: int) -> keras.Model:
+    """Build a model for samples of several images: run the prefix on each, average, apply the head.
 
     Args:
-        prefix: pixels (batch, size, size, 3) -> dictionary of tensors, in the order of the head's inputs.
-        head: those tensors -> answers (batch, units).
-        photos: images a sample.
+        prefix: a network from pixels (batch, size, size, 3) to a dictionary of tensors, in the order of the
+            head's inputs.
+        head: a network from those tensors to answers (batch, units).
+        images: the number of images in a sample.
 
     Returns:
-        An ordinary Functional model, RGB pixels 0..255 (batch, photos, size, size, 3) to answers.
+        An ordinary Functional model from RGB pixels 0..255 (batch, images, size, size, 3) to answers.
 
     Example:
         >>> image = keras.Input((4, 4, 3))
         >>> mean = keras.Model(image, {"mean": keras.layers.GlobalAveragePooling2D()(image)})
-        >>> given = keras.Input((3,))
-        >>> both = over_photos(mean, keras.Model(given, keras.layers.Dense(2)(given)), 2)
-        >>> both.input_shape, both.output_shape
+        >>> vector = keras.Input((3,))
+        >>> model = build_multi_image_model(mean, keras.Model(vector, keras.layers.Dense(2)(vector)), 2)
+        >>> model.input_shape, model.output_shape
         ((None, 2, 4, 4, 3), (None, 2))
     """
     shape = prefix.inputs[0].shape[1:]
-    pixels = keras.Input((photos, *shape), name="images")
-    each = prefix(keras.ops.reshape(pixels, (-1, *shape)))
+    pixels = keras.Input((images, *shape), name="images")
+    tensors = prefix(keras.ops.reshape(pixels, (-1, *shape)))
     means = [
-        keras.ops.mean(keras.ops.reshape(tensor, (-1, photos, *tensor.shape[1:])), axis=1)
-        for tensor in each.values()
+        keras.ops.mean(keras.ops.reshape(tensor, (-1, images, *tensor.shape[1:])), axis=1)
+        for tensor in tensors.values()
     ]
     return keras.Model(pixels, head(means if len(means) > 1 else means[0]), name="regraft_over_photos")

@@ -1,8 +1,8 @@
 """Architectural changes: a backbone cut shorter, with a layer replaced, or with a block inserted.
 
-Each operation returns a new `Backbone` and leaves the one it was given as usable as before. Both share
-their layers, as `graft` and `cut` do: nothing is copied, what trains in one trains in the other, and a shared
-layer's `.output` is that of the network in which it was called first. To have them apart, save and load one.
+Each operation returns a new `Backbone` and leaves the original usable. Both share their layers, as with
+`graft` and `cut`: nothing is copied, a layer that trains in one trains in the other, and its `.output` is
+that of the network in which it was called first. To separate the two, save and load one of them.
 
     backbone = cut_at(load_backbone("resnet50"), "conv4")
     backbone = insert_after(backbone, "conv3", cbam)
@@ -17,10 +17,10 @@ from typing import Any
 
 import keras
 
-from regraft.backbones.graph import nodes_of
+from regraft.backbones.graph import find_descendants, find_operation, list_nodes
 from regraft.backbones.load import Backbone
-from regraft.backbones.preprocessing import own_layers
-from regraft.errors import UsageError, brief, nearest
+from regraft.backbones.preprocessing import list_own_layers
+from regraft.errors import UsageError, shorten_error, suggest_nearest
 
 __all__ = ["cut_at", "insert_after", "replace_layer"]
 
@@ -28,14 +28,14 @@ Block = Callable[[keras.KerasTensor], keras.KerasTensor]
 
 
 def cut_at(backbone: Backbone, name: str) -> Backbone:
-    """The backbone up to the end of a layer or stage; what comes after it is removed.
+    """Return the backbone up to the end of a layer or stage.
 
     Args:
-        backbone: from `load_backbone`, or changed already.
-        name: of a layer, or of a stage.
+        backbone: from `load_backbone` or one of these operations.
+        name: the name of a layer or of a stage.
 
     Raises:
-        UsageError: there is no such layer or stage, or what leaves it is not one feature map or vector.
+        UsageError: there is no such layer or stage, or its output is not one feature map, tokens or vector.
 
     Example:
         >>> from regraft.backbones.load import load_backbone
@@ -43,23 +43,24 @@ def cut_at(backbone: Backbone, name: str) -> Backbone:
         >>> cut_at(backbone, "block3").model.output_shape
         (None, 4, 4, 256)
     """
-    end = _end(backbone, name)
+    end = _find_end(backbone, name)
     if len(end.shape) not in (2, 3, 4):
         raise UsageError(
             f"{backbone.name} cannot end at {name}: expected a feature map, tokens or a vector. "
             f"Received: {end.shape}."
         )
     model = keras.Model(backbone.model.inputs[0], end, name=backbone.model.name)
-    return _changed(backbone, model, stage="", new=(), note="")
+    return _make_backbone(backbone, model, stage="", new=(), note="")
 
 
 def insert_after(backbone: Backbone, name: str, block: Block) -> Backbone:
-    """The backbone with a block put in where a layer or stage ends; whatever used that end uses the block.
+    """Return the backbone with a block inserted after a layer or stage, whose output now passes through it.
 
     Args:
-        backbone: from `load_backbone`, or changed already.
-        name: of a layer, or of a stage.
-        block: a Keras layer, or a function that calls layers, such as `attention.cbam`. It keeps the shape.
+        backbone: from `load_backbone` or one of these operations.
+        name: the name of a layer or of a stage.
+        block: a Keras layer, or a function that calls layers, such as `attention.cbam`. It must keep the
+            shape.
 
     Returns:
         A backbone whose `new_layers` names the block's layers with weights; they train under every plan.
@@ -74,45 +75,43 @@ def insert_after(backbone: Backbone, name: str, block: Block) -> Backbone:
         >>> insert_after(backbone, "block4", squeeze_excitation).new_layers
         ('se_reduce', 'se_expand')
     """
-    end = _end(backbone, name)
-    operation = end._keras_history.operation
+    last = find_operation(_find_end(backbone, name))
 
-    def call(each: Any, *inputs: Any, **options: Any) -> Any:
-        given = each(*inputs, **options)
-        if each is not operation:
-            return given
-        made = block(given)
-        if getattr(made, "shape", None) != given.shape:
+    def call(operation: Any, *inputs: Any, **options: Any) -> Any:
+        output = operation(*inputs, **options)
+        if operation is not last:
+            return output
+        result = block(output)
+        if getattr(result, "shape", None) != output.shape:
             raise UsageError(
-                f"A block after {name} must keep the shape {given.shape}. "
-                f"Received: one that makes {getattr(made, 'shape', type(made).__name__)}."
+                f"A block after {name} must keep the shape {output.shape}. "
+                f"Received: one that makes {getattr(result, 'shape', type(result).__name__)}."
             )
-        return made
+        return result
 
-    model = _rebuilt(backbone, call, f"with a block after {name}")
-    known = {id(layer) for layer in backbone.model.layers}
-    added = [layer for layer in own_layers(model) if id(layer) not in known]
+    model = _rebuild(backbone, call, f"with a block after {name}")
+    old = {id(layer) for layer in backbone.model.layers}
+    added = [layer for layer in list_own_layers(model) if id(layer) not in old]
     new = tuple(layer.name for layer in added if layer.weights)
-    words = ", ".join(new) or ", ".join(layer.name for layer in added) or "operations"
-    return _changed(
-        backbone, model, stage=_stages(backbone).get(name, name), new=new, note=f"after {name} new: {words}"
-    )
+    names = ", ".join(new) or ", ".join(layer.name for layer in added) or "operations"
+    stage = _map_layers_to_stages(backbone).get(name, name)
+    return _make_backbone(backbone, model, stage=stage, new=new, note=f"after {name} new: {names}")
 
 
 def replace_layer(backbone: Backbone, name: str, layer: keras.layers.Layer) -> Backbone:
-    """The backbone with another layer in a layer's place, for example one with another kernel size.
+    """Return the backbone with a layer replaced, for example by one with another kernel size.
 
-    Weights whose names and shapes are those of the old layer are taken over (mostly the bias); the others
-    start as the layer's initializers say.
+    Weights with the names and shapes of the old layer's (mostly the bias) are copied from it; the others
+    start from the new layer's initializers.
 
     Args:
-        backbone: from `load_backbone`, or changed already.
-        name: of a layer.
-        layer: takes what the old one took. One that has weights already keeps them. Give it the old one's
-            name if its stage is to be found again after saving and loading.
+        backbone: from `load_backbone` or one of these operations.
+        name: the name of a layer.
+        layer: the new layer, for the same input. If it has weights already, it keeps them. Give it the old
+            layer's name if its stage is to be recognised after saving and loading.
 
     Returns:
-        A backbone whose `new_layers` names the layer unless all of its weights were taken over.
+        A backbone whose `new_layers` names the layer unless all of its weights were copied.
 
     Raises:
         UsageError: there is no such layer, or the network cannot be built with the new one, for example
@@ -125,48 +124,55 @@ def replace_layer(backbone: Backbone, name: str, layer: keras.layers.Layer) -> B
         >>> replace_layer(backbone, "block1_conv1", wide).weights
         'random (seed 0); block1_conv1 replaced: new kernel, kept bias'
     """
-    old = _layer(backbone, name)
-    has_own = bool(layer.weights)
+    old = _find_layer(backbone, name)
+    has_weights = bool(layer.weights)
 
-    def call(each: Any, *inputs: Any, **options: Any) -> Any:
-        return (layer if each is old else each)(*inputs, **options)
+    def call(operation: Any, *inputs: Any, **options: Any) -> Any:
+        return (layer if operation is old else operation)(*inputs, **options)
 
-    model = _rebuilt(backbone, call, f"with {name} replaced")
-    kept = [] if has_own else _take_over(old, layer)
-    fresh = [weight for weight in _by_place(layer) if weight not in kept]
-    note = f"{name} replaced"
-    for word, weights in (("new", fresh), ("kept", kept)):
-        note += f"{',' if word == 'kept' and fresh else ':'} {word} {' '.join(weights)}" if weights else ""
-    new = (layer.name,) if fresh else ()
-    return _changed(backbone, model, stage=_stages(backbone).get(name, name), new=new, note=note)
+    model = _rebuild(backbone, call, f"with {name} replaced")
+    copied = [] if has_weights else _copy_fitting_weights(old, layer)
+    untrained = [weight for weight in _map_weights(layer) if weight not in copied]
+    lists = {"new": untrained, "kept": copied}
+    note = ", ".join(f"{word} {' '.join(weights)}" for word, weights in lists.items() if weights)
+    return _make_backbone(
+        backbone,
+        model,
+        stage=_map_layers_to_stages(backbone).get(name, name),
+        new=(layer.name,) if untrained else (),
+        note=f"{name} replaced" + (f": {note}" if note else ""),
+    )
 
 
-# --- where a layer or stage ends
+# --- the end of a layer or stage
 
 
-def _layer(backbone: Backbone, name: str) -> keras.layers.Layer:
+def _find_layer(backbone: Backbone, name: str) -> keras.layers.Layer:
     for layer in backbone.layers:
         if layer.name == name:
             return layer
     names = [layer.name for layer in backbone.layers]
     stages = ", ".join(backbone.stages) or "none"
     raise UsageError(
-        f"{backbone.name} has no layer {name}.{nearest(name, [*names, *backbone.stages])} "
+        f"{backbone.name} has no layer {name}.{suggest_nearest(name, [*names, *backbone.stages])} "
         f"It has {len(names)} layers, {names[0]} to {names[-1]}; its stages: {stages}."
     )
 
 
-def _end(backbone: Backbone, name: str) -> keras.KerasTensor:
-    """The one tensor that leaves a layer or stage."""
+def _find_end(backbone: Backbone, name: str) -> keras.KerasTensor:
+    """Return the one tensor that leaves a layer or stage."""
     if name in backbone.stages and all(layer.name != name for layer in backbone.layers):
-        leaving = _leaving(backbone, name)
+        leaving = _find_leaving(backbone, name)
     else:
-        layer = _layer(backbone, name)
+        layer = _find_layer(backbone, name)
         leaving = [
-            tensor for node in nodes_of(backbone.model) if node.operation is layer for tensor in node.outputs
+            tensor
+            for node in list_nodes(backbone.model)
+            if node.operation is layer
+            for tensor in node.outputs
         ]
     if len(leaving) != 1:
-        makers = ", ".join(tensor._keras_history.operation.name for tensor in leaving)
+        makers = ", ".join(find_operation(tensor).name for tensor in leaving)
         raise UsageError(
             f"Expected one tensor to leave {name} of {backbone.name}. Received: {len(leaving)}, made by "
             f"{makers}. Name a layer where the branches have met."
@@ -174,54 +180,53 @@ def _end(backbone: Backbone, name: str) -> keras.KerasTensor:
     return leaving[0]
 
 
-def _leaving(backbone: Backbone, stage: str) -> list[keras.KerasTensor]:
-    """The tensors made up to the end of a stage and used after it, or the model's output."""
+def _find_leaving(backbone: Backbone, stage: str) -> list[keras.KerasTensor]:
+    """Return the tensors made up to the end of a stage and used after it, or the model's output."""
     later = [start for start in backbone.stages.values() if start > backbone.stages[stage]]
-    after = {id(layer) for layer in backbone.layers[min(later) :]} if later else set()
-    inside: dict[int, keras.KerasTensor] = {}
-    used = {id(backbone.model.outputs[0])}
-    for node in nodes_of(backbone.model):
-        # An operation that is no layer has no number; it belongs to the last stage that feeds it.
-        fed = all(id(tensor) in inside for tensor in node.input_tensors)
-        if id(node.operation) not in after and fed:
-            inside |= {id(tensor): tensor for tensor in node.outputs}
-        else:
-            used |= {id(tensor) for tensor in node.input_tensors}
-    return [tensor for key, tensor in inside.items() if key in used]
+    nodes = list_nodes(backbone.model)
+    # An operation that is not a layer has no index; it belongs to the last stage that feeds it.
+    after = find_descendants(nodes, {id(layer) for layer in backbone.layers[min(later) :]} if later else ())
+    after_ids = {id(node) for node in after}
+    used = {id(tensor) for node in after for tensor in node.input_tensors} | {id(backbone.model.outputs[0])}
+    before = [node for node in nodes if id(node) not in after_ids]
+    return [tensor for node in before for tensor in node.outputs if id(tensor) in used]
 
 
 # --- the changed backbone
 
 
-def _rebuilt(backbone: Backbone, call: Callable[..., Any], words: str) -> keras.Model:
-    """The same layers called again, in the order of the graph, by `call`."""
+def _rebuild(backbone: Backbone, call: Callable[..., Any], change: str) -> keras.Model:
+    """Call the same layers again by `call`, in the order of the graph."""
     try:
-        model = keras.models.clone_model(backbone.model, clone_function=lambda each: each, call_function=call)
+        return keras.models.clone_model(
+            backbone.model, clone_function=lambda operation: operation, call_function=call
+        )
     except UsageError:
         raise
-    except Exception as fault:  # Keras names no type for shapes that do not fit, nor for equal names
-        raise UsageError(f"{backbone.name} cannot be built {words}. Keras says: {brief(fault)}") from fault
-    return model
+    except Exception as fault:  # Keras documents no type for shapes that do not fit, nor for equal names
+        raise UsageError(
+            f"{backbone.name} cannot be built {change}. Keras says: {shorten_error(fault)}"
+        ) from fault
 
 
-def _stages(backbone: Backbone) -> dict[str, str]:
-    """Name of a layer -> name of its stage."""
+def _map_layers_to_stages(backbone: Backbone) -> dict[str, str]:
+    """Return the stage of each layer, by name."""
     starts = {start: name for name, start in backbone.stages.items()}
-    found, stage = {}, ""
+    stages, stage = {}, ""
     for number, layer in enumerate(backbone.layers):
         stage = starts.get(number, stage)
-        found[layer.name] = stage
-    return found
+        stages[layer.name] = stage
+    return stages
 
 
-def _changed(
+def _make_backbone(
     backbone: Backbone, model: keras.Model, *, stage: str, new: tuple[str, ...], note: str
 ) -> Backbone:
-    """The backbone around a changed model; layers it did not have belong to `stage`."""
-    layers, stage_of = tuple(own_layers(model)), _stages(backbone)
+    """Return the backbone around a changed model; layers that it did not have belong to `stage`."""
+    layers, old_stages = tuple(list_own_layers(model)), _map_layers_to_stages(backbone)
     starts: dict[str, int] = {}
     for number, layer in enumerate(layers):
-        starts.setdefault(stage_of.get(layer.name, stage), number)
+        starts.setdefault(old_stages.get(layer.name, stage), number)
     return replace(
         backbone,
         model=model,
@@ -232,15 +237,15 @@ def _changed(
     )
 
 
-def _take_over(old: keras.layers.Layer, new: keras.layers.Layer) -> list[str]:
-    """Copy the weights that fit; their names."""
-    source, target = _by_place(old), _by_place(new)
-    kept = [place for place in target if place in source and target[place].shape == source[place].shape]
-    for place in kept:
-        target[place].assign(source[place])
-    return kept
+def _copy_fitting_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> list[str]:
+    """Copy the weights whose names and shapes fit; return the names."""
+    source, target = _map_weights(old), _map_weights(new)
+    fitting = [name for name in target if name in source and target[name].shape == source[name].shape]
+    for name in fitting:
+        target[name].assign(source[name])
+    return fitting
 
 
-def _by_place(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
-    """Weights by their path within the layer: "kernel", "bias"."""
+def _map_weights(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """Return a layer's weights by their path within it: "kernel", "bias"."""
     return {weight.path.removeprefix(f"{layer.path}/"): weight for weight in layer.weights}

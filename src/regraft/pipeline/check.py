@@ -1,7 +1,7 @@
-"""`regraft check`: what is wrong with the data, before or after a model is trained on them.
+"""`regraft check`: find problems of a data set, before or after a model is trained on it.
 
-Files are listed, decoded and judged as `train` does it, and what is computed stays in the store for it. The
-findings are lines, a page and a JSON object of this form, whose names and codes stay as they are:
+Files are listed and decoded as by `train`, and everything computed stays in the store for it. The findings
+are available as objects, as an HTML page, and as a JSON object. Its names and codes are stable:
 
     {"form": 1, "data": "photos", "created": "...", "task": "multiclass", "outputs": ["cat", "dog"],
      "counts": {"train": [400, 380]}, "used": 780, "unchecked": "", "notes": ["..."],
@@ -10,7 +10,7 @@ findings are lines, a page and a JSON object of this form, whose names and codes
                    "cases": [{"images": [{"image": "cat/1.jpg", "part": "train", "label": "cat"}, ...],
                               "detail": "mirrored", "score": null}]}]}
 
-Codes of files are those of `data.refusal`, codes of problems those of `evaluation.problems`.
+Codes of files are listed in `data.images.rejections`, codes of problems in `evaluation.problems`.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbones.zoo import find, is_zoo_name
-from regraft.data.catalog import Catalog, Refused
-from regraft.data.duplicates import Copies, groups_of
-from regraft.data.images.decode import Facts
+from regraft.backbones.zoo import find_entry, is_zoo_name
+from regraft.data.catalog import PARTS, Catalog, RejectedFile
+from regraft.data.duplicates import NearDuplicates, group_samples
+from regraft.data.images.decode import ImageFacts
 from regraft.errors import DataError, EnvironmentFault
-from regraft.evaluation.label_errors import TASKS, Suspect, find_suspects
+from regraft.evaluation.label_errors import LABEL_TASKS, LabelError, find_label_errors
 from regraft.evaluation.problems import Problem, find_problems
-from regraft.features.image_facts import look_at
+from regraft.features.image_facts import decode_missing
 from regraft.pipeline.context import Context
-from regraft.pipeline.embed import pooled_network, read_vectors
-from regraft.pipeline.prepare import extract, open_backbone, report_backbone
+from regraft.pipeline.embed import make_pooled_network, read_vectors
+from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone
 from regraft.recipe import Recipe
-from regraft.report.build import now
-from regraft.report.mistakes import thumbnail
+from regraft.report.build import utc_now
+from regraft.report.mistakes import make_thumbnail
 from regraft.report.render import render_page
-from regraft.system.imports import begin
+from regraft.system.imports import import_in_background
 
 __all__ = ["Checkup", "Findings", "check"]
 
-FORM = 1  # of the JSON object
-SIZE = 224  # pixels to decode at where the backbone's size is not known without it
-CASES = 30  # shown of a problem
-IMAGES = 6  # shown of a case
-WEIGHTS = {"error": "Mend this first", "warning": "Worth a look", "note": "Good to know"}
+FORM = 1  # version of the JSON object
+DEFAULT_SIZE = 224  # pixels to decode at if the backbone is not loaded and its size not known
+MAX_CASES = 30  # shown of a problem
+MAX_IMAGES = 6  # shown of a case
+WEIGHTS = {"error": "Fix this first", "warning": "Worth a look", "note": "Good to know"}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that `regraft check` says.
+    """The results of `regraft check`.
 
     Attributes:
-        data, created: what was checked, and when.
-        task: as `Catalog.task`.
+        data, created: the path of the data, and the time of the check.
+        task: see `Catalog`.
         outputs: names of the classes, labels or targets.
-        counts: part ("all" where nothing is cut) -> images of each class or label; empty for regression.
-        used: samples that can be used.
-        refused: files that cannot.
-        problems: what was found across images.
-        notes: what was left out when the data were listed.
-        unchecked: why labels were not checked; "" where they were.
+        counts: part -> images with each class or label, "all" without parts; empty for regression.
+        used: the number of usable samples.
+        refused: the files that cannot be used.
+        problems: problems across images.
+        notes: what was skipped when the data were listed.
+        unchecked: why labels were not checked; "" if they were.
     """
 
     data: str
@@ -72,7 +72,7 @@ class Findings:
     outputs: tuple[str, ...]
     counts: dict[str, list[int]]
     used: int
-    refused: tuple[Refused, ...]
+    refused: tuple[RejectedFile, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
     unchecked: str = ""
@@ -80,37 +80,37 @@ class Findings:
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found in a folder or table of images.
+    """The findings on a folder or table of images. Returned by `check`.
 
     Attributes:
         findings: see `Findings`.
         root: the folder that image names are relative to.
-        fault: why `train` refuses the data, if it does.
+        fault: the error that `train` would raise on these data, if any.
     """
 
     findings: Findings
     root: Path
     fault: DataError | None = None
 
-    def problem(self, code: str) -> Problem | None:
-        """The problem of this code, if there is one."""
-        return next((each for each in self.findings.problems if each.code == code), None)
+    def find_problem(self, code: str) -> Problem | None:
+        """Return the problem with this code, or None."""
+        return next((problem for problem in self.findings.problems if problem.code == code), None)
 
-    def as_json(self) -> str:
-        """The object that this module describes, in ASCII."""
+    def to_json(self) -> str:
+        """Return the findings as a JSON object in ASCII, as described in `regraft.pipeline.check`."""
         return json.dumps({"form": FORM, **asdict(self.findings)}, indent=2) + "\n"
 
-    def as_html(self) -> str:
-        """A self-contained page with thumbnails, in the look and under the rules of the report."""
+    def to_html(self) -> str:
+        """Return the findings as a self-contained HTML page with thumbnails."""
         return render_page(
             "check.html.j2",
             self.findings.refused,
-            found=self.findings,
-            report=self.findings,  # what the macros shared with the report look at
+            findings=self.findings,
+            report=self.findings,  # read by the macros shared with the report
             weights=WEIGHTS,
-            cases=CASES,
-            images=IMAGES,
-            thumbnail=lambda image: thumbnail(self.root / image),
+            cases=MAX_CASES,
+            images=MAX_IMAGES,
+            thumbnail=lambda image: make_thumbnail(self.root / image),
         )
 
 
@@ -122,107 +122,121 @@ def check(
     trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Checkup:
-    """Look for what is wrong with images and labels. What `regraft check` calls.
+    """Find problems of images and labels, as the command `regraft check` does.
 
     Args:
         data: as for `train`.
-        recipe: a table's columns, task, and the backbone whose features judge the labels, as for `train`.
-        labels: whether labels are judged; without, no backbone is needed. They are not, and that is said,
-            where its weights cannot be had, for regression, and where `train` refuses the data.
+        recipe: as for `train`; the columns of a table, the task, and the backbone whose features are used to
+            check labels.
+        labels: whether to check labels, which needs a backbone. They are also not checked for regression, if
+            weights are not available, or if `train` would refuse the data; then the findings say why.
         trust: you know where a SavedModel comes from; see `load_backbone`.
-        store: folder of computed features; None for the user's cache.
+        store: the folder of computed features; None for the user's cache.
 
     Raises:
-        UsageError, DataError: no such data, or not one image that can be used; see `Catalog`.
+        UsageError, DataError: the data do not exist, or no image can be used; see `Catalog`.
         EnvironmentFault: the store cannot be written.
         ModelRefused: see `load_backbone`.
 
     Example:
-        found = check("photos").problem("suspicious_labels")
-        [case.images[0].image for case in found.cases[:30]]
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for number, name in enumerate(["cat/1.png", "cat/2.png", "dog/1.png"]):
+        ...     (folder / name).parent.mkdir(exist_ok=True)
+        ...     Image.new("RGB", (40, 40), (80 * number, 90, 200)).save(folder / name)
+        >>> (folder / "dog" / "2.png").write_bytes(b"<html>")
+        6
+        >>> findings = check(folder, labels=False, store=tempfile.mkdtemp()).findings
+        >>> findings.used, findings.counts, [(file.image, file.code) for file in findings.refused]
+        (3, {'all': [2, 1]}, [('dog/2.png', 'not_an_image')])
     """
     recipe, context = recipe or Recipe(), Context.open(store, trust=trust)
     catalog = Catalog.open(data, recipe)
     context.reporter.info(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
-    seen = _decode_all(context, catalog, recipe, labels=labels)
-    copies = Copies.of(seen.facts, reporter=context.reporter)
-    suspects, fault, unchecked = _doubted(context, seen, copies, recipe)
-    problems = find_problems(seen.catalog, seen.facts, copies, suspects)
+    decoded = _decode_all(context, catalog, recipe, labels=labels)
+    copies = NearDuplicates.from_facts(decoded.facts, reporter=context.reporter)
+    label_errors, fault, unchecked = _find_label_errors(context, decoded, copies, recipe)
+    catalog = decoded.catalog
+    problems = find_problems(catalog, decoded.facts, copies, label_errors)
     if fault is not None:
         problems.insert(0, Problem("not_learnable", "error", str(fault)))
     findings = Findings(
         data=fspath(data.root if isinstance(data, Catalog) else data),
-        created=now(),
-        task=seen.catalog.task,
-        outputs=seen.catalog.outputs,
-        counts=_counts(seen.catalog),
-        used=len(seen.catalog),
-        refused=seen.catalog.refused,
+        created=utc_now(),
+        task=catalog.task,
+        outputs=catalog.outputs,
+        counts=_count_images(catalog),
+        used=len(catalog),
+        refused=catalog.refused,
         problems=tuple(problems),
-        notes=seen.catalog.notes,
+        notes=catalog.notes,
         unchecked=unchecked,
     )
-    return Checkup(findings, seen.catalog.root, fault)
+    return Checkup(findings, catalog.root, fault)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A catalog whose images were all decoded: `vectors` (n, d), or why there are none."""
+class _DecodedData:
+    """A catalog whose images were decoded, with their features (n, d) or the reason why there are none."""
 
     catalog: Catalog
-    facts: dict[str, Facts]
+    facts: dict[str, ImageFacts]
     vectors: NDArray[np.float32] | None
-    why_not: str = ""
+    unchecked: str = ""
 
 
-def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: bool) -> _Seen:
-    """Decode every image; with a backbone at hand also run it, for whose features `train` will ask."""
-    why_not = "" if labels else "nobody asked for it."
-    if catalog.task not in TASKS:
-        why_not = f"the targets of {catalog.task} are no labels."
-    if not why_not:
+def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: bool) -> _DecodedData:
+    """Decode every image and compute its features if labels are to be checked; `train` reuses them."""
+    unchecked = "" if labels else "it was not requested (--no-labels)."
+    if catalog.task not in LABEL_TASKS:
+        unchecked = f"{catalog.task} has targets, not labels."
+    if not unchecked:
         try:
-            with begin("keras"):
+            with import_in_background("keras"):
                 backbone = open_backbone(recipe, trust=context.trust, reporter=context.reporter)
         except EnvironmentFault as fault:
-            why_not = str(fault)
+            unchecked = str(fault)
         else:
             report_backbone(context.reporter, backbone)
-            recipe = replace(recipe, phases=())  # `train` keeps pixels where it has phases
-            features = extract(context, pooled_network(backbone, recipe.head), catalog, recipe)
-            catalog = catalog.without(features.refused)
-            return _Seen(catalog, features.facts_of(catalog.contents), read_vectors(features, catalog))
-    context.reporter.info(f"Labels are not checked: {why_not}")
-    size = find(recipe.backbone).size_at(recipe.image_size) if is_zoo_name(recipe.backbone) else SIZE
-    facts, refused = look_at(catalog, store=context.store, size=size, reporter=context.reporter)
-    return _Seen(catalog.without(refused), facts, None, why_not)
+            recipe = replace(recipe, phases=())  # with phases, pixels would be stored too
+            network = make_pooled_network(backbone, recipe.head)
+            features = extract_and_remember(context, network, catalog, recipe)
+            catalog = catalog.exclude(features.refused)
+            facts = features.facts_by_digest(catalog.digests)
+            return _DecodedData(catalog, facts, read_vectors(features, catalog))
+    context.reporter.info(f"Labels are not checked: {unchecked}")
+    size = DEFAULT_SIZE
+    if is_zoo_name(recipe.backbone):
+        size = find_entry(recipe.backbone).choose_size(recipe.image_size)
+    facts, refused = decode_missing(catalog, store=context.store, size=size, reporter=context.reporter)
+    return _DecodedData(catalog.exclude(refused), facts, None, unchecked)
 
 
-def _doubted(
-    context: Context, seen: _Seen, copies: Copies, recipe: Recipe
-) -> tuple[Sequence[Suspect], DataError | None, str]:
-    """Return likely label errors, the error that `train` raises, if any, and why labels were not checked."""
+def _find_label_errors(
+    context: Context, decoded: _DecodedData, copies: NearDuplicates, recipe: Recipe
+) -> tuple[Sequence[LabelError], DataError | None, str]:
+    """Return likely label errors, the error that `train` would raise, and why labels were not checked."""
     try:
-        learnable = seen.catalog.learnable()
+        learnable = decoded.catalog.require_learnable()
     except DataError as fault:
-        return [], fault, seen.why_not or "no model can be trained on these data."
-    if seen.vectors is None:
-        return [], None, seen.why_not
-    names = learnable.outputs
-    found = find_suspects(
-        seen.vectors,
+        return [], fault, decoded.unchecked or "no model can be trained on these data."
+    if decoded.vectors is None:
+        return [], None, decoded.unchecked
+    errors = find_label_errors(
+        decoded.vectors,
         learnable.targets(learnable.samples),
         task=learnable.task,
         reporter=context.reporter,
         seed=recipe.seed,
-        groups=groups_of(learnable.samples, copies.ties),
+        groups=group_samples(learnable.samples, copies.digest_pairs),
     )
-    number = {at: seen.catalog.outputs.index(name) for at, name in enumerate(names)}
-    return [Suspect(one.row, number[one.output], one.given, one.other) for one in found], None, ""
+    number = [decoded.catalog.outputs.index(name) for name in learnable.outputs]
+    return [replace(error, output=number[error.output]) for error in errors], None, ""
 
 
-def _counts(catalog: Catalog) -> dict[str, list[int]]:
+def _count_images(catalog: Catalog) -> dict[str, list[int]]:
     if catalog.task == "regression":
         return {}
-    parts = [part for part in ("", "train", "validation", "test") if catalog.part(part)]
-    return {part or "all": catalog.counts(part) for part in parts}
+    parts = [part for part in ("", *PARTS) if catalog.part(part)]
+    return {part or "all": catalog.count_samples(part) for part in parts}

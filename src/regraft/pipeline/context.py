@@ -1,4 +1,4 @@
-"""What every stage of a run is given: where things are kept, who is told, and what it takes."""
+"""The context of a run: its store, journal, reporter, timings, and objects passed in from Python."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.features.store import Store
 from regraft.system.console import TERMINAL, Reporter
-from regraft.training.journal import Progress
+from regraft.training.journal import RunJournal
 
 if TYPE_CHECKING:
     from regraft.backbones.load import Backbone
-    from regraft.recipe import Space
+    from regraft.recipe import SearchSpace
 
 __all__ = ["Context", "InMemory"]
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """What was handed over in Python, which no recipe can hold.
+    """Objects passed in from Python, which no recipe can hold.
 
     Attributes:
-        backbone: a backbone that is there already; None for the recipe's.
+        backbone: a loaded backbone; None for the recipe's.
         head: a Keras layer or model, or a scikit-learn estimator; None for the recipe's.
-        space: what a search chooses from; None for a run that does as its recipe says.
+        space: the space of a search; None for a run that follows its recipe.
     """
 
     backbone: Backbone | None = None
     head: Any = None
-    space: Space | None = None
+    space: SearchSpace | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ones that are there, of "backbone" and "head"."""
+        """The names of the objects passed in, of "backbone" and "head"."""
         return tuple(name for name in ("backbone", "head") if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage of a run is given.
+    """What every stage of a run needs besides its input.
 
     Attributes:
-        store: what was computed before, and where it is kept.
+        store: results computed before, and where new ones are written.
         journal: the decisions and checkpoints of a run that may be resumed.
-        reporter: who is told what goes on.
-        seconds: what each stage took, in the order in which they ran.
+        reporter: receives progress, notes and warnings.
+        seconds: the duration of each stage, in the order in which they ran.
         in_memory: see `InMemory`.
         trust: see `load_backbone`.
     """
 
     store: Store
-    journal: Progress = field(default_factory=Progress)
+    journal: RunJournal = field(default_factory=RunJournal)
     reporter: Reporter = TERMINAL
     seconds: dict[str, float] = field(default_factory=dict)
     in_memory: InMemory = InMemory()
@@ -64,12 +64,12 @@ class Context:
     def open(
         cls, store: str | PathLike[str] | None, *, reporter: Reporter = TERMINAL, **settings: Any
     ) -> Context:
-        """Return a context whose store is at a place, or in the user's cache; `settings` are the others."""
+        """Return a context with the store in a folder, None for the user's cache; `settings` are fields."""
         return cls(Store.open(store, reporter), reporter=reporter, **settings)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
-        begun = time.monotonic()
+    def time_stage(self, name: str) -> Iterator[None]:
+        """Record how long the block takes as the duration of a stage."""
+        start = time.monotonic()
         yield
-        self.seconds[name] = time.monotonic() - begun
+        self.seconds[name] = time.monotonic() - start

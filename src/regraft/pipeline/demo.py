@@ -1,7 +1,7 @@
-"""`regraft demo`: the main job in a minute, without network or download.
+"""`regraft demo`: transfer learning in a minute, without data or downloads.
 
-A small network learns scikit-learn's handwritten digits 0-4; then it is grafted onto the digits 5-9 with 20
-images a class, through the same `train` as any run. Beside it the same network learns them from scratch.
+A small network learns scikit-learn's handwritten digits 0-4. Then it is grafted onto the digits 5-9 with 20
+images per class, by the same `train` as any run. For comparison the same network learns them from scratch.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from numpy.typing import NDArray
 
 from regraft.data.augmentation import augment_pixels
 from regraft.data.catalog import Catalog
-from regraft.data.images.decode import Decoded
-from regraft.data.images.decoder_pool import DecodeAhead, Job
+from regraft.data.images.decode import DecodedImage
+from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.split import split
-from regraft.errors import UsageError, name_os_errors
+from regraft.errors import wrap_os_errors
 from regraft.pipeline.train import train
 from regraft.recipe import Recipe
 from regraft.system.console import TERMINAL
+from regraft.system.files import require_absent
 
 if TYPE_CHECKING:
     import keras
 
 __all__ = ["DemoResult", "run_demo"]
 
-SIZE = 32  # pixels a side; the originals have 8
-KNOWN = range(5)
-SHOTS = 20  # training images a class
-PRETRAINING = 4  # passes
-SCRATCH_PASSES = 40
+SIZE = 32  # side in pixels; that of the original images is 8
+PRETRAINED_DIGITS = range(5)
+SHOTS = 20  # training images per class
+PRETRAINING_EPOCHS = 4
+SCRATCH_EPOCHS = 40
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Top-1 on `tested` images of the digits 5-9, and where the grafted model's report lies."""
+    """The top-1 accuracies on `tested` images of the digits 5-9, and the path of the run's report."""
 
     grafted: float
     scratch: float
@@ -47,70 +48,67 @@ class DemoResult:
 
 
 def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
-    """Run the demonstration into a folder: digits/, backbone.keras and the run grafted/.
+    """Run the demonstration and write digits/, backbone.keras and the run grafted/ to a folder.
 
     Raises:
-        UsageError: the folder exists, and is no earlier demo or `overwrite` is not set.
+        UsageError: the folder exists, and it is not an earlier demo or `overwrite` is not set.
     """
     network = out / "backbone.keras"
     if out.exists():
-        if not (overwrite and network.is_file()):
-            raise UsageError(
-                f"{out} exists already. Choose another folder with -o, or --overwrite an earlier demo."
-            )
+        require_absent(out, overwrite=overwrite and network.is_file())
         shutil.rmtree(out)
-    images, digits = _digits()
+    images, digits = _load_digits()
     _write_images(images, digits, out / "digits")
-    known = np.isin(digits, KNOWN)
-    _pretrained(images[known], digits[known]).save(network)
+    pretraining = np.isin(digits, PRETRAINED_DIGITS)
+    _pretrain(images[pretraining], digits[pretraining]).save(network)
     recipe = Recipe(backbone=str(network), phases=())
     run = train(out / "digits", recipe, out / "grafted", store=out / "store")
     catalog = split(Catalog.from_folder(out / "digits"), fraction=recipe.validation)
-    scratch = _from_scratch(run.model, catalog)
-    tested = run.metrics["test"]
-    return DemoResult(tested["top1"]["value"], scratch, tested["n"], out / "grafted" / "report.html")
+    scratch = _train_from_scratch(run.model, catalog)
+    test = run.metrics["test"]
+    return DemoResult(test["top1"]["value"], scratch, test["n"], out / "grafted" / "report.html")
 
 
-def _from_scratch(model: keras.Model, catalog: Catalog) -> float:
-    """Test accuracy of the same network, its weights drawn at random, after many passes of plain `fit`."""
+def _train_from_scratch(model: keras.Model, catalog: Catalog) -> float:
+    """Train the same network from random weights with plain `fit`; return its test accuracy."""
     import keras
 
-    def pixels_and_labels(part: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def read_part(part: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         samples = catalog.part(part)
-        with DecodeAhead([Job(catalog.root / s.path, s.digest) for s in samples], SIZE) as decoding:
-            pixels = [found.pixels for found in decoding if isinstance(found, Decoded)]
+        with DecodingPool([Job(catalog.root / s.path, s.digest) for s in samples], SIZE) as decoding:
+            pixels = [image.pixels for image in decoding if isinstance(image, DecodedImage)]
         return np.stack(pixels).astype("float32"), np.array([sample.target for sample in samples])
 
-    TERMINAL.info(f"Training the same network from scratch, {SCRATCH_PASSES} passes.")
+    TERMINAL.info(f"Training the same network from scratch, {SCRATCH_EPOCHS} epochs.")
     keras.utils.set_random_seed(0)
-    fresh = keras.models.clone_model(model)
-    for layer in fresh.layers:  # one by one: the model's own flag is up already and would not reach them
+    untrained = keras.models.clone_model(model)
+    for layer in untrained.layers:  # one by one: the model's flag is set already and would not reach them
         layer.trainable = True
-    fresh.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    fresh.fit(*pixels_and_labels("train"), epochs=SCRATCH_PASSES, batch_size=10, verbose=0)
-    return float(fresh.evaluate(*pixels_and_labels("test"), verbose=0)[1])
+    untrained.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    untrained.fit(*read_part("train"), epochs=SCRATCH_EPOCHS, batch_size=10, verbose=0)
+    return float(untrained.evaluate(*read_part("test"), verbose=0)[1])
 
 
-def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """scikit-learn's digits, enlarged: uint8 (1797, SIZE, SIZE, 3), and which digit each is."""
+def _load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return scikit-learn's digits, enlarged, as uint8 (1797, SIZE, SIZE, 3), and their labels."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    small = (found.images * (255 / 16)).astype(np.uint8)
+    digits = load_digits()
+    small = (digits.images * (255 / 16)).astype(np.uint8)
     large = [Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for image in small]
-    return np.stack([np.asarray(image.convert("RGB")) for image in large]), found.target
+    return np.stack([np.asarray(image.convert("RGB")) for image in large]), digits.target
 
 
 def _write_images(images: NDArray[np.uint8], digits: NDArray[np.int64], folder: Path) -> None:
-    """The unknown digits as PNG files: SHOTS a class to learn from, as many to validate, the rest to test.
+    """Write the other digits as PNG files: SHOTS per class to train, SHOTS to validate, the rest to test.
 
-    In the order of the collection one writer follows another: the test is mostly by people never seen before.
+    The data set is ordered by writer, so most test images are from people who wrote none of the others.
     """
     from PIL import Image
 
-    with name_os_errors(f"Nothing can be written to {folder}"):
-        for digit in sorted(set(digits.tolist()) - set(KNOWN)):
+    with wrap_os_errors(f"Nothing can be written to {folder}"):
+        for digit in sorted(set(digits.tolist()) - set(PRETRAINED_DIGITS)):
             for number, row in enumerate(np.flatnonzero(digits == digit)):
                 part = ("train", "validation")[number // SHOTS] if number < 2 * SHOTS else "test"
                 path = folder / part / str(digit) / f"{number:03}.png"
@@ -118,15 +116,15 @@ def _write_images(images: NDArray[np.uint8], digits: NDArray[np.int64], folder: 
                 Image.fromarray(images[row]).save(path)
 
 
-def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.Model:
-    """A small convolutional network, trained for some seconds, without its classifier.
+def _pretrain(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.Model:
+    """Train a small convolutional network for a few seconds and return it without its classifier.
 
-    Five digits teach little, so each of their turned and mirrored versions counts as a class of its own.
+    Five classes are few to learn from, so every rotated or mirrored version of a digit is another class.
     """
     import keras
 
-    turned = [np.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
-    versions = [*turned, *(version[:, :, ::-1] for version in turned)]
+    rotated = [np.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
+    versions = [*rotated, *(version[:, :, ::-1] for version in rotated)]
     targets = np.concatenate([digits * len(versions) + number for number in range(len(versions))])
     keras.utils.set_random_seed(0)
     pixels = keras.Input((SIZE, SIZE, 3))
@@ -136,13 +134,13 @@ def _pretrained(images: NDArray[np.uint8], digits: NDArray[np.int64]) -> keras.M
         x = keras.layers.MaxPooling2D()(x)
     features = keras.layers.Conv2D(128, 3, padding="same", activation="relu")(x)
     vector = keras.layers.GlobalAveragePooling2D()(features)
-    answer = keras.layers.Dense(len(KNOWN) * len(versions), activation="softmax")(vector)
+    answer = keras.layers.Dense(len(PRETRAINED_DIGITS) * len(versions), activation="softmax")(vector)
     classifier = keras.Model(pixels, answer)
-    steps = PRETRAINING * -(-len(targets) // 64)
+    steps = PRETRAINING_EPOCHS * -(-len(targets) // 64)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     classifier.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), "sparse_categorical_crossentropy")
-    with TERMINAL.track("Pre-training on 0-4", PRETRAINING * len(targets)) as advance:
-        for epoch in range(PRETRAINING):
+    with TERMINAL.track("Pre-training on 0-4", PRETRAINING_EPOCHS * len(targets)) as advance:
+        for epoch in range(PRETRAINING_EPOCHS):
             views = augment_pixels(np.concatenate(versions), ("crop",), [0, epoch])
             classifier.fit(views, targets, batch_size=64, verbose=0)
             advance(len(targets))

@@ -1,19 +1,16 @@
-"""Features as a file: one row an image.
+"""`regraft embed`: write the features of images, computed by a frozen backbone, to a file.
 
-Path, class and part where they are known, and the features f0000, f0001, ... as float32:
+They are the features that `train` learns from, under the same keys of the store. The file has one row per
+image with its path, its class and part if known, and the features f0000, f0001, ... as float32:
 
-| file | what it holds |
+| file | content |
 |---|---|
 | `.parquet` | a column each; the recipe in the schema's metadata under "regraft" |
-| `.csv` | the same columns; numbers in as many digits as give the same float32 again |
+| `.csv` | the same columns; numbers with as many digits as give the same float32 again |
 | `.npz` | arrays `features` (n, d), `names` (d,), `path` (n,), and `class`, `part` |
 | `.npy` | one structured array with the fields `path`, `class`, `part`, and `features` (d,) |
 
 No format needs pickle.
-
-`regraft embed`: the frozen backbone's features of images, as a file.
-
-The same features as those `train` learns from, under the same keys of the store.
 """
 
 from __future__ import annotations
@@ -31,15 +28,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import TABLES, Catalog, list_images
-from regraft.data.images.rejections import Refusal
-from regraft.data.samples import Refused, Sample, look_at_all
-from regraft.errors import DataError, EnvironmentFault, UsageError, name_os_errors
+from regraft.data.catalog import TABLE_SUFFIXES, Catalog
+from regraft.data.folders import list_images
+from regraft.data.images.rejections import Rejection
+from regraft.data.samples import RejectedFile, Sample, inspect_files
+from regraft.errors import DataError, EnvironmentFault, UsageError, wrap_os_errors
 from regraft.pipeline.context import Context
-from regraft.pipeline.prepare import extract, open_backbone, report_refused
+from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_refused
 from regraft.recipe import HeadSpec, Recipe
-from regraft.system.atomic import new_folder
+from regraft.system.atomic import make_temporary_folder
 from regraft.system.console import TERMINAL, Reporter
+from regraft.system.files import require_absent
 
 if TYPE_CHECKING:
     import keras
@@ -48,117 +47,31 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
 
 __all__ = [
+    "FEATURES_OUTPUT",
     "POOLINGS",
-    "VECTOR",
-    "Embedded",
+    "EmbedResult",
     "FeatureTable",
-    "Writer",
+    "FeatureWriter",
     "check_pooling",
     "choose_writer",
     "embed",
-    "embedding_network",
-    "pooled_network",
+    "load_embedding_network",
+    "make_pooled_network",
     "read_vectors",
 ]
 
-
-class FeatureTable(NamedTuple):
-    """`words`: column -> a text a row. `features`: float32 (n, d). `recipe`: what made them, as TOML."""
-
-    words: dict[str, list[str]]
-    features: NDArray[np.float32]
-    recipe: str
-
-    @property
-    def names(self) -> list[str]:
-        """Of the features.
-
-        >>> FeatureTable({}, np.zeros((1, 2), np.float32), "").names
-        ['f0000', 'f0001']
-        """
-        return [f"f{number:04}" for number in range(self.features.shape[1])]
-
-
-Writer = Callable[[Path, FeatureTable], None]
-
-
-def choose_writer(out: Path) -> Writer:
-    """How to write a file with this extension.
-
-    Raises:
-        UsageError: no such extension is known.
-        EnvironmentFault: it is Parquet, and its package is not here.
-    """
-    writer = _WRITERS.get(out.suffix.lower())
-    if writer is None:
-        raise UsageError(f"Expected a file ending in {', '.join(_WRITERS)}. Received: {out}.")
-    if writer is _write_parquet:
-        _pyarrow()
-    return writer
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise EnvironmentFault(
-            'Parquet needs pyarrow: pip install "regraft[parquet]". Or choose a file ending in .csv or .npz.'
-        ) from error
-    return pyarrow
-
-
-def _write_parquet(path: Path, table: FeatureTable) -> None:
-    pyarrow = _pyarrow()
-    numbers = dict(zip(table.names, np.ascontiguousarray(table.features.T), strict=True))
-    columns = pyarrow.table({**table.words, **numbers})
-    pyarrow.parquet.write_table(columns.replace_schema_metadata({"regraft": table.recipe}), path)
-
-
-def _write_csv(path: Path, table: FeatureTable) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*table.words, *table.names])
-        for numbers, words in zip(table.features, zip(*table.words.values(), strict=True), strict=True):
-            writer.writerow([*words, *map(str, numbers)])  # the fewest digits that are this float32
-
-
-def _write_npz(path: Path, table: FeatureTable) -> None:
-    words: dict[str, Any] = {name: np.array(values) for name, values in table.words.items()}
-    with path.open("wb") as file:  # given a name, NumPy adds an ending of its own
-        np.savez(file, features=table.features, names=np.array(table.names), **words)
-
-
-def _write_npy(path: Path, table: FeatureTable) -> None:
-    columns: dict[str, NDArray[Any]] = {name: np.array(values) for name, values in table.words.items()}
-    columns["features"] = table.features
-    kinds: Any = [(name, values.dtype, values.shape[1:]) for name, values in columns.items()]
-    rows = np.empty(len(table.features), kinds)
-    for name, values in columns.items():
-        rows[name] = values
-    with path.open("wb") as file:
-        np.save(file, rows, allow_pickle=False)
-
-
-_WRITERS: dict[str, Writer] = {
-    ".parquet": _write_parquet,
-    ".csv": _write_csv,
-    ".npz": _write_npz,
-    ".npy": _write_npy,
-}
-
-
-POOLINGS = ("avg", "max", "both")  # those without weights, so that nothing has to be learned
-VECTOR = "cut_0"  # as `cut` names the only tensor of a frozen backbone: `train` finds the same features
+POOLINGS = ("avg", "max", "both")  # those without weights, which would have to be learned
+FEATURES_OUTPUT = "cut_0"  # `cut` gives a frozen backbone's only output this name, so `train` shares its keys
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What `embed` made: the file, its images and features a row, and what was refused."""
+class EmbedResult:
+    """The file that `embed` wrote, its number of images, of features per row, and the refused files."""
 
     path: Path
     images: int
     features: int
-    refused: tuple[Refused, ...]
+    refused: tuple[RejectedFile, ...]
 
 
 def embed(
@@ -169,69 +82,79 @@ def embed(
     overwrite: bool = False,
     trust: bool = False,
     store: str | PathLike[str] | None = None,
-) -> Embedded:
-    """Write the features of images to a file. What `regraft embed` calls.
+) -> EmbedResult:
+    """Write the features of images to a file, as the command `regraft embed` does.
 
-    They are float32 with eleven significant bits, as the store has them.
+    They are float32 with eleven significant bits, as in the store.
 
     Args:
-        data: a folder, of class folders or of anything else; or a table with the columns that the recipe
-            names, the target being optional.
-        recipe: backbone, weights, pixels, image size, `head.pooling`, and a table's columns; the rest of it
-            does not matter here.
-        out: the file to make; its extension says which kind.
-        overwrite: replace `out` if it is there.
+        data: a folder, with or without class folders; or a table with the columns that the recipe names,
+            whose target is optional.
+        recipe: backbone, weights, pixels, image size, `head.pooling`, and the columns of a table; everything
+            else is ignored.
+        out: the file to write; its extension chooses the format.
+        overwrite: replace `out` if it exists.
         trust: you know where a SavedModel comes from; see `load_backbone`.
-        store: folder of computed features; None for the user's cache.
+        store: the folder of computed features; None for the user's cache.
 
     Raises:
-        UsageError: an unknown extension, `out` is there already, or a pooling that has to be learned.
-        DataError, EnvironmentFault, ModelRefused: see `train`; then `out` is as it was.
+        UsageError: an unknown extension, `out` exists already, or a pooling that has weights to learn.
+        DataError, EnvironmentFault, ModelRefused: see `train`. `out` is then unchanged.
 
     Example:
-        found = embed("photos", Recipe(backbone="resnet50"), "features.parquet")
-        pandas.read_parquet(found.path).filter(regex="^f[0-9]")
+        result = embed("photos", Recipe(backbone="resnet50"), "features.parquet")
+        pandas.read_parquet(result.path).filter(regex="^f[0-9]")
     """
     recipe, out = recipe or Recipe(), Path(out)
-    write, context = _writer(out, overwrite=overwrite), Context.open(store, trust=trust)
+    write, context = _check_output(out, overwrite=overwrite), Context.open(store, trust=trust)
     with ExitStack() as stack:
-        with name_os_errors(f"{out} cannot be written"):
-            beside = stack.enter_context(new_folder(out.parent, f".{out.name}.writing-"))
+        with wrap_os_errors(f"{out} cannot be written"):
+            folder = stack.enter_context(make_temporary_folder(out.parent, f".{out.name}.writing-"))
         catalog = _list_images(context, Path(data), recipe)
-        network = embedding_network(recipe, trust=trust, reporter=context.reporter)
-        features = extract(context, network, catalog, replace(recipe, phases=()))
-        catalog = catalog.without(features.refused)
+        network = load_embedding_network(recipe, trust=trust, reporter=context.reporter)
+        features = extract_and_remember(context, network, catalog, replace(recipe, phases=()))
+        catalog = catalog.exclude(features.refused)
         report_refused(context.reporter, catalog)
-        table = FeatureTable(
-            _columns(catalog), read_vectors(features, catalog), replace(recipe, data=fspath(data)).to_toml()
-        )
-        with name_os_errors(f"{out} cannot be written"):
-            write(beside / out.name, table)
-            (beside / out.name).replace(out)
-    return Embedded(out, len(catalog), table.features.shape[1], catalog.refused)
+        recipe_text = replace(recipe, data=fspath(data)).to_toml()
+        table = FeatureTable(_make_columns(catalog), read_vectors(features, catalog), recipe_text)
+        with wrap_os_errors(f"{out} cannot be written"):
+            write(folder / out.name, table)
+            (folder / out.name).replace(out)
+    return EmbedResult(out, len(catalog), table.features.shape[1], catalog.refused)
 
 
-def read_vectors(features: Features, catalog: Catalog) -> NDArray[np.float32]:
-    """Return the features of a catalog's samples, (n, d), in their order."""
-    return np.asarray(features.matrix(catalog.samples, VECTOR), np.float32)
+def _check_output(out: Path, *, overwrite: bool) -> FeatureWriter:
+    """Check that a file can be written, and return the writer for its format."""
+    writer = choose_writer(out)
+    if out.is_dir():
+        raise UsageError(f"Expected a file to make. Received: {out}, a folder.")
+    require_absent(out, overwrite=overwrite, kind="file")
+    if not out.parent.is_dir():
+        raise EnvironmentFault(f"There is no folder {out.parent} to write {out.name} to.")
+    return writer
 
 
-def embedding_network(recipe: Recipe, *, trust: bool = False, reporter: Reporter = TERMINAL) -> keras.Model:
-    """The backbone of a recipe, from float RGB pixels (b, size, size, 3) in 0..255 to {"cut_0": (b, d)}.
+# --- the network
 
-    The last two are kept in memory: every fold of a cross-validation asks for the same one. It is never
-    trained. A file that changed is another network. `trust` is as in `load_backbone`.
+
+def load_embedding_network(
+    recipe: Recipe, *, trust: bool = False, reporter: Reporter = TERMINAL
+) -> keras.Model:
+    """Return a recipe's backbone as a network from RGB pixels 0..255 (b, size, size, 3) to {"cut_0": (b, d)}.
+
+    The last two networks stay in memory, because every fold of a cross-validation asks for the same one. A
+    network is never trained; a file with new content gives a new network. `trust` is as in `load_backbone`.
 
     Raises:
-        UsageError, EnvironmentFault, ModelRefused: see `load_backbone`; or a pooling that has to be learned.
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone`; or a pooling has weights to learn.
 
     Example:
-        >>> network = embedding_network(Recipe(backbone="vgg16", weights="random", image_size=32))
+        >>> network = load_embedding_network(Recipe(backbone="vgg16", weights="random", image_size=32))
         >>> network.outputs[0].shape
         (None, 512)
     """
     check_pooling(recipe.head.pooling)
-    alike = Recipe(
+    relevant = Recipe(
         backbone=recipe.backbone,
         weights=recipe.weights,
         pixels=recipe.pixels,
@@ -239,50 +162,56 @@ def embedding_network(recipe: Recipe, *, trust: bool = False, reporter: Reporter
         seed=recipe.seed if recipe.weights == "random" else 0,
         head=replace(Recipe().head, pooling=recipe.head.pooling),
     )
-    return _open_network(alike, _contents(recipe.backbone) + _contents(recipe.weights), trust, reporter)
+    digests = _digest_content(recipe.backbone) + _digest_content(recipe.weights)
+    return _load_network(relevant, digests, trust, reporter)
 
 
 @lru_cache(maxsize=2)
-def _open_network(recipe: Recipe, contents: str, trust: bool, reporter: Reporter) -> keras.Model:
-    return pooled_network(open_backbone(recipe, trust=trust, reporter=reporter), recipe.head)
+def _load_network(recipe: Recipe, digests: str, trust: bool, reporter: Reporter) -> keras.Model:
+    return make_pooled_network(open_backbone(recipe, trust=trust, reporter=reporter), recipe.head)
 
 
-def pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:
-    """A backbone up to its pooled vector: what `train` cuts off where nothing trains, so under one key."""
+def make_pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:
+    """Return a backbone up to its pooled vector: the network, and so the key, of `train` without phases."""
     import keras
 
-    from regraft.models.head import pooled
+    from regraft.models.head import pool_features
 
-    return keras.Model(backbone.model.inputs[0], {VECTOR: pooled(backbone, head)})
+    return keras.Model(backbone.model.inputs[0], {FEATURES_OUTPUT: pool_features(backbone, head)})
+
+
+def read_vectors(features: Features, catalog: Catalog) -> NDArray[np.float32]:
+    """Return the features of a catalog's samples, (n, d), in their order."""
+    return np.asarray(features.matrix(catalog.samples, FEATURES_OUTPUT), np.float32)
 
 
 def check_pooling(pooling: str) -> None:
-    """Raises a UsageError for a pooling that has to be learned."""
+    """Raise a UsageError for a pooling that has weights to learn."""
     if pooling not in POOLINGS:
         raise UsageError(
             f"pooling: expected {', '.join(POOLINGS)}, as nothing is learned here. Received: {pooling}."
         )
 
 
-def _contents(name: str) -> str:
-    """A digest of the file or folder of this name; empty where there is none."""
-    path, mix = Path(name), hashlib.blake2b(digest_size=16)
+def _digest_content(name: str) -> str:
+    """Return a digest of the file or folder of this name; "" if there is none."""
+    path, digest = Path(name), hashlib.blake2b(digest_size=16)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files if name else []:
-        mix.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode() + file.read_bytes())
-    return mix.hexdigest() if files else ""
+        digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest() if files else ""
 
 
-# --- which images
+# --- the images
 
 
 def _list_images(context: Context, path: Path, recipe: Recipe) -> Catalog:
-    """Class folders and tables as for `train`; any other folder as images without a class."""
-    if path.suffix.lower() in TABLES and not path.is_dir():
-        # Without a target every image is a class of its own; `_columns` leaves that out.
-        named = recipe.target or recipe.image
+    """List class folders and tables as `train` does, and any other folder as images without a class."""
+    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+        # Without a target every image is a class of its own, which `_make_columns` drops.
+        target = recipe.target or recipe.image
         task = recipe.task if recipe.target else "multiclass"
-        return Catalog.open(path, replace(recipe, target=named, task=task))
+        return Catalog.open(path, replace(recipe, target=target, task=task))
     try:
         return Catalog.open(path, replace(recipe, task="auto"))
     except DataError:
@@ -292,10 +221,10 @@ def _list_images(context: Context, path: Path, recipe: Recipe) -> Catalog:
 def _list_unlabelled(context: Context, root: Path) -> Catalog:
     samples, refused = [], []
     files = list(list_images(root))
-    for file, verdict in zip(files, look_at_all(files, reporter=context.reporter), strict=True):
+    for file, verdict in zip(files, inspect_files(files, reporter=context.reporter), strict=True):
         name = file.relative_to(root).as_posix()
-        if isinstance(verdict, Refusal):
-            refused.append(Refused(name, verdict.code, verdict.detail))
+        if isinstance(verdict, Rejection):
+            refused.append(RejectedFile(name, verdict.code, verdict.detail))
         else:
             samples.append(Sample(name, 0, verdict))
     if not samples:
@@ -304,11 +233,34 @@ def _list_unlabelled(context: Context, root: Path) -> Catalog:
     return Catalog(root, ("",), tuple(samples), tuple(refused))
 
 
-def _columns(catalog: Catalog) -> dict[str, list[str]]:
-    """What is known of each sample besides its features."""
+# --- the file
+
+
+class FeatureTable(NamedTuple):
+    """A table of features: text `columns` by name, float32 `features` (n, d), and the `recipe` as TOML."""
+
+    columns: dict[str, list[str]]
+    features: NDArray[np.float32]
+    recipe: str
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The names of the features.
+
+        >>> FeatureTable({}, np.zeros((1, 2), np.float32), "").feature_names
+        ['f0000', 'f0001']
+        """
+        return [f"f{number:04}" for number in range(self.features.shape[1])]
+
+
+FeatureWriter = Callable[[Path, FeatureTable], None]
+
+
+def _make_columns(catalog: Catalog) -> dict[str, list[str]]:
+    """Return the path of each sample, and its class and part if known."""
     columns = {
-        "path": [", ".join(photo.path for photo in sample.photos) for sample in catalog.samples],
-        "class": [catalog.words(sample) for sample in catalog.samples],
+        "path": [", ".join(image.path for image in sample.images) for sample in catalog.samples],
+        "class": [catalog.describe_target(sample) for sample in catalog.samples],
         "part": [sample.part for sample in catalog.samples],
     }
     if columns["class"] == columns["path"]:
@@ -320,13 +272,66 @@ def _columns(catalog: Catalog) -> dict[str, list[str]]:
     }
 
 
-def _writer(out: Path, *, overwrite: bool) -> Writer:
-    """How to write this file, once nothing speaks against it."""
-    writer = choose_writer(out)
-    if out.is_dir():
-        raise UsageError(f"Expected a file to make. Received: {out}, a folder.")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists already. Choose another file, or replace it with --overwrite.")
-    if not out.parent.is_dir():
-        raise EnvironmentFault(f"There is no folder {out.parent} to write {out.name} to.")
+def choose_writer(out: Path) -> FeatureWriter:
+    """Return the function that writes the format of this file's extension.
+
+    Raises:
+        UsageError: an unknown extension.
+        EnvironmentFault: Parquet, and its package is not installed.
+    """
+    writer = _WRITERS.get(out.suffix.lower())
+    if writer is None:
+        raise UsageError(f"Expected a file ending in {', '.join(_WRITERS)}. Received: {out}.")
+    if writer is _write_parquet:
+        _import_pyarrow()
     return writer
+
+
+def _import_pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise EnvironmentFault(
+            'Parquet needs pyarrow: pip install "regraft[parquet]". Or choose a file ending in .csv or .npz.'
+        ) from error
+    return pyarrow
+
+
+def _write_parquet(path: Path, table: FeatureTable) -> None:
+    pyarrow = _import_pyarrow()
+    numbers = dict(zip(table.feature_names, np.ascontiguousarray(table.features.T), strict=True))
+    arrow_table = pyarrow.table({**table.columns, **numbers})
+    pyarrow.parquet.write_table(arrow_table.replace_schema_metadata({"regraft": table.recipe}), path)
+
+
+def _write_csv(path: Path, table: FeatureTable) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*table.columns, *table.feature_names])
+        for numbers, texts in zip(table.features, zip(*table.columns.values(), strict=True), strict=True):
+            writer.writerow([*texts, *map(str, numbers)])  # the fewest digits that give this float32
+
+
+def _write_npz(path: Path, table: FeatureTable) -> None:
+    texts: dict[str, Any] = {name: np.array(values) for name, values in table.columns.items()}
+    with path.open("wb") as file:  # to a path, NumPy would add an extension of its own
+        np.savez(file, features=table.features, names=np.array(table.feature_names), **texts)
+
+
+def _write_npy(path: Path, table: FeatureTable) -> None:
+    fields: dict[str, NDArray[Any]] = {name: np.array(values) for name, values in table.columns.items()}
+    fields["features"] = table.features
+    types: Any = [(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
+    rows = np.empty(len(table.features), types)
+    for name, values in fields.items():
+        rows[name] = values
+    with path.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+
+
+_WRITERS: dict[str, FeatureWriter] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".npz": _write_npz,
+    ".npy": _write_npy,
+}

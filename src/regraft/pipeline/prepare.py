@@ -1,4 +1,4 @@
-"""The stages of a run before anything learns: list, load the backbone, extract features, split."""
+"""The stages of a run before training: list the data, load the backbone, extract features, split."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbones.info import BackboneFacts
-from regraft.data.catalog import Catalog
-from regraft.data.duplicates import Copies, groups_of, leaks_of
-from regraft.data.images.decoder_pool import DecodeAhead
+from regraft.backbones.info import BackboneInfo
+from regraft.data.catalog import PARTS, Catalog
+from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
+from regraft.data.images.decoder_pool import DecodingPool
 from regraft.data.split import split
 from regraft.errors import UsageError
 from regraft.features.image_facts import facts_key
 from regraft.features.store import pixel_key
 from regraft.pipeline.context import Context
 from regraft.recipe import Phase, Recipe
-from regraft.system.backend import choose_openvino, expect_backend, expect_gradients, versions
+from regraft.system.backend import choose_openvino, get_versions, require_backend, require_gradients
 from regraft.system.console import Reporter
-from regraft.system.imports import preloaded_allocator
+from regraft.system.imports import find_preloaded_allocator
 
 if TYPE_CHECKING:
     import keras
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
 
 __all__ = [
-    "Parts",
+    "SplitData",
     "begin_decoding",
     "choose_backend",
-    "extract",
+    "extract_and_remember",
     "feature_key_hint",
     "list_data",
     "load_and_resolve",
@@ -47,28 +47,28 @@ __all__ = [
     "split_catalog",
 ]
 
-IN_MEMORY = "python:"  # before the name of a backbone that no recipe can hold
-FOREIGN = (b"keras_hub", b"regraft>SavedModelLayer")  # in a configuration: layers that need TensorFlow
-LONGEST = 2**24  # bytes of a configuration that are looked at
+IN_MEMORY_PREFIX = "python:"  # before the name of a backbone that was passed in from Python
+TENSORFLOW_LAYERS = (b"keras_hub", b"regraft>SavedModelLayer")  # marks of layers that need TensorFlow
+MAX_CONFIG_BYTES = 2**24  # how much of a model's configuration is searched for them
 
 
 def choose_backend(*backbones: str, trains: bool = False) -> None:
-    """Have Keras run on OpenVINO in this process where these backbones and what is done need nothing else.
+    """Run Keras on OpenVINO in this process if the backbones and the task allow it.
 
-    For commands of the program, before Keras is imported; see `regraft.system.backend`.
+    For the command line, before Keras is imported; see `regraft.system.backend`.
 
     Args:
-        backbones: as `load_backbone` takes them. SavedModels and presets need TensorFlow.
-        trains: something trains by gradient.
+        backbones: as for `load_backbone`. SavedModels and presets need TensorFlow.
+        trains: whether anything is trained by gradient descent.
 
     Raises:
-        EnvironmentFault: the backend that the user chose is not here, or cannot do this.
+        EnvironmentFault: the backend that the user chose is not installed, or cannot do this.
     """
     if not trains and not any(map(_needs_tensorflow, backbones)):
         choose_openvino()
-    expect_backend()
+    require_backend()
     if trains:
-        expect_gradients()
+        require_gradients()
 
 
 def _needs_tensorflow(backbone: str) -> bool:
@@ -78,28 +78,28 @@ def _needs_tensorflow(backbone: str) -> bool:
         return not is_zoo_name(backbone)
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(backbone) as archive:
         with archive.open("config.json") as config:
-            text = config.read(LONGEST)
-        return any(name in text for name in FOREIGN)
-    return False  # whoever reads it says what is wrong
+            text = config.read(MAX_CONFIG_BYTES)
+        return any(name in text for name in TENSORFLOW_LAYERS)
+    return False  # reading the file later reports what is wrong with it
 
 
 def list_data(
     context: Context, data: Catalog | str | os.PathLike[str], recipe: Recipe
 ) -> tuple[Catalog, Recipe]:
-    """Return what can be learned of the data, and the recipe that names the data; report the task.
+    """Return the catalog of the data and the recipe with the data's path; report the task.
 
     Raises:
         UsageError, DataError, EnvironmentFault: see `Catalog.open`.
     """
     catalog = Catalog.open(data, recipe)
     recipe = replace(recipe, data=os.fspath(data.root if isinstance(data, Catalog) else data))
-    catalog = catalog.learnable()
+    catalog = catalog.require_learnable()
     context.reporter.info(_describe_task(catalog, recipe))
     return catalog, recipe
 
 
 def _describe_task(catalog: Catalog, recipe: Recipe) -> str:
-    """The kind of target, and how to choose another where nobody has chosen it."""
+    """Name the task and, if it was detected, the reason and the option that overrides it."""
     if recipe.task != "auto" or not catalog.why:
         return f"Task: {catalog.task}."
     return f"Task: {catalog.task} ({catalog.why}; --task overrules)."
@@ -107,37 +107,46 @@ def _describe_task(catalog: Catalog, recipe: Recipe) -> str:
 
 def begin_decoding(
     context: Context, catalog: Catalog, recipe: Recipe, stack: ExitStack
-) -> DecodeAhead | None:
-    """Decode what is probably needed while the backend is still being imported.
+) -> DecodingPool | None:
+    """Start to decode the images that are probably needed, while the backend is being imported.
 
-    Which images that is depends on the network, which is not there yet; the store's hint tells which key the
-    same recipe had before. A wrong guess costs time, never correctness. `stack` ends the decoding.
+    Which ones are needed depends on the network, which is not loaded yet. The store's hint tells under which
+    key the same recipe had its features before; a wrong hint costs time, never correctness.
+
+    Args:
+        context: see `Context`.
+        catalog: the images.
+        recipe: names backbone, weights and image size.
+        stack: ends the decoding when it closes.
+
+    Returns:
+        The decoding, or None if the size of the images is not known yet.
     """
     from regraft.backbones.weights import find_weights
-    from regraft.backbones.zoo import find, is_zoo_name
+    from regraft.backbones.zoo import find_entry, is_zoo_name
     from regraft.features.precision import sample_images
 
     if context.in_memory.backbone is not None or not is_zoo_name(recipe.backbone):
-        return None  # its size is known when it is loaded
-    entry, store = find(recipe.backbone), context.store
-    size = entry.size_at(recipe.image_size)
-    # What cannot be had is said at once.
+        return None  # the image size is known only once the backbone is loaded
+    entry, store = find_entry(recipe.backbone), context.store
+    size = entry.choose_size(recipe.image_size)
+    # Weights that are not available are reported at once.
     find_weights(entry, recipe.weights, size=size, seed=recipe.seed, reporter=context.reporter)
-    contents = catalog.contents
+    digests = catalog.digests
     key = store.recall(feature_key_hint(recipe))
-    wanted = set(contents if key is None else store.entries(key).missing(contents))
-    wanted |= set(store.entries(facts_key(size)).missing(contents))
+    missing = set(digests if key is None else store.entries(key).find_missing(digests))
+    missing |= set(store.entries(facts_key(size)).find_missing(digests))
     if recipe.keeps_pixels:
-        wanted |= set(store.entries(pixel_key(size)).missing(contents))
-    first = sample_images(catalog) if recipe.precision == "auto" else {}  # the choice looks at these
-    order = dict.fromkeys([*first, *contents])
-    decoding = DecodeAhead(catalog.jobs([content for content in order if content in wanted]), size)
+        missing |= set(store.entries(pixel_key(size)).find_missing(digests))
+    first = sample_images(catalog) if recipe.precision == "auto" else {}  # they decide the precision
+    order = dict.fromkeys([*first, *digests])
+    decoding = DecodingPool(catalog.make_jobs([digest for digest in order if digest in missing]), size)
     stack.callback(decoding.close)
     return decoding
 
 
 def feature_key_hint(recipe: Recipe) -> str:
-    """The question to the store: under which key did such a recipe's features lie?"""
+    """Return the name of the hint that holds the key of such a recipe's features."""
     head = (recipe.head.pooling, recipe.head.taps)
     network = (recipe.backbone, recipe.weights, recipe.image_size, *head, recipe.seed, recipe.precision)
     return f"key of {network}"
@@ -149,10 +158,10 @@ def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) ->
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
     """
-    if recipe.backbone.startswith(IN_MEMORY):
+    if recipe.backbone.startswith(IN_MEMORY_PREFIX):
         raise UsageError(
-            f"backbone: {recipe.backbone.removeprefix(IN_MEMORY)} was handed over in Python when this recipe "
-            "was written. Hand it over again: train(data, recipe, out, backbone=...)."
+            f"backbone: {recipe.backbone.removeprefix(IN_MEMORY_PREFIX)} was passed in from Python when this "
+            "recipe was written. Pass it again: train(data, recipe, out, backbone=...)."
         )
     from regraft.backbones.load import load_backbone
 
@@ -168,48 +177,46 @@ def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) ->
 
 
 def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe]:
-    """Return the backbone, and the recipe that nothing replaces from now on.
-
-    Its phases have their plans in words, and it names a backbone that was handed over.
+    """Return the backbone and the final recipe, with plans as text and the backbone's name.
 
     Raises:
-        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `resolve_phases`; or a run is
-            resumed that is another one.
+        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `resolve_phases`; or the resumed
+            run has other arguments.
     """
     from regraft.features.convert import prepare_converter
 
-    expect_backend()
+    require_backend()
     if recipe.needs_gradients or context.in_memory.space is not None:
-        expect_gradients()
-    if allocator := preloaded_allocator():
+        require_gradients()
+    if allocator := find_preloaded_allocator():
         context.reporter.warn(
-            f"OpenVINO cannot run beside {allocator}, which LD_PRELOAD names: Keras runs the network, "
+            f"OpenVINO cannot run with {allocator}, which LD_PRELOAD names. Keras runs the network instead, "
             "more slowly."
         )
     else:
         prepare_converter()
-    given = context.in_memory
-    if given.backbone is not None:
-        name, size = IN_MEMORY + given.backbone.name, given.backbone.image_size
+    in_memory = context.in_memory
+    if in_memory.backbone is not None:
+        name, size = IN_MEMORY_PREFIX + in_memory.backbone.name, in_memory.backbone.image_size
         recipe = replace(recipe, backbone=name, weights="imagenet", pixels="", image_size=size)
-    backbone = given.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
+    backbone = in_memory.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
     recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
-    if given.space is not None:
-        resolve_phases(backbone, tuple(Phase(plan) for plan in given.space.plans))
-    plain = asdict(replace(recipe, data=""))
-    context.journal.expect(recipe=plain, handed=given.names, version=versions())
+    if in_memory.space is not None:
+        resolve_phases(backbone, tuple(Phase(plan) for plan in in_memory.space.plans))
+    settings = asdict(replace(recipe, data=""))
+    context.journal.check_inputs(recipe=settings, handed=in_memory.names, version=get_versions())
     report_backbone(context.reporter, backbone)
     return backbone, recipe
 
 
-def extract(
+def extract_and_remember(
     context: Context,
     network: keras.Model,
     catalog: Catalog,
     recipe: Recipe,
-    decoding: DecodeAhead | None = None,
+    decoding: DecodingPool | None = None,
 ) -> Features:
-    """Return the features of a catalog's images, and keep a hint of where they lie for the next run."""
+    """Return the features of a catalog's images, and leave a hint of their key for the next run."""
     from regraft.features.extract import extract_features
 
     features = extract_features(
@@ -217,7 +224,7 @@ def extract(
         catalog,
         store=context.store,
         keep_pixels=recipe.keeps_pixels,
-        ahead=decoding,
+        decoding=decoding,
         precision=recipe.precision,
         reporter=context.reporter,
     )
@@ -225,33 +232,33 @@ def extract(
     return features
 
 
-def report_backbone(reporter: Reporter, facts: BackboneFacts) -> None:
-    """Report which backbone it is, and what was done to it on the way."""
-    reporter.info(f"Backbone {facts.name} at {facts.image_size} px, weights: {facts.weights_briefly}.")
-    for note in facts.notes:
+def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
+    """Report the backbone and the notes on how it was loaded."""
+    reporter.info(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.short_weights}.")
+    for note in backbone.notes:
         reporter.info(note)
 
 
 def report_refused(reporter: Reporter, catalog: Catalog) -> None:
-    """Report what is not used, the first dozen by name, all of it counted by reason."""
+    """Report the refused files: the first dozen by name, and the number of each reason."""
     refused = catalog.refused
     for item in refused[:12]:
         reporter.warn(f"Refused {item.image}: {item.code}, {item.detail}")
     if refused:
         reasons = Counter(item.code for item in refused)
-        counted = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
+        counts = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
         total = len(refused) + len(catalog)
         reporter.info(
-            f"{len(catalog):,} of {total:,} images used; refused: {counted}. All are in refused.jsonl."
+            f"{len(catalog):,} of {total:,} images used; refused: {counts}. All are in refused.jsonl."
         )
 
 
-class Parts(NamedTuple):
-    """A catalog whose samples have parts.
+class SplitData(NamedTuple):
+    """A catalog that was split.
 
     Attributes:
-        catalog: what can be used, copies of a picture on one side.
-        leaks: part -> how many of its samples show a picture of a part before it.
+        catalog: the usable samples, each in a part; copies of an image share one.
+        leaks: part -> how many of its samples are copies of images in an earlier part.
         cautions: warnings about the data.
     """
 
@@ -260,54 +267,57 @@ class Parts(NamedTuple):
     cautions: list[str]
 
 
-def split_catalog(context: Context, catalog: Catalog, features: Features, recipe: Recipe) -> Parts:
-    """Drop refused images, split the rest, and keep copies of a picture in one part; report all of that."""
-    from regraft.evaluation.problems import cautions  # it takes scikit-learn, which predicting does not
+def split_catalog(context: Context, catalog: Catalog, features: Features, recipe: Recipe) -> SplitData:
+    """Drop refused images, split the rest, keep copies of an image in one part, and report all that."""
+    from regraft.evaluation.problems import find_data_cautions  # imports scikit-learn
 
-    catalog = catalog.without(features.refused)
+    catalog = catalog.exclude(features.refused)
     report_refused(context.reporter, catalog)
-    catalog = catalog.learnable()
-    ties = Copies.of(features.facts_of(catalog.contents), reporter=context.reporter).ties
-    catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, ties=ties)
+    catalog = catalog.require_learnable()
+    duplicates = NearDuplicates.from_facts(
+        features.facts_by_digest(catalog.digests), reporter=context.reporter
+    ).digest_pairs
+    catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, duplicates=duplicates)
     context.reporter.info(_describe_parts(catalog))
-    leaks, leak_warnings = leaks_of(catalog, ties)
-    groups = groups_of(catalog.samples, ties)
+    leaks, leak_warnings = describe_leaks(catalog, duplicates)
+    groups = group_samples(catalog.samples, duplicates)
     facts = features.facts(catalog.samples)
-    warnings = cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
+    warnings = find_data_cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
     copies = _describe_copies(groups, leaks)
     context.reporter.info(copies)
-    return Parts(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])
+    return SplitData(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])
 
 
 def _describe_parts(catalog: Catalog) -> str:
-    parts = [f"{len(catalog.part(part)):,} {part}" for part in ("train", "validation", "test")]
-    kind = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
+    parts = [f"{len(catalog.part(part)):,} {part}" for part in PARTS]
+    noun = {"multilabel": "label", "regression": "target"}.get(catalog.task, "classe")
     count = len(catalog.outputs)
-    return f"Samples: {', '.join(parts)}; {count} {kind}{'s' if count != 1 else ''}."
+    return f"Samples: {', '.join(parts)}; {count} {noun}{'s' if count != 1 else ''}."
 
 
 def _describe_copies(groups: NDArray[np.int64], leaks: dict[str, int]) -> str:
-    """How many images show a picture that another one shows, and what became of it."""
+    """Return how many images are copies of others, and how many of those leak training images."""
     copies = len(groups) - len(set(groups.tolist()))
-    said = f"{copies:,} image{' is a copy' if copies == 1 else 's are copies'} of another"
+    summary = f"{copies:,} image{' is a copy' if copies == 1 else 's are copies'} of another"
     if not leaks:
-        return f"Copies: {said}."
+        return f"Copies: {summary}."
     total = sum(leaks.values())
-    return f"Copies: {said}; {total:,} of {' and '.join(leaks)} show{'s' * (total == 1)} what is trained on."
+    verb = "is" if total == 1 else "are"
+    return f"Copies: {summary}; {total:,} of {' and '.join(leaks)} {verb} also in training."
 
 
 def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    """Return the phases, their plans in words; refuse a plan that the backbone cannot have before any work.
+    """Return the phases with their plans as text; refuse impossible plans before any work is done.
 
     Raises:
-        UsageError: see `backbone.freeze.resolve_plan`.
+        UsageError: see `models.freeze.resolve_plan`.
     """
     from regraft.models.freeze import resolve_plan
 
-    found = []
+    resolved = []
     for phase in phases:
         if phase.unfreeze in ("auto", "none"):
-            found.append(phase)
+            resolved.append(phase)
             continue
         if backbone.frozen_because:
             raise UsageError(
@@ -318,5 +328,5 @@ def resolve_phases(backbone: Backbone, phases: tuple[Phase, ...]) -> tuple[Phase
         if callable(phase.unfreeze):
             names = [re.escape(layer.name) for layer in plan.layers]
             phase = replace(phase, unfreeze=f"match:^({'|'.join(names)})$")  # noqa: PLW2901
-        found.append(phase)
-    return tuple(found)
+        resolved.append(phase)
+    return tuple(resolved)

@@ -1,8 +1,8 @@
-"""`regraft recommend`: which backbone suits these images, before anything is trained.
+"""`regraft recommend`: rank backbones on the user's images before anything is trained.
 
-Every backbone sees a sample of the images once; what it makes of them stays in the store, where `train` finds
-it. A ridge head, solved in closed form, is scored on held-out images by cross-validation, the same folds for
-all. LogME and H-score stand beside it: they hold nothing out, and agree where the order is clear.
+Every backbone processes a sample of the images once; its features stay in the store, where `train` reuses
+them. The score is that of a ridge head, solved in closed form and cross-validated with the same folds for all
+backbones. LogME and H-score are computed without held-out images; where the order is clear, they agree.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbones.zoo import find, is_zoo_name, weights_on_disk
+from regraft.backbones.zoo import find_entry, find_weights_on_disk, is_zoo_name
 from regraft.data.catalog import Catalog
 from regraft.data.samples import Sample
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.pipeline.context import Context
-from regraft.pipeline.embed import check_pooling, pooled_network, read_vectors
-from regraft.pipeline.prepare import extract, open_backbone, report_backbone, report_refused
+from regraft.pipeline.embed import check_pooling, make_pooled_network, read_vectors
+from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone, report_refused
 from regraft.recipe import HeadSpec, Phase, Recipe
-from regraft.solvers.cross_validation import sample_of, strata
+from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
 from regraft.solvers.feature_scoring import h_score, logme
 from regraft.solvers.solve import solve
 from regraft.tasks import TASKS
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from regraft.backbones.load import Backbone
     from regraft.features.extract import Features
 
-__all__ = ["BACKBONES", "LeftOut", "Ranked", "Recommendation", "recommend"]
+__all__ = ["BACKBONES", "RankedBackbone", "Recommendation", "SkippedBackbone", "recommend"]
 
-# One of each kind, from the fastest to what two cores still run at some tens of images a second.
+# One of each family, from the fastest to those that reach some tens of images per second on two cores.
 BACKBONES = (
     "mobilenet_v2",
     "mobilenet_v3_large",
@@ -47,23 +47,23 @@ BACKBONES = (
     "xception",
     "convnext_tiny",
 )
-SAMPLE = 1000  # images: two standard errors of a top-1 of 0.9 are two points
-CLOSE = 0.01  # of the score: what a faster backbone may be behind and still be named
+SAMPLE_SIZE = 1000  # images: two standard errors of a top-1 of 0.9 are two points
+CLOSE = 0.01  # how far the score of a faster backbone may be behind for it to be mentioned
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A backbone and how it did.
+class RankedBackbone:
+    """A backbone and its scores.
 
     Attributes:
-        backbone, weights: as `train` takes them.
-        score: of a ridge head on held-out images; its name is `Recommendation.score_name`.
-        logme, h_score: see `training.transfer`.
-        images_per_second: through the frozen network on this machine, decoding not included.
-        parameters: of the backbone.
-        megabytes: of its weights.
-        image_size: pixels a side.
-        features: length of its pooled vector.
+        backbone, weights: as for `train`.
+        score: the score of a ridge head on held-out images; `Recommendation.score_name` is its name.
+        logme, h_score: see `solvers.feature_scoring`.
+        images_per_second: the speed of the frozen network on this machine, without decoding.
+        parameters: the number of the backbone's parameters.
+        megabytes: the size of its weights.
+        image_size: the side of its input in pixels.
+        features: the length of its pooled vector.
     """
 
     backbone: str
@@ -79,8 +79,8 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A backbone that could not be tried, and why."""
+class SkippedBackbone:
+    """A backbone that could not be loaded, and the reason."""
 
     backbone: str
     reason: str
@@ -88,26 +88,26 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What `recommend` found.
+    """A ranking of backbones. Returned by `recommend`.
 
     Attributes:
-        ranked: best first.
-        left_out: those that could not be tried.
-        score_name: what `Ranked.score` is: "top-1", "mAP" or "R2".
-        images: how many were looked at.
-        advice: a sentence or two on the best, and on a faster one that comes close.
-        command: what to type next.
+        ranked: the backbones, best first.
+        left_out: the backbones that could not be loaded.
+        score_name: what `RankedBackbone.score` is: "top-1", "mAP" or "R2".
+        images: the number of images in the sample.
+        advice: a sentence or two on the best backbone and on a faster one that comes close.
+        command: the command to run next.
     """
 
-    ranked: tuple[Ranked, ...]
-    left_out: tuple[LeftOut, ...]
+    ranked: tuple[RankedBackbone, ...]
+    left_out: tuple[SkippedBackbone, ...]
     score_name: str
     images: int
     advice: str
     command: str
 
     @property
-    def best(self) -> Ranked:
+    def best(self) -> RankedBackbone:
         """The first of `ranked`."""
         return self.ranked[0]
 
@@ -118,114 +118,111 @@ def recommend(
     *,
     backbones: Sequence[str] = BACKBONES,
     weights: str | Sequence[str] = "imagenet",
-    sample: int = SAMPLE,
+    sample: int = SAMPLE_SIZE,
     trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Recommendation:
-    """Rank backbones on your own images. What `regraft recommend` calls.
+    """Rank backbones on your own images, as the command `regraft recommend` does.
 
     Args:
-        data: as for `train`. Test images are not looked at.
-        recipe: a table's columns, task, pixels, image size, `head.pooling` and seed; the rest of it does not
-            matter here.
-        backbones: what `load_backbone` takes, as texts. Each is loaded, runs once over the sample, and is
-            let go before the next.
+        data: as for `train`. Images of the test part are not used.
+        recipe: the columns of a table, task, pixels, image size, `head.pooling` and seed; everything else is
+            ignored.
+        backbones: names as for `load_backbone`. Only one backbone is in memory at a time.
         weights: one for all, or one for each backbone.
-        sample: how many images, the same share of every class; all of them if there are fewer.
-        trust: you know where SavedModels among them come from; see `load_backbone`.
-        store: folder of computed features; None for the user's cache.
+        sample: the number of images, the same share of every class; if there are fewer, all are used.
+        trust: you know where SavedModels among the backbones come from; see `load_backbone`.
+        store: the folder of computed features; None for the user's cache.
 
     Raises:
-        UsageError: an unknown name, or not one weights for each backbone.
-        DataError: images that no model can be trained on; see `train`.
+        UsageError: an unknown name, or the number of weights does not match that of backbones.
+        DataError: no model can be trained on the images; see `train`.
         EnvironmentFault: the store cannot be written.
-        RegraftError: not one of the backbones could be loaded; what `load_backbone` said of the first.
+        RegraftError: no backbone could be loaded; the error of the first one.
 
     Example:
-        found = recommend("photos", backbones=["mobilenet_v2", "resnet50"])
-        train("photos", Recipe(backbone=found.best.backbone))
+        recommendation = recommend("photos", backbones=["mobilenet_v2", "resnet50"])
+        train("photos", Recipe(backbone=recommendation.best.backbone))
     """
     recipe = recipe or Recipe()
-    asked = _asked(recipe, backbones, weights)
+    candidates = _make_recipes(recipe, backbones, weights)
     context = Context.open(store, trust=trust)
-    catalog = _sampled(Catalog.open(data, recipe).learnable(), sample, recipe.seed)
-    context.reporter.info(f"{len(asked)} backbones on {len(catalog):,} images.{_downloads(asked)}")
-    trial = _Trial(context, catalog, several=len(asked) > 1)
-    tried = [trial.score(each) for each in asked]
-    ranked = [each for each in tried if isinstance(each, Ranked)]
-    faults = [each for each in tried if not isinstance(each, Ranked)]
+    catalog = _draw_sample(Catalog.open(data, recipe).require_learnable(), sample, recipe.seed)
+    context.reporter.info(
+        f"{len(candidates)} backbones on {len(catalog):,} images.{_describe_downloads(candidates)}"
+    )
+    trials = _Trials(context, catalog, several=len(candidates) > 1)
+    results = [(candidate.backbone, trials.score(candidate)) for candidate in candidates]
+    ranked = [result for _, result in results if isinstance(result, RankedBackbone)]
+    faults = [(name, result) for name, result in results if isinstance(result, RegraftError)]
     if not ranked:
-        raise faults[0]
-    ranked.sort(key=lambda each: (-each.score, -each.logme))
-    place = fspath(data.root if isinstance(data, Catalog) else data)
-    name = TASKS[catalog.task].score_name
+        raise faults[0][1]
+    ranked.sort(key=lambda backbone: (-backbone.score, -backbone.logme))
+    path = fspath(data.root if isinstance(data, Catalog) else data)
+    score_name = TASKS[catalog.task].score_name
     return Recommendation(
         tuple(ranked),
-        tuple(
-            LeftOut(recipe.backbone, str(fault).splitlines()[0])
-            for recipe, fault in zip(asked, tried, strict=True)
-            if not isinstance(fault, Ranked)
-        ),
-        name,
-        len(trial.catalog),
-        _advice(ranked, name),
-        _command(place, recipe, ranked[0]),
+        tuple(SkippedBackbone(name, str(fault).splitlines()[0]) for name, fault in faults),
+        score_name,
+        len(trials.catalog),
+        _write_advice(ranked, score_name),
+        _make_train_command(path, recipe, ranked[0]),
     )
 
 
-def _asked(recipe: Recipe, backbones: Sequence[str], weights: str | Sequence[str]) -> list[Recipe]:
-    """A recipe for each backbone; a mistake in any of them is found before the first one runs."""
+def _make_recipes(recipe: Recipe, backbones: Sequence[str], weights: str | Sequence[str]) -> list[Recipe]:
+    """Return a recipe for each backbone; refuse a wrong setting of any before the first one runs."""
     check_pooling(recipe.head.pooling)
-    each = [weights] if isinstance(weights, str) else list(weights)
+    sources = [weights] if isinstance(weights, str) else list(weights)
     if not backbones:
-        raise UsageError("backbones: expected one at least. Received: none.")
-    if len(each) not in (1, len(backbones)):
+        raise UsageError("backbones: expected at least one. Received: none.")
+    if len(sources) not in (1, len(backbones)):
         raise UsageError(
-            f"weights: expected one, or one for each of {len(backbones)} backbones. Received: {len(each)}."
+            f"weights: expected one, or one for each of {len(backbones)} backbones. Received: {len(sources)}."
         )
-    each = each * len(backbones) if len(each) == 1 else each
+    sources = sources * len(backbones) if len(sources) == 1 else sources
     for backbone in filter(is_zoo_name, backbones):
-        find(backbone).size_at(recipe.image_size)
+        find_entry(backbone).choose_size(recipe.image_size)
     head = HeadSpec(pooling=recipe.head.pooling)
     return [
         replace(
             recipe,
             backbone=backbone,
-            weights=chosen,
-            pixels="" if is_zoo_name(backbone) else recipe.pixels,  # of the table's the contract is known
+            weights=source,
+            pixels="" if is_zoo_name(backbone) else recipe.pixels,  # named networks bring their contract
             head=head,
         )
-        for backbone, chosen in zip(backbones, each, strict=True)
+        for backbone, source in zip(backbones, sources, strict=True)
     ]
 
 
-def _downloads(asked: Sequence[Recipe]) -> str:
-    """What has to be fetched, with the size of the published file."""
-    names = [find(r.backbone) for r in asked if is_zoo_name(r.backbone) and r.weights == "imagenet"]
-    absent = [entry for entry in names if weights_on_disk(entry) is None]
-    listed = ", ".join(f"{entry.name} ({entry.size_mb or 4 * entry.parameters_m:.0f} MB)" for entry in absent)
-    return f" To download, at most: {listed}." if absent else ""
+def _describe_downloads(recipes: Sequence[Recipe]) -> str:
+    """Return a sentence on the weights that must be downloaded, with their sizes; "" if there are none."""
+    entries = [find_entry(r.backbone) for r in recipes if is_zoo_name(r.backbone) and r.weights == "imagenet"]
+    absent = [entry for entry in entries if find_weights_on_disk(entry) is None]
+    names = ", ".join(f"{entry.name} ({entry.size_mb or 4 * entry.parameters_m:.0f} MB)" for entry in absent)
+    return f" To download, at most: {names}." if absent else ""
 
 
-def _sampled(catalog: Catalog, count: int, seed: int) -> Catalog:
-    """About `count` samples, the same share of each stratum and two at least; none of test.
+def _draw_sample(catalog: Catalog, count: int, seed: int) -> Catalog:
+    """Return about `count` samples, the same share of each stratum and at least two, none of the test part.
 
-    A larger sample of the same images holds the smaller one, so it computes only what is new.
+    A larger sample of the same images contains the smaller one, so that only new images are computed.
     """
     samples = [sample for sample in catalog.samples if sample.part != "test"]
-    chosen = sample_of(strata(catalog.targets(samples), catalog.task), count, seed)
-    return replace(catalog, samples=tuple(compress(samples, chosen))).learnable()
+    chosen = draw_stratified_sample(assign_strata(catalog.targets(samples), catalog.task), count, seed)
+    return replace(catalog, samples=tuple(compress(samples, chosen))).require_learnable()
 
 
-class _Trial:
-    """Backbones on the same sample, one after the other. What the first one cannot decode none sees."""
+class _Trials:
+    """Backbones scored one after the other on the same sample; images that cannot be decoded are dropped."""
 
     def __init__(self, context: Context, catalog: Catalog, *, several: bool) -> None:
         self._context, self.catalog, self._several = context, catalog, several
 
-    def score(self, recipe: Recipe) -> Ranked | RegraftError:
-        """Load a backbone, run it over what the store lacks, score it; or return why it cannot be loaded."""
-        gc.collect()  # the one before: layers of a model refer to each other
+    def score(self, recipe: Recipe) -> RankedBackbone | RegraftError:
+        """Load a backbone, compute missing features, and score it; or return why it cannot be loaded."""
+        gc.collect()  # frees the previous backbone, whose layers refer to each other
         reporter = self._context.reporter
         try:
             backbone = open_backbone(recipe, trust=self._context.trust, reporter=reporter)
@@ -233,17 +230,17 @@ class _Trial:
             reporter.warn(f"Left out: {recipe.backbone}. {fault}")
             return fault
         report_backbone(reporter, backbone)
-        features = self._features(backbone, recipe)
+        features = self._extract(backbone, recipe)
         vectors, targets = read_vectors(features, self.catalog), self.catalog.targets(self.catalog.samples)
-        task, groups = TASKS[self.catalog.task], _groups(self.catalog.samples)
+        task, groups = TASKS[self.catalog.task], _name_groups(self.catalog.samples)
         probe = solve("ridge", vectors, targets, task=task.name, seed=recipe.seed, groups=groups)
         if np.isnan(probe.score):
-            raise DataError("Expected two images of some class, to hold one out. Received: one of each.")
+            raise DataError("Expected at least one class with two images. Received: one image per class.")
         encoded = task.encode(targets, len(self.catalog.outputs)).astype(np.float64)
         if task.name == "regression":
             encoded = (encoded - encoded.mean(0)) / encoded.std(0)
         parameters = backbone.model.count_params()
-        return Ranked(
+        return RankedBackbone(
             backbone=recipe.backbone,
             weights=recipe.weights,
             score=probe.score,
@@ -256,38 +253,42 @@ class _Trial:
             features=vectors.shape[1],
         )
 
-    def _features(self, backbone: Backbone, recipe: Recipe) -> Features:
-        recipe = replace(recipe, phases=(Phase(),) if self._several else ())  # pixels for the next backbone
-        features = extract(self._context, pooled_network(backbone, recipe.head), self.catalog, recipe)
+    def _extract(self, backbone: Backbone, recipe: Recipe) -> Features:
+        # With phases, pixels are stored too: the next backbone need not decode the images.
+        recipe = replace(recipe, phases=(Phase(),) if self._several else ())
+        network = make_pooled_network(backbone, recipe.head)
+        features = extract_and_remember(self._context, network, self.catalog, recipe)
         if features.refused:
-            self.catalog = self.catalog.without(features.refused).learnable()
+            self.catalog = self.catalog.exclude(features.refused).require_learnable()
             report_refused(self._context.reporter, self.catalog)
         return features
 
 
-def _groups(samples: Sequence[Sample]) -> NDArray[np.str_]:
-    """What may not be torn apart: the user's groups, and copies of one picture."""
+def _name_groups(samples: Sequence[Sample]) -> NDArray[np.str_]:
+    """Return the group that each sample is never separated from: the user's, or the copies of its image."""
     return np.array([f"group {sample.group}" if sample.group else sample.digest for sample in samples])
 
 
-def _advice(ranked: Sequence[Ranked], score_name: str) -> str:
+def _write_advice(ranked: Sequence[RankedBackbone], score_name: str) -> str:
     best = ranked[0]
-    said = f"{best.backbone} is first, with a {score_name} of {best.score:.3f} on held-out images."
+    advice = f"{best.backbone} is first, with a {score_name} of {best.score:.3f} on held-out images."
     close = [
-        each
-        for each in ranked[1:]
-        if best.score - each.score <= CLOSE and each.images_per_second > 1.5 * best.images_per_second
+        backbone
+        for backbone in ranked[1:]
+        if best.score - backbone.score <= CLOSE and backbone.images_per_second > 1.5 * best.images_per_second
     ]
     if close:
-        fast = max(close, key=lambda each: each.images_per_second)
-        times = fast.images_per_second / best.images_per_second
-        said += f" {fast.backbone} comes close with {fast.score:.3f} and is {times:.1f} times as fast."
-    return said
+        fastest = max(close, key=lambda backbone: backbone.images_per_second)
+        ratio = fastest.images_per_second / best.images_per_second
+        advice += (
+            f" {fastest.backbone} comes close with {fastest.score:.3f} and is {ratio:.1f} times as fast."
+        )
+    return advice
 
 
-def _command(data: str, recipe: Recipe, best: Ranked) -> str:
-    """`regraft train` on the same data with the best backbone."""
-    given = {
+def _make_train_command(data: str, recipe: Recipe, best: RankedBackbone) -> str:
+    """Return the `regraft train` command for the same data with the best backbone."""
+    settings = {
         "image": ",".join(recipe.image),
         "target": ",".join(recipe.target),
         "group": recipe.group,
@@ -300,5 +301,5 @@ def _command(data: str, recipe: Recipe, best: Ranked) -> str:
         "image-size": "" if recipe.image_size is None else str(recipe.image_size),
         "pooling": "" if recipe.head.pooling == HeadSpec().pooling else recipe.head.pooling,
     }
-    options = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    options = [word for name, value in settings.items() if value for word in (f"--{name}", value)]
     return shlex.join(["regraft", "train", data, *options])

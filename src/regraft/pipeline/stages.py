@@ -1,4 +1,4 @@
-"""The stages that build, fit and answer: a model with a head, its cut, its taps, the head, its answers."""
+"""The stages of a run after the backbone is loaded: build the model, fit its head, predict."""
 
 from __future__ import annotations
 
@@ -11,71 +11,73 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import Catalog, units_of
-from regraft.data.images.rejections import Refusal
+from regraft.data.catalog import Catalog, compute_target_scale
+from regraft.data.images.rejections import Rejection
 from regraft.errors import DataError, UsageError
 from regraft.pipeline.context import Context
 from regraft.recipe import Recipe
 from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import Material
+from regraft.training.training_data import TrainingData, extract_views
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.backbones.load import Backbone
+    from regraft.features.extract import Features
     from regraft.models.cut import Cut
     from regraft.models.taps import Tap
-    from regraft.training.fine_tuning import AsAsked
-    from regraft.training.fit import FoundHead
-    from regraft.training.tuning import Search
+    from regraft.training.fine_tuning import RecipeTrainer
+    from regraft.training.fit import FittedHead
+    from regraft.training.tuning import Tuner
 
 __all__ = [
     "BuiltModel",
-    "answer_from_features",
     "build_model",
     "choose_taps",
-    "evaluate",
-    "find_taps_for",
+    "find_head_taps",
     "fit_head",
-    "ship_model",
+    "gather_training_data",
+    "package_model",
+    "predict_from_features",
+    "predict_scored_parts",
 ]
 
 Answers = dict[str, NDArray[Any]]
 
 
 class BuiltModel(NamedTuple):
-    """A model with a fresh head, and the same cut where what is not the untouched backbone begins."""
+    """A model with a new head, and the same model cut behind the unchanged part of its backbone."""
 
     model: keras.Model
     cut: Cut
 
 
-def find_taps_for(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Return where the features that the head may see are pooled; nothing for the output alone, as mostly.
+def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
+    """Return the taps whose features the head may use; none if it uses the output alone, the default.
 
     Raises:
-        UsageError: taps are asked for with a head of the user's own, or with layers that surgery put in.
+        UsageError: the recipe asks for taps, but the user passed a head or added layers to the backbone.
     """
     if recipe.head.taps == "last":
         return ()
     from regraft.models.taps import find_taps
 
     if head is not None or backbone.new_layers:
-        what = "a head of your own" if head is not None else "layers that surgery put in"
-        raise UsageError(f"head.taps: expected last for {what}. Received: {recipe.head.taps}.")
+        reason = "a head of your own" if head is not None else "layers that surgery put in"
+        raise UsageError(f"head.taps: expected last for {reason}. Received: {recipe.head.taps}.")
     return find_taps(backbone, recipe.head.taps)
 
 
 def build_model(
     context: Context, backbone: Backbone, catalog: Catalog, recipe: Recipe, taps: tuple[Tap, ...]
 ) -> BuiltModel:
-    """Put a fresh head on a backbone that is frozen from now on, and cut the model in two."""
+    """Freeze a backbone, put a new head on it, and cut the model in two."""
     from regraft.models.cut import cut
     from regraft.models.freeze import freeze
     from regraft.models.head import graft, is_head
     from regraft.models.taps import cut_at_taps
 
-    freeze(backbone, "none")  # until something else is asked for
+    freeze(backbone, "none")  # until a phase unfreezes some of it
     head = context.in_memory.head
     is_layer = hasattr(head, "compute_output_shape")  # or a model; not a scikit-learn estimator
     model = graft(
@@ -83,100 +85,124 @@ def build_model(
         head if is_layer else recipe.head,
         task=catalog.task,
         outputs=len(catalog.outputs),
-        units=units_of(catalog),
+        units=compute_target_scale(catalog),
         taps=[tap.tensor for tap in taps],
         seed=recipe.seed,
     )
     if taps:
         return BuiltModel(model, cut_at_taps(model, taps))
-    new = set(backbone.new_layers)
-    return BuiltModel(model, cut(model, lambda layer: is_head(layer) or layer.name in new))
+    new_layers = set(backbone.new_layers)
+    return BuiltModel(model, cut(model, lambda layer: is_head(layer) or layer.name in new_layers))
+
+
+def gather_training_data(
+    context: Context,
+    built: BuiltModel,
+    *,
+    backbone: Backbone,
+    catalog: Catalog,
+    recipe: Recipe,
+    features: Features,
+) -> TrainingData:
+    """Compute the features of further views, and return them with the split catalog."""
+    views = extract_views(
+        built.cut.prefix,
+        catalog,
+        recipe=recipe,
+        count=recipe.view_count,
+        first=features,
+        store=context.store,
+        reporter=context.reporter,
+    )
+    return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names)
 
 
 def choose_taps(
-    context: Context, built: BuiltModel, taps: tuple[Tap, ...], material: Material
-) -> tuple[BuiltModel, Material]:
-    """Build the model anew with the taps that its head will see, where there are several to choose from.
+    context: Context, built: BuiltModel, taps: tuple[Tap, ...], data: TrainingData
+) -> tuple[BuiltModel, TrainingData]:
+    """Rebuild the model with the taps that its head uses, if there are several to choose from.
 
-    The head sees all of "late", and of "auto" those that cross-validation chooses.
+    The head uses all taps of "late"; of "auto", those that cross-validation chooses.
     """
     if len(taps) < 2:
-        return built, material
-    from regraft.training.solve_head import tap_numbers
+        return built, data
+    from regraft.training.solve_head import choose_tap_numbers
 
-    if material.recipe.head.taps == "auto":
-        taps = tuple(taps[number] for number in tap_numbers(material))
+    if data.recipe.head.taps == "auto":
+        taps = tuple(taps[number] for number in choose_tap_numbers(data))
     context.reporter.info(f"Taps: {', '.join(tap.layer for tap in taps)}.")
-    built = build_model(context, material.backbone, material.catalog, material.recipe, taps)
-    return built, replace(material, names=built.cut.names)
+    built = build_model(context, data.backbone, data.catalog, data.recipe, taps)
+    return built, replace(data, names=built.cut.names)
 
 
-def fit_head(context: Context, built: BuiltModel, material: Material) -> tuple[AsAsked | Search, FoundHead]:
-    """Solve or train the head; return it with what fine-tunes it, as the recipe says or by a search."""
-    from regraft.training.fine_tuning import AsAsked
-    from regraft.training.tuning import Search
+def fit_head(
+    context: Context, built: BuiltModel, data: TrainingData
+) -> tuple[RecipeTrainer | Tuner, FittedHead]:
+    """Solve or train the head; return it with its trainer, which follows the recipe or searches."""
+    from regraft.training.fine_tuning import RecipeTrainer
+    from regraft.training.tuning import Tuner
 
     weights = _digest((str(weight.dtype), tuple(weight.shape)) for weight in built.model.weights)
-    rows = ([photo.digest for photo in s.photos] + [s.target, s.part] for s in material.catalog.samples)
-    samples = f"{len(material.catalog):,}, digest {_digest(rows)}"  # their order is that of training
-    context.journal.expect(samples=samples, features=material.views[0].key, weights=weights)
+    rows = ([image.digest for image in s.images] + [s.target, s.part] for s in data.catalog.samples)
+    samples = f"{len(data.catalog):,}, digest {_digest(rows)}"  # their order is that of training
+    context.journal.check_inputs(samples=samples, features=data.views[0].key, weights=weights)
     space, head = context.in_memory.space, context.in_memory.head
-    trainer: AsAsked | Search
+    trainer: RecipeTrainer | Tuner
     if space is None:
-        trainer = AsAsked(head, context.journal, reporter=context.reporter)
+        trainer = RecipeTrainer(head, context.journal, reporter=context.reporter)
     else:
-        trainer = Search(space, reporter=context.reporter)
-    return trainer, trainer.find_head(built.model, built.cut, material)
+        trainer = Tuner(space, reporter=context.reporter)
+    return trainer, trainer.fit_head(built.model, built.cut, data)
 
 
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
 
 
-def _scored(catalog: Catalog) -> list[str]:
+def _list_scored_parts(catalog: Catalog) -> list[str]:
     return [part for part in ("test", "validation") if catalog.part(part)]
 
 
-def answer_from_features(found: FoundHead, material: Material) -> Answers:
-    """Return the answers of the head on the untouched backbone, for each scored part, (n, units)."""
-    catalog = material.catalog
-    return {part: found.answers(material, catalog.part(part)) for part in _scored(catalog)}
+def predict_from_features(head: FittedHead, data: TrainingData) -> Answers:
+    """Return the answers of the head on the frozen backbone for each scored part, (n, units)."""
+    catalog = data.catalog
+    return {part: head.predict(data, catalog.part(part)) for part in _list_scored_parts(catalog)}
 
 
-def evaluate(
-    context: Context, found: FoundHead, material: Material, *, fine_tuned: bool
+def predict_scored_parts(
+    context: Context, head: FittedHead, data: TrainingData, *, fine_tuned: bool
 ) -> tuple[Answers, Path | None]:
-    """Return the answers of the final model for each scored part, (n, units), and the graph that gave them.
+    """Return the final model's answers for each scored part, (n, units), and the graph that computed them.
 
-    Where the backbone stayed frozen, they come from stored features, and there is no graph.
+    If the backbone stayed frozen, they are computed from stored features, and there is no graph.
 
     Raises:
-        DataError: an image changed meanwhile.
+        DataError: an image has changed since it was listed.
     """
     if not fine_tuned:
-        return answer_from_features(found, material), None  # a phase may have trained the head alone
-    from regraft.features.engine import Speed
-    from regraft.inference.predict import answer_contents, name_output
+        return predict_from_features(head, data), None  # a phase may have trained the head alone
+    from regraft.features.engine import EngineRunner
+    from regraft.inference.predict import name_output, predict_contents
 
-    catalog = material.catalog
-    samples = [sample for part in _scored(catalog) for sample in catalog.part(part)]
-    speed, size = Speed(name_output(found.model), context.store), material.backbone.image_size
-    answers = answer_contents(lambda images: speed.engine, catalog, samples, size, reporter=context.reporter)
-    changed = [content for content, answer in answers.items() if isinstance(answer, Refusal)]
+    catalog, parts = data.catalog, _list_scored_parts(data.catalog)
+    samples = [sample for part in parts for sample in catalog.part(part)]
+    runner, size = EngineRunner(name_output(head.model), context.store), data.backbone.image_size
+    answers = predict_contents(lambda count: runner.engine, catalog, samples, size, reporter=context.reporter)
+    changed = [content for content, answer in answers.items() if isinstance(answer, Rejection)]
     if changed:
         names = [sample.path for sample in samples if sample.digest in changed]
         raise DataError(
             f"{len(names)} images changed while the run was reading them, the first: {names[0]}. "
             "Run again once nothing writes to the folder."
         )
-    rows = {part: [answers[sample.digest] for sample in catalog.part(part)] for part in _scored(catalog)}
-    return {part: np.array(each) for part, each in rows.items()}, speed.graph
+    rows = {part: np.array([answers[sample.digest] for sample in catalog.part(part)]) for part in parts}
+    return rows, runner.graph
 
 
-def ship_model(found: FoundHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:
-    """Return the model as it is shipped: where samples have several images, it takes all of them."""
-    from regraft.models.head import over_photos
+def package_model(head: FittedHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:
+    """Return the model to write; if samples have several images, it takes all of them."""
+    from regraft.models.head import build_multi_image_model
 
-    photos = len(catalog.samples[0].photos)
-    model = found.model if photos == 1 else over_photos(cut.prefix, found.head, photos)
-    return TrainedModel(model, photos, found.kept, graph)
+    images = len(catalog.samples[0].images)
+    model = head.model if images == 1 else build_multi_image_model(cut.prefix, head.head, images)
+    return TrainedModel(model, images, head.estimator, graph)

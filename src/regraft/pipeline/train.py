@@ -1,9 +1,9 @@
-"""A recipe, stage by stage: the table of contents of the program.
+"""Train or search, stage by stage: the table of contents of the program.
 
     catalog -> features of the frozen backbone -> split -> head, solved or trained on them
-            -> phases of fine-tuning, each kept if it pays -> scores -> run folder
+            -> phases of fine-tuning, each kept if it improves the model -> scores -> run folder
 
-What needs a deep-learning backend is imported where it is used: listing and decoding begin before that.
+Whatever needs a deep-learning backend is imported where it is used, so that listing and decoding start first.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from regraft.inference.bundle import Bundle, load
 from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.prepare import (
     begin_decoding,
-    extract,
+    extract_and_remember,
     list_data,
     load_and_resolve,
     split_catalog,
 )
 from regraft.pipeline.run_folder import claim_folder, open_sample_images, write_run
 from regraft.pipeline.stages import (
-    answer_from_features,
     build_model,
     choose_taps,
-    evaluate,
-    find_taps_for,
+    find_head_taps,
     fit_head,
-    ship_model,
+    gather_training_data,
+    package_model,
+    predict_from_features,
+    predict_scored_parts,
 )
-from regraft.recipe import Phase, Recipe, Space
+from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
 from regraft.system.console import TERMINAL
-from regraft.system.imports import begin
-from regraft.training.journal import Progress
+from regraft.system.imports import import_in_background
+from regraft.training.journal import RunJournal
 from regraft.training.outcome import Outcome
-from regraft.training.training_data import Material, extract_views
 
 if TYPE_CHECKING:
     import keras
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "run_stages", "search", "train"]
 
-# What takes long of that which a run comes to need.
-SLOW_IMPORTS = ("keras", "scipy.optimize")
+SLOW_IMPORTS = ("keras", "scipy.optimize")  # imported while images are listed
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Run:
     """A finished run.
 
     Attributes:
-        path: its folder.
+        path: the run folder.
         metrics: the content of metrics.json.
-        interrupted: training was stopped by Ctrl-C; the model is the best so far.
+        interrupted: whether Ctrl-C stopped training; the model is then the best so far.
     """
 
     path: Path
@@ -76,7 +75,7 @@ class Run:
 
     @property
     def bundle(self) -> Bundle:
-        """The run as `load` opens it."""
+        """The run as opened by `load`."""
         return load(self.path)
 
 
@@ -92,37 +91,37 @@ def train(
     trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Run:
-    """Train a model on images and write a run folder. What `regraft train` calls.
+    """Train a model on images and write a run folder, as the command `regraft train` does.
 
     Args:
         data: a folder of class folders, a table with the columns that the recipe names, or a catalog.
         recipe: every setting; None for the defaults.
-        out: the folder to make.
-        backbone: a backbone that is there already, such as one changed by `regraft.models.surgery`; None
-            for the recipe's.
+        out: the run folder to write.
+        backbone: a loaded backbone, such as one changed by `regraft.surgery`; None for the recipe's.
         head: a Keras layer or model from features to answers, or a scikit-learn estimator; None for the
             recipe's.
         overwrite: replace `out` if it holds an earlier run.
-        resume: go on where a run of these very arguments was stopped, whatever stopped it; it ends with the
-            same bits. Where nothing was trained yet it begins, with what the store has already.
+        resume: continue a run that was stopped, for whatever reason; all other arguments must be the same.
+            The result is bit-identical to that of an uninterrupted run. If nothing was trained yet, the run
+            starts from the beginning with the results in the store.
         trust: you know where a SavedModel comes from; see `load_backbone`.
-        store: folder of computed features; None for the user's cache.
+        store: the folder of computed features; None for the user's cache.
 
     Raises:
-        UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`; then `out` is as it was.
-            Among others where `resume` finds the progress of another run.
+        UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`, for example if `resume`
+            finds the journal of another run. `out` is then unchanged.
 
     Example:
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
         run.model.predict(pixels)
     """
-    target, given = Path(out), InMemory(backbone, head)
-    with Progress.of(target, resume=resume, reporter=TERMINAL) as journal:
-        with claim_folder(target, overwrite=overwrite or journal.may_replace(target)) as folder:
+    target, in_memory = Path(out), InMemory(backbone, head)
+    with RunJournal.open(target, resume=resume, reporter=TERMINAL) as journal:
+        with claim_folder(target, overwrite=overwrite or journal.can_replace(target)) as folder:
             journal.begin()
-            context = Context.open(store, journal=journal, in_memory=given, trust=trust)
+            context = Context.open(store, journal=journal, in_memory=in_memory, trust=trust)
             run = _write_run_folder(context, run_stages(context, data, recipe or Recipe()), folder, target)
-            journal.deliver(folder)
+            journal.record_delivery(folder)
         journal.finished = not run.interrupted
     return run
 
@@ -132,90 +131,87 @@ def search(
     recipe: Recipe | None = None,
     out: str | PathLike[str] = "run",
     *,
-    space: Space | None = None,
+    space: SearchSpace | None = None,
     backbone: Backbone | None = None,
     overwrite: bool = False,
     trust: bool = False,
     store: str | PathLike[str] | None = None,
 ) -> Run:
-    """Find how many layers to train, at which rates, on which head; the run is the best of what was tried.
+    """Search for the best head, number of layers to train, and learning rates, as `regraft search` does.
 
-    What `regraft search` calls. Its `recipe.toml` makes the same model again with `train`; its metrics and
-    its report name everything that was tried. One that was killed begins anew, with what the store has.
+    The run folder holds the best model. With its `recipe.toml`, `train` makes that model again; its metrics
+    and report list every attempt. A killed search starts from the beginning; features already computed are
+    reused.
 
     Args:
         data, out, backbone, overwrite, trust, store: as for `train`.
-        recipe: as for `train`, but phases, which are what is looked for. Its budget is that of the search.
-        space: what to choose from; None for the defaults.
+        recipe: as for `train`, except its phases, which are searched for. Its budget is that of the search.
+        space: the values to choose from; None for the defaults.
 
     Raises:
-        UsageError, DataError, EnvironmentFault, ModelRefused: as `train`; or no validation images.
+        UsageError, DataError, EnvironmentFault, ModelRefused: as `train`; or there are no validation images.
 
     Example:
-        run = search("photos", Recipe(budget=1800), "runs/photos", space=Space(plans=("last:10", "all")))
+        space = SearchSpace(plans=("last:10", "all"))
+        run = search("photos", Recipe(budget=1800), "runs/photos", space=space)
         run.metrics["search"][0]["val_loss"]
     """
-    target, given = Path(out), InMemory(backbone, space=space or Space())
+    target, in_memory = Path(out), InMemory(backbone, space=space or SearchSpace())
     recipe = replace(recipe or Recipe(), phases=(Phase(),))
-    with (  # nothing is resumed, but the place belongs to one process
-        Progress.of(target, resume=False, reporter=TERMINAL) as journal,
+    with (  # nothing is resumed, but only one process may write to the folder
+        RunJournal.open(target, resume=False, reporter=TERMINAL) as journal,
         claim_folder(target, overwrite=overwrite) as folder,
     ):
         journal.begin()
-        context = Context.open(store, in_memory=given, trust=trust)
+        context = Context.open(store, in_memory=in_memory, trust=trust)
         return _write_run_folder(context, run_stages(context, data, recipe), folder, target)
 
 
 def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Recipe) -> Outcome:
-    """Do everything that `train` and `search` do before the run folder is written.
+    """Run every stage of `train` and `search` up to the run folder.
 
     Arguments and errors are those of `train`. The recipe is final once the backbone is loaded.
     """
     with ExitStack() as stack:
-        with context.stage("list"), begin(*SLOW_IMPORTS):
-            listed, recipe = list_data(context, data, recipe)
-            decoding = begin_decoding(context, listed, recipe, stack)
-        with context.stage("load"):
+        with context.time_stage("list"), import_in_background(*SLOW_IMPORTS):
+            catalog, recipe = list_data(context, data, recipe)
+            decoding = begin_decoding(context, catalog, recipe, stack)
+        with context.time_stage("load"):
             backbone, recipe = load_and_resolve(context, recipe)
-            taps = find_taps_for(backbone, recipe, context.in_memory.head)
-            built = build_model(context, backbone, listed, recipe, taps)
-        with context.stage("features"):
-            features = extract(context, built.cut.prefix, listed, recipe, decoding)
-            parts = split_catalog(context, listed, features, recipe)
-            views = extract_views(
-                built.cut.prefix,
-                parts.catalog,
-                recipe=recipe,
-                count=recipe.view_count,
-                first=features,
-                store=context.store,
-                reporter=context.reporter,
+            taps = find_head_taps(backbone, recipe, context.in_memory.head)
+            built = build_model(context, backbone, catalog, recipe, taps)
+        with context.time_stage("features"):
+            features = extract_and_remember(context, built.cut.prefix, catalog, recipe, decoding)
+            split = split_catalog(context, catalog, features, recipe)
+            training_data = gather_training_data(
+                context, built, backbone=backbone, catalog=split.catalog, recipe=recipe, features=features
             )
-        with context.stage("head"):
-            material = Material(recipe, parts.catalog, backbone, context.store, views, built.cut.names)
-            built, material = choose_taps(context, built, taps, material)
-            trainer, found = fit_head(context, built, material)
-            reference = answer_from_features(found, material)
-        with context.stage("fine-tune"):
-            decision = trainer.fine_tune(found, material)
+        with context.time_stage("head"):
+            built, training_data = choose_taps(context, built, taps, training_data)
+            trainer, head = fit_head(context, built, training_data)
+            frozen_answers = predict_from_features(head, training_data)
+        with context.time_stage("fine-tune"):
+            decision = trainer.fine_tune(head, training_data)
             context.reporter.info(decision.reason)
-        with context.stage("evaluate"):
-            final, graph = evaluate(context, found, material, fine_tuned=decision.fine_tuned)
+        with context.time_stage("evaluate"):
+            answers, graph = predict_scored_parts(
+                context, head, training_data, fine_tuned=decision.fine_tuned
+            )
         outcome = Outcome(
             recipe,
-            parts.catalog,
+            split.catalog,
             backbone,
-            ship_model(found, built.cut, parts.catalog, graph),
+            package_model(head, built.cut, split.catalog, graph),
             features,
-            found.words,
+            head.description,
             decision,
-            {part: (final[part], reference[part]) for part in final},
+            {part: (answers[part], frozen_answers[part]) for part in answers},
             context.seconds,
-            handed=context.in_memory.names,
-            leaks=parts.leaks,
-            solver=found.solver,
+            in_memory_objects=context.in_memory.names,
+            leaks=split.leaks,
+            solver=head.solver,
         )
-        return add_warnings(outcome, parts.cautions, context.reporter)
+        return add_warnings(outcome, split.cautions, context.reporter)
 
 
 def _write_run_folder(context: Context, outcome: Outcome, folder: Path, out: Path) -> Run:

@@ -1,4 +1,4 @@
-"""An outcome as scores, and as the report's content."""
+"""Turn the outcome of a run into scores, warnings and the content of its report."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from regraft.data.catalog import PARTS
 from regraft.data.images.rejections import NOTES
-from regraft.evaluation.scores import baseline, no_better, scores
-from regraft.metrics.classification import confusion_matrix, per_class
-from regraft.metrics.multilabel import choose_thresholds, per_label
-from regraft.metrics.ranking import curves
-from regraft.metrics.regression import per_target
+from regraft.evaluation.scores import compare_with_baseline, compute_baseline, compute_scores
+from regraft.metrics.classification import confusion_matrix, score_classes
+from regraft.metrics.multilabel import choose_thresholds, score_labels
+from regraft.metrics.ranking import compute_curves
+from regraft.metrics.regression import score_targets
 from regraft.report.content import (
     ClassFindings,
     Epoch,
@@ -28,23 +28,31 @@ from regraft.report.content import (
     PartScores,
     Report,
 )
-from regraft.report.mistakes import wrong_images, wrong_labels, wrong_numbers
+from regraft.report.mistakes import list_wrong_images, list_wrong_labels, list_wrong_numbers
 from regraft.system.console import Reporter
 from regraft.tasks import TASKS
 from regraft.training.outcome import Outcome
 
-__all__ = ["add_warnings", "now", "report_of", "score_parts", "thresholds", "warnings_of"]
+__all__ = [
+    "add_warnings",
+    "choose_label_thresholds",
+    "find_cautions",
+    "make_report",
+    "score_parts",
+    "utc_now",
+]
 
 Array = npt.NDArray[Any]
 
 
-def thresholds(outcome: Outcome) -> dict[str, float]:
-    """For multilabel the threshold of each label, chosen on the validation part; empty for other tasks.
+def choose_label_thresholds(outcome: Outcome) -> dict[str, float]:
+    """Return the threshold of each label, chosen on the validation part; nothing unless multi-label.
 
-    An answer that is not below it means the label. Without a validation part each is 0.5.
+    An answer that is not below its threshold stands for the label. Without a validation part, thresholds
+    are 0.5.
 
     Example:
-        thresholds(outcome)["dog"]
+        choose_label_thresholds(outcome)["dog"]
     """
     catalog = outcome.catalog
     if catalog.task != "multilabel":
@@ -56,65 +64,65 @@ def thresholds(outcome: Outcome) -> dict[str, float]:
     return dict(zip(catalog.outputs, chosen.tolist(), strict=True))
 
 
-def warnings_of(outcome: Outcome) -> tuple[str, ...]:
-    """Whether the model is no better than not looking at the images, as a sentence if so."""
+def find_cautions(outcome: Outcome) -> tuple[str, ...]:
+    """Return a sentence if the model is no better than answers that ignore the images, else nothing."""
     first = next(iter(outcome.answers), None)
-    caution = _caution(outcome, first) if first else ""
+    caution = _find_caution(outcome, first) if first else ""
     return (caution,) if caution else ()
 
 
 def add_warnings(outcome: Outcome, cautions: Sequence[str], reporter: Reporter) -> Outcome:
-    """Return the outcome with what the user must know of the model, and report it.
+    """Report warnings and return the outcome with them.
 
-    That is: cautions about the data, whether images are enlarged, `warnings_of`.
+    They are the `cautions` about the data, one if images are enlarged, and those of `find_cautions`.
     """
-    warnings = (*cautions, *filter(None, [_describe_enlarging(outcome)]), *warnings_of(outcome))
+    warnings = (*cautions, *filter(None, [_describe_enlargement(outcome)]), *find_cautions(outcome))
     for warning in warnings:
         reporter.warn(warning)
     return replace(outcome, warnings=warnings)
 
 
-def _describe_enlarging(outcome: Outcome) -> str:
-    """A warning where most images have far fewer pixels than the backbone takes; empty otherwise."""
+def _describe_enlargement(outcome: Outcome) -> str:
+    """Return a warning if most images have far fewer pixels than the backbone takes, else ""."""
     size, all_facts = outcome.backbone.image_size, outcome.features.facts(outcome.catalog.samples)
     sides = sorted(max(facts.width, facts.height) for facts in all_facts)
-    middle = sides[len(sides) // 2]
-    if middle * 2 > size:
+    median = sides[len(sides) // 2]
+    if median * 2 > size:
         return ""
     return (
-        f"Most images are small: {middle} pixels on the longer side are enlarged to {size}. It works, but "
-        f"what the backbone knows of detail is of no use; --image-size {max(32, middle)} is faster."
+        f"Most images are small: {median} pixels on the longer side are enlarged to {size}. It works, but "
+        f"the backbone finds no fine detail in them; --image-size {max(32, median)} is faster."
     )
 
 
 def score_parts(outcome: Outcome) -> list[PartScores]:
-    """The scores of each part, in the order of `outcome.answers`: test before validation."""
-    limits = np.array(list(thresholds(outcome).values()))
-    return [_part(outcome, name, limits) for name in outcome.answers]
+    """Return the scores of each part, in the order of `outcome.answers`: test before validation."""
+    limits = np.array(list(choose_label_thresholds(outcome).values()))
+    return [_score_part(outcome, name, limits) for name in outcome.answers]
 
 
-def _part(outcome: Outcome, name: str, limits: Array) -> PartScores:
+def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
     catalog, seed = outcome.catalog, outcome.recipe.seed
     truth, training = catalog.targets(catalog.part(name)), catalog.targets(catalog.part("train"))
     answers, frozen = outcome.answers[name]
     chosen = limits if catalog.task == "multilabel" else None
     probe = None
     if outcome.decision.fine_tuned:
-        probe = next(iter(scores(catalog.task, truth, frozen, thresholds=chosen, seed=seed).values()))
+        probe = next(iter(compute_scores(catalog.task, truth, frozen, thresholds=chosen, seed=seed).values()))
     return PartScores(
         name=name,
         n=len(truth),
-        scores=scores(catalog.task, truth, answers, thresholds=chosen, seed=seed),
-        baseline=baseline(catalog.task, training, truth),
-        caution=_caution(outcome, name),
+        scores=compute_scores(catalog.task, truth, answers, thresholds=chosen, seed=seed),
+        baseline=compute_baseline(catalog.task, training, truth),
+        caution=_find_caution(outcome, name),
         probe=probe,
-        findings=_findings(outcome, name, limits),
+        findings=_make_findings(outcome, name, limits),
     )
 
 
-def _caution(outcome: Outcome, part: str) -> str:
+def _find_caution(outcome: Outcome, part: str) -> str:
     catalog = outcome.catalog
-    return no_better(
+    return compare_with_baseline(
         catalog.task,
         catalog.targets(catalog.part("train")),
         catalog.targets(catalog.part(part)),
@@ -125,107 +133,108 @@ def _caution(outcome: Outcome, part: str) -> str:
     )
 
 
-def _findings(outcome: Outcome, part: str, limits: Array) -> ClassFindings | LabelFindings | NumberFindings:
-    """What is particular to the task."""
+def _make_findings(
+    outcome: Outcome, part: str, limits: Array
+) -> ClassFindings | LabelFindings | NumberFindings:
     catalog = outcome.catalog
     truth, answers = catalog.targets(catalog.part(part)), outcome.answers[part][0]
     if catalog.task == "multilabel":
-        rows = per_label(truth, answers, catalog.outputs, thresholds=limits)
-        return LabelFindings(rows, wrong_labels(catalog, part, answers, limits))
+        rows = score_labels(truth, answers, catalog.outputs, thresholds=limits)
+        return LabelFindings(rows, list_wrong_labels(catalog, part, answers, limits))
     if catalog.task == "regression":
         means = catalog.targets(catalog.part("train")).astype(np.float64).mean(axis=0)
-        numbers = per_target(truth, answers, catalog.outputs, means=means, seed=outcome.recipe.seed)
-        return NumberFindings(numbers, truth, answers, wrong_numbers(catalog, part, answers))
-    table = TASKS[catalog.task].complete(answers)
-    said = table.argmax(axis=1)
+        numbers = score_targets(truth, answers, catalog.outputs, means=means, seed=outcome.recipe.seed)
+        return NumberFindings(numbers, truth, answers, list_wrong_numbers(catalog, part, answers))
+    table = TASKS[catalog.task].expand_binary(answers)
+    predicted = table.argmax(axis=1)
     return ClassFindings(
-        confusion_matrix(truth, said, len(catalog.outputs)),
-        per_class(truth, said, catalog.outputs),
-        wrong_images(catalog, part, table),
-        curves(truth, answers[:, 0]) if catalog.task == "binary" else None,
+        confusion_matrix(truth, predicted, len(catalog.outputs)),
+        score_classes(truth, predicted, catalog.outputs),
+        list_wrong_images(catalog, part, table),
+        compute_curves(truth, answers[:, 0]) if catalog.task == "binary" else None,
     )
 
 
-def report_of(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
-    """What the report says of a run whose folder is `out`."""
+def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
+    """Return the content of the report on a run whose folder is `out`."""
     catalog, decision, run = outcome.catalog, outcome.decision, os.fspath(out)
-    parts_of_data = [part for part in PARTS if catalog.part(part) and catalog.task != "regression"]
+    counted_parts = [part for part in PARTS if catalog.part(part) and catalog.task != "regression"]
     return Report(
         title=out.name,
-        created=now(),
+        created=utc_now(),
         command=f"regraft {shlex.join(['train', outcome.recipe.data, '-o', run])} (settings: recipe.toml)",
         task=catalog.task,
-        summary=_summary(outcome),
+        summary=_summarise(outcome),
         decision=decision.reason,
         outputs=list(catalog.outputs),
-        counts={part: catalog.counts(part) for part in parts_of_data},
+        counts={part: catalog.count_samples(part) for part in counted_parts},
         parts=parts,
-        history=_history(outcome),
+        history=_join_histories(outcome),
         score_name=TASKS[catalog.task].score_name,
         images_used=len(catalog),
         refused=list(catalog.refused),
-        notes=[*catalog.notes, *outcome.backbone.notes, *_decoder_notes(outcome)],
+        notes=[*catalog.notes, *outcome.backbone.notes, *_describe_decoder_notes(outcome)],
         seconds=outcome.seconds,
-        usage_python=_usage(catalog.task, run),
+        usage_python=_show_python_usage(catalog.task, run),
         usage_shell="\n".join(
-            f"regraft {shlex.join([verb, run])} {what}"
-            for verb, what in (("predict", "photo.jpg"), ("evaluate", "DATA"))
+            f"regraft {shlex.join([command, run])} {argument}"
+            for command, argument in (("predict", "photo.jpg"), ("evaluate", "DATA"))
         ),
         warnings=list(outcome.warnings),
         phases=decision.phases,
-        attempts=sorted(decision.attempts, key=lambda each: (not each.kept, each.val_loss)),
+        attempts=sorted(decision.attempts, key=lambda attempt: (not attempt.kept, attempt.val_loss)),
         new_layers=list(outcome.backbone.new_layers),
     )
 
 
-def _summary(outcome: Outcome) -> list[tuple[str, str]]:
+def _summarise(outcome: Outcome) -> list[tuple[str, str]]:
     backbone, features = outcome.backbone, outcome.features
-    kept = [
-        fitted.unfreeze for fitted in outcome.decision.phases if fitted.best and fitted.unfreeze != "none"
+    fine_tuned = [
+        phase.unfreeze for phase in outcome.decision.phases if phase.best and phase.unfreeze != "none"
     ]
     return [
         ("Task", outcome.catalog.task),
         ("Backbone", backbone.name),
-        ("Weights", backbone.weights_briefly),
+        ("Weights", backbone.short_weights),
         ("Image size", f"{backbone.image_size} by {backbone.image_size} pixels"),
         ("Parameters", f"{outcome.network.parameters:,}"),
-        ("Trained in the backbone", ", then ".join(kept) or "nothing: head only"),
+        ("Trained in the backbone", ", then ".join(fine_tuned) or "nothing: head only"),
         ("Head", outcome.head),
         ("Frozen features", f"{features.computed:,} computed, {features.reused:,} reused"),
     ]
 
 
-def _history(outcome: Outcome) -> list[Epoch]:
-    """The epochs of all phases. A later one begins with what the one before kept: no epoch 0 of its own."""
+def _join_histories(outcome: Outcome) -> list[Epoch]:
+    """Return the epochs of all phases; a later phase starts where another ended, so without epoch 0."""
     return [
-        Epoch("head" if fitted.unfreeze == "none" else fitted.unfreeze, **vars(record))
-        for number, fitted in enumerate(outcome.decision.phases)
-        for record in (fitted.history if number == 0 else fitted.history[1:])
+        Epoch("head" if phase.unfreeze == "none" else phase.unfreeze, **vars(record))
+        for number, phase in enumerate(outcome.decision.phases)
+        for record in (phase.history if number == 0 else phase.history[1:])
     ]
 
 
-def _usage(task: str, run: str) -> str:
-    said = "values" if task == "regression" else "label, prediction.probability"
+def _show_python_usage(task: str, run: str) -> str:
+    attributes = "values" if task == "regression" else "label, prediction.probability"
     return (
         f"import regraft\n\nbundle = regraft.load({run!r})\n"
         'for prediction in bundle.predict(["photo.jpg"]):\n'
-        f"    print(prediction.{said})"
+        f"    print(prediction.{attributes})"
     )
 
 
-def _decoder_notes(outcome: Outcome) -> list[str]:
-    """What the decoder noted of files it accepted, a sentence a kind with the first few names."""
-    named: dict[str, list[str]] = {}
+def _describe_decoder_notes(outcome: Outcome) -> list[str]:
+    """Return a sentence for each kind of note on accepted files, with the first three names."""
+    files_by_note: dict[str, list[str]] = {}
     samples = outcome.catalog.samples
     for sample, facts in zip(samples, outcome.features.facts(samples), strict=True):
         for note in facts.notes:
-            named.setdefault(note, []).append(sample.path)
+            files_by_note.setdefault(note, []).append(sample.path)
     return [
         f"{len(names)} images {NOTES[note]}: {', '.join(names[:3])}" + (", ..." if len(names) > 3 else ".")
-        for note, names in sorted(named.items())
+        for note, names in sorted(files_by_note.items())
     ]
 
 
-def now() -> str:
-    """The time, in UTC, to the second."""
+def utc_now() -> str:
+    """Return the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What a report says, as values: of the run, of each part of the data, of the images answered worst."""
+"""The content of a report as values: the run, the scores of each part, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regraft.data.catalog import Refused
+from regraft.data.catalog import RejectedFile
 from regraft.metrics.classification import ClassRow
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import LabelRow
@@ -17,7 +17,7 @@ from regraft.metrics.ranking import Curves
 from regraft.metrics.regression import TargetRow
 
 if TYPE_CHECKING:
-    from regraft.training.fit import Fitted
+    from regraft.training.loop import PhaseResult
     from regraft.training.outcome import Attempt
 
 __all__ = [
@@ -35,11 +35,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class WrongImage:
-    """An image answered wrongly; probabilities in 0..1, `thumbnail` a small JPEG file's bytes or b""."""
+    """A misclassified image. Probabilities are in 0..1; `thumbnail` holds a small JPEG file, or b""."""
 
     image: str
     truth: str
-    said: str
+    predicted: str
     probability: float
     truth_probability: float
     thumbnail: bytes
@@ -47,7 +47,7 @@ class WrongImage:
 
 @dataclass(frozen=True)
 class WrongLabels:
-    """An image with labels missed or added, each with its probability in 0..1, and the labels got right."""
+    """An image with labels missed or added, each with its probability in 0..1, and its correct labels."""
 
     image: str
     missed: list[tuple[str, float]]
@@ -58,7 +58,7 @@ class WrongLabels:
 
 @dataclass(frozen=True)
 class WrongNumbers:
-    """An image with large errors: for each target its name, the truth and the answer."""
+    """An image with large errors: the name, truth and answer of each target."""
 
     image: str
     values: list[tuple[str, float, float]]
@@ -67,10 +67,13 @@ class WrongNumbers:
 
 @dataclass(frozen=True)
 class ClassFindings:
-    """Where one class an image was to be named.
+    """The results of a classification with one class per image.
 
-    `confusion`: counts of shape (n_classes, n_classes), rows the truth; `rows`: one a class; `curves`: of the
-    second of two classes.
+    Attributes:
+        confusion: counts of shape (n_classes, n_classes); a row is the true class.
+        rows: the scores of each class.
+        wrong: the worst mistakes.
+        curves: those of the second class, where there are two.
     """
 
     confusion: npt.NDArray[np.integer[Any]]
@@ -81,7 +84,7 @@ class ClassFindings:
 
 @dataclass(frozen=True)
 class LabelFindings:
-    """Where every label was to be answered: `rows`, one a label."""
+    """The results of a multi-label classification; `rows` holds the scores of each label."""
 
     rows: list[LabelRow]
     wrong: list[WrongLabels]
@@ -89,7 +92,7 @@ class LabelFindings:
 
 @dataclass(frozen=True)
 class NumberFindings:
-    """Where numbers were to be answered: `rows`, one a target; `truth` and `answers`, shape (n, targets)."""
+    """The results of a regression: `rows` for each target, `truth` and `answers` of shape (n, targets)."""
 
     rows: list[TargetRow]
     truth: npt.NDArray[np.floating[Any]]
@@ -99,14 +102,14 @@ class NumberFindings:
 
 @dataclass(frozen=True)
 class PartScores:
-    """How the model did on one part of the data ("validation" or "test") of `n` samples.
+    """The scores on one part of the data ("validation" or "test") with `n` samples.
 
     Attributes:
-        scores: as `evaluation.scores.scores` gives them, the headline first.
-        baseline: what the headline comes to without looking at the images.
-        caution: a sentence where the model is no better than that; "" where it is.
-        probe: the headline score of the head alone on the untouched backbone, where that is not the model.
-        findings: what is particular to the task.
+        scores: see `evaluation.scores`; the headline comes first.
+        baseline: the headline score of answers that ignore the images.
+        caution: a sentence if the model is no better than that, else "".
+        probe: the headline score of the head alone on the untouched backbone, if the model is another one.
+        findings: the results specific to the task.
     """
 
     name: str
@@ -120,7 +123,7 @@ class PartScores:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch; epoch 0 is what was there before training. A loss or score of NaN was not measured."""
+    """One epoch; epoch 0 is the state before training. A loss or score of NaN was not measured."""
 
     phase: str
     epoch: int
@@ -133,28 +136,28 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the page says.
+    """The content of the page.
 
     Attributes:
-        title, created, command: heading, time of making and the command that made it.
+        title, created, command: the heading, the time, and the command that made the report.
         task: "multiclass", "binary", "multilabel" or "regression".
         summary: facts as (label, value).
-        decision: what was decided about the model, and why, in sentences.
-        warnings: what must be known before the model is used, a sentence each.
+        decision: which model was kept and why, in sentences.
+        warnings: what to know before using the model, one sentence each.
         outputs: names of classes, labels or targets, in the order of every array and list about them.
-        counts: part -> number of images of each class or with each label; empty for regression.
+        counts: part -> number of images with each class or label; empty for regression.
         parts: scored parts, the most trustworthy (test) first; may be empty.
         history: the epochs in order; may be empty.
-        score_name: what `Epoch.val_score` is called.
-        phases: what each phase of training did, in order; may be empty.
-        attempts: what a search tried, the model first; empty where nothing was searched for.
-        new_layers: layers of the backbone that have no pre-trained weights.
-        images_used, refused, notes: what became of the data.
+        score_name: the name of `Epoch.val_score`.
+        phases: the results of each phase of training, in order; may be empty.
+        attempts: the trials of a search, the chosen one first; empty without a search.
+        new_layers: layers of the backbone without pre-trained weights.
+        images_used, refused, notes: how many images were used, the refused files, and notes on the data.
         seconds: stage -> time spent.
-        usage_python, usage_shell: how to use the model, as code.
+        usage_python, usage_shell: code that uses the model.
 
     Raises:
-        ValueError: if counts or findings are not about `outputs`.
+        ValueError: counts or findings do not match `outputs`.
     """
 
     title: str
@@ -169,13 +172,13 @@ class Report:
     history: list[Epoch]
     score_name: str
     images_used: int
-    refused: list[Refused]
+    refused: list[RejectedFile]
     notes: list[str]
     seconds: dict[str, float]
     usage_python: str
     usage_shell: str
     warnings: list[str] = field(default_factory=list)
-    phases: Sequence[Fitted] = ()
+    phases: Sequence[PhaseResult] = ()
     attempts: Sequence[Attempt] = ()
     new_layers: list[str] = field(default_factory=list)
 
@@ -183,10 +186,10 @@ class Report:
         n = len(self.outputs)
         for part, counts in self.counts.items():
             if len(counts) != n:
-                raise ValueError(f"Expected {n} counts of {part}, one an output. Received: {len(counts)}.")
-        for scored in self.parts:
-            if len(scored.findings.rows) != n:
+                raise ValueError(f"Expected {n} counts of {part}, one per output. Received: {len(counts)}.")
+        for part_scores in self.parts:
+            row_count = len(part_scores.findings.rows)
+            if row_count != n:
                 raise ValueError(
-                    f"Expected findings of {scored.name} for {n} outputs. "
-                    f"Received: {len(scored.findings.rows)} rows."
+                    f"Expected findings of {part_scores.name} for {n} outputs. Received: {row_count} rows."
                 )

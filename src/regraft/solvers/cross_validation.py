@@ -1,14 +1,12 @@
-"""Folds for cross-validation: stratified, whole groups, deterministic.
+"""Cross-validation: folds, the choice of a head's settings, and the temperature of its probabilities.
 
-Choosing a head's settings by cross-validation, and the temperature of its probabilities with them.
+Each fold standardises, solves and answers on its own; the chosen settings have the lowest loss on the
+held-out images. Folds may share work (`SolverSpec.prepare_folds`) if that leaves their solutions unchanged.
 
-Every fold standardises, solves and answers on its own; what is chosen has the lowest loss on the answers to
-images that were held out. Folds may share sums over rows (`views`), never what is found from them.
-
-The same answers set the temperature (Guo et al., On Calibration of Modern Neural Networks, 2017): one number
-by which decision values are divided, which changes no order among them. As in Platt's scaling (1999), the
-targets it is fitted to are drawn a little towards the middle: decisions without an error do not end in
-certainty.
+The held-out answers also set the temperature (Guo et al., On Calibration of Modern Neural Networks, 2017):
+one number that divides the decision values and keeps their order. As in Platt scaling (1999), it is fitted to
+targets that are moved slightly towards the middle, so that decisions without an error do not become
+certainties.
 """
 
 from __future__ import annotations
@@ -28,123 +26,36 @@ from regraft.solvers.decision import Link, Rule, Scaler
 from regraft.tasks import TASKS
 
 __all__ = [
-    "EXACT",
-    "ROUGH",
-    "Family",
-    "Fit",
-    "Held",
-    "Mask",
-    "Part",
-    "Settings",
-    "Trial",
-    "cross_validate",
-    "folds",
-    "sample_of",
-    "solved",
-    "strata",
-    "warmth",
-]
-
-
-Labels = NDArray[np.int64]
-NEIGHBOURS = 10  # samples next to each other in a target's order make a stratum of a regression
-
-
-def folds(
-    targets: NDArray[Any],
-    *,
-    task: str = "multiclass",
-    count: int,
-    seed: int,
-    groups: NDArray[Any] | None = None,
-) -> list[NDArray[np.bool_]]:
-    """Stratified folds as masks of the held-out rows.
-
-    Args:
-        targets: class numbers (n,), 0/1 a label (n, labels), or numbers (n, targets), by the task.
-        task: one of `tasks.TASKS`.
-        count: how many folds, at most; folds that would hold nothing out are left out.
-        seed: another seed is another partition.
-        groups: shape (n,); rows of one group (several views of one image) are held out together.
-
-    Returns:
-        Masks of shape (n,), at most one of them true for a row. A class is never held out whole: every fold
-        trains on every class, so the rows of a class with one image (or one group) are held out in none.
-
-    Example:
-        >>> [int(held.sum()) for held in folds(np.array([0, 0, 0, 1, 1, 1]), count=3, seed=0)]
-        [2, 2, 2]
-    """
-    _, first, unit = np.unique(
-        np.arange(len(targets)) if groups is None else groups, return_index=True, return_inverse=True
-    )
-    rng = np.random.default_rng(seed)
-    kinds = strata(targets[first], task)
-    fold = np.full(len(first), -1)
-    for offset, kind in enumerate(np.unique(kinds)):
-        units = rng.permutation(np.flatnonzero(kinds == kind))
-        held = units if len(units) > 1 else units[:0]
-        fold[held] = (np.arange(len(held)) + offset) % count
-    if task in ("multiclass", "binary"):
-        _keep_every_class(fold, unit, targets.ravel())
-    found = fold[unit]
-    return [found == number for number in range(count) if (found == number).any()]
-
-
-def strata(targets: NDArray[Any], task: str) -> Labels:
-    """A number for each row, shape (n,), such that rows of one number are alike: of one class, of the same
-    rarest label, or close together in the order of a regression's targets (their mean, standardised)."""
-    if task in ("multiclass", "binary"):
-        return targets.ravel().astype(np.int64)
-    if task == "multilabel":
-        has = targets > 0
-        rarest: Labels = np.where(has, has.sum(0), len(has) + 1).argmin(1)
-        return np.where(has.any(1), rarest, has.shape[1])
-    spread = targets.std(0)
-    place = (targets / np.where(spread > 0, spread, 1)).reshape(len(targets), -1).mean(1)
-    ranks = np.empty(len(targets), np.int64)
-    ranks[np.argsort(place, kind="stable")] = np.arange(len(targets))
-    return ranks // NEIGHBOURS
-
-
-def sample_of(kinds: Labels, most: int, seed: int) -> NDArray[np.bool_]:
-    """A mask of about `most` rows, the same share of each stratum, two at least."""
-    chosen = np.zeros(len(kinds), bool)
-    rng = np.random.default_rng(seed)
-    for kind in np.unique(kinds):
-        rows = rng.permutation(np.flatnonzero(kinds == kind))
-        chosen[rows[: max(2, round(len(rows) * most / len(kinds)))]] = True
-    return chosen
-
-
-def _keep_every_class(fold: Labels, unit: Labels, labels: NDArray[Any]) -> None:
-    """Hold out no group that takes a class's last rows along. Changes `fold`."""
-    for label in np.unique(labels):
-        units = unit[labels == label]
-        if len(np.unique(fold[units])) == 1:
-            fold[units] = -1
-
+    "EXACT", "ROUGH", "AnswerHeldOut", "Fit", "Mask", "Settings", "SolverSpec", "TrainingRows", "Trial",
+    "assign_strata", "cross_validate", "draw_stratified_sample", "fit_inverse_temperature", "fit_rule",
+    "make_folds", "score_trial",
+]  # fmt: skip
 
 Matrix = NDArray[np.float64]
+Labels = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 Settings = dict[str, float | str]
+Fit = Callable[[Settings], Rule]
+AnswerHeldOut = Callable[[Settings], Matrix]  # decision values (m, units) of the rows that a fold holds out
 
 ROUGH, EXACT = 1e-3, 1e-8  # gradient tolerances
-GAINS = (-6.0, 9.0)  # logarithms of the least and the greatest gain
-SMALL = 10_000_000  # numbers in a matrix up to which one thread is faster than two
+LOG_GAINS = (-6.0, 9.0)  # range of the logarithm of the inverse temperature
+SINGLE_THREAD_SIZE = 10_000_000  # numbers in a matrix up to which one thread is faster than two
+STRATUM_SIZE = 10  # samples next to each other in the order of a regression's targets
 
 
 @dataclass(frozen=True)
-class Part:
-    """Training rows.
+class TrainingRows:
+    """Features, targets and weights of the rows that a head is solved on.
 
     Attributes:
-        data: features, shape (n, d), standardised where the family wants them so.
-        targets: encoded, shape (n, units): one-hot, 0/1, or a regression's targets standardised.
-        weights: one a row, of mean 1.
+        data: features, shape (n, d), standardised if the solver wants them so.
+        targets: encoded targets, shape (n, units): one-hot, 0/1, or a regression's targets standardised.
+        weights: weight of each row, with mean 1.
         task: one of `tasks.TASKS`.
-        seed: for solvers that draw numbers.
-        blocks: columns of each block of features, see `Scaler.of`; empty for one.
-        tolerance: of the gradient, where the solver iterates.
+        seed: random seed, for folds and for solvers that draw numbers.
+        blocks: columns of each block of features, see `Scaler.from_features`; empty for a single block.
+        tolerance: gradient tolerance of iterative solvers.
     """
 
     data: Matrix
@@ -155,77 +66,81 @@ class Part:
     blocks: tuple[int, ...] = ()
     tolerance: float = EXACT
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Part:
-        """Some of the rows."""
-        return replace(
-            self, data=self.data[chosen], targets=self.targets[chosen], weights=self.weights[chosen]
-        )
+    def select(self, mask: Mask) -> TrainingRows:
+        """Return the rows of a mask (n,)."""
+        return replace(self, data=self.data[mask], targets=self.targets[mask], weights=self.weights[mask])
 
-    def told(self, chosen: NDArray[np.bool_]) -> Part:
-        """Targets and weights of some of the rows, without their features, which may be large."""
-        return replace(self, data=self.data[:, :0]).rows(chosen)
+    def select_targets(self, mask: Mask) -> TrainingRows:
+        """Return the rows of a mask (n,) without their features, which may be large."""
+        return replace(self, data=self.data[:, :0]).select(mask)
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class numbers, shape (n,), of a multiclass or binary part."""
+    def labels(self) -> Labels:
+        """Class numbers, shape (n,), of a multiclass or binary task."""
         one_hot = self.task == "multiclass"
         return (self.targets.argmax(1) if one_hot else self.targets[:, 0]).astype(np.int64)
 
     @property
     def signs(self) -> Matrix:
-        """-1 and 1 for 0 and 1; a regression's targets as they are."""
+        """-1 and 1 for 0 and 1; a regression's targets unchanged."""
         return self.targets if self.task == "regression" else 2 * self.targets - 1
 
-
-Fit = Callable[[Settings], Rule]
-Mask = NDArray[np.bool_]
-Held = Callable[[Settings], Matrix]
+    @property
+    def fold_targets(self) -> Matrix | Labels:
+        """Targets in the form that `make_folds` takes."""
+        return self.labels if self.task in ("multiclass", "binary") else self.targets
 
 
 @dataclass(frozen=True)
-class Family:
-    """A kind of head.
+class SolverSpec:
+    """A kind of head: how to solve it and which settings to try.
 
     Attributes:
-        phrase: its name in a sentence.
-        prepare: makes a part ready and gives back the function that solves it under given settings.
-        grid: the settings to choose from, for a part.
-        tasks: those it can do.
-        ordered: the loss has one valley along the grid; what comes after two rises is left out.
-        per_unit: every label or target gets settings of its own.
-        scaled: features are standardised first.
-        calibrated: its decision values are on the scale of probabilities already.
-        count: how many folds.
-        views: makes a part ready for folds that share work, and gives back the function from a mask of
-            held-out rows to what answers for them: decision values (m, units), of settings. Used where there
-            are more rows than features; None: every fold prepares by itself.
-        warm: a setting starts from what was found for the one before it, so they are solved in order.
-        most: rows that cross-validation looks at; more are left out of it, a share of each class.
+        phrase: name for use in a sentence.
+        prepare: takes rows and returns the function that solves them with given settings.
+        grid: returns the settings to choose from, for rows.
+        tasks: tasks the solver can do.
+        is_unimodal: the loss has one valley along the grid, so cross-validation stops after two rises.
+        is_per_unit: each label or target gets its own settings.
+        is_scaled: features are standardised first.
+        is_calibrated: decision values are already on the scale of probabilities.
+        fold_count: number of folds.
+        prepare_folds: takes rows and returns a function from a mask of held-out rows to `AnswerHeldOut`, with
+            work shared between folds. Used if there are more rows than features; None prepares each fold
+            separately.
+        is_warm_started: each setting starts from the solution of the previous one, so their order matters.
+        max_rows: rows used for cross-validation; of more, a stratified sample.
     """
 
     phrase: str
-    prepare: Callable[[Part], Fit]
-    grid: Callable[[Part], Sequence[Settings]]
+    prepare: Callable[[TrainingRows], Fit]
+    grid: Callable[[TrainingRows], Sequence[Settings]]
     tasks: tuple[str, ...] = tuple(TASKS)
-    ordered: bool = False
-    per_unit: bool = False
-    scaled: bool = True
-    calibrated: bool = False
-    count: int = 5
-    views: Callable[[Part], Callable[[Mask], Held]] | None = None
-    warm: bool = False
-    most: int = 1_000_000
+    is_unimodal: bool = False
+    is_per_unit: bool = False
+    is_scaled: bool = True
+    is_calibrated: bool = False
+    fold_count: int = 5
+    prepare_folds: Callable[[TrainingRows], Callable[[Mask], AnswerHeldOut]] | None = None
+    is_warm_started: bool = False
+    max_rows: int = 1_000_000
+
+    def make_scaler(self, rows: TrainingRows) -> Scaler:
+        """Return the scaler of the rows' features, or one that changes nothing."""
+        if self.is_scaled:
+            return Scaler.from_features(rows.data, rows.blocks)
+        return Scaler.identity(rows.data.shape[1])
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried.
+    """The held-out answers of one choice of settings.
 
     Attributes:
         settings: the settings.
-        decisions: values of the rows that were held out, shape (m, units).
-        link: the temperature that suits them.
-        losses: mean loss, shape (units,): of each label or target, or one and the same for classes.
+        decisions: decision values of the held-out rows, shape (m, units).
+        link: link with the temperature fitted to them.
+        losses: mean loss, shape (units,): of each label or target; for classes the same number throughout.
     """
 
     settings: Settings
@@ -234,132 +149,231 @@ class Trial:
     losses: Matrix
 
 
-def cross_validate(
-    family: Family, part: Part, *, groups: NDArray[np.int64] | None = None
-) -> tuple[list[Trial], NDArray[np.bool_]]:
-    """Try a family's settings on held-out rows.
+# --- folds
+
+
+def make_folds(
+    targets: NDArray[Any],
+    *,
+    task: str = "multiclass",
+    count: int,
+    seed: int,
+    groups: NDArray[Any] | None = None,
+) -> list[Mask]:
+    """Return stratified folds as masks of the held-out rows.
 
     Args:
-        family: what to try.
-        part: features as they are, not standardised.
+        targets: class numbers (n,), 0/1 per label (n, labels), or numbers (n, targets), by the task.
+        task: one of `tasks.TASKS`.
+        count: number of folds at most; empty folds are dropped.
+        seed: random seed of the partition.
+        groups: shape (n,); rows of one group (several views of one image) are held out together.
+
+    Returns:
+        Masks of shape (n,), at most one of them true for a row. No fold holds out all of a class: every fold
+        trains on every class, so a class of one image (or one group) is never held out.
+
+    Example:
+        >>> [int(held.sum()) for held in make_folds(np.array([0, 0, 0, 1, 1, 1]), count=3, seed=0)]
+        [2, 2, 2]
+    """
+    names = np.arange(len(targets)) if groups is None else groups
+    _, first_rows, group_of_row = np.unique(names, return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    strata = assign_strata(targets[first_rows], task)
+    fold_of_group = np.full(len(first_rows), -1)
+    for offset, stratum in enumerate(np.unique(strata)):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        if len(members) > 1:
+            fold_of_group[members] = (np.arange(len(members)) + offset) % count
+    if task in ("multiclass", "binary"):
+        _keep_every_class(fold_of_group, group_of_row, targets.ravel())
+    fold_of_row = fold_of_group[group_of_row]
+    return [fold_of_row == number for number in range(count) if (fold_of_row == number).any()]
+
+
+def assign_strata(targets: NDArray[Any], task: str) -> Labels:
+    """Return the stratum of each row, shape (n,): rows of one number are alike.
+
+    Strata are the classes; for labels the rarest label of the row; for a regression, neighbours in the order
+    of the targets (their mean, standardised).
+    """
+    if task in ("multiclass", "binary"):
+        return targets.ravel().astype(np.int64)
+    if task == "multilabel":
+        has = targets > 0
+        rarest: Labels = np.where(has, has.sum(0), len(has) + 1).argmin(1)
+        return np.where(has.any(1), rarest, has.shape[1])
+    spread = targets.std(0)
+    mean = (targets / np.where(spread > 0, spread, 1)).reshape(len(targets), -1).mean(1)
+    ranks = np.empty(len(targets), np.int64)
+    ranks[np.argsort(mean, kind="stable")] = np.arange(len(targets))
+    return ranks // STRATUM_SIZE
+
+
+def draw_stratified_sample(strata: Labels, size: int, seed: int) -> Mask:
+    """Return a mask of about `size` rows: the same share of each stratum, at least two rows."""
+    mask = np.zeros(len(strata), bool)
+    rng = np.random.default_rng(seed)
+    for stratum in np.unique(strata):
+        rows = rng.permutation(np.flatnonzero(strata == stratum))
+        mask[rows[: max(2, round(len(rows) * size / len(strata)))]] = True
+    return mask
+
+
+def _keep_every_class(fold_of_group: Labels, group_of_row: Labels, labels: NDArray[Any]) -> None:
+    """Hold out no group that contains the last rows of a class. Changes `fold_of_group`."""
+    for label in np.unique(labels):
+        groups = group_of_row[labels == label]
+        if len(np.unique(fold_of_group[groups])) == 1:
+            fold_of_group[groups] = -1
+
+
+# --- trials
+
+
+def cross_validate(
+    spec: SolverSpec, rows: TrainingRows, *, groups: Labels | None = None
+) -> tuple[list[Trial], Mask]:
+    """Try a solver's settings on held-out rows.
+
+    Args:
+        spec: solver to try.
+        rows: rows with their raw features, not standardised.
         groups: shape (n,); rows of one group are held out together.
 
     Returns:
         The trials in the order of the grid, and the mask (n,) of the rows they answered: those that a fold
-        held out. No trial where nothing can be held out.
+        held out. There is no trial if nothing can be held out.
     """
-    grid = list(family.grid(part))
-    answers = plain(part)
-    sample = sample_of(strata(answers, part.task), family.most, part.seed)
-    part = part.rows(sample)
-    groups = None if groups is None else groups[sample]
-    parts = folds(answers[sample], task=part.task, count=family.count, seed=part.seed, groups=groups)
-    seen = np.any(parts, axis=0) if parts else np.zeros(len(part.data), bool)
+    grid = list(spec.grid(rows))
+    sample = draw_stratified_sample(assign_strata(rows.fold_targets, rows.task), spec.max_rows, rows.seed)
+    rows = rows.select(sample)
+    folds = make_folds(
+        rows.fold_targets,
+        task=rows.task,
+        count=spec.fold_count,
+        seed=rows.seed,
+        groups=None if groups is None else groups[sample],
+    )
+    answered = np.zeros(len(sample), bool)
+    if not folds:
+        return [], answered
+    answered[sample] = np.any(folds, axis=0)
+    return _try_grid(spec, rows, grid, folds), answered
+
+
+def _try_grid(
+    spec: SolverSpec, rows: TrainingRows, grid: Sequence[Settings], folds: Sequence[Mask]
+) -> list[Trial]:
+    prepare_fold, is_held = _make_fold_preparer(spec, rows), np.any(folds, axis=0)
+    truth = rows.select_targets(is_held)
     trials: list[Trial] = []
-    hold, told = _holder(family, part) if parts else None, part.told(seen)
-    # A thread a fold keeps the processors busy; several in one matrix product only get in the way.
+    # One thread per fold keeps the processors busy; several threads in one matrix product get in the way.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        ready = list(pool.map(hold, parts)) if hold else []
+        prepared = list(pool.map(prepare_fold, folds))
 
-        def try_out(settings: Settings, run: Callable[..., Iterable[Matrix]] = map) -> Trial:
-            decisions = np.zeros_like(part.targets)
-            for held, answer in zip(parts, run(partial(_answer, settings), ready), strict=True):
-                decisions[held] = answer
-            return judged(settings, decisions[seen], told, family)
+        def try_settings(settings: Settings, run: Callable[..., Iterable[Matrix]] = map) -> Trial:
+            decisions = np.zeros_like(rows.targets)
+            for held, values in zip(folds, run(partial(_answer_fold, settings), prepared), strict=True):
+                decisions[held] = values
+            return score_trial(settings, decisions[is_held], truth, spec)
 
-        # Where folds share all of their work, a setting is cheap: each has a thread of its own.
-        together = family.views is not None and not family.warm
-        tried = pool.map(try_out, grid) if together else (try_out(settings, pool.map) for settings in grid)
-        for trial in tried if parts else ():
+        # If folds share all of their work, a setting is cheap: each setting has its own thread.
+        if spec.prepare_folds is not None and not spec.is_warm_started:
+            results: Iterable[Trial] = pool.map(try_settings, grid)
+        else:
+            results = (try_settings(settings, pool.map) for settings in grid)
+        for trial in results:
             trials.append(trial)
             last = [trial.losses.mean() for trial in trials[-3:]]
-            if family.ordered and len(last) == 3 and last[0] < last[1] < last[2]:
+            if spec.is_unimodal and len(last) == 3 and last[0] < last[1] < last[2]:
                 break
-    answered = np.zeros(len(sample), bool)
-    answered[sample] = seen
-    return trials, answered
+    return trials
 
 
-def solved(family: Family, part: Part, settings: Settings) -> tuple[Rule, Scaler]:
-    """The family's rule for all rows of a part, whose features are as they are."""
-    scaler = Scaler.of(part.data, part.blocks) if family.scaled else Scaler.none(part.data.shape[1])
-    threads = 1 if part.data.size < SMALL else None
+def _make_fold_preparer(spec: SolverSpec, rows: TrainingRows) -> Callable[[Mask], AnswerHeldOut]:
+    """Return the function from a mask of held-out rows to their answers, solved on the other rows."""
+    if spec.prepare_folds is not None and len(rows.data) > rows.data.shape[1]:
+        return spec.prepare_folds(rows)
+
+    def prepare_fold(held: Mask) -> AnswerHeldOut:
+        train = rows.select(~held)
+        scaler = spec.make_scaler(train)
+        data = scaler(rows.data[held])
+        fit = spec.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
+        return lambda settings: fit(settings).decide(data)
+
+    return prepare_fold
+
+
+def _answer_fold(settings: Settings, answer: AnswerHeldOut) -> Matrix:
+    with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
+        return answer(settings)
+
+
+def fit_rule(spec: SolverSpec, rows: TrainingRows, settings: Settings) -> tuple[Rule, Scaler]:
+    """Solve all rows, whose features are not standardised yet; return the rule and the scaler before it."""
+    scaler = spec.make_scaler(rows)
+    threads = 1 if rows.data.size < SINGLE_THREAD_SIZE else None
     with threadpool_limits(threads):
-        fit = family.prepare(replace(part, data=scaler(part.data)))
-    with threadpool_limits(threads):  # again, for libraries that were loaded on the way
+        fit = spec.prepare(replace(rows, data=scaler(rows.data)))
+    with threadpool_limits(threads):  # again, for libraries that `prepare` loaded
         return fit(settings), scaler
 
 
-def _holder(family: Family, part: Part) -> Callable[[Mask], Held]:
-    """From a mask of held-out rows to what answers for them, solved on the others."""
-    if family.views is not None and len(part.data) > part.data.shape[1]:
-        return family.views(part)
-
-    def hold(held: Mask) -> Held:
-        train = part.rows(~held)
-        scaler = Scaler.of(train.data, part.blocks) if family.scaled else Scaler.none(part.data.shape[1])
-        data = scaler(part.data[held])
-        fit = family.prepare(replace(train, data=scaler(train.data), tolerance=ROUGH))
-        return lambda settings: fit(settings).decide(data)
-
-    return hold
+# --- temperature
 
 
-def _answer(settings: Settings, fold: Held) -> Matrix:
-    with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
-        return fold(settings)
+def score_trial(settings: Settings, decisions: Matrix, rows: TrainingRows, spec: SolverSpec) -> Trial:
+    """Fit the temperature of the rows' decision values (n, units) and measure their losses."""
+    task, gain = TASKS[rows.task], np.ones(rows.targets.shape[1])
+    if not spec.is_calibrated and rows.task != "regression":
+        gain = fit_inverse_temperature(decisions, rows)
+    link = Link(task.activation, gain, np.zeros_like(gain))
+    answers, weights = link(decisions), rows.weights / rows.weights.sum()
+    columns = (
+        [slice(None)] if rows.task == "multiclass" else [slice(unit, unit + 1) for unit in range(len(gain))]
+    )
+    losses = [
+        weights @ task.compute_losses(answers[:, column], rows.targets[:, column]) for column in columns
+    ]
+    return Trial(settings, decisions, link, np.broadcast_to(np.array(losses), gain.shape))
 
 
-def plain(part: Part) -> Matrix | NDArray[np.int64]:
-    """Targets as `folds` takes them."""
-    return part.labels if part.task in ("multiclass", "binary") else part.targets
-
-
-def judged(settings: Settings, decisions: Matrix, part: Part, family: Family) -> Trial:
-    """Decision values of the rows of a part, (n, units), with the temperature and the losses they have."""
-    gain = np.ones(part.targets.shape[1])
-    if not family.calibrated and part.task != "regression":
-        gain = warmth(decisions, part)
-    link = Link(TASKS[part.task].activation, gain, np.zeros_like(gain))
-    answers, weights = link(decisions), part.weights / part.weights.sum()
-    columns = [slice(None)] if part.task == "multiclass" else [slice(at, at + 1) for at in range(len(gain))]
-    each = [weights @ TASKS[part.task].losses(answers[:, at], part.targets[:, at]) for at in columns]
-    return Trial(settings, decisions, link, np.broadcast_to(np.array(each), gain.shape))
-
-
-def warmth(decisions: Matrix, part: Part) -> Matrix:
-    """One over the temperature of each unit, shape (units,): one for all classes, one a label.
+def fit_inverse_temperature(decisions: Matrix, rows: TrainingRows) -> Matrix:
+    """Return 1 / temperature of each unit, shape (units,): one for all classes, or one per label.
 
     Args:
         decisions: shape (n, units).
-        part: the targets and weights of the same rows.
+        rows: targets and weights of the same rows.
     """
     units = decisions.shape[1]
     share = 1 / (len(decisions) + 2)
-    if part.task == "multiclass":
-        soft = part.targets * (1 - share) + share / units
-        return np.full(units, _gain(decisions, soft, part.weights))
-    soft = part.targets * (1 - share) + share / 2
+    if rows.task == "multiclass":
+        soft = rows.targets * (1 - share) + share / units
+        return np.full(units, _fit_gain(decisions, soft, rows.weights))
+    soft = rows.targets * (1 - share) + share / 2
     pairs = [
         (np.stack([np.zeros_like(values), values], 1), np.stack([1 - truth, truth], 1))
         for values, truth in zip(decisions.T, soft.T, strict=True)
     ]
-    return np.array([_gain(values, truth, part.weights) for values, truth in pairs])
+    return np.array([_fit_gain(values, truth, rows.weights) for values, truth in pairs])
 
 
-def _gain(decisions: Matrix, soft: Matrix, weights: Matrix) -> float:
-    """The g of least cross-entropy of softmax(g decisions): convex in g, so where its slope is zero."""
+def _fit_gain(decisions: Matrix, soft_targets: Matrix, weights: Matrix) -> float:
+    """Return the g that minimises the cross-entropy of softmax(g decisions): convex, so its slope is 0."""
     from scipy.optimize import brentq
 
-    below = (decisions - decisions.max(1, keepdims=True)).astype(np.float32)
-    wanted = float(weights @ np.einsum("ij,ij->i", soft, below))
-    answer = np.empty_like(below)
+    shifted = (decisions - decisions.max(1, keepdims=True)).astype(np.float32)
+    target_mean = float(weights @ np.einsum("ij,ij->i", soft_targets, shifted))
+    powers = np.empty_like(shifted)
 
     def slope(log_gain: float) -> float:
-        np.exp(np.multiply(below, np.float32(np.exp(log_gain)), out=answer), out=answer)
-        return float(weights @ (np.einsum("ij,ij->i", answer, below) / answer.sum(1))) - wanted
+        np.exp(np.multiply(shifted, np.float32(np.exp(log_gain)), out=powers), out=powers)
+        return float(weights @ (np.einsum("ij,ij->i", powers, shifted) / powers.sum(1))) - target_mean
 
-    low, high = GAINS
+    low, high = LOG_GAINS
     if slope(low) >= 0:
         return float(np.exp(low))
     return float(np.exp(high if slope(high) <= 0 else brentq(slope, low, high, xtol=1e-3)))

@@ -1,8 +1,8 @@
-"""scikit-learn estimators that stay what they are, and their file: skops, never pickle.
+"""Heads that stay scikit-learn estimators, and their file: skops, never pickle.
 
-A file names the types it holds. Those of scikit-learn and NumPy that skops knows, and those listed here, are
-read; any other one must be named by the reader, for building an unknown type is running unknown code. A tree
-is an array of nodes that name each other: a forged one runs no code, but may crash the process that uses it.
+A file names the types it holds. Types of scikit-learn and NumPy that skops knows, and those listed here, are
+read; the reader has to name any other type, because building an unknown type runs unknown code. A tree is an
+array of nodes that refer to each other: a forged one runs no code, but may crash the process that uses it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError
 from regraft.solvers.decision import Link, Scaler
 
-__all__ = ["TRUSTED", "Kept", "read_estimator", "write_estimator"]
+__all__ = ["TRUSTED", "EstimatorHead", "read_estimator", "write_estimator"]
 
 Matrix = NDArray[np.float64]
 
-TRUSTED = (  # of scikit-learn, holding arrays and numbers only, not among those that skops knows
+TRUSTED = (  # types of scikit-learn that skops does not know, and that hold only arrays and numbers
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -34,14 +34,14 @@ _KEYS = {"estimators", "task", "units", "activation", "gain", "shift"}
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Fitted estimators, and what makes answers of them.
+class EstimatorHead:
+    """Fitted estimators and the link that turns their decision values into answers.
 
     Attributes:
-        estimators: one for all outputs or one an output; a number stands for the decision value of a label
-            that is always or never there.
+        estimators: one for all outputs, or one per output; a number is the constant decision value of a label
+            that every image has or none has.
         task: one of `tasks.TASKS`.
-        units: how many values an answer has.
+        units: number of values in an answer.
         link: from decision values to answers.
     """
 
@@ -51,47 +51,47 @@ class Kept:
     link: Link
 
     def decide(self, data: Matrix) -> Matrix:
-        """Decision values, shape (n, units); the logarithms of probabilities or odds where there are such."""
+        """Return decision values, shape (n, units): log probabilities or log odds if there are any."""
         if len(self.estimators) == 1 and self.units > 1:
-            return _decisions(self.estimators[0], data, self.task).reshape(len(data), self.units)
+            return _decide(self.estimators[0], data, self.task).reshape(len(data), self.units)
         columns = [
-            np.full(len(data), found)
-            if isinstance(found, float)
-            else _decisions(found, data, "regression" if self.task == "regression" else "binary")
-            for found in self.estimators
+            np.full(len(data), estimator)
+            if isinstance(estimator, float)
+            else _decide(estimator, data, "regression" if self.task == "regression" else "binary")
+            for estimator in self.estimators
         ]
         return np.stack(columns, axis=1)
 
     def predict(self, features: NDArray[np.floating[Any]]) -> Matrix:
-        """Answers, shape (n, units), to features (n, d) as the backbone gives them."""
+        """Return the answers, shape (n, units), to raw features (n, d)."""
         return self.link(self.decide(features.astype(np.float64)))
 
-    def graph(self, features: Any, scaler: Scaler, link: Link) -> Any:
-        """Refused: there are no layers for it."""
+    def build_layers(self, features: Any, scaler: Scaler, link: Link) -> Any:
+        """Raise: an estimator has no layers."""
         kind = type(self.estimators[0]).__name__
         raise UsageError(
             f"Expected a head that becomes Keras layers. Received: {kind}, which is kept with skops."
         )
 
 
-def write_estimator(kept: Kept, path: str | PathLike[str]) -> tuple[str, ...]:
+def write_estimator(head: EstimatorHead, path: str | PathLike[str]) -> tuple[str, ...]:
     """Write fitted estimators to a skops file.
 
     Returns:
-        The types that a reader has to name in `trusted`: none for scikit-learn's own.
+        The types that a reader has to name in `trusted`: none for scikit-learn's own estimators.
 
     Raises:
         EnvironmentFault: skops is not installed.
-        UsageError: the estimator holds something skops cannot write, such as a lambda.
+        UsageError: skops cannot write a part of the estimator, such as a lambda.
     """
-    skops = _skops()
+    skops = _import_skops()
     state = {
-        "estimators": list(kept.estimators),
-        "task": kept.task,
-        "units": kept.units,
-        "activation": kept.link.activation,
-        "gain": kept.link.gain,
-        "shift": kept.link.shift,
+        "estimators": list(head.estimators),
+        "task": head.task,
+        "units": head.units,
+        "activation": head.link.activation,
+        "gain": head.link.gain,
+        "shift": head.link.shift,
     }
     try:
         skops.dump(state, str(path))
@@ -100,23 +100,23 @@ def write_estimator(kept: Kept, path: str | PathLike[str]) -> tuple[str, ...]:
     return tuple(sorted(set(skops.get_untrusted_types(file=str(path))) - set(TRUSTED)))
 
 
-def read_estimator(path: str | PathLike[str], *, trusted: Sequence[str] = ()) -> Kept:
-    """Read what `write_estimator` wrote, building only known types.
+def read_estimator(path: str | PathLike[str], *, trusted: Sequence[str] = ()) -> EstimatorHead:
+    """Read a file of `write_estimator`, building only known types.
 
     Args:
         path: the file.
         trusted: full names of further types to build, as `write_estimator` returned them. Name only types of
-            packages that you trust with running code.
+            packages whose code you would run.
 
     Raises:
         EnvironmentFault: skops is not installed, or there is no such file.
-        ModelRefused: the file holds other types, or is no file of estimators.
+        ModelRefused: the file holds other types, or is not a file of estimators.
 
     Example:
-        kept = read_estimator("run/head.skops")
-        kept.predict(features)
+        head = read_estimator("run/head.skops")
+        head.predict(features)
     """
-    skops = _skops()
+    skops = _import_skops()
     try:
         unknown = sorted(set(skops.get_untrusted_types(file=str(path))) - set(TRUSTED) - set(trusted))
         state = None if unknown else skops.load(str(path), trusted=[*TRUSTED, *trusted])
@@ -133,10 +133,10 @@ def read_estimator(path: str | PathLike[str], *, trusted: Sequence[str] = ()) ->
     if not isinstance(state, dict) or set(state) != _KEYS:
         raise ModelRefused(f"{path}: expected a head of regraft's. Received: {type(state).__name__}.")
     link = Link(state["activation"], state["gain"], state["shift"])
-    return Kept(tuple(state["estimators"]), state["task"], state["units"], link)
+    return EstimatorHead(tuple(state["estimators"]), state["task"], state["units"], link)
 
 
-def _skops() -> Any:
+def _import_skops() -> Any:
     try:
         import skops.io
     except ImportError as error:
@@ -146,13 +146,16 @@ def _skops() -> Any:
     return skops.io
 
 
-def _decisions(estimator: Any, data: Matrix, task: str) -> Matrix:
-    """Of one estimator: (n, classes) for several classes, (n,) for two, for numbers what `predict` gives."""
+def _decide(estimator: Any, data: Matrix, task: str) -> Matrix:
+    """Return one estimator's decision values: (n, classes) or (n,); for numbers the result of `predict`."""
     if task == "regression":
         return np.asarray(estimator.predict(data), np.float64)
     if hasattr(estimator, "predict_proba"):
-        shares = np.clip(np.asarray(estimator.predict_proba(data), np.float64), SMALLEST, 1 - SMALLEST)
-        return np.log(shares) if task == "multiclass" else np.log(shares[:, 1] / shares[:, 0])
+        probabilities = np.asarray(estimator.predict_proba(data), np.float64)
+        probabilities = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+        if task == "multiclass":
+            return np.log(probabilities)
+        return np.log(probabilities[:, 1] / probabilities[:, 0])
     if hasattr(estimator, "decision_function"):
         values = np.asarray(estimator.decision_function(data), np.float64)
         if values.shape[1:] == ((len(estimator.classes_),) if task == "multiclass" else ()):

@@ -1,365 +1,245 @@
-"""Heads whose best solution is known in closed form, or by a convex problem of one valley: ours.
+"""Logistic regression with an L2 penalty, by Newton's method.
 
-Multinomial logistic regression with an L2 penalty. For features X (n, d), standardised, and one-hot labels
-Y (n, k), it minimises over W (d, k) and b (k)
+For features X (n, d), standardised, and one-hot labels Y (n, k), it minimises over W (d, k) and b (k)
 
     f(W, b) = - (1/n) sum_i log softmax(X W + b)_{i, y_i}  +  (penalty / 2) |W|^2
 
-whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex.
-Newton's method goes down, each step by conjugate gradients: in float32, and the rest of the way in float64
-where the exact solution is wanted. For two classes and for labels, P = sigmoid(X W + b), and the loss is the
-sum over units: as many problems as there are labels, solved side by side. Each solve of a path starts from
-where the two before it, of stronger penalties, point to, which is close.
+whose gradient is G = X^T (P - Y) / n + penalty W with P = softmax(X W + b). The problem is convex. Each
+Newton step is found by conjugate gradients: in float32, then in float64 where the exact solution is wanted.
+For two classes and for labels, P = sigmoid(X W + b) and the loss is the sum over units: one problem per
+label, all solved side by side. Each solution of a path of penalties starts from the extrapolation of the two
+before it, which had stronger penalties and is close.
 
-Ridge regression has W = (S + penalty)^-1 C for the covariance S of X and C of X with Y; the targets of
-classes are -1 and 1, as in scikit-learn's `RidgeClassifier`. Linear discriminant analysis has W = S^-1 M for
-the classes' means M and the covariance S within classes, shrunk towards a multiple of the identity (Ledoit
-and Wolf, 2004). Both need sums over the rows and nothing else, see `moments`.
-
-|W|^2 does not change when the features are rotated. So X is turned to its principal axes first: there are
-never more of those than images, and along them the Hessian is nearly diagonal, which leads the steps.
+|W|^2 does not change when the features are rotated, so X is rotated to its principal axes first. There are
+never more of those than images, and along them the Hessian is nearly diagonal, which preconditions the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.solvers.cross_validation import ROUGH, Family, Held, Mask, Part, Settings
-from regraft.solvers.decision import Linear, Scaler
-from regraft.solvers.moments import (
-    Inverse,
-    Moments,
-    Turn,
-    by_cholesky,
-    by_eigenvectors,
-    principal,
-    principal_axes,
+from regraft.solvers.closed_form import (
+    find_principal_axes,
+    rotate_rule_back,
+    rotate_to_principal_axes,
+    standardise_in_place,
 )
+from regraft.solvers.cross_validation import ROUGH, AnswerHeldOut, Mask, Settings, SolverSpec, TrainingRows
+from regraft.solvers.decision import Linear, Scaler
 
-__all__ = ["LOGISTIC", "PENALTIES", "discriminant", "logistic", "ridge", "views_of"]
+__all__ = ["LOGISTIC", "PENALTIES", "prepare_logistic", "prepare_logistic_folds"]
 
 Matrix = NDArray[Any]
-Solve = Callable[[Settings], Linear]
-Invert = Callable[[Matrix, Matrix], tuple[Inverse, Turn]]
-Closed = Callable[[Moments, int, str, Invert], tuple[Solve, Turn]]  # the rules are of rows that are turned
+FitLinear = Callable[[Settings], Linear]
 
 PENALTIES = tuple(float(value) for value in np.logspace(0, -4, 9))
-ITERATIONS, STEPS, HALVINGS = 500, 50, 30
-INEXACT = 0.1  # of the gradient may be left by conjugate gradients
-CLOSE = 1e-2  # of the loss: a rough solution
+CG_ITERATIONS, NEWTON_STEPS, HALVINGS = 500, 50, 30
+CG_TOLERANCE = 0.1  # share of the gradient that conjugate gradients may leave
+ROUGH_GAIN = 1e-2  # share of the loss: steps that promise less end a rough solution
 DAMPING = 1e-8  # of the Hessian: the bias of a label that never occurs has no best value
-ALIKE = {4: 1e-6, 8: 1e-14}  # of a loss, computed in so many bytes: less says nothing
-FAINTEST = 1e-12
-ROWS = 1024  # squared at a time
-CURVATURE = 0.1  # about the mean of p (1 - p)
-ALMOST_NONE = 1e-6  # rows, by weight
-FAINT = 0.05  # an axis is left out of the rough path where the penalty lets through less than this share
+LOSS_PRECISION = {4: 1e-6, 8: 1e-14}  # smallest relative change of a loss that counts, by bytes per number
+SMALLEST_ANSWER = 1e-12
+CHUNK = 1024  # rows squared at a time
+CURVATURE = 0.1  # roughly the mean of p (1 - p)
+MIN_AXIS_SHARE = 0.05  # an axis is left out of the rough path if the penalty lets through less than this
 
 
-# --- closed forms
+def prepare_logistic(rows: TrainingRows) -> FitLinear:
+    """Prepare logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty)).
 
+    In folds, where a rough solution will do, each penalty of a path starts from the previous one.
 
-def ridge(part: Part) -> Solve:
-    """Ridge regression; settings: `penalty`, per image (scikit-learn's alpha is n * penalty)."""
-    return _exactly(_ridge, part)
-
-
-def discriminant(part: Part) -> Solve:
-    """Linear discriminant analysis; settings: `shrinkage` in (0, 1]. Labels are solved one by one."""
-    return _exactly(_discriminant, part)
-
-
-def views_of(closed: Callable[[Part], Solve]) -> Callable[[Part], Callable[[Mask], Held]]:
-    """How the folds of `ridge` or `discriminant` are held out, see `Family.views`."""
-    form = _ridge if closed is ridge else _discriminant
-
-    def share(part: Part) -> Callable[[Mask], Held]:
-        part = replace(part, data=_standardised(part.data.astype(np.float32), Scaler.of(part.data)))
-        whole = Moments.of(part)
-
-        def hold(held: Mask) -> Held:
-            rest = whole - Moments.of(part.rows(held))
-            deviation = np.sqrt(np.maximum(np.diag(rest.covariance), 0))
-            scaler = Scaler.from_spread(rest.mean, deviation, part.blocks)
-            fit, turn = form(rest.standardised(scaler), part.data.shape[1], part.task, by_eigenvectors)
-            data = turn(_standardised(part.data[held], scaler).T).T
-            return lambda settings: fit(settings).decide(data)
-
-        return hold
-
-    return share
-
-
-def _standardised(rows: Matrix, scaler: Scaler) -> Matrix:
-    """Rows in float32, which sums well of them then; in place, for they are large."""
-    np.subtract(rows, scaler.mean, out=rows)
-    np.divide(rows, scaler.scale, out=rows)
-    return rows
-
-
-def _exactly(form: Closed, part: Part) -> Solve:
-    width = part.data.shape[1]
-    if len(part.data) >= width:
-        return form(Moments.of(part), width, part.task, by_cholesky)[0]
-    turned, back = principal(part.data)  # with no more columns than rows
-    fit, _ = form(Moments.of(replace(part, data=turned)), width, part.task, by_cholesky)
-    return lambda settings: _turned_back(fit(settings), back)
-
-
-def _ridge(moments: Moments, width: int, task: str, inverse: Invert) -> tuple[Solve, Turn]:
-    solve, turn = inverse(moments.covariance, moments.relation)
-    mean = turn(moments.mean)
-    factor, offset = (1, 0) if task == "regression" else (2, -1)  # from 0 and 1 to -1 and 1
-
-    def fit(settings: Settings) -> Linear:
-        kernel = factor * solve(1.0, np.array(settings["penalty"]))
-        return Linear(kernel, factor * moments.level + offset - mean @ kernel)
-
-    return fit, turn
-
-
-def _discriminant(moments: Moments, width: int, task: str, inverse: Invert) -> tuple[Solve, Turn]:
-    """Each class against all others; one of two where the targets are labels."""
-    prior = moments.level
-    share = np.where(prior * moments.weight > ALMOST_NONE, prior, np.inf)  # of no rows: no way from the mean
-    if task == "multiclass":
-        away = (moments.relation / share).astype(moments.first.dtype)
-        means = away + moments.mean[:, None]
-        within = moments.covariance - (away * prior).astype(away.dtype) @ away.T
-        spread = np.trace(within) / width or 1.0  # 1: every class is one point
-        (solve, turn), odds = inverse(within, means), np.log(np.maximum(prior, 0.5 / moments.weight))
-        turned = turn(means)
-
-        def fit(settings: Settings) -> Linear:
-            shrinkage = float(settings["shrinkage"])
-            kernel = solve(1 - shrinkage, np.array(shrinkage * spread))
-            return Linear(kernel, odds - (turned * kernel).sum(0) / 2)
-
-        return fit, turn
-    return _labels(moments, width, inverse)
-
-
-def _labels(moments: Moments, width: int, inverse: Invert) -> tuple[Solve, Turn]:
-    """Discriminant analysis of each label against the rest.
-
-    Its two classes have the difference D of their means between them, so the covariance within them is
-    S = T - p (1 - p) D D^T for that of all rows, T, which all labels share. By the formula of Sherman and
-    Morrison, (a S + c)^-1 D = N D / (1 - a p (1 - p) D^T N D) with N = (a T + c)^-1.
+    @@LOGISTIC@@
     """
-    prior, whole = np.clip(moments.level, 0, 1), moments.covariance
-    between = prior * (1 - prior)
-    apart = moments.relation / np.where(between * moments.weight > ALMOST_NONE, between, np.inf)
-    apart = apart.astype(whole.dtype)
-    spread = (np.trace(whole) - between * (apart**2).sum(0)) / width
-    spread = np.where(spread > 0, spread, 1.0)
-    middle = moments.mean[:, None] + (0.5 - prior).astype(whole.dtype) * apart  # of the two means
-    least = 0.5 / moments.weight
-    odds = np.log(np.maximum(prior, least) / np.maximum(1 - prior, least))
-    solve, turn = inverse(whole, apart)
-    apart, middle = turn(apart), turn(middle)
-
-    def fit(settings: Settings) -> Linear:
-        shrinkage = float(settings["shrinkage"])
-        kernel = solve(1 - shrinkage, shrinkage * spread)
-        kernel = kernel / np.maximum(1 - (1 - shrinkage) * between * (apart * kernel).sum(0), ALMOST_NONE)
-        return Linear(kernel, odds - (middle * kernel).sum(0))
-
-    return fit, turn
-
-
-# --- logistic regression
-
-
-def logistic(part: Part) -> Solve:
-    """Logistic regression; settings: `penalty`, per image (scikit-learn's C is 1 / (n * penalty)).
-
-    Where a rough solution will do, as in folds, each penalty of a path starts from the one before it.
-    """
-    if part.tolerance >= ROUGH:
-        turned, back = principal(part.data.astype(np.float32))
-        path = _rough_path(part, turned)
-        return lambda settings: _turned_back(path(settings), back)
-    turned, back = principal(part.data)
-    start = _start(part, turned.shape[1])
-    rough = turned.astype(np.float32)
+    if rows.tolerance >= ROUGH:
+        rotated, rotate_back = rotate_to_principal_axes(rows.data.astype(np.float32))
+        fit_path = _make_rough_path(rows, rotated)
+        return lambda settings: rotate_rule_back(fit_path(settings), rotate_back)
+    rotated, rotate_back = rotate_to_principal_axes(rows.data)
+    start = _make_start(rows, rotated.shape[1])
+    rough = rotated.astype(np.float32)
 
     def fit(settings: Settings) -> Linear:
         penalty = float(settings["penalty"])
-        found = _Problem(rough, part, penalty).descend(start, gain=CLOSE)
-        found = _Problem(turned, part, penalty).descend(found, tolerance=part.tolerance)
-        return _turned_back(Linear(found[:-1], found[-1]), back)
+        solution = _Problem(rough, rows, penalty).descend(start, min_gain=ROUGH_GAIN)
+        solution = _Problem(rotated, rows, penalty).descend(solution, tolerance=rows.tolerance)
+        return rotate_rule_back(Linear(solution[:-1], solution[-1]), rotate_back)
 
     return fit
 
 
-def _turned_back(rule: Linear, back: Turn) -> Linear:
-    return Linear(back(rule.weights), rule.bias)
+def prepare_logistic_folds(rows: TrainingRows) -> Callable[[Mask], AnswerHeldOut]:
+    """Prepare folds of logistic regression that are rotated to the principal axes of all rows.
+
+    Any axes give the same solution; those of all rows are nearly those of a fold, and are found once.
+    """
+    data = standardise_in_place(rows.data.astype(np.float32), Scaler.from_features(rows.data))
+    axes = find_principal_axes(data)
+
+    def prepare_fold(held: Mask) -> AnswerHeldOut:
+        train, queries = data[~held], data[held]
+        scaler = Scaler.from_features(train, rows.blocks)
+        rotated = standardise_in_place(train, scaler) @ axes
+        fit_path = _make_rough_path(rows.select_targets(~held), rotated)
+        rotated_queries = standardise_in_place(queries, scaler) @ axes
+        return lambda settings: fit_path(settings).decide(rotated_queries)
+
+    return prepare_fold
 
 
-def _rough_path(part: Part, turned: Matrix) -> Solve:
-    """Solutions along the axes that the rows are turned to, in float32, one from another."""
-    squares = (turned**2).mean(0)
-    path = [_start(part, turned.shape[1])]
+def _make_rough_path(rows: TrainingRows, rotated: Matrix) -> FitLinear:
+    """Return a function that solves one penalty after another, in float32, along the axes of the rows."""
+    squares = (rotated**2).mean(0)
+    path = [_make_start(rows, rotated.shape[1])]
 
     def fit(settings: Settings) -> Linear:
         penalty = float(settings["penalty"])
-        told = int(np.flatnonzero(CURVATURE * squares > FAINT * penalty).max(initial=-1)) + 1
-        latest, before = np.zeros_like(path[-1]), path[-2:]
-        begin = before[-1] if len(path) < 3 else 2 * before[-1] - before[0]  # it goes on as it went
-        rows = [*range(told), -1]
-        latest[rows] = _Problem(turned[:, :told], part, penalty).descend(begin[rows], gain=CLOSE)
-        path.append(latest)
-        return Linear(latest[:-1].astype(np.float32), latest[-1])
+        width = int(np.flatnonzero(CURVATURE * squares > MIN_AXIS_SHARE * penalty).max(initial=-1)) + 1
+        solution, previous = np.zeros_like(path[-1]), path[-2:]
+        start = previous[-1] if len(path) < 3 else 2 * previous[-1] - previous[0]
+        used = [*range(width), -1]
+        problem = _Problem(rotated[:, :width], rows, penalty)
+        solution[used] = problem.descend(start[used], min_gain=ROUGH_GAIN)
+        path.append(solution)
+        return Linear(solution[:-1].astype(np.float32), solution[-1])
 
     return fit
 
 
-def _shared_axes(part: Part) -> Callable[[Mask], Held]:
-    """Folds of logistic regression that turn their rows to the axes of all rows. Any axes give the same
-    solution; those are nearly a fold's own, and are found once."""
-    data = _standardised(part.data.astype(np.float32), Scaler.of(part.data))
-    axes = principal_axes(data)
-
-    def hold(held: Mask) -> Held:
-        rest, asked = data[~held], data[held]
-        scaler = Scaler.of(rest, part.blocks)
-        path = _rough_path(part.told(~held), _standardised(rest, scaler) @ axes)
-        turned = _standardised(asked, scaler) @ axes
-        return lambda settings: path(settings).decide(turned)
-
-    return hold
-
-
-LOGISTIC = Family(
-    "logistic regression",
-    logistic,
-    lambda part: [{"penalty": penalty} for penalty in PENALTIES],
-    tasks=("multiclass", "binary", "multilabel"),
-    ordered=True,
-    per_unit=True,
-    calibrated=True,
-    views=_shared_axes,
-    warm=True,
-)
-
-
-def _start(part: Part, width: int) -> Matrix:
-    """[W; b] of shape (width + 1, units) that answers with the classes' shares, whatever the image."""
-    weights = np.zeros((width + 1, part.targets.shape[1]))
-    share = np.clip(part.weights @ part.targets / len(part.targets), 0.5 / len(part.targets), None)
-    if part.task == "multiclass":  # a constant added to all classes changes nothing: they sum to 0
-        against = np.exp(np.log(share).mean())
+def _make_start(rows: TrainingRows, width: int) -> Matrix:
+    """Return [W; b] of shape (width + 1, units) that answers every image with the shares of the classes."""
+    start = np.zeros((width + 1, rows.targets.shape[1]))
+    share = np.clip(rows.weights @ rows.targets / len(rows.targets), 0.5 / len(rows.targets), None)
+    if rows.task == "multiclass":  # a constant added to all classes changes nothing: they sum to 0
+        other_share = np.exp(np.log(share).mean())
     else:
-        against = np.maximum(1 - share, 0.5 / len(part.targets))
-    weights[-1] = np.log(share / against)
-    return weights
+        other_share = np.maximum(1 - share, 0.5 / len(rows.targets))
+    start[-1] = np.log(share / other_share)
+    return start
 
 
 class _Problem:
-    """Logistic regression under one penalty, over [W; b] of shape (d + 1, units).
+    """Logistic regression with one penalty, over [W; b] of shape (d + 1, units).
 
-    Along principal axes the Hessian is nearly diagonal: p (1 - p) times the axis' spread, plus the penalty.
-    Solving for W times its root instead of W makes all directions about equally steep.
+    Along principal axes the Hessian is nearly diagonal: p (1 - p) times the spread of the axis, plus the
+    penalty. Solving for W times the root of that, instead of W, makes all directions about equally steep.
     """
 
-    def __init__(self, data: Matrix, part: Part, penalty: float) -> None:
-        steep = np.sqrt(CURVATURE * (data**2).mean(0) + penalty, dtype=np.float64)
-        self._steep = np.append(steep, 1.0)[:, None]
-        self._lighter = np.append(penalty / steep**2, 0.0)[:, None]
-        self._data = (data / steep).astype(data.dtype)
-        self._targets = part.targets.astype(data.dtype)
-        self._weights = (part.weights / len(data)).astype(data.dtype)[:, None]
-        self._one_of_many = part.task == "multiclass"
+    def __init__(self, data: Matrix, rows: TrainingRows, penalty: float) -> None:
+        steepness = np.sqrt(CURVATURE * (data**2).mean(0) + penalty, dtype=np.float64)
+        self._steepness = np.append(steepness, 1.0)[:, None]
+        self._penalties = np.append(penalty / steepness**2, 0.0)[:, None]
+        self._data = (data / steepness).astype(data.dtype)
+        self._targets = rows.targets.astype(data.dtype)
+        self._weights = (rows.weights / len(data)).astype(data.dtype)[:, None]
+        self._is_multiclass = rows.task == "multiclass"
 
-    def descend(self, start: Matrix, *, tolerance: float = 0.0, gain: float = 0.0) -> Matrix:
-        """Newton's steps, each by conjugate gradients in float32, (d + 1, units).
+    def descend(self, start: Matrix, *, tolerance: float = 0.0, min_gain: float = 0.0) -> Matrix:
+        """Take Newton steps and return the last point, (d + 1, units).
 
         Args:
-            start: where to begin.
-            tolerance: no entry of the gradient is above it in the end. The gradient is as exact as the data.
-            gain: or no step promises to lower the loss by more than this share of it.
+            start: point to start from.
+            tolerance: stop when no entry of the gradient is larger. The gradient is as exact as the data.
+            min_gain: stop when a step promises to lower the loss by no more than this share of it.
         """
-        point = start * self._steep
-        small = self._data.astype(np.float32, copy=False)
-        loss, gradient, answer = self._at(point)
-        precise = ALIKE[self._data.dtype.itemsize]
-        for _ in range(STEPS):
+        point = start * self._steepness
+        data = self._data.astype(np.float32, copy=False)
+        loss, gradient, answers = self._evaluate(point)
+        precision = LOSS_PRECISION[self._data.dtype.itemsize]
+        for _ in range(NEWTON_STEPS):
             if np.abs(gradient).max() <= tolerance:
                 break
-            step = self._step(small, gradient, answer.astype(np.float32, copy=False))
+            step = self._find_step(data, gradient, answers.astype(np.float32, copy=False))
             promised = -float((gradient * step).sum()) / 2
             for _ in range(HALVINGS):
-                further = self._at(point + step)
-                if further[0] <= loss + precise * abs(loss):
+                candidate = self._evaluate(point + step)
+                if candidate[0] <= loss + precision * abs(loss):
                     break
                 step = step / 2
             else:
                 break
-            point, (loss, gradient, answer) = point + step, further
-            if promised <= gain * loss:
+            point, (loss, gradient, answers) = point + step, candidate
+            if promised <= min_gain * loss:
                 break
-        found: Matrix = point / self._steep
-        return found
+        solution: Matrix = point / self._steepness
+        return solution
 
-    def _step(self, data: Matrix, gradient: Matrix, answer: Matrix) -> Matrix:
-        """Newton's step. Conjugate gradients are led by the diagonal of the Hessian, which the products of
-        the answers are large or small in: without it they take ten times as many rounds."""
+    def _find_step(self, data: Matrix, gradient: Matrix, answers: Matrix) -> Matrix:
+        """Return Newton's step, by conjugate gradients.
+
+        They are preconditioned by the diagonal of the Hessian, which varies with the products of the answers:
+        without it they take ten times as many rounds.
+        """
         from scipy.sparse.linalg import LinearOperator, cg
 
-        answer = np.where(answer > FAINTEST, answer, 0)  # numbers next to zero take a hundred times as long
-        slopes = answer * (1 - answer) * self._weights.astype(data.dtype)
-        diagonal = sum(
-            (data[at : at + ROWS] ** 2).T @ slopes[at : at + ROWS] for at in range(0, len(data), ROWS)
-        )
-        whole = (np.vstack([diagonal, slopes.sum(0)]) + self._lighter + DAMPING).ravel()
+        answers = np.where(answers > SMALLEST_ANSWER, answers, 0)  # subnormal numbers are 100 times as slow
+        slopes = answers * (1 - answers) * self._weights.astype(data.dtype)
+        chunks = (slice(start, start + CHUNK) for start in range(0, len(data), CHUNK))
+        squares = sum((data[chunk] ** 2).T @ slopes[chunk] for chunk in chunks)
+        diagonal = (np.vstack([squares, slopes.sum(0)]) + self._penalties + DAMPING).ravel()
         shape = (gradient.size, gradient.size)
-        operator = LinearOperator(shape, partial(self._curve, data, answer), dtype=np.float64)
-        lead = LinearOperator(shape, lambda flat: flat / whole, dtype=np.float64)
-        found = cg(operator, -gradient.ravel(), rtol=INEXACT, maxiter=ITERATIONS, M=lead)[0]
-        step: Matrix = found.reshape(gradient.shape)
-        return step - step.mean(1, keepdims=True) if self._one_of_many else step  # they go on summing to 0
+        hessian = LinearOperator(shape, partial(self._multiply_hessian, data, answers), dtype=np.float64)
+        inverse = LinearOperator(shape, lambda flat: flat / diagonal, dtype=np.float64)
+        flat_step, _ = cg(hessian, -gradient.ravel(), rtol=CG_TOLERANCE, maxiter=CG_ITERATIONS, M=inverse)
+        step: Matrix = flat_step.reshape(gradient.shape)
+        return step - step.mean(1, keepdims=True) if self._is_multiclass else step  # weights still sum to 0
 
-    def _at(self, weights: Matrix) -> tuple[float, Matrix, Matrix]:
-        """Loss, gradient (d + 1, units) and answers (n, units)."""
-        kind = self._data.dtype
-        logits = self._data @ weights[:-1].astype(kind) + weights[-1].astype(kind)
-        loss, answer = (_softmax if self._one_of_many else _sigmoid)(logits, self._targets, self._weights)
-        slope = self._back(self._data, (answer - self._targets) * self._weights) + self._lighter * weights
-        return loss + float((self._lighter * weights**2).sum()) / 2, slope, answer
+    def _evaluate(self, point: Matrix) -> tuple[float, Matrix, Matrix]:
+        """Return the loss, its gradient (d + 1, units) and the answers (n, units)."""
+        dtype = self._data.dtype
+        logits = self._data @ point[:-1].astype(dtype) + point[-1].astype(dtype)
+        answer = _answer_classes if self._is_multiclass else _answer_units
+        loss, answers = answer(logits, self._targets, self._weights)
+        gradient = self._sum_rows(self._data, (answers - self._targets) * self._weights)
+        penalty = float((self._penalties * point**2).sum()) / 2
+        return loss + penalty, gradient + self._penalties * point, answers
 
-    def _curve(self, data: Matrix, answer: Matrix, flat: Matrix) -> Matrix:
-        """The Hessian times a direction, damped: the bias of a label that never occurs has no best value."""
-        direction = flat.reshape(-1, answer.shape[1])
-        along = data @ direction[:-1].astype(data.dtype) + direction[-1].astype(data.dtype)
-        if self._one_of_many:
-            change = answer * (along - (answer * along).sum(1, keepdims=True))
+    def _multiply_hessian(self, data: Matrix, answers: Matrix, flat: Matrix) -> Matrix:
+        """Multiply a flat direction by the damped Hessian."""
+        direction = flat.reshape(-1, answers.shape[1])
+        logits = data @ direction[:-1].astype(data.dtype) + direction[-1].astype(data.dtype)
+        if self._is_multiclass:
+            change = answers * (logits - (answers * logits).sum(1, keepdims=True))
         else:
-            change = answer * (1 - answer) * along
-        weighted = change * self._weights.astype(data.dtype)
-        found: Matrix = (self._back(data, weighted) + (self._lighter + DAMPING) * direction).ravel()
-        return found
+            change = answers * (1 - answers) * logits
+        product = self._sum_rows(data, change * self._weights.astype(data.dtype))
+        flat_product: Matrix = (product + (self._penalties + DAMPING) * direction).ravel()
+        return flat_product
 
     @staticmethod
-    def _back(data: Matrix, slopes: Matrix) -> Matrix:
-        found: Matrix = np.vstack([data.T @ slopes, slopes.sum(0)]).astype(np.float64)
-        return found
+    def _sum_rows(data: Matrix, slopes: Matrix) -> Matrix:
+        """Return [X^T slopes; sum of slopes], (d + 1, units)."""
+        sums: Matrix = np.vstack([data.T @ slopes, slopes.sum(0)]).astype(np.float64)
+        return sums
 
 
-def _softmax(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:
-    """Cross-entropy, and the answers, (n, classes)."""
-    answer = np.exp(logits - logits.max(1, keepdims=True))
-    answer /= answer.sum(1, keepdims=True)
-    return -float(weights[:, 0] @ np.log(np.maximum((answer * targets).sum(1), 1e-30))), answer
+def _answer_classes(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:
+    """Return the cross-entropy and the answers of a softmax, (n, classes)."""
+    answers = np.exp(logits - logits.max(1, keepdims=True))
+    answers /= answers.sum(1, keepdims=True)
+    return -float(weights[:, 0] @ np.log(np.maximum((answers * targets).sum(1), 1e-30))), answers
 
 
-def _sigmoid(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:
-    """The sum over units of the binary cross-entropy, and the answers, (n, units)."""
+def _answer_units(logits: Matrix, targets: Matrix, weights: Matrix) -> tuple[float, Matrix]:
+    """Return the binary cross-entropy summed over units, and the answers of sigmoids, (n, units)."""
     from scipy.special import expit
 
     return float((weights * (np.logaddexp(0, logits) - targets * logits)).sum()), expit(logits)
+
+
+LOGISTIC = SolverSpec(
+    "logistic regression",
+    prepare_logistic,
+    lambda rows: [{"penalty": penalty} for penalty in PENALTIES],
+    tasks=("multiclass", "binary", "multilabel"),
+    is_unimodal=True,
+    is_per_unit=True,
+    is_calibrated=True,
+    prepare_folds=prepare_logistic_folds,
+    is_warm_started=True,
+)

@@ -1,17 +1,17 @@
-"""Classical heads on the features of a frozen backbone: one entry, `solve`.
+"""Heads solved on the features of a frozen backbone: one entry, `solve`.
 
 | solver | tasks | solved by | chosen by cross-validation | becomes |
 |---|---|---|---|---|
-| logistic | classes, labels | Newton's method, ours | penalty, one a label | a Dense layer |
-| ridge | all | one eigendecomposition, ours | penalty, one a label or target | a Dense layer |
+| logistic | classes, labels | Newton's method, ours | penalty, one per label | a Dense layer |
+| ridge | all | one eigendecomposition, ours | penalty, one per label or target | a Dense layer |
 | lda | classes, labels | one eigendecomposition, ours | shrinkage | a Dense layer |
 | svm | all | LinearSVC one against the rest, LinearSVR | penalty | a Dense layer |
 | svm-rbf | all | SVC one against one, SVR | C, gamma | Dense layers around an exponential |
 | neighbours | all | a search | k, metric, weights | Dense, top k, a table |
-| boosting | all | HistGradientBoosting | number of trees | an estimator, kept with skops |
-| any estimator | what it can | its own `fit` | nothing: it has its settings | an estimator, kept with skops |
+| boosting | all | HistGradientBoosting | number of trees | an estimator, written with skops |
+| any estimator | its own | its own `fit` | nothing: it has its settings | an estimator, written with skops |
 
-Labels (multilabel) and several targets are solved one by one where the method knows only one.
+Labels (multilabel) and several targets are solved one by one if the method knows only one.
 """
 
 from __future__ import annotations
@@ -20,24 +20,40 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.errors import DataError, RegraftError, UsageError, nearest
-from regraft.solvers.cross_validation import Family, Part, Settings, Trial, cross_validate, solved
+from regraft.errors import DataError, RegraftError, UsageError, suggest_nearest
+from regraft.solvers.closed_form import DISCRIMINANT, RIDGE
+from regraft.solvers.cross_validation import (
+    Settings,
+    SolverSpec,
+    TrainingRows,
+    Trial,
+    cross_validate,
+    fit_rule,
+)
 from regraft.solvers.decision import Linear, Link, Rule, Scaler
-from regraft.solvers.estimator_io import Kept
-from regraft.solvers.sklearn_heads import FAMILIES, given
+from regraft.solvers.estimator_io import EstimatorHead
+from regraft.solvers.logistic import LOGISTIC
+from regraft.solvers.sklearn_heads import BOOSTING, LINEAR_SVM, NEIGHBOURS, RADIAL_SVM, spec_from_estimator
 from regraft.tasks import TASKS
 
-__all__ = ["SOLVERS", "SolvedHead", "part_of", "solve"]
+__all__ = ["SOLVER_SPECS", "SolvedHead", "make_training_rows", "solve"]
 
 Matrix = NDArray[np.float64]
 
-SOLVERS = tuple(FAMILIES)
+SOLVER_SPECS: dict[str, SolverSpec] = {
+    "logistic": LOGISTIC,
+    "ridge": RIDGE,
+    "lda": DISCRIMINANT,
+    "svm": LINEAR_SVM,
+    "svm-rbf": RADIAL_SVM,
+    "neighbours": NEIGHBOURS,
+    "boosting": BOOSTING,
+}
 
 
 @dataclass(frozen=True)
@@ -45,14 +61,14 @@ class SolvedHead:
     """A head solved on features.
 
     Attributes:
-        solver: its name, one of `classical.SOLVERS`, or the class of an estimator handed in.
-        phrase: how it was found, in words.
-        settings: what was chosen; with a number behind the name where labels or targets differ.
-        losses: held-out loss of all settings tried, by their text.
-        score: the task's score on held-out images of the training part; NaN where none could be held out.
-        rule: decision values of standardised features.
+        solver: key of `SOLVER_SPECS`, or the class name of a user's estimator.
+        phrase: description of how the head was found.
+        settings: chosen settings; names end with a number if labels or targets differ.
+        losses: held-out loss of each choice of settings, by its text.
+        score: the task's score on held-out images of the training part; NaN if none could be held out.
+        rule: from standardised features to decision values.
         scaler: standardises features.
-        link: answers from decision values.
+        link: from decision values to answers.
     """
 
     solver: str
@@ -65,26 +81,26 @@ class SolvedHead:
     link: Link
 
     @property
-    def kept(self) -> Kept | None:
-        """For `write_estimator`: the estimators with their link, or None for a head of Keras layers."""
-        return replace(self.rule, link=self.link) if isinstance(self.rule, Kept) else None
+    def estimator_head(self) -> EstimatorHead | None:
+        """Estimators with their link, for `write_estimator`; None for a head of Keras layers."""
+        return replace(self.rule, link=self.link) if isinstance(self.rule, EstimatorHead) else None
 
     @property
     def weights(self) -> NDArray[np.float32] | None:
         """Kernel (d, units) of the one Dense layer that a linear head is, or None."""
-        return self._folded.weights.astype(np.float32) if self._folded else None
+        return self._raw_rule.weights.astype(np.float32) if self._raw_rule else None
 
     @property
     def bias(self) -> NDArray[np.float32] | None:
         """Bias (units,) of that layer, or None."""
-        return self._folded.bias.astype(np.float32) if self._folded else None
+        return self._raw_rule.bias.astype(np.float32) if self._raw_rule else None
 
     @property
-    def _folded(self) -> Linear | None:
-        return self.rule.folded(self.scaler, self.link) if isinstance(self.rule, Linear) else None
+    def _raw_rule(self) -> Linear | None:
+        return self.rule.absorb(self.scaler, self.link) if isinstance(self.rule, Linear) else None
 
-    def apply(self, features: Any) -> Any:
-        """The head as plain Keras layers, the last one named `head_output`.
+    def build_layers(self, features: Any) -> Any:
+        """Apply the head as plain Keras layers, the last one named `head_output`.
 
         Args:
             features: a Keras tensor (batch, d), symbolic or real.
@@ -93,17 +109,17 @@ class SolvedHead:
             The task's answers, float32 (batch, units).
 
         Raises:
-            UsageError: the head does not become layers; see `kept`.
+            UsageError: the head does not become layers; see `estimator_head`.
         """
-        return self.rule.graph(features, self.scaler, self.link)
+        return self.rule.build_layers(features, self.scaler, self.link)
 
-    def decisions(self, features: NDArray[np.floating[Any]]) -> Matrix:
-        """Decision values (n, units) of features (n, d), in float64."""
+    def decide(self, features: NDArray[np.floating[Any]]) -> Matrix:
+        """Return decision values (n, units) of features (n, d), in float64."""
         return self.rule.decide(self.scaler(features))
 
     def predict(self, features: NDArray[np.floating[Any]]) -> Matrix:
-        """The task's answers, (n, units), to features (n, d), in float64."""
-        return self.link(self.decisions(features))
+        """Return the task's answers, (n, units), to features (n, d), in float64."""
+        return self.link(self.decide(features))
 
 
 def solve(
@@ -116,16 +132,15 @@ def solve(
     groups: NDArray[Any] | Sequence[str] | None = None,
     sample_weight: NDArray[np.floating[Any]] | None = None,
 ) -> SolvedHead:
-    """Solve a classical head; its settings by cross-validation on the rows given.
+    """Solve a head, with settings chosen by cross-validation on the same rows.
 
     Args:
-        solver: one of `SOLVERS`, or an estimator of scikit-learn's kind, which is cloned, not changed.
-        features: shape (n, d), as the backbone gives them; or several such blocks, which count alike however
-            wide they are.
+        solver: key of `SOLVER_SPECS`, or a scikit-learn estimator, which is cloned and not changed.
+        features: raw features, shape (n, d); or several such blocks, which count alike whatever their width.
         targets: class numbers (n,) for "multiclass" and "binary", 0/1 (n, labels) for "multilabel", numbers
             (n, targets) for "regression".
         task: one of `tasks.TASKS`.
-        seed: of the folds and of solvers that draw numbers.
+        seed: random seed, for folds and for solvers that draw numbers.
         groups: shape (n,); rows of one group, such as views of one image, are never on both sides of a fold.
         sample_weight: shape (n,), not negative: how much each row counts.
 
@@ -143,23 +158,23 @@ def solve(
         >>> head.weights.shape
         (3, 3)
     """
-    family, name = _family(solver, task)
+    spec, name = _find_spec(solver, task)
     blocks = () if isinstance(features, np.ndarray) else tuple(block.shape[1] for block in features)
     data = np.concatenate(features, 1) if blocks else np.asarray(features)
-    part, link = part_of(data, np.asarray(targets), task=task, seed=seed, weights=sample_weight)
-    part = replace(part, blocks=blocks)
-    places = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    with _told(family, part):
-        trials, held = cross_validate(family, part, groups=places)
-        best = _best(trials, family, part)
-        chosen, link = _settings(best, family, part), _link(best, link)
-        rule, scaler = _solved(family, part, chosen)
+    rows, link = make_training_rows(data, np.asarray(targets), task=task, seed=seed, weights=sample_weight)
+    rows = replace(rows, blocks=blocks)
+    numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    with _explain_failure(spec, rows):
+        trials, held = cross_validate(spec, rows, groups=numbers)
+        best = _choose_trials(trials, spec, rows)
+        settings, link = _list_settings(best, spec, rows), _calibrate(link, best)
+        rule, scaler = _solve_units(spec, rows, settings)
     return SolvedHead(
         solver=name,
-        phrase=_phrase(family, _shown(chosen), trials),
-        settings=_shown(chosen),
-        losses={_text(trial.settings): float(trial.losses.mean()) for trial in trials},
-        score=_score(best, part.told(held), task),
+        phrase=_describe(spec, _merge_settings(settings), trials),
+        settings=_merge_settings(settings),
+        losses={_format(trial.settings): float(trial.losses.mean()) for trial in trials},
+        score=_score(best, rows.select_targets(held), task),
         rule=rule,
         scaler=scaler,
         link=link,
@@ -167,8 +182,8 @@ def solve(
 
 
 @contextmanager
-def _told(family: Family, part: Part) -> Iterator[None]:
-    """What a solver cannot do becomes one message; what it remarks on the way is not for the user."""
+def _explain_failure(spec: SolverSpec, rows: TrainingRows) -> Iterator[None]:
+    """Turn a solver's failure into one message, and hide warnings that a user can do nothing about."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Liblinear failed to converge")  # within the rough tolerance
@@ -177,131 +192,139 @@ def _told(family: Family, part: Part) -> Iterator[None]:
     except (ValueError, np.linalg.LinAlgError) as error:
         if isinstance(error, RegraftError):
             raise
-        shape = f"{part.data.shape[0]:,} images with {part.data.shape[1]:,} features"
+        shape = f"{rows.data.shape[0]:,} images with {rows.data.shape[1]:,} features"
         raise DataError(
-            f"{family.phrase} cannot be solved on {shape}: {error}. Choose another solver."
+            f"{spec.phrase} cannot be solved on {shape}: {error}. Choose another solver."
         ) from error
 
 
-def _family(solver: str | Any, task: str) -> tuple[Family, str]:
+def _find_spec(solver: str | Any, task: str) -> tuple[SolverSpec, str]:
     if task not in TASKS:
-        raise UsageError(
-            f"task: expected one of {', '.join(TASKS)}. Received: {task!r}.{nearest(str(task), TASKS)}"
-        )
+        hint = suggest_nearest(str(task), TASKS)
+        raise UsageError(f"task: expected one of {', '.join(TASKS)}. Received: {task!r}.{hint}")
     if not isinstance(solver, str):
-        return given(solver, task), type(solver).__name__
-    if solver not in FAMILIES:
-        hint = nearest(solver, FAMILIES)
-        raise UsageError(f"solver: expected one of {', '.join(FAMILIES)}. Received: {solver!r}.{hint}")
-    family = FAMILIES[solver]
-    if task not in family.tasks:
-        able = ", ".join(name for name, other in FAMILIES.items() if task in other.tasks)
+        return spec_from_estimator(solver, task), type(solver).__name__
+    if solver not in SOLVER_SPECS:
+        hint = suggest_nearest(solver, SOLVER_SPECS)
+        raise UsageError(f"solver: expected one of {', '.join(SOLVER_SPECS)}. Received: {solver!r}.{hint}")
+    spec = SOLVER_SPECS[solver]
+    if task not in spec.tasks:
+        able = ", ".join(name for name, other in SOLVER_SPECS.items() if task in other.tasks)
         raise UsageError(f"The solver {solver} cannot do {task}; these can: {able}.")
-    return family, solver
+    return spec, solver
 
 
-def part_of(
+def make_training_rows(
     features: NDArray[Any], targets: NDArray[Any], *, task: str, seed: int, weights: NDArray[Any] | None
-) -> tuple[Part, Link]:
-    """Checked rows, a regression's targets standardised; and the link that gives their units back."""
-    rows = len(features)
-    if features.ndim != 2 or len(targets) != rows or rows < 2:
+) -> tuple[TrainingRows, Link]:
+    """Check features and targets, and standardise the targets of a regression.
+
+    Returns:
+        The rows, and the link that gives answers the targets' units back.
+
+    Raises:
+        DataError: features, targets and weights do not fit together, or are not finite.
+    """
+    count = len(features)
+    if features.ndim != 2 or len(targets) != count or count < 2:
         raise DataError(
             "Expected features (n, d) and as many targets, two at least. "
             f"Received: {features.shape} and {targets.shape}."
         )
     if not np.isfinite(features).all() or not np.isfinite(targets).all():
         raise DataError(
-            "Expected finite features and targets. Received: values that are infinite or no numbers."
+            "Expected finite features and targets. Received: values that are infinite or not numbers."
         )
     if task in ("multiclass", "binary"):
         _check_classes(targets, task)
-    shares = np.ones(rows) if weights is None else np.asarray(weights, np.float64)
-    if shares.shape != (rows,) or not np.isfinite(shares).all() or shares.min() < 0 or not shares.any():
+    shares = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+    if shares.shape != (count,) or not np.isfinite(shares).all() or shares.min() < 0 or not shares.any():
         raise DataError(
-            f"Expected {rows} weights, not negative and not all zero. Received: shape {shares.shape}."
+            f"Expected {count} weights, not negative and not all zero. Received: shape {shares.shape}."
         )
-    outputs = int(targets.max()) + 1 if task == "multiclass" else targets.reshape(rows, -1).shape[1]
+    outputs = int(targets.max()) + 1 if task == "multiclass" else targets.reshape(count, -1).shape[1]
     encoded = (
-        targets.astype(np.float64).reshape(rows, -1)
+        targets.astype(np.float64).reshape(count, -1)
         if task == "regression"
         else TASKS[task].encode(targets, outputs).astype(np.float64)
     )
-    scaler = Scaler.of(encoded) if task == "regression" else Scaler.none(encoded.shape[1])
+    scaler = Scaler.from_features(encoded) if task == "regression" else Scaler.identity(encoded.shape[1])
     link = Link(TASKS[task].activation, scaler.scale, scaler.mean)
     data = features.astype(np.float64)
-    return Part(data, scaler(encoded), shares * rows / shares.sum(), task, seed), link
+    return TrainingRows(data, scaler(encoded), shares * count / shares.sum(), task, seed), link
 
 
 def _check_classes(labels: NDArray[Any], task: str) -> None:
-    found = np.unique(labels)
-    wanted = np.arange(2 if task == "binary" else max(2, int(found.max()) + 1))
-    if not np.array_equal(found, wanted):
+    present = np.unique(labels)
+    expected = np.arange(2 if task == "binary" else max(2, int(present.max()) + 1))
+    if not np.array_equal(present, expected):
         raise DataError(
-            f"Expected images of every class in training: {len(wanted)} classes. "
-            f"Received: images of {len(np.intersect1d(found, wanted))} of them."
+            f"Expected images of every class in training: {len(expected)} classes. "
+            f"Received: images of {len(np.intersect1d(present, expected))} of them."
         )
 
 
-def _best(trials: list[Trial], family: Family, part: Part) -> list[Trial]:
-    """The trial of the lowest loss, for each unit: one for all unless the family has settings a unit."""
-    units = part.targets.shape[1]
+def _choose_trials(trials: list[Trial], spec: SolverSpec, rows: TrainingRows) -> list[Trial]:
+    """Return the trial of lowest loss for each unit: the same one unless each unit has its own settings."""
+    units = rows.targets.shape[1]
     if not trials:
         return []
-    if family.per_unit and part.task in ("multilabel", "regression"):
+    if spec.is_per_unit and rows.task in ("multilabel", "regression"):
         return [min(trials, key=lambda trial: float(trial.losses[unit])) for unit in range(units)]
     return [min(trials, key=lambda trial: float(trial.losses.mean()))] * units
 
 
-def _settings(best: list[Trial], family: Family, part: Part) -> list[Settings]:
-    """The settings of each unit; the middle of the grid where nothing could be held out to choose by."""
-    grid = list(family.grid(part))
-    return [trial.settings for trial in best] or [grid[len(grid) // 2]] * part.targets.shape[1]
+def _list_settings(best: list[Trial], spec: SolverSpec, rows: TrainingRows) -> list[Settings]:
+    """Return the settings of each unit; the middle of the grid if nothing could be held out to choose by."""
+    grid = list(spec.grid(rows))
+    return [trial.settings for trial in best] or [grid[len(grid) // 2]] * rows.targets.shape[1]
 
 
-def _link(best: list[Trial], link: Link) -> Link:
+def _calibrate(link: Link, best: list[Trial]) -> Link:
     if link.activation == "linear" or not best:
         return link
     return replace(link, gain=np.array([trial.link.gain[unit] for unit, trial in enumerate(best)]))
 
 
-def _solved(family: Family, part: Part, chosen: list[Settings]) -> tuple[Rule, Scaler]:
-    """The rule on all rows; where units have settings of their own, each takes its column of theirs."""
-    found = {_text(settings): partial(solved, family, part, settings) for settings in chosen}
-    rules = {text: solve_one() for text, solve_one in found.items()}
-    first, scaler = rules[_text(chosen[0])]
-    if len(rules) == 1:
+def _solve_units(spec: SolverSpec, rows: TrainingRows, settings: list[Settings]) -> tuple[Rule, Scaler]:
+    """Solve all rows; if units have settings of their own, take from each solution the unit's column."""
+    names = [_format(one) for one in settings]
+    solutions = {
+        name: fit_rule(spec, rows, one) for name, one in dict(zip(names, settings, strict=True)).items()
+    }
+    first, scaler = solutions[names[0]]
+    if len(solutions) == 1:
         return first, scaler
-    linear = [rules[_text(settings)][0] for settings in chosen]
-    weights = [rule.weights[:, unit] for unit, rule in enumerate(linear) if isinstance(rule, Linear)]
-    bias = [rule.bias[unit] for unit, rule in enumerate(linear) if isinstance(rule, Linear)]
+    rules = [solutions[name][0] for name in names]
+    weights = [rule.weights[:, unit] for unit, rule in enumerate(rules) if isinstance(rule, Linear)]
+    bias = [rule.bias[unit] for unit, rule in enumerate(rules) if isinstance(rule, Linear)]
     return Linear(np.stack(weights, 1), np.array(bias)), scaler
 
 
-def _score(best: list[Trial], part: Part, task: str) -> float:
+def _score(best: list[Trial], rows: TrainingRows, task: str) -> float:
     if not best:
         return float("nan")
-    different = {id(trial): trial for trial in best}  # mostly one for all units
+    different = {id(trial): trial for trial in best}  # usually one for all units
     answers = {number: trial.link(trial.decisions) for number, trial in different.items()}
-    chosen = np.stack([answers[id(trial)][:, unit] for unit, trial in enumerate(best)], 1)
-    return TASKS[task].score(chosen, part.targets)
+    columns = np.stack([answers[id(trial)][:, unit] for unit, trial in enumerate(best)], 1)
+    return TASKS[task].score(columns, rows.targets)
 
 
-def _shown(chosen: list[Settings]) -> Settings:
-    if len({_text(settings) for settings in chosen}) == 1:
-        return chosen[0]
-    return {
-        f"{name} {unit}": value for unit, settings in enumerate(chosen) for name, value in settings.items()
-    }
+def _merge_settings(settings: list[Settings]) -> Settings:
+    """Return the settings of all units as one; if they differ, names end with the number of the unit."""
+    if len({_format(one) for one in settings}) == 1:
+        return settings[0]
+    return {f"{name} {unit}": value for unit, one in enumerate(settings) for name, value in one.items()}
 
 
-def _text(settings: Settings) -> str:
-    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+def _format(settings: Settings) -> str:
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in texts.items())
 
 
-def _phrase(family: Family, settings: Settings, trials: list[Trial]) -> str:
-    how = " by cross-validation" if len(trials) > 1 else ""
-    names = {name.rsplit(" ", 1)[0] for name in settings if " " in name}
-    what = f"{' and '.join(sorted(names))} of each output" if names else _text(settings)
-    return f"{family.phrase}, {what}{how}" if settings else family.phrase
+def _describe(spec: SolverSpec, settings: Settings, trials: list[Trial]) -> str:
+    if not settings:
+        return spec.phrase
+    unit_names = {name.rsplit(" ", 1)[0] for name in settings if " " in name}
+    text = f"{' and '.join(sorted(unit_names))} of each output" if unit_names else _format(settings)
+    return f"{spec.phrase}, {text}{' by cross-validation' if len(trials) > 1 else ''}"

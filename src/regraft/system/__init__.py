@@ -1,0 +1,1 @@
+"""The process around regraft: console, signals, imports, Keras' backend, files and the cache folder."""

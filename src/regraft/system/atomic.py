@@ -1,7 +1,8 @@
-"""What is written beside its place and moved there whole, told from what dead processes left: by a lock.
+"""Atomic writes: files and folders are written next to their target and renamed into place.
 
-The kernel takes a process' locks back whatever ended it. A process' number would say less: numbers are given
-again, and in containers several processes have the same one.
+A lock tells the temporaries of a live process from those that a dead one left: the kernel releases a process'
+locks however it ended. A process ID would not do: IDs are reused, and in containers several processes have
+the same one.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["hold", "new_file", "new_folder", "sweep", "take_place"]
+__all__ = ["make_temporary_file", "make_temporary_folder", "remove_stale", "replace_atomically", "try_lock"]
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-_HERE = -100  # AT_FDCWD
+_AT_FDCWD = -100
 
 
 @contextmanager
-def new_file(folder: Path, prefix: str) -> Iterator[Path]:
-    """An empty file whose name begins with `prefix`; `sweep` leaves it alone while the block runs.
+def make_temporary_file(folder: Path, prefix: str) -> Iterator[Path]:
+    """Yield an empty file whose name begins with `prefix`, locked so that `remove_stale` leaves it alone.
 
-    The block moves it to its place; what is left of it afterwards is removed.
+    The block renames the file to its target; a file that is still there afterwards is deleted.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: nothing can be written to the folder.
     """
 
     def make() -> Path:
@@ -41,7 +42,7 @@ def new_file(folder: Path, prefix: str) -> Iterator[Path]:
         path.touch(exist_ok=False)
         return path
 
-    with _held(make) as path:
+    with _make_and_lock(make) as path:
         try:
             yield path
         finally:
@@ -49,50 +50,50 @@ def new_file(folder: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: Path, prefix: str) -> Iterator[Path]:
-    """An empty folder, as `new_file` is an empty file; what dead processes left of this prefix goes first.
+def make_temporary_folder(folder: Path, prefix: str) -> Iterator[Path]:
+    """Yield an empty folder as `make_temporary_file` yields a file; remove stale ones of this prefix first.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with new_folder(Path(parent), ".run.") as beside:
-        ...         sweep(Path(parent), ".run.")
-        ...         print(beside.is_dir())
-        ...     print(beside.is_dir())
+        ...     with make_temporary_folder(Path(parent), ".run.") as temporary:
+        ...         remove_stale(Path(parent), ".run.")
+        ...         print(temporary.is_dir())
+        ...     print(temporary.is_dir())
         True
         False
     """
 
-    sweep(folder, prefix)
+    remove_stale(folder, prefix)
 
     def make() -> Path:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
         path.chmod(0o755)
         return path
 
-    with _held(make) as path:
+    with _make_and_lock(make) as path:
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def hold(path: Path) -> int | None:
-    """Lock a file or folder until the descriptor that comes back is closed, or the process ends.
+def try_lock(path: Path) -> int | None:
+    """Lock a file or folder until the returned descriptor is closed or the process ends.
 
     Returns:
-        None where it is not there (any more), or where somebody holds it.
+        None if the path does not exist (any more) or another process has locked it.
 
     Raises:
         OSError: it cannot be opened.
     """
-    if sys.platform == "win32":  # no locks, and no descriptor of a folder
+    if sys.platform == "win32":  # no such locks there, and no descriptor of a folder
         return os.open(os.devnull, os.O_RDONLY)
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        with suppress(_NoLocksError):  # then `sweep` removes nothing there either
+        with suppress(_NoLocksError):  # `remove_stale` removes nothing there either
             _lock(descriptor)
         if os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
@@ -102,7 +103,7 @@ def hold(path: Path) -> int | None:
     return None
 
 
-def sweep(folder: Path, prefix: str) -> None:
+def remove_stale(folder: Path, prefix: str) -> None:
     """Remove the files and folders of this prefix that no process is writing any more."""
     for path in folder.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):
@@ -114,39 +115,41 @@ def sweep(folder: Path, prefix: str) -> None:
                 os.close(descriptor)
 
 
-def take_place(beside: Path, place: Path) -> None:
-    """Move a folder to its place. One that is there ends where the new one was: nobody finds none, or half.
+def replace_atomically(new: Path, target: Path) -> None:
+    """Move a folder to its target, so that nobody ever sees no folder there or half of one.
+
+    A folder that was there before ends up where the new one was.
 
     Raises:
-        OSError: it cannot be moved; then both are where they were.
+        OSError: it cannot be moved; then both folders are where they were.
     """
-    for path in beside.rglob("*"):
+    for path in new.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-    if not place.exists():
-        beside.rename(place)
-    elif not _exchanged(beside, place):  # then there is a moment without any
-        old = place.with_name(f"{place.name}.before-{uuid.uuid4().hex[:8]}")
-        place.rename(old)
-        beside.rename(place)
-        old.rename(beside)
+    if not target.exists():
+        new.rename(target)
+    elif not _exchange(new, target):  # for a moment there is no folder at the target
+        old = target.with_name(f"{target.name}.before-{uuid.uuid4().hex[:8]}")
+        target.rename(old)
+        new.rename(target)
+        old.rename(new)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
-    """Whether the two have changed their names, at once; not every system and file system can."""
-    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    return exchange is not None and not exchange(
-        _HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two paths in one step; return False where the system or file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and not rename(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE
     )
 
 
 @contextmanager
-def _held(make: Callable[[], Path]) -> Iterator[Path]:
-    """What `make` makes, locked; made once more where a sweep came between making and locking."""
+def _make_and_lock(make: Callable[[], Path]) -> Iterator[Path]:
+    """Yield what `make` makes, locked; make it again if it was removed before it was locked."""
     while True:
         path = make()
-        descriptor = hold(path)
+        descriptor = try_lock(path)
         if descriptor is not None:
             break
     try:
@@ -156,11 +159,11 @@ def _held(make: Callable[[], Path]) -> Iterator[Path]:
 
 
 class _NoLocksError(OSError):
-    """A file system, or a system, without locks."""
+    """The system or the file system has no locks."""
 
 
 def _lock(descriptor: int) -> None:
-    """Lock, or raise BlockingIOError where somebody else has."""
+    """Lock, or raise BlockingIOError if somebody else holds the lock."""
     if sys.platform == "win32":
         raise _NoLocksError
     try:

@@ -1,9 +1,9 @@
-"""Which backend Keras runs on: who chose it, whether it is here, what it can do; what is installed.
+"""Keras' backend: which one runs, who chose it, what it can do; and the versions of installed packages.
 
 The program's commands choose OpenVINO where nothing trains by gradient: importing it takes a second,
-importing TensorFlow five. A choice of the user's always wins: `KERAS_BACKEND`, a `keras.json` that names
-another backend than the one that Keras writes there by itself, or Keras imported already. In Python nothing
-is chosen: the process is the user's.
+importing TensorFlow takes five. A choice of the user always wins: `KERAS_BACKEND`, a `keras.json` that names
+another backend than Keras writes there by default, or Keras imported already. In Python nothing is chosen:
+the process is the user's.
 """
 
 from __future__ import annotations
@@ -20,92 +20,97 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from regraft.errors import EnvironmentFault
-from regraft.system.imports import import_openvino, preloaded_allocator, skip_other_backends
+from regraft.system.imports import find_preloaded_allocator, import_openvino, skip_other_backends
 
 if TYPE_CHECKING:
     import keras
 
 __all__ = [
-    "backend_name",
     "choose_openvino",
-    "expect_backend",
-    "expect_gradients",
-    "installed",
-    "keras_home",
-    "restart",
-    "settle_variables",
-    "versions",
-    "was_chosen",
+    "compute_initial_values",
+    "get_backend_name",
+    "get_installed_versions",
+    "get_keras_home",
+    "get_versions",
+    "has_chosen_openvino",
+    "require_backend",
+    "require_gradients",
+    "restart_on_tensorflow",
 ]
 
-DEFAULT = "tensorflow"  # what Keras takes, and writes into keras.json, where nobody says otherwise
+DEFAULT = "tensorflow"  # what Keras uses, and writes into keras.json, unless told otherwise
 GRADIENTS = ("tensorflow", "jax", "torch")
 BACKENDS = (*GRADIENTS, "openvino", "numpy")
 PACKAGES = (
     "regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow", "cykooz-resizer"
 )  # fmt: skip
-_chosen = False  # by `choose_openvino`; backends belong to a process, and so does this
+_chosen = False  # by `choose_openvino`; global, since a process has one backend
 
 
-def keras_home() -> Path:
-    """Return the folder of Keras' settings and of what it downloads: $KERAS_HOME, else ~/.keras."""
+def get_keras_home() -> Path:
+    """Return the folder of Keras' settings and downloads: $KERAS_HOME, else ~/.keras."""
     home = os.environ.get("KERAS_HOME")
     return Path(home) if home else Path.home() / ".keras"
 
 
-def backend_name() -> str:
-    """Return the backend that Keras has; where it is not imported, the one that it will have.
+def get_backend_name() -> str:
+    """Return the name of Keras' backend, or of the one it will have if it is not imported yet.
 
-    >>> backend_name() in BACKENDS
+    >>> get_backend_name() in BACKENDS
     True
     """
     if (keras := sys.modules.get("keras")) is not None and hasattr(keras, "backend"):
         return str(keras.backend.backend())
-    if named := os.environ.get("KERAS_BACKEND"):
-        return named
+    if name := os.environ.get("KERAS_BACKEND"):
+        return name
     try:
-        return str(json.loads((keras_home() / "keras.json").read_text("utf-8")).get("backend", DEFAULT))
-    except (OSError, ValueError, AttributeError):  # Keras passes over such a file, too
+        return str(json.loads((get_keras_home() / "keras.json").read_text("utf-8")).get("backend", DEFAULT))
+    except (OSError, ValueError, AttributeError):  # Keras ignores such a file, too
         return DEFAULT
 
 
 def choose_openvino() -> None:
-    """Have Keras run on OpenVINO in this process, unless somebody else chose a backend.
+    """Make Keras run on OpenVINO in this process, unless somebody else chose a backend.
 
-    Only a process that is a program of ours calls this, before Keras is imported.
+    Only regraft's own programs call this, before Keras is imported.
     """
     global _chosen  # noqa: PLW0603
-    free = "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ and backend_name() == DEFAULT
-    if free and importlib.util.find_spec("openvino") and not preloaded_allocator():
+    free = "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ and get_backend_name() == DEFAULT
+    if free and importlib.util.find_spec("openvino") and not find_preloaded_allocator():
         os.environ["KERAS_BACKEND"] = "openvino"
         skip_other_backends()
         _chosen = True
 
 
-def expect_backend() -> None:
-    """Check that Keras' backend is one that is installed.
+def has_chosen_openvino() -> bool:
+    """Return whether `choose_openvino` chose the backend."""
+    return _chosen
+
+
+def require_backend() -> None:
+    """Check that Keras' backend is installed.
 
     Raises:
-        EnvironmentFault: it is not.
+        EnvironmentFault: it is unknown or not installed.
     """
-    name = backend_name()
-    where = "KERAS_BACKEND" if "KERAS_BACKEND" in os.environ else str(keras_home() / "keras.json")
+    name = get_backend_name()
+    source = "KERAS_BACKEND" if "KERAS_BACKEND" in os.environ else str(get_keras_home() / "keras.json")
     if name not in BACKENDS:
-        raise EnvironmentFault(f"{where}: expected {', '.join(BACKENDS)}. Received: {name}.")
+        raise EnvironmentFault(f"{source}: expected {', '.join(BACKENDS)}. Received: {name}.")
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         raise EnvironmentFault(
-            f"{where} names the backend {name}, which is not installed. Install it, or set "
+            f"{source} names the backend {name}, which is not installed. Install it, or set "
             f"KERAS_BACKEND={DEFAULT}."
         )
 
 
-def expect_gradients() -> None:
-    """Check that Keras' backend trains.
+def require_gradients() -> None:
+    """Check that Keras' backend can train.
 
     Raises:
-        EnvironmentFault: it only infers.
+        EnvironmentFault: it can only infer.
     """
-    if (name := backend_name()) not in GRADIENTS:
+    if (name := get_backend_name()) not in GRADIENTS:
         raise EnvironmentFault(
             f"Keras runs on {name} here, which cannot train by gradient. Expected {' or '.join(GRADIENTS)}: "
             f"set KERAS_BACKEND={DEFAULT} before Keras is imported, or train nothing by gradient "
@@ -113,45 +118,42 @@ def expect_gradients() -> None:
         )
 
 
-def settle_variables(model: keras.Model) -> None:
+def compute_initial_values(model: keras.Model) -> None:
     """Compute the initial values of a model's variables, all at once.
 
-    On OpenVINO each is a graph of its own, which takes a hundredth of a second wherever it is read. On other
-    backends nothing is to be done.
+    On OpenVINO an initial value is a graph that runs whenever the variable is read, for a hundredth of a
+    second. Other backends have computed the values already.
     """
-    if backend_name() != "openvino":
+    if get_backend_name() != "openvino":
         return
     openvino = import_openvino()
-    open_ones = [v for v in model.variables if v.value.output.get_node().get_type_name() != "Constant"]
-    if open_ones:
-        results = openvino.Model([variable.value.output for variable in open_ones], [])
+    pending = [v for v in model.variables if v.value.output.get_node().get_type_name() != "Constant"]
+    if pending:
+        results = openvino.Model([variable.value.output for variable in pending], [])
         values = openvino.compile_model(results, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({})
-        for number, variable in enumerate(open_ones):
+        for number, variable in enumerate(pending):
             variable.assign(values[number])
 
 
-def was_chosen() -> bool:
-    """Return whether `choose_openvino` chose the backend."""
-    return _chosen
-
-
-def restart() -> NoReturn:
-    """Run this program's command again from its beginning, in this process, on Keras' usual backend."""
+def restart_on_tensorflow() -> NoReturn:
+    """Run this program's command again from its beginning, in this process, on Keras' default backend."""
     sys.stderr.flush()
     os.dup2(sys.stderr.fileno(), 2)
     command = [sys.executable, "-m", "regraft", *sys.argv[1:]]
     os.execve(sys.executable, command, {**os.environ, "KERAS_BACKEND": DEFAULT})
 
 
-def versions() -> dict[str, str]:
-    """By name, the interpreter, Keras' backend, and each package that is installed; nothing is imported."""
-    return {"python": platform.python_version(), "backend": backend_name(), **installed(PACKAGES)}
+def get_versions() -> dict[str, str]:
+    """Return by name the interpreter's version, Keras' backend, and the versions of `PACKAGES`."""
+    return {
+        "python": platform.python_version(), "backend": get_backend_name(), **get_installed_versions(PACKAGES)
+    }  # fmt: skip
 
 
-def installed(packages: Iterable[str]) -> dict[str, str]:
-    """By name, the version of each of these packages that is installed."""
-    found = {}
+def get_installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return by name the version of each of these packages that is installed; none is imported."""
+    versions = {}
     for name in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions

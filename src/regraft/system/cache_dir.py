@@ -1,4 +1,4 @@
-"""Where the store lies, and whether it can be written: found out before work begins."""
+"""The folder of the store, checked to be writable before work begins; and memory where its disk is full."""
 
 from __future__ import annotations
 
@@ -11,125 +11,123 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Literal
 
-from regraft.errors import EnvironmentFault
-from regraft.system.atomic import new_file, new_folder, sweep
-from regraft.system.console import Reporter, amount
+from regraft.errors import EnvironmentFault, describe_os_error
+from regraft.system.atomic import make_temporary_file, make_temporary_folder, remove_stale
+from regraft.system.console import Reporter, format_bytes
 
-__all__ = ["InMemory", "Spare", "default_root", "writable_root"]
+__all__ = ["MemoryFallback", "MemoryFile", "find_writable_root", "get_default_root"]
 
-TRIED = 2**18  # bytes that a place has to take to count as one
-_temporary: dict[tuple[Path, str], Path] = {}  # by the place that cannot be written, and why
+TEST_SIZE = 2**18  # bytes that are written to a folder to check it
+MEMORY_LIMIT = 256 * 2**20  # bytes: the pooled features of some 75,000 images, or a few feature maps
+_temporary: dict[tuple[Path, str], Path] = {}  # by the folder that cannot be written and the reason
 
 
-def default_root() -> Path:
-    """$REGRAFT_HOME, else regraft/ in the user's cache folder, else (no home) in the temporary folder."""
-    if chosen := os.environ.get("REGRAFT_HOME"):
-        return Path(chosen)
-    cached = os.environ.get("XDG_CACHE_HOME")
+def get_default_root() -> Path:
+    """Return $REGRAFT_HOME, else regraft/ in the user's cache folder, else in the temporary folder."""
+    if folder := os.environ.get("REGRAFT_HOME"):
+        return Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (Path(cached) if cached else Path.home() / ".cache") / "regraft"
+        return (Path(cache) if cache else Path.home() / ".cache") / "regraft"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / "regraft"
 
 
-def writable_root(named: str | os.PathLike[str] | None = None, *, reporter: Reporter) -> Path:
-    """The folder of a store that takes what is written to it; a little is written, to try.
+def find_writable_root(named: str | os.PathLike[str] | None = None, *, reporter: Reporter) -> Path:
+    """Return the folder of the store, after writing a little to it to check that it is writable.
 
     Args:
-        named: by the user; None for `default_root()`. Where that is nobody's choice and cannot be written,
-            it is a temporary folder of this process instead, and the reporter is told once.
+        named: the user's choice; None for `get_default_root()`. If that is not set by REGRAFT_HOME and cannot
+            be written, a temporary folder of this process replaces it, with one warning to the reporter.
 
     Raises:
-        EnvironmentFault: a place that somebody chose cannot be written, or no place at all.
+        EnvironmentFault: the user's folder cannot be written, or no folder at all.
     """
-    root = default_root() if named is None else Path(named)
+    root = get_default_root() if named is None else Path(named)
     try:
-        _try(root)
+        _check_writable(root)
     except OSError as error:
-        why = error.strerror or str(error)
+        reason = describe_os_error(error)
         if named is not None or os.environ.get("REGRAFT_HOME"):
             raise EnvironmentFault(
-                f"The store {root} cannot be written: {why}. Free some space there, make it writable, or "
-                "choose another place with --store or REGRAFT_HOME."
+                f"The store {root} cannot be written: {reason}. Free some space there, make it writable, or "
+                "choose another folder with --store or REGRAFT_HOME."
             ) from error
-        if (root, why) not in _temporary:
-            folder = _temporary[root, why] = _make_temporary(root, why)
+        if (root, reason) not in _temporary:
+            folder = _temporary[root, reason] = _make_temporary(root, reason)
             reporter.warn(
-                f"The store {root} cannot be written ({why}): what is computed is kept in {folder} until "
-                "this process ends. Choose a place to keep it with --store or REGRAFT_HOME."
+                f"The store {root} cannot be written ({reason}): features are kept in {folder} until this "
+                "process ends. Choose a permanent folder with --store or REGRAFT_HOME."
             )
-        return _temporary[root, why]
+        return _temporary[root, reason]
     return root
 
 
-def _try(root: Path) -> None:
+def _check_writable(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    sweep(root, ".trying-")
-    with new_file(root, ".trying-") as path, path.open("wb") as file:
-        file.write(bytes(TRIED))
+    remove_stale(root, ".trying-")
+    with make_temporary_file(root, ".trying-") as path, path.open("wb") as file:
+        file.write(bytes(TEST_SIZE))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _make_temporary(root: Path, why: str) -> Path:
-    """A folder that is gone when the process ends, or when the next one needs one."""
-    parent, kept = Path(tempfile.gettempdir()), ExitStack()
+def _make_temporary(root: Path, reason: str) -> Path:
+    """Make a folder that is removed when the process ends or, if it is killed, by the next process."""
+    parent, stack = Path(tempfile.gettempdir()), ExitStack()
     try:
-        folder = kept.enter_context(new_folder(parent, "regraft-store-"))
+        folder = stack.enter_context(make_temporary_folder(parent, "regraft-store-"))
     except OSError as error:
         raise EnvironmentFault(
-            f"The store can be written neither to {root} ({why}) nor to {parent} "
-            f"({error.strerror or error}). Choose another place with --store or REGRAFT_HOME."
+            f"The store can be written neither to {root} ({reason}) nor to {parent} "
+            f"({describe_os_error(error)}). Choose another folder with --store or REGRAFT_HOME."
         ) from error
-    atexit.register(kept.close)
+    atexit.register(stack.close)
     return folder
 
 
-ROOM = 256 * 2**20  # bytes: the pooled features of some 75,000 images; of feature maps, few
-
-
-class InMemory:
-    """A file that lies in memory; it is opened as a path is."""
+class MemoryFile:
+    """A file in memory, which is opened as a path is."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     def open(self, mode: Literal["rb"], buffering: int = -1) -> io.BytesIO:
-        """The file from its beginning; it is not copied."""
+        """Return the file at its beginning; its content is not copied."""
         return io.BytesIO(self._content)
 
 
-class Spare:
-    """The memory that a store may use in place of its disk."""
+class MemoryFallback:
+    """Memory that a store uses when its disk cannot be written."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._used = 0
-        self._said = False
+        self._warned = False
 
-    def keep(self, write: Callable[[IO[bytes]], None], folder: Path, refused: OSError) -> InMemory:
-        """Keep a file that could not be written, and say so the first time.
+    def keep(self, write: Callable[[IO[bytes]], None], folder: Path, error: OSError) -> MemoryFile:
+        """Keep a file in memory that could not be written to disk; warn the first time.
 
         Args:
-            write: writes the file.
-            folder: where it was to be.
-            refused: why it is not.
+            write: a function that writes the content to a file.
+            folder: the folder that could not be written.
+            error: the reason.
 
         Raises:
-            EnvironmentFault: there is no room for it here either.
+            EnvironmentFault: the memory limit is reached.
         """
-        file, why = io.BytesIO(), refused.strerror or str(refused)
+        file = io.BytesIO()
         write(file)
         size = file.tell()
-        cannot = f"The feature store {folder} cannot take {size:,} bytes: {why}."
-        mend = "Free some space, or choose another place with --store or REGRAFT_HOME."
-        if self._used + size > ROOM:
-            raise EnvironmentFault(f"{cannot} {mend}") from refused
-        if not self._said:
-            self._said = True
+        problem = f"The feature store {folder} cannot take {size:,} bytes: {describe_os_error(error)}."
+        remedy = "Free some space, or choose another folder with --store or REGRAFT_HOME."
+        if self._used + size > MEMORY_LIMIT:
+            raise EnvironmentFault(f"{problem} {remedy}") from error
+        if not self._warned:
+            self._warned = True
             self._reporter.warn(
-                f"{cannot} The run goes on: up to {amount(ROOM)} are kept in memory, and lost when it ends. "
-                f"{mend}"
+                f"{problem} The run goes on: up to {format_bytes(MEMORY_LIMIT)} are kept in memory, and lost "
+                f"when it ends. {remedy}"
             )
         self._used += size
-        return InMemory(file.getvalue())
+        return MemoryFile(file.getvalue())

@@ -1,6 +1,6 @@
-"""What a person sees while work goes on: lines and progress bars, on standard error.
+"""Messages and progress bars on standard error, and text made safe to print.
 
-Results go to standard output and are the command line's business, tables of them excepted.
+Results go to standard output: the command line prints them, with `print_table` for tables.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ __all__ = [
     "TERMINAL",
     "Reporter",
     "SilentReporter",
-    "amount",
-    "duration",
     "escape_controls",
+    "format_bytes",
+    "format_duration",
+    "make_printable",
     "print_table",
-    "printable",
 ]
 
-PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+LINE_INTERVAL = 10.0  # seconds between two lines of progress without a terminal
+_BYTES = {"GB": 1e9, "MB": 1e6, "KB": 1e3}
 
 Advance = Callable[[int], None]
 
@@ -35,7 +36,7 @@ Advance = Callable[[int], None]
 class Reporter:
     """Show messages and progress bars on standard error.
 
-    Whatever computes is given a reporter and calls it; nothing else prints there.
+    Functions that compute receive a reporter; nothing else prints there.
     """
 
     def info(self, text: str) -> None:
@@ -47,7 +48,7 @@ class Reporter:
         self._show(text, style="yellow")
 
     def error(self, text: str) -> None:
-        """Show what ended the program."""
+        """Show the error that ended the program."""
         self._show(text, style="red")
 
     def _show(self, text: str, *, style: str = "") -> None:
@@ -56,18 +57,18 @@ class Reporter:
     def track(
         self, title: str, total: int | None, *, unit: str = "images"
     ) -> AbstractContextManager[Advance]:
-        """Show a progress bar with rate and time left; yield the function that moves it on by so many units.
+        """Show a progress bar with rate and time left; yield a function that advances it by n units.
 
         Args:
-            title: what is going on.
-            total: how many units there are; None where nobody knows.
-            unit: their name, in the plural.
+            title: the work in progress.
+            total: number of units; None if unknown.
+            unit: name of the units, in the plural.
         """
-        return (_bar if _console().is_terminal else _lines)(title, total, unit)
+        return (_show_bar if _get_console().is_terminal else _print_lines)(title, total, unit)
 
 
 class SilentReporter(Reporter):
-    """Show nothing: for work that is one of hundreds, as in a cross-validation."""
+    """Show nothing, for work that is repeated hundreds of times, as in cross-validation."""
 
     def _show(self, text: str, *, style: str = "") -> None:
         pass
@@ -75,7 +76,7 @@ class SilentReporter(Reporter):
     def track(
         self, title: str, total: int | None, *, unit: str = "images"
     ) -> AbstractContextManager[Advance]:
-        """Return a context whose progress nobody sees."""
+        """Return a context that shows no progress."""
         return nullcontext(lambda done: None)
 
 
@@ -83,21 +84,21 @@ TERMINAL, SILENT = Reporter(), SilentReporter()
 
 
 @cache
-def _console() -> Console:
+def _get_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _print(text: str, *, style: str = "") -> None:
-    """Show `text` as it is: markup or control codes in a file's name are not obeyed."""
-    _console().print(escape_controls(text, keep="\n"), style=style or None, markup=False)
+    """Print `text` literally: markup and control codes in file names have no effect."""
+    _get_console().print(escape_controls(text, keep="\n"), style=style or None, markup=False)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output: names in the first column, numbers in the others.
 
-    Where nobody watches, no cell is cut off or wrapped.
+    Without a terminal no cell is cut off or wrapped.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -115,14 +116,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """Return a text as one printable line in the encoding of standard output."""
     encoding = sys.stdout.encoding or "utf-8"
     return escape_controls(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
-    r"""Return a text with what cannot be printed as escape sequences, but for the characters to keep.
+    r"""Return a text whose unprintable characters, except those to keep, are escape sequences.
 
     >>> escape_controls("a\tb\n", keep="\n")
     'a\\tb\n'
@@ -133,10 +134,10 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+def format_duration(seconds: float) -> str:
+    """Return seconds in words.
 
-    >>> duration(7.31), duration(95), duration(5400)
+    >>> format_duration(7.31), format_duration(95), format_duration(5400)
     ('7.3 s', '1 min 35 s', '1 h 30 min')
     """
     if seconds < 59.95:
@@ -147,21 +148,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def amount(size: float) -> str:
-    """Bytes as a person says them.
+def format_bytes(size: float) -> str:
+    """Return bytes in words.
 
-    >>> amount(37_632), amount(4.21e7), amount(1.2e10)
+    >>> format_bytes(37_632), format_bytes(4.21e7), format_bytes(1.2e10)
     ('38 KB', '42 MB', '12 GB')
     """
-    unit = next((unit for unit in ("GB", "MB", "KB") if size >= 0.9995 * _BYTES[unit]), "bytes")
-    return f"{size / _BYTES[unit]:.{2 if size < 9.995 * _BYTES[unit] and unit == 'GB' else 0}f} {unit}"
-
-
-_BYTES = {"bytes": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+    unit, scale = next((item for item in _BYTES.items() if size >= 0.9995 * item[1]), ("bytes", 1))
+    digits = 2 if unit == "GB" and size < 9.995 * scale else 0
+    return f"{size / scale:.{digits}f} {unit}"
 
 
 @contextmanager
-def _bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _show_bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -172,7 +171,7 @@ def _bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], N
         TimeRemainingColumn(compact=True),
     )
     start = time.monotonic()
-    with Progress(*columns, console=_console()) as progress:
+    with Progress(*columns, console=_get_console()) as progress:
         task = progress.add_task(title, total=total, rate="")
 
         def advance(n: int) -> None:
@@ -184,7 +183,7 @@ def _bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], N
 
 
 @contextmanager
-def _lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _print_lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     done = 0
 
@@ -192,13 +191,13 @@ def _lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int],
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY and (total is None or done < total):
+        if now - last >= LINE_INTERVAL and (total is None or done < total):
             last = now
             rate = max(done, 1) / (now - start)
-            known = "" if total is None else f" of {total}"
-            left = "" if total is None else f", {duration((total - done) / rate)} left"
-            _print(f"{title}: {done}{known} {unit}, {rate:.0f}/s{left}")
+            of_total = "" if total is None else f" of {total}"
+            remaining = "" if total is None else f", {format_duration((total - done) / rate)} left"
+            _print(f"{title}: {done}{of_total} {unit}, {rate:.0f}/s{remaining}")
 
     yield advance
     seconds = time.monotonic() - start
-    _print(f"{title}: {done} {unit} in {duration(seconds)} ({done / max(seconds, 1e-6):.0f}/s)")
+    _print(f"{title}: {done} {unit} in {format_duration(seconds)} ({done / max(seconds, 1e-6):.0f}/s)")

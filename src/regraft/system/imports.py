@@ -1,9 +1,8 @@
-"""Imports that a package makes only because another one happens to be installed, left out.
+"""Imports that are skipped, delayed, or made in the background.
 
-Keras and TensorFlow try to import pandas, scikit-learn and JAX, and scikit-learn pandas, to take their
-arrays or to wrap their models; that takes a third of the time until they are there. OpenVINO imports its
-converter, which tells its maker over the network that it was imported. All of them go on without what they do
-not find.
+Keras and TensorFlow try to import pandas, scikit-learn and JAX, and scikit-learn tries to import pandas, to
+accept their arrays or to wrap their models: a third of the time that importing takes. OpenVINO imports its
+converter, which reports that import over the network to its maker. All of them work without these modules.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
-    "LeftOut",
-    "begin",
-    "child_environment",
-    "end_at_once",
+    "ImportBlocker",
+    "find_preloaded_allocator",
+    "import_in_background",
     "import_openvino",
-    "leave_out_needless",
-    "preloaded_allocator",
+    "make_child_environment",
+    "skip_final_gc",
+    "skip_optional_imports",
     "skip_other_backends",
 ]
 
 _CONVERTER = "openvino.tools.ovc"
-SOON = 0.1  # seconds: mistakes that are found at once end a program before it has begun to import a backend
+DELAY = 0.1  # seconds, so that a mistake that is noticed at once ends a program before it imports a backend
 
 
-class LeftOut(MetaPathFinder):
-    """Where it stands in `sys.meta_path`, some packages do not find some modules; all others do.
+class ImportBlocker(MetaPathFinder):
+    """An entry of `sys.meta_path` that hides some modules from some packages.
 
     Args:
-        modules: name of a module -> the packages that are told that it is not installed.
+        modules: name of a module -> the packages that do not find it.
 
     Example:
-        >>> sys.meta_path.insert(0, LeftOut({"zipapp": ["regraft"]}))
+        >>> sys.meta_path.insert(0, ImportBlocker({"zipapp": ["regraft"]}))
         >>> import zipapp  # this example's importer is regraft.system.imports
         Traceback (most recent call last):
-        ModuleNotFoundError: zipapp is left out of regraft.system.imports
+        ModuleNotFoundError: zipapp is hidden from regraft.system.imports
         >>> del sys.meta_path[0]
     """
 
@@ -58,46 +57,46 @@ class LeftOut(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Refuse, or leave the search to others."""
+        """Raise ModuleNotFoundError for a hidden module; leave the search for all others to other finders."""
         if packages := self._modules.get(name):
-            importer = _importer()
+            importer = _find_importer()
             if any(f"{importer}.".startswith(f"{package}.") for package in packages):
-                raise ModuleNotFoundError(f"{name} is left out of {importer}", name=name)
+                raise ModuleNotFoundError(f"{name} is hidden from {importer}", name=name)
         return None
 
 
-def _importer() -> str:
-    """The module whose import statement is being carried out."""
+def _find_importer() -> str:
+    """Return the name of the module whose import statement is running."""
     frame = sys._getframe(2)
     while frame.f_back is not None and "importlib" in frame.f_globals.get("__name__", ""):
         frame = frame.f_back
     return str(frame.f_globals.get("__name__", ""))
 
 
-def leave_out_needless() -> None:
-    """From now on, Keras, TensorFlow and scikit-learn are imported without what only their users may want.
+def skip_optional_imports() -> None:
+    """Make later imports of Keras, TensorFlow and scikit-learn skip packages that only users may want.
 
-    For a process that is a program of ours: elsewhere, they would no longer take a data frame.
+    Only regraft's own programs call this: elsewhere these packages would no longer accept a data frame.
     """
     callbacks = "keras.src.callbacks"
-    needless = {"pandas": ["keras", "sklearn"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
-    sys.meta_path.insert(0, LeftOut(needless))
+    optional = {"pandas": ["keras", "sklearn"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
+    sys.meta_path.insert(0, ImportBlocker(optional))
 
 
 def skip_other_backends() -> None:
-    """From now on, Keras and what it needs are imported without any backend but OpenVINO.
+    """Make later imports of Keras and its dependencies skip all backends but OpenVINO.
 
-    For a process that is a program of ours and whose Keras runs on OpenVINO. That backend imports
-    `scipy.signal` for windows of sound, which takes longer than all the rest: it comes at its first use.
+    Only regraft's own programs whose Keras runs on OpenVINO call this. That backend imports `scipy.signal`,
+    for audio windows, which takes longer than all its other imports: it is delayed until its first use.
     """
-    others = ["keras", "openvino", "optree", "ml_dtypes"]
-    needless = dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), others)
-    sys.meta_path.insert(0, LeftOut({**needless, _CONVERTER: ["openvino"]}))
-    _postpone("scipy.signal")
+    importers = ["keras", "openvino", "optree", "ml_dtypes"]
+    optional = dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), importers)
+    sys.meta_path.insert(0, ImportBlocker({**optional, _CONVERTER: ["openvino"]}))
+    _import_lazily("scipy.signal")
 
 
-class _Postponed(ModuleType):
-    """A module that is imported when something of it is asked for; Python's own lazy ones are at once."""
+class _LazyModule(ModuleType):
+    """A module that is imported when an attribute is read; Python's LazyLoader would import it at once."""
 
     def __getattr__(self, attribute: str) -> Any:
         if sys.modules.get(self.__name__) is self:
@@ -105,37 +104,37 @@ class _Postponed(ModuleType):
         return getattr(importlib.import_module(self.__name__), attribute)
 
 
-def _postpone(name: str) -> None:
-    """Put a module in place that is imported at its first use."""
+def _import_lazily(name: str) -> None:
+    """Register a module that is imported at its first use."""
     spec = importlib.util.find_spec(name)
     if name not in sys.modules and spec is not None:
-        module = sys.modules[name] = _Postponed(name)
+        module = sys.modules[name] = _LazyModule(name)
         module.__spec__ = spec
         module.__path__ = list(spec.submodule_search_locations or ())
 
 
-def preloaded_allocator() -> str:
-    """Return the allocator that LD_PRELOAD puts in malloc's place; empty for none.
+def find_preloaded_allocator() -> str:
+    """Return the library that LD_PRELOAD loads in place of malloc, or the empty string.
 
-    OpenVINO's plugin frees with the C library's `free` what another `malloc` gave, which ends the process.
+    OpenVINO's plugin frees memory of that allocator with the C library's `free`, which ends the process.
     """
     libraries = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
     return next((library for library in libraries if "malloc" in Path(library).name), "")
 
 
-def child_environment() -> dict[str, str]:
-    """Return this process' environment, with which a child imports the very regraft that this process did."""
+def make_child_environment() -> dict[str, str]:
+    """Return this process' environment, extended so that a child imports the same regraft."""
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def import_openvino() -> Any:
-    """OpenVINO without its converter.
+    """Import and return OpenVINO, without its converter.
 
     Raises:
         ImportError: it is not installed.
     """
-    finder = LeftOut({_CONVERTER: ["openvino"]})
+    finder = ImportBlocker({_CONVERTER: ["openvino"]})
     sys.meta_path.insert(0, finder)
     try:
         import openvino
@@ -145,13 +144,13 @@ def import_openvino() -> Any:
 
 
 @contextmanager
-def begin(*modules: str) -> Iterator[None]:
-    """Meanwhile, and after it if need be, these are imported in a thread of their own.
+def import_in_background(*modules: str) -> Iterator[None]:
+    """Import these modules in a background thread, which may outlast the block.
 
-    Whoever imports them himself waits for that. A program does not end before it, so it begins only after a
-    moment, and not at all where the block ends or fails before.
+    An import statement for one of them waits for the thread. So does the end of the program: hence the thread
+    starts after a short delay, and not at all if the block has ended or failed by then.
     """
-    timer = threading.Timer(SOON, _import_all, modules)
+    timer = threading.Timer(DELAY, _import_all, modules)
     timer.start()
     try:
         yield
@@ -162,16 +161,15 @@ def begin(*modules: str) -> Iterator[None]:
 def _import_all(*modules: str) -> None:
     for name in modules:
         if name not in sys.modules:
-            with suppress(Exception), _lasting():  # whoever needs it meets the same, and says so
+            with suppress(Exception), _pause_gc():  # an import statement will raise the same error
                 importlib.import_module(name)
 
 
 @contextmanager
-def _lasting() -> Iterator[None]:
-    """Meanwhile no garbage is looked for, and afterwards none among what is there.
+def _pause_gc() -> Iterator[None]:
+    """Pause the garbage collector, then exempt all objects that exist from it.
 
-    An import makes a million objects that stay; the collector goes over them again and again, which is a
-    fifth of the time that importing takes.
+    An import makes a million objects that stay; scanning them again and again takes a fifth of its time.
     """
     if not gc.isenabled():
         yield
@@ -184,9 +182,6 @@ def _lasting() -> Iterator[None]:
         gc.enable()
 
 
-def end_at_once() -> None:
-    """This process will end without looking for garbage in what it leaves: the system takes it all.
-
-    For a process that is a program of ours.
-    """
+def skip_final_gc() -> None:
+    """Skip the final garbage collection when this process ends; only regraft's own programs call this."""
     atexit.register(gc.freeze)

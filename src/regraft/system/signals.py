@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: what they end and when; the stack on which a thread takes them.
+"""Ctrl-C and SIGTERM: what they stop and when, and the stack that a thread's signal handlers use.
 
-When OpenVINO first uses the processor it gives the calling thread a stack for signals that holds the
-processor's registers and next to nothing else. Python's own handler of Ctrl-C does not fit beside them: the
-process ends with a segmentation fault, and all that was trained is lost.
+When OpenVINO first uses the processor, it gives the calling thread a signal stack that holds the processor's
+registers and little else. Python's handler of Ctrl-C overflows it: the process ends with a segmentation
+fault, and the trained weights are lost.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 
 from regraft.system.console import Reporter
 
-__all__ = ["exit_code", "finish_step", "own_signal_stack", "terminable"]
+__all__ = ["get_exit_code", "interrupt_on_sigterm", "restore_signal_stack", "stop_after_step"]
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-_last = [signal.SIGINT]  # the last that came; signals belong to a process, and so does this
+_last = [signal.SIGINT]  # the last one received; global, since signals belong to the process
 
 
 class _Stack(ctypes.Structure):
@@ -29,12 +29,12 @@ class _Stack(ctypes.Structure):
 
 
 @contextmanager
-def own_signal_stack() -> Iterator[None]:
-    """After the block this thread takes signals where it did before: on its usual stack, mostly.
+def restore_signal_stack() -> Iterator[None]:
+    """Give this thread back, after the block, the signal stack that it had before.
 
     Example:
-        >>> with own_signal_stack():
-        ...     pass  # what a library does here is undone
+        >>> with restore_signal_stack():
+        ...     pass  # a library may set another one here
     """
     if sys.platform != "linux":
         yield
@@ -48,15 +48,15 @@ def own_signal_stack() -> Iterator[None]:
         change(ctypes.byref(before), None)
 
 
-def exit_code() -> int:
-    """What a process that was asked to stop ends with: 130 after Ctrl-C, 143 after SIGTERM."""
+def get_exit_code() -> int:
+    """Return the exit code of a process that was asked to stop: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + _last[0]
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, by KeyboardInterrupt: whatever is half written is removed."""
-    before = signal.signal(signal.SIGTERM, _at_once)
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the block on SIGTERM, as on Ctrl-C: half-written files are removed."""
+    before = signal.signal(signal.SIGTERM, _stop_at_once)
     try:
         yield
     finally:
@@ -64,29 +64,31 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def finish_step(reporter: Reporter) -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM sets the event and lets the step finish; the second one stops at once."""
+def stop_after_step(reporter: Reporter) -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets; the second one raises KeyboardInterrupt."""
     event = threading.Event()
 
-    def first(number: int, frame: object) -> None:
+    def stop_gently(number: int, frame: object) -> None:
         _last[0] = signal.Signals(number)
         event.set()
-        for each in _STOPPING:
-            signal.signal(each, _at_once)
-        with suppress(RuntimeError):  # somebody is in the middle of printing
-            reporter.info("Stopping after this step, keeping the best model so far. Once more stops at once.")
+        for signal_number in _STOPPING:
+            signal.signal(signal_number, _stop_at_once)
+        with suppress(RuntimeError):  # the signal came in the middle of printing
+            reporter.info(
+                "Stopping after this step, keeping the best model so far. A second signal stops at once."
+            )
 
     if threading.current_thread() is not threading.main_thread():
         yield event  # signals belong to the main thread
         return
-    before = {each: signal.signal(each, first) for each in _STOPPING}
+    before = {signal_number: signal.signal(signal_number, stop_gently) for signal_number in _STOPPING}
     try:
         yield event
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler or signal.SIG_DFL)  # None for one that is not Python's
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler or signal.SIG_DFL)  # None for a handler that is not Python's
 
 
-def _at_once(number: int, frame: object) -> None:
+def _stop_at_once(number: int, frame: object) -> None:
     _last[0] = signal.Signals(number)
     raise KeyboardInterrupt

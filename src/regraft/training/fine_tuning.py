@@ -1,6 +1,7 @@
-"""The phases of a recipe, each from where the one before it left the model.
+"""Fine-tuning by the phases of a recipe; each continues from the model that the one before it left.
 
-Of each the plan is chosen, the boundary stored, and what the plan names trained; all is said beforehand.
+For each phase the plan is chosen, announced with its costs, and what crosses its boundary is stored; then the
+plan's layers train.
 """
 
 from __future__ import annotations
@@ -19,244 +20,230 @@ from regraft.data.augmentation import MIXING, resolve_augment
 from regraft.errors import UsageError
 from regraft.features.extract import extract_features
 from regraft.models.cut import Cut, cut
-from regraft.recipe import Phase, Recipe
-from regraft.system.console import Reporter, amount, duration
-from regraft.training.fit import Compiled, Fitted, FoundHead, Trainer, find_head, solver_of
-from regraft.training.journal import Bookmark, Progress
-from regraft.training.optimizers import step_bytes
-from regraft.training.outcome import UNTOUCHED, Decision
-from regraft.training.planning import Depth, Images, Search, TrainingPace, pays, room
-from regraft.training.training_data import Material, Tensors, extract_views
+from regraft.recipe import HeadSpec, Phase
+from regraft.system.console import Reporter, format_bytes, format_duration
+from regraft.training.checkpoint import PhaseCheckpoint
+from regraft.training.compiled import CompiledNetworks
+from regraft.training.fit import FittedHead, Trainer, find_head_phase, fit_head
+from regraft.training.journal import RunJournal
+from regraft.training.loop import PhaseResult
+from regraft.training.optimizers import estimate_step_bytes
+from regraft.training.outcome import Decision
+from regraft.training.planning import (
+    DepthPlan,
+    DepthPlanner,
+    ImageCounts,
+    TrainingPace,
+    available_bytes,
+    is_worth_going_deeper,
+)
+from regraft.training.training_data import StoredFeatures, TrainingData, extract_views
 
-__all__ = ["AsAsked", "PhaseRunner", "head_phase", "impossible"]
+__all__ = ["PhaseRunner", "RecipeTrainer", "reason_not_trainable"]
 
 
 class PhaseRunner:
-    """Run phases, each on pixels or on what is stored at its boundary, within one budget and one limit.
+    """Runs phases, each on pixels or on what is stored at its boundary, within one budget and one disk limit.
 
     Args:
-        found, material: a model with its head, and what it learns from.
-        progress: where it is kept how far training came; None to keep nothing.
-        compiled: see `Trainer`.
-        budget: seconds that all of them may take; None for the recipe's.
+        head, data: a model with its head, and what it learns from.
+        journal, compiled: see `fit_head`, `Trainer`.
+        budget: seconds that all phases together may take; None for the recipe's.
     """
 
     def __init__(
         self,
-        found: FoundHead,
-        material: Material,
+        head: FittedHead,
+        data: TrainingData,
         *,
         reporter: Reporter,
-        progress: Progress | None = None,
-        compiled: Compiled | None = None,
+        journal: RunJournal | None = None,
+        compiled: CompiledNetworks | None = None,
         budget: float | None = None,
     ) -> None:
-        recipe = material.recipe
-        self._progress, self._reporter = progress or Progress(), reporter
-        self._model, self._material = found.model, material
-        self._trainer = Trainer(found.model, material.backbone, reporter, recipe.seed, compiled)
-        self._names = resolve_augment(recipe.augment, material.task.name)
-        self._mixing = [name for name in self._names if name in MIXING]
+        recipe = data.recipe
+        self._journal, self._reporter = journal or RunJournal(), reporter
+        self._model, self._data = head.model, data
+        self._trainer = Trainer(head.model, data.backbone, reporter, recipe.seed, compiled)
+        augmentations = resolve_augment(recipe.augment, data.task.name)
+        self._mixing = [name for name in augmentations if name in MIXING]
         self._end = time.monotonic() + (recipe.budget if budget is None else budget)
-        # A mixed image is no image's view: then what is frozen runs again in every epoch.
-        self._limit = 0.0 if self._mixing else room(material.store.root, recipe.store_limit)
-        train, validation = (len(material.catalog.part(part)) for part in ("train", "validation"))
-        images = Images(train, validation, recipe.views if self._names else 1)
-        self._paces = TrainingPace(found.model, material.views[0], material.store)
-        self._search = Search(found.model, material.backbone, images, self._paces)
+        # A mixed image is no view of one image, so the frozen layers must run in every epoch.
+        self._limit = 0.0 if self._mixing else available_bytes(data.store.root, recipe.store_limit)
+        train, validation = (len(data.catalog.part(part)) for part in ("train", "validation"))
+        images = ImageCounts(train, validation, recipe.views if augmentations else 1)
+        self._paces = TrainingPace(head.model, data.views[0], data.store)
+        self._planner = DepthPlanner(head.model, data.backbone, images, self._paces)
 
     @property
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         return max(0.0, self._end - time.monotonic())
 
-    def run(self, asked: Phase, name: str = "phase") -> tuple[list[Fitted], str]:
-        """Return what a phase did, two things where it was left to the program; or why it did nothing.
+    def run(self, phase: Phase, name: str = "phase") -> tuple[list[PhaseResult], str]:
+        """Run a phase; return its results, two for some "auto" phases, or none and the reason.
 
         Args:
-            asked: the phase.
-            name: its name in the progress.
+            phase: as the recipe has it.
+            name: under which the journal records its decisions and checkpoints.
         """
-        if asked.unfreeze != "auto":
-            return [self._fit(self._choose(self._search.price, asked, name), name)], ""
-        first = self._choose(self._search.choose, asked, name)
+        if phase.unfreeze != "auto":
+            return [self._fit(self._choose(self._planner.price, phase, name), name)], ""
+        first = self._choose(self._planner.choose, phase, name)
         if not first.epochs:
-            return [], first.why
-        fitted = self._fit(first, name)
-        if first.phase.unfreeze == "all" or fitted.stopped not in ("done", "no progress"):
-            return [fitted], ""
-        if not pays(fitted):
-            _explain(fitted, "it took away less than half of the loss, so nothing deeper was tried")
-            return [fitted], ""
+            return [], first.remark
+        result = self._fit(first, name)
+        if first.phase.unfreeze == "all" or result.stopped not in ("done", "no progress"):
+            return [result], ""
+        if not is_worth_going_deeper(result):
+            result.add_remark("it took away less than half of the loss, so nothing deeper was tried")
+            return [result], ""
         name += ", deeper"
-        deeper = self._choose(partial(self._search.choose, beyond=first.phase), asked, name)
+        deeper = self._choose(partial(self._planner.choose, beyond=first.phase), phase, name)
         if not deeper.epochs:
-            _explain(fitted, deeper.why)
-            return [fitted], ""
-        return [fitted, self._fit(deeper, name)], ""
+            result.add_remark(deeper.remark)
+            return [result], ""
+        return [result, self._fit(deeper, name)], ""
 
-    def _choose(self, how: Callable[..., Depth], asked: Phase, name: str) -> Depth:
-        """Choose by the clock of this run, or as a process before this one chose."""
-        state = self._progress.decide(
-            f"{name}: plan", lambda: how(asked, budget=self._left, limit=self._limit).state()
+    def _choose(self, choose: Callable[..., DepthPlan], phase: Phase, name: str) -> DepthPlan:
+        """Choose by the clock, or as an earlier process of this run did."""
+        state = self._journal.decide(
+            f"{name}: plan", lambda: choose(phase, budget=self._seconds_left, limit=self._limit).state()
         )
-        return self._search.restore(state)
+        return self._planner.restore(state)
 
-    def _fit(self, depth: Depth, name: str) -> Fitted:
-        bookmark = self._progress.bookmark(name)
-        if bookmark.done:
-            fitted = self._trainer.finish(depth.phase, bookmark)
+    def _fit(self, depth: DepthPlan, name: str) -> PhaseResult:
+        checkpoint = self._journal.open_checkpoint(name)
+        if checkpoint.is_done:
+            result = self._trainer.restore(depth.phase, checkpoint)
         else:
-            fitted = self._train(depth, bookmark)
-        seconds = [record.seconds for record in fitted.history]
+            result = self._train(depth, checkpoint)
+        seconds = [record.seconds for record in result.history]
         if len(seconds) > 2:  # the first epoch compiles
             usual = statistics.median(seconds[2:])
-            self._paces.learn(fitted.unfreeze, depth.placed, usual)
-            _explain(fitted, f"about {duration(usual)} an epoch on this machine")
-        self._end = time.monotonic() + fitted.left
-        self._limit -= depth.placed.whole
-        trained = f"{fitted.trained} of {self._material.backbone.name} trained, and the head"
-        # `Trainer` has compared them.
+            self._paces.record(result.unfreeze, depth.cut, usual)
+            result.add_remark(f"about {format_duration(usual)} an epoch on this machine")
+        self._end = time.monotonic() + result.seconds_left
+        self._limit -= depth.cut.total_bytes
+        # The training loop has compared all other weights.
         self._reporter.info(
-            f"Phase {fitted.unfreeze}: {trained}; every other weight is bit-identical to before."
+            f"Phase {result.unfreeze}: {result.trained} of {self._data.backbone.name} trained, and the head; "
+            "every other weight is bit-identical to before."
         )
-        return fitted
+        return result
 
-    def _train(self, depth: Depth, bookmark: Bookmark) -> Fitted:
-        material, phase, placed = self._material, depth.phase, depth.placed
+    def _train(self, depth: DepthPlan, checkpoint: PhaseCheckpoint) -> PhaseResult:
+        phase, stored = depth.phase, None
         self._announce(depth)
-        if placed.boundary:
-            stored = cut(self._model, depth.plan, placed.boundary)
-            lesson = material.boundary_lesson(phase, self._tensors(stored, placed.views))
+        if depth.cut.boundary:
+            stored = cut(self._model, depth.plan, depth.cut.boundary)
+            phase_data = self._data.make_boundary_data(phase, self._extract(stored, depth.cut.views))
         else:
-            stored, lesson = None, material.pixel_lesson(phase)
-        budget = max(1.0, self._left)
-        return self._trainer.train(phase, lesson, budget=budget, stored=stored, bookmark=bookmark)
+            phase_data = self._data.make_pixel_data(phase)
+        budget = max(1.0, self._seconds_left)
+        return self._trainer.train(phase, phase_data, budget=budget, stored=stored, checkpoint=checkpoint)
 
-    def _tensors(self, halves: Cut, count: int) -> Tensors:
-        """What the prefix gives for the images of training, in so many views, and for those of validation."""
-        catalog, store = self._material.catalog, self._material.store
-        both = replace(catalog, samples=(*catalog.part("train"), *catalog.part("validation")))
-        first = extract_features(
-            halves.prefix,
-            both,
-            store=store,
-            precision=self._material.views[0].precision,
-            reporter=self._reporter,
+    def _extract(self, stored: Cut, count: int) -> StoredFeatures:
+        """Extract what the prefix gives for training images in this many views, and for validation images."""
+        data, prefix, reporter = self._data, stored.prefix, self._reporter
+        samples = (*data.catalog.part("train"), *data.catalog.part("validation"))
+        catalog, precision = replace(data.catalog, samples=samples), data.views[0].precision
+        first = extract_features(prefix, catalog, store=data.store, precision=precision, reporter=reporter)
+        views = extract_views(
+            prefix, catalog, recipe=data.recipe, count=count, first=first, store=data.store, reporter=reporter
         )
-        found = extract_views(
-            halves.prefix,
-            catalog,
-            recipe=self._material.recipe,
-            count=count,
-            first=first,
-            store=store,
-            reporter=self._reporter,
-        )
-        return Tensors(found, halves.names)
+        return StoredFeatures(views, stored.names)
 
-    def _announce(self, depth: Depth) -> None:
-        """Say what a phase is about to do, what it stores, and how long both take."""
-        phase, boundary, say = depth.phase, depth.placed.boundary, self._reporter.info
+    def _announce(self, depth: DepthPlan) -> None:
+        """Report what a phase is about to do, what it stores, and how long both take."""
+        phase, boundary, report = depth.phase, depth.cut.boundary, self._reporter.info
         epochs = phase.epochs or max(1, depth.epochs)
-        memory = amount(step_bytes(self._model, depth.plan, phase.batch_size, boundary))
-        say(
+        memory = format_bytes(estimate_step_bytes(self._model, depth.plan, phase.batch_size, boundary))
+        report(
             f"Plan: fine-tune {phase.unfreeze}, {epochs} epoch{'s' * (epochs > 1)} over "
-            f"{self._search.images.train:,} images: about {duration(depth.once)} once, "
-            f"{duration(depth.epoch)} an epoch, {duration(depth.once + epochs * depth.epoch)} in all, "
-            f"at most {duration(self._left)}; a step takes about {memory} of memory."
+            f"{self._planner.images.train:,} images: about {format_duration(depth.once)} once, "
+            f"{format_duration(depth.epoch)} an epoch, "
+            f"{format_duration(depth.once + epochs * depth.epoch)} in all, "
+            f"at most {format_duration(self._seconds_left)}; a step takes about {memory} of memory."
         )
-        if self._material.recipe.feature_noise and not boundary:
-            say("Plan: no noise on features, for this phase reads pixels.")
+        if self._data.recipe.feature_noise and not boundary:
+            report("Plan: add no noise to features, because this phase reads pixels.")
         if boundary:
-            say(f"Plan: {depth.placed}; what is frozen runs once, not again where that is stored already.")
+            report(f"Plan: {depth.cut}; the frozen layers run once, or not at all where that is stored.")
         elif self._mixing:
-            say(f"Plan: what is frozen runs in every epoch, for {' and '.join(self._mixing)} mix images.")
-        elif (wanted := self._search.place(phase, depth.plan, math.inf)).boundary:
-            say(
-                f"Plan: what is frozen runs in every epoch. To {wanted} is more than the "
-                f"{amount(self._limit)} that are left to store (--store-limit, free disk)."
+            names = " and ".join(self._mixing)
+            report(f"Plan: run the frozen layers in every epoch, because {names} mix images.")
+        elif (unlimited := self._planner.plan_cut(phase, depth.plan, math.inf)).boundary:
+            report(
+                f"Plan: run the frozen layers in every epoch. To {unlimited} would exceed the "
+                f"{format_bytes(self._limit)} that may still be stored (--store-limit, free disk)."
             )
 
 
-def _explain(fitted: Fitted, why: str) -> None:
-    """Add a phrase to why a phase was what it was."""
-    fitted.why = "; ".join(filter(None, [fitted.why, why]))
-
-
-def head_phase(recipe: Recipe) -> Phase | None:
-    """Return the phase that trains the head on stored features: the first one, if its plan is "none"."""
-    first = recipe.phases[0] if recipe.phases else None
-    return first if first is not None and first.unfreeze == "none" else None
-
-
-class AsAsked:
-    """Learn what the recipe says: its head, then its phases.
+class RecipeTrainer:
+    """Trains what the recipe says: its head, then its phases.
 
     Args:
         head: a Keras layer or model, or a scikit-learn estimator, instead of the recipe's; or None.
-        progress: where it is kept how far training came, to be resumed; or None.
-        reporter: what a person is told by.
+        journal: of the run, which may be resumed; None to save nothing.
     """
 
-    def __init__(self, head: Any = None, progress: Progress | None = None, *, reporter: Reporter) -> None:
-        self._head, self._progress, self._reporter = head, progress, reporter
+    def __init__(self, head: Any = None, journal: RunJournal | None = None, *, reporter: Reporter) -> None:
+        self._head, self._journal, self._reporter = head, journal, reporter
 
-    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> FoundHead:
-        """Put the head in place; see `heads.find_head`."""
-        recipe, head = material.recipe, self._head
-        solver = head if hasattr(head, "get_params") else solver_of(recipe.head if head is None else head)
-        return find_head(
-            model,
-            whole,
-            material,
-            solver=solver,
-            phase=head_phase(recipe),
-            budget=recipe.budget,
-            reporter=self._reporter,
-            progress=self._progress,
+    def fit_head(self, model: keras.Model, head_cut: Cut, data: TrainingData) -> FittedHead:
+        """Solve or train the head; see `fit.fit_head`."""
+        head = data.recipe.head if self._head is None else self._head
+        own = head if hasattr(head, "get_params") else "gradient"  # a layer of the user's own is trained
+        solver = head.solver if isinstance(head, HeadSpec) else own
+        return fit_head(
+            model, head_cut, data=data, solver=solver, reporter=self._reporter, journal=self._journal
         )
 
-    def fine_tune(self, found: FoundHead, material: Material) -> Decision:
-        """Train by the recipe's phases within its budget; changes the model. Says what it does and why.
+    def fine_tune(self, head: FittedHead, data: TrainingData) -> Decision:
+        """Train by the recipe's phases within its budget; changes the model.
 
-        A phase that leaves its plan to the program first trains what costs little, on what is stored at its
-        boundary, then everything that fits, where that one took away much of the loss. A phase that the
-        progress says was finished, or begun, by a process before this one is taken from there.
+        An "auto" phase first trains what costs little, on what is stored at its boundary; if that took away
+        much of the loss, it then trains everything that fits. A phase that an earlier process of this run
+        finished or began is continued from its checkpoint.
 
         Raises:
-            UsageError: a phase was asked for that this head, or samples of several images, do not allow.
+            UsageError: a phase that this head, or samples of several images, do not allow.
         """
-        recipe = material.recipe
-        done: list[Fitted] = [found.fitted] if found.fitted else []
+        recipe = data.recipe
+        results: list[PhaseResult] = [head.result] if head.result else []
         sentences: list[str] = []
-        runner = PhaseRunner(found, material, reporter=self._reporter, progress=self._progress)
-        for number, asked in enumerate(recipe.phases[1 if done and head_phase(recipe) else 0 :], 1):
-            reason = impossible(asked, found, material)
+        runner = PhaseRunner(head, data, reporter=self._reporter, journal=self._journal)
+        for number, phase in enumerate(recipe.phases[1 if results and find_head_phase(recipe) else 0 :], 1):
+            reason = reason_not_trainable(phase, head, data)
             if not reason:
-                fitted, reason = runner.run(asked, f"phase {number}")
-                done += fitted
+                phase_results, reason = runner.run(phase, f"phase {number}")
+                results += phase_results
             if reason:
                 sentences.append(f"Nothing of the backbone was trained: {reason}.")
-            elif done[-1].stopped in ("interrupted", "budget"):
+            elif results[-1].stopped in ("interrupted", "budget"):
                 break
-        decision = Decision.of(tuple(done), material.task.score_name)
+        decision = Decision.from_phases(tuple(results), data.task.score_name)
         if not recipe.phases:
-            sentences.append(UNTOUCHED)
+            sentences.append("Nothing of the backbone was trained, as asked for.")
         return replace(decision, reason=" ".join(filter(None, [decision.reason, *sentences])))
 
 
-def impossible(phase: Phase, found: FoundHead, material: Material) -> str:
-    """Say why this phase cannot be; nothing where it can."""
-    catalog = material.catalog
+def reason_not_trainable(phase: Phase, head: FittedHead, data: TrainingData) -> str:
+    """Return why a phase cannot train, or "" if it can.
+
+    Raises:
+        UsageError: it cannot, and its plan is not "auto".
+    """
+    catalog = data.catalog
     reason = ""
     if not catalog.part("validation"):
         reason = "without validation images nothing shows what training gains"
-    elif material.backbone.frozen_because:
-        reason = material.backbone.frozen_because
-    elif not found.trainable:
-        reason = "the head is not one that gradients go through"
-    elif any(sample.more for sample in catalog.samples):
-        reason = "of samples with several images only the features are trained on"
+    elif data.backbone.frozen_because:
+        reason = data.backbone.frozen_because
+    elif not head.trainable:
+        reason = "gradients cannot pass through this head"
+    elif any(sample.extra_images for sample in catalog.samples):
+        reason = "samples of several images can train only a head, on features"
     if reason and phase.unfreeze != "auto":
         raise UsageError(f"unfreeze {phase.unfreeze}: {reason}. Leave the phase out, or say none.")
     return reason

@@ -1,15 +1,11 @@
-"""A checkpoint: one file of arrays and JSON, written beside and moved into place. No pickle.
+"""The journal of an unfinished run: its decisions and checkpoints, kept beside the run folder for `--resume`.
 
-A run under way: what it decided and how far it came, in a folder beside its place, for `--resume`.
-
-    .OUT.progress/run.json       what the run was begun with, what it decided by the clock, what it delivered
+    .OUT.progress/run.json       the run's inputs, what it decided by the clock, what it delivered
     .OUT.progress/NAME.npz       the last checkpoint of a phase: head, phase-1, phase-1-deeper, phase-2, ...
 
-Decisions and checkpoints have names, and are found by them.
-
-The folder belongs to one process at a time, by a lock. It goes when the run is done. Whatever a run needs
-besides is a function of its recipe and its data: the order and the augmentation of images of (seed, epoch,
-step), and everything that is not trained by gradient.
+Decisions and checkpoints are looked up by name. A lock gives the folder to one process at a time, and the
+folder is deleted when the run is done. Everything else follows from recipe and data: the order and the
+augmentation of images from (seed, epoch, step), and so does all that is not trained by gradient.
 """
 
 from __future__ import annotations
@@ -19,152 +15,26 @@ import json
 import os
 import re
 import shutil
-import time
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from regraft.errors import EnvironmentFault, UsageError
-from regraft.system.atomic import hold, new_file, sweep
+from regraft.errors import EnvironmentFault, UsageError, describe_os_error, wrap_os_errors
+from regraft.system.atomic import make_temporary_file, remove_stale, try_lock
 from regraft.system.console import Reporter, SilentReporter
+from regraft.training.checkpoint import PhaseCheckpoint
 
-__all__ = ["Arrays", "Bookmark", "Progress", "read_checkpoint", "write_checkpoint"]
+__all__ = ["RunJournal"]
 
-
-Arrays = dict[str, list[NDArray[Any]]]
-
-
-def write_checkpoint(path: Path, said: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
-    """Write a checkpoint in the place of an earlier one: whoever reads finds the one or the other, whole.
-
-    Args:
-        path: its file.
-        said: anything that JSON holds, NaN included.
-        arrays: numbers of any type, in named lists.
-
-    Raises:
-        OSError: it cannot be written; the earlier one is as it was.
-    """
-    members = {
-        f"{name}/{place}": _plain(value) for name, row in arrays.items() for place, value in enumerate(row)
-    }
-    head = {
-        "said": said,
-        "types": {name: [str(value.dtype) for value in row] for name, row in arrays.items()},
-    }
-    with new_file(path.parent, f".writing-{path.name}-") as beside:
-        with beside.open("wb") as file:
-            np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **cast("Any", members))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+NAMED = 3  # differences that a message names
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], Arrays] | None:
-    """What was written last, or None where nothing was.
-
-    Raises:
-        EnvironmentFault: the file is damaged or cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_checkpoint(Path(folder) / "now.npz", {"epoch": 3}, {"best": [np.eye(2)]})
-        ...     said, arrays = read_checkpoint(Path(folder) / "now.npz")
-        >>> said, arrays["best"][0].tolist()
-        ({'epoch': 3}, [[1.0, 0.0], [0.0, 1.0]])
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            head = json.loads(file["head"].tobytes())
-            return head["said"], {
-                name: [_typed(file[f"{name}/{place}"], kind) for place, kind in enumerate(kinds)]
-                for name, kinds in head["types"].items()
-            }
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise EnvironmentFault(
-            f"The checkpoint {path} is damaged ({error}). Begin anew: the same command without --resume."
-        ) from error
-
-
-def _plain(value: NDArray[Any]) -> NDArray[Any]:
-    """Types that NumPy has not by itself, such as bfloat16, as bytes: it would give them back as nothing."""
-    value = np.asarray(value, order="C")
-    return value if value.dtype.isbuiltin == 1 else value.view(np.dtype(("V", value.dtype.itemsize)))
-
-
-def _typed(value: NDArray[Any], kind: str) -> NDArray[Any]:
-    if str(value.dtype) == kind:
-        return value
-    import ml_dtypes
-
-    return value.view(getattr(ml_dtypes, kind))
-
-
-EVERY = 15.0  # seconds between two checkpoints, at least
-WORTH = 20  # times what the last one took to write, at least
-NAMED = 3  # differences that are named
-
-
-class Bookmark:
-    """Where a phase stands, on disk.
-
-    Args:
-        path: of its checkpoint; None to keep nothing.
-        known: whether a checkpoint that is there already counts.
-    """
-
-    def __init__(
-        self, path: Path | None = None, *, known: bool = False, reporter: Reporter | None = None
-    ) -> None:
-        self._path, self._reporter = path, reporter or SilentReporter()
-        self._found = read_checkpoint(path) if path is not None and known else None
-        self._next = time.monotonic() + EVERY
-
-    @property
-    def done(self) -> bool:
-        """Whether the phase was finished by a process before this one."""
-        return self._found is not None and bool(self._found[0]["done"])
-
-    def take(self) -> tuple[dict[str, Any], Arrays] | None:
-        """What a process before this one kept last; once, for it may be as large as the model."""
-        found, self._found = self._found, None
-        return found
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint: writing them takes a twentieth of the time at most."""
-        return self._path is not None and time.monotonic() >= self._next
-
-    def keep(self, said: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
-        """Write a checkpoint. Where the disk does not take it, training goes on without, and that is said."""
-        if self._path is None:
-            return
-        begun = time.monotonic()
-        try:
-            write_checkpoint(self._path, said, arrays)
-        except OSError as error:
-            self._reporter.warn(
-                f"No checkpoint can be written to {self._path.parent} ({error.strerror or error}): should "
-                "this run be killed, --resume goes back to the last one."
-            )
-            self._path = None
-        now = time.monotonic()
-        self._next = now + max(EVERY, WORTH * (now - begun))
-
-
-class Progress:
-    """What is kept of a run under way; `Progress.of` makes one, `Progress()` keeps nothing.
+class RunJournal:
+    """The decisions and checkpoints of a run. `RunJournal.open` makes one; `RunJournal()` records nothing.
 
     Attributes:
-        finished: set by whoever has put the run in its place: then nothing is kept.
+        finished: set once the run folder is complete: then the journal is deleted.
     """
 
     def __init__(
@@ -174,94 +44,92 @@ class Progress:
         self._state: dict[str, Any] = {"facts": {}, "decisions": {}, "delivered": ""}
         self.finished = False
         if resume:
-            self._recall()
+            self._read()
 
     @classmethod
     @contextmanager
-    def of(cls, out: Path, *, resume: bool, reporter: Reporter) -> Iterator[Progress]:
-        """Hold the progress of the run that is to become `out`.
+    def open(cls, out: Path, *, resume: bool, reporter: Reporter) -> Iterator[RunJournal]:
+        """Lock and yield the journal of the run that is to become `out`.
 
         Args:
-            out: a run folder's place.
-            resume: go on with what is there; otherwise `begin` removes it.
+            out: path of the run folder.
+            resume: continue the journal that is there; otherwise `begin` empties it.
 
         Raises:
             EnvironmentFault: another process makes this run, or nothing can be written beside `out`.
         """
         folder = out.parent / f".{out.name}.progress"
-        try:
+        with wrap_os_errors(f"Nothing can be written to {out.parent}"):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = hold(folder)
-        except OSError as error:
-            raise EnvironmentFault(
-                f"Nothing can be written to {out.parent}: {error.strerror or error}."
-            ) from error
+            lock = try_lock(folder)
         if lock is None:
-            raise EnvironmentFault(f"{out} is in use by process {_owner(folder)}, which makes this very run.")
+            raise EnvironmentFault(
+                f"{out} is in use by process {_read_owner(folder)}, which makes this very run."
+            )
         try:
-            progress = cls(folder, resume=resume, reporter=reporter)
+            journal = cls(folder, resume=resume, reporter=reporter)
             try:
-                yield progress
+                yield journal
             finally:
-                if progress.finished or not any(folder.glob("*.npz")):
+                if journal.finished or not any(folder.glob("*.npz")):
                     shutil.rmtree(folder, ignore_errors=True)
                 else:
                     reporter.info(
-                        f"How far it came is in {folder}: the same command with --resume goes on from there."
+                        f"Progress saved to {folder}. Run the same command with --resume to continue."
                     )
         finally:
             os.close(lock)
 
     def begin(self) -> None:
-        """Go on with what is there, or remove it; says which."""
+        """Report whether the run continues an earlier one; delete what is there if it does not."""
         if self._folder is None:
             return
-        sweep(self._folder, ".writing-")
-        there = sorted(self._folder.iterdir())
-        trained = sum(path.suffix == ".npz" for path in there)
+        remove_stale(self._folder, ".writing-")
+        files = sorted(self._folder.iterdir())
+        checkpoints = sum(path.suffix == ".npz" for path in files)
         if self._resume:
-            self._reporter.info(
-                f"Resuming the run that was begun before. Phases with a checkpoint: {trained}."
-                if trained
-                else "Nothing was trained before: the run begins, with what the store has already."
-            )
+            resumed = f"Resuming an earlier run. Phases with a checkpoint: {checkpoints}."
+            fresh = "There is no checkpoint to resume: the run starts from the beginning and uses the store."
+            self._reporter.info(resumed if checkpoints else fresh)
         else:
-            if trained:
-                self._reporter.warn(
-                    f"An unfinished run was in {self._folder}; begun anew now. --resume would go on."
-                )
-            for path in there:
+            if checkpoints:
+                discarded = f"Discarding the unfinished run in {self._folder}."
+                self._reporter.warn(f"{discarded} Use --resume to continue one instead.")
+            for path in files:
                 path.unlink()
         self._state["process"] = os.getpid()
         self._write()
 
-    def expect(self, **facts: Any) -> None:
-        """Note what a run depends on; where one is resumed, compare.
+    def check_inputs(self, **facts: Any) -> None:
+        """Record what a run depends on; if it is resumed, compare that with what is recorded.
 
         Raises:
-            UsageError: this is not the run that was begun.
+            UsageError: the earlier run had other inputs.
         """
-        known = self._state["facts"]
-        plain = dict(_flat("", json.loads(json.dumps(facts))))
-        wrong = [name for name, value in plain.items() if name in known and known[name] != value]
-        if wrong:
-            expected, received = (
-                ", ".join(f"{name} {_brief(of[name])}" for name in wrong[:NAMED]) for of in (known, plain)
+        recorded = self._state["facts"]
+        received = dict(_flatten("", json.loads(json.dumps(facts))))
+        changed = [name for name, value in received.items() if name in recorded and recorded[name] != value]
+        if changed:
+            before, now = (
+                ", ".join(f"{name} {_shorten(values[name])}" for name in changed[:NAMED])
+                for values in (recorded, received)
             )
-            more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            rest = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
             raise UsageError(
-                f"--resume goes on with the run that was begun. Expected {expected}{more}. Received "
-                f"{received}{more}. Give the same command as then, or begin anew without --resume."
+                f"--resume continues an earlier run. Expected {before}{rest}. Received {now}{rest}. "
+                "Give the same command as then, or start again without --resume."
             )
-        known |= plain
+        recorded |= received
         self._write()
 
     def decide(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return the decision of this name, and note it: what the clock, or the disk, chose once holds.
+        """Return the recorded decision of this name; if there is none, choose and record it.
+
+        A resumed run takes the earlier decision, whatever clock and disk would choose now.
 
         Args:
-            name: "phase 1: plan".
-            choose: called where no process before this one has decided; what it returns fits into JSON.
+            name: such as "phase 1: plan".
+            choose: returns the decision, as JSON.
         """
         if name not in self._state["decisions"]:
             self._state["decisions"][name] = choose()
@@ -269,22 +137,22 @@ class Progress:
         decision: dict[str, Any] = self._state["decisions"][name]
         return decision
 
-    def bookmark(self, name: str) -> Bookmark:
-        """Return the bookmark of a phase: "phase 1, deeper"."""
+    def open_checkpoint(self, name: str) -> PhaseCheckpoint:
+        """Return the checkpoint of a phase, such as "phase 1, deeper"."""
         file = re.sub(r"\W+", "-", name) + ".npz"
         path = None if self._folder is None else self._folder / file
-        return Bookmark(path, known=self._resume, reporter=self._reporter)
+        return PhaseCheckpoint(path, resume=self._resume, reporter=self._reporter)
 
-    def may_replace(self, out: Path) -> bool:
-        """Whether what is at `out` is what this very run left there when it was stopped."""
-        return bool(self._state["delivered"]) and self._state["delivered"] == _digest(out)
+    def can_replace(self, out: Path) -> bool:
+        """Tell whether `out` is what this very run delivered before it was stopped."""
+        return bool(self._state["delivered"]) and self._state["delivered"] == _digest_manifest(out)
 
-    def deliver(self, folder: Path) -> None:
-        """A finished run folder is about to take its place."""
-        self._state["delivered"] = _digest(folder)
+    def record_delivery(self, folder: Path) -> None:
+        """Record that a finished run folder is about to be moved into place."""
+        self._state["delivered"] = _digest_manifest(folder)
         self._write()
 
-    def _recall(self) -> None:
+    def _read(self) -> None:
         if self._folder is None:
             return
         path = self._folder / "run.json"
@@ -298,55 +166,55 @@ class Progress:
             return
         except (OSError, ValueError, AttributeError) as error:
             raise EnvironmentFault(
-                f"{path} is damaged ({error}). Begin anew: the same command without --resume."
+                f"{path} is damaged ({error}). Start again: the same command without --resume."
             ) from error
 
     def _write(self) -> None:
         if self._folder is None:
             return
         try:
-            with new_file(self._folder, ".writing-run-") as beside:
-                beside.write_text(json.dumps(self._state, indent=2), "utf-8")
-                beside.replace(self._folder / "run.json")
+            with make_temporary_file(self._folder, ".writing-run-") as temporary:
+                temporary.write_text(json.dumps(self._state, indent=2), "utf-8")
+                temporary.replace(self._folder / "run.json")
         except OSError as error:
             self._reporter.warn(
-                f"The progress of this run cannot be kept in {self._folder} ({error.strerror or error}): "
-                "should it be killed, it begins anew."
+                f"The progress of this run cannot be saved to {self._folder} ({describe_os_error(error)}): "
+                "if it is killed, it starts again from the beginning."
             )
             self._folder = None
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Names with dots, and values that are no tables.
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and the values that are not tables.
 
-    >>> dict(_flat("", {"seed": 0, "phases": [{"epochs": 2}]}))
+    >>> dict(_flatten("", {"seed": 0, "phases": [{"epochs": 2}]}))
     {'seed': 0, 'phases.1.epochs': 2}
     """
-    parts = value
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        parts = {str(number): each for number, each in enumerate(value, 1)}
-    if not isinstance(parts, dict):
+    table = value
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        table = {str(number): item for number, item in enumerate(value, 1)}
+    if not isinstance(table, dict):
         yield name, value
         return
-    for key, each in parts.items():
-        yield from _flat(f"{name}.{key}" if name else key, each)
+    for key, item in table.items():
+        yield from _flatten(f"{name}.{key}" if name else key, item)
 
 
-def _owner(folder: Path) -> str:
+def _read_owner(folder: Path) -> str:
     try:
         return str(json.loads((folder / "run.json").read_text("utf-8"))["process"])
     except (OSError, ValueError, KeyError):
         return "of an unknown number"
 
 
-def _digest(run: Path) -> str:
-    """Of a run folder's manifest, which has the digests of its files."""
+def _digest_manifest(run: Path) -> str:
+    """Return the digest of a run folder's manifest, which holds the digests of its files."""
     try:
         return hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def _brief(value: Any, most: int = 60) -> str:
+def _shorten(value: Any, most: int = 60) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,8 +1,8 @@
-"""The epochs of a phase, step by step: best weights, budget, interruption, checkpoints.
+"""The training loop of a phase: epochs, best weights, budget, interruption, checkpoints.
 
 The loop is written out, not left to `Model.fit`, for what it must promise: the learning rate of every step,
-the best weights kept, a stop by budget or Ctrl-C at the end of a step, a run that goes on after a kill with
-the same bits, and a proof at the end that nothing outside the plan has moved.
+the weights of the best epoch, a stop by budget or Ctrl-C at the end of a step, the same bits after a kill
+and a resume, and a check at the end that nothing outside the plan has changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,16 +18,17 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.errors import EnvironmentFault
-from regraft.models.freeze import Guard, Trained, may_move
+from regraft.backbones.graph import flatten_layers
+from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
-from regraft.system.console import Reporter, duration
-from regraft.system.signals import finish_step
-from regraft.training.journal import Arrays, Bookmark
-from regraft.training.optimizers import Clock, Rates, carry_over, in_parts, is_out_of_memory
-from regraft.training.training_data import Lesson
+from regraft.system.console import Reporter, format_duration
+from regraft.system.signals import stop_after_step
+from regraft.training.checkpoint import Arrays, PhaseCheckpoint
+from regraft.training.compiled import CompiledNetwork, as_network_input
+from regraft.training.optimizers import Schedule
+from regraft.training.training_data import PhaseData
 
-__all__ = ["EpochRecord", "Fitted", "Session"]
+__all__ = ["EpochRecord", "PhaseResult", "TrainingLoop"]
 
 
 @dataclass(frozen=True)
@@ -43,52 +44,58 @@ class EpochRecord:
 
 
 @dataclass
-class Fitted:
+class PhaseResult:
     """What a phase did.
 
     Attributes:
-        phase: what was asked for, its plan resolved; "none" for the head alone.
-        trained: what trained of the backbone.
-        why: a phrase on the choice of the plan, where the program chose.
+        phase: the phase, its plan resolved; "none" trains the head alone.
+        trained: how much of the backbone trained.
+        remark: phrases on the choice of the plan and its pace, if there are any.
         history: a record an epoch.
-        planned: the number of epochs the rates were laid out for.
+        planned_epochs: the number of epochs that the schedule of rates is made for.
         best: the epoch whose weights the model now has, 0 for those it had before.
         stopped: what ended it: "done", "no progress", "budget", "interrupted" or "diverged".
-        left: seconds of the budget that were left then.
+        seconds_left: what was left of the budget then.
     """
 
     phase: Phase
-    trained: Trained
-    why: str = ""
+    trained: TrainableCount
+    remark: str = ""
     history: list[EpochRecord] = field(default_factory=list)
-    planned: int = 0
+    planned_epochs: int = 0
     best: int = 0
     stopped: str = "done"
-    left: float = 0.0
+    seconds_left: float = 0.0
 
     @property
     def unfreeze(self) -> str:
         """The plan, in words."""
         return str(self.phase.unfreeze)
 
+    def add_remark(self, phrase: str) -> None:
+        """Add a phrase to the remark."""
+        self.remark = "; ".join(filter(None, [self.remark, phrase]))
+
     def state(self) -> dict[str, Any]:
-        """What happened so far, for `restore`, as JSON."""
-        told = {name: getattr(self, name) for name in ("planned", "best", "stopped", "left")}
-        return {"history": [asdict(record) for record in self.history], **told}
+        """Return the state as JSON, for `restore`."""
+        state = {"planned": self.planned_epochs, "best": self.best, "stopped": self.stopped}
+        return {"history": [asdict(r) for r in self.history], **state, "left": self.seconds_left}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what had this state."""
-        vars(self).update(state, history=[EpochRecord(**record) for record in state["history"]])
+        """Restore a state that `state` returned."""
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.planned_epochs, self.best = state["planned"], state["best"]
+        self.stopped, self.seconds_left = state["stopped"], state["left"]
 
 
 @dataclass
-class _Place:
-    """Where in the epochs training stands.
+class _Position:
+    """How far training has come.
 
     Attributes:
-        epoch, step: from 1, and how many steps of it are done.
-        total, count: sum of the losses so far, and of how many samples.
-        seconds: what the epoch took before this process.
+        epoch, step: the epoch, from 1, and how many of its steps are done.
+        total, count: sum of the losses so far, and over how many samples.
+        seconds: what the epoch took in earlier processes.
     """
 
     epoch: int = 1
@@ -99,224 +106,190 @@ class _Place:
 
     @property
     def loss(self) -> float:
-        """The mean; NaN before the first step."""
+        """The mean loss; NaN before the first step."""
         return self.total / self.count if self.count else math.nan
 
 
-class Session:
-    """What every epoch of a phase needs. `network` is the part of `model` that runs: suffix, or all of it.
+class TrainingLoop:
+    """The loop over the epochs of a phase. `network` is the part of `model` that runs: suffix, or all of it.
 
-    All that changes from step to step is what `_keep` writes: weights, what optimizers remember, layers'
-    random numbers, the schedule, the history. Order and augmentation are functions of epoch and step.
+    Everything that changes from step to step is in the checkpoint: weights, the optimizers' state, random
+    numbers of layers, schedule, history. Order and augmentation are functions of epoch and step.
     """
 
     def __init__(
         self,
         model: keras.Model,
-        network: keras.Model,
-        rates: Rates,
+        network: CompiledNetwork,
         *,
         phase: Phase,
-        lesson: Lesson,
-        bookmark: Bookmark,
+        data: PhaseData,
+        checkpoint: PhaseCheckpoint,
         reporter: Reporter,
-        compile_in_parts: Callable[[int], Rates],
     ) -> None:
-        self._network, self._rates, self._phase, self._lesson = network, rates, phase, lesson
-        self._moving, self._guard = may_move(model), Guard(model)
-        self._bookmark, self._reporter = bookmark, reporter
-        self._compile_in_parts, self._parts = compile_in_parts, 1
+        self._network, self._phase, self._data = network, phase, data
+        self._weights, self._guard = list_mutable_weights(model), FrozenWeightsGuard(model)
+        self._checkpoint, self._reporter = checkpoint, reporter
         self._stop = threading.Event()
 
-    def run(self, fitted: Fitted, clock: Clock, seed: int) -> Fitted:
-        """Epoch by epoch until something ends the phase; the model ends with the weights of the best one."""
-        self._fitted, self._clock = fitted, clock
-        kept = self._bookmark.take()
-        place = self._begin(seed) if kept is None else self._restore(*kept)
-        with finish_step(self._reporter) as self._stop:
-            while fitted.stopped == "done" and place.epoch <= clock.epochs:
-                place = self._one_epoch(place)
-        for variable, value in zip(self._moving, self._best, strict=True):
+    def run(self, result: PhaseResult, schedule: Schedule, seed: int) -> PhaseResult:
+        """Train until something ends the phase and fill in its result; the model ends at its best epoch."""
+        self._result, self._schedule = result, schedule
+        previous = self._checkpoint.take_previous()
+        position = self._begin(seed) if previous is None else self._restore(*previous)
+        with stop_after_step(self._reporter) as self._stop:
+            while result.stopped == "done" and position.epoch <= schedule.epochs:
+                position = self._run_epoch(position)
+        for variable, value in zip(self._weights, self._best, strict=True):
             variable.assign(value)
         self._guard.check()
-        fitted.planned, fitted.left = clock.epochs, clock.left
-        if fitted.stopped != "interrupted":
-            self._bookmark.keep({"done": True, "fitted": fitted.state()}, {"now": self._best})
-        return fitted
+        result.planned_epochs, result.seconds_left = schedule.epochs, schedule.seconds_left
+        if result.stopped != "interrupted":
+            self._checkpoint.save({"done": True, "fitted": result.state()}, {"now": self._best})
+        return result
 
-    def _begin(self, seed: int) -> _Place:
-        _seed_layers(self._network, seed)
-        self._best = _snapshot(self._moving)
-        self._fitted.history.append(self._record(0, math.nan, time.monotonic()))
-        return _Place()
+    def _begin(self, seed: int) -> _Position:
+        _seed_layers(self._network.model, seed)
+        self._best = _copy_values(self._weights)
+        self._result.history.append(self._evaluate(0, math.nan, time.monotonic()))
+        return _Position()
 
-    def _one_epoch(self, place: _Place) -> _Place:
-        """Train and judge; where the next epoch begins."""
-        fitted, begun = self._fitted, time.monotonic() - place.seconds
-        finite = self._train(place, begun)
-        whole = place.step == len(self._lesson.train)
-        if self._stop.is_set() and finite and not whole:
-            self._keep(place, begun)  # the rest of the epoch is still to come
-        fitted.history.append(self._record(place.epoch, place.loss if finite else math.nan, begun))
-        fitted.stopped = self._verdict(finite)
-        if fitted.best == place.epoch:
-            self._best = _snapshot(self._moving)
-        self._say()
-        following = _Place(place.epoch + 1)
-        if whole and finite and (self._bookmark.due or self._stop.is_set()):
-            self._keep(following, time.monotonic())
+    def _run_epoch(self, position: _Position) -> _Position:
+        """Train the rest of an epoch and evaluate it; return where the next one begins."""
+        result, begun = self._result, time.monotonic() - position.seconds
+        is_finite = self._train(position, begun)
+        is_complete = position.step == len(self._data.train)
+        if self._stop.is_set() and is_finite and not is_complete:
+            self._save(position, begun)  # a resumed run trains the rest of the epoch
+        loss = position.loss if is_finite else math.nan
+        result.history.append(self._evaluate(position.epoch, loss, begun))
+        result.stopped = self._judge(is_finite)
+        if result.best == position.epoch:
+            self._best = _copy_values(self._weights)
+        self._report_epoch()
+        following = _Position(position.epoch + 1)
+        if is_complete and is_finite and (self._checkpoint.is_due or self._stop.is_set()):
+            self._save(following, time.monotonic())
         if self._stop.is_set():
-            fitted.stopped = "interrupted"
+            result.stopped = "interrupted"
         return following
 
-    def _train(self, place: _Place, begun: float) -> bool:
-        """What is left of the epoch; whether the loss stayed among the finite numbers."""
-        train = self._lesson.train
-        what = "Training the head" if self._fitted.unfreeze == "none" else "Fine-tuning"
-        with self._reporter.track(f"{what}, epoch {place.epoch}", len(train.samples)) as advance:
-            advance(place.count)
-            for batch in train.shuffled(place.epoch, place.step):
-                if self._stop.is_set() or self._clock.over:
+    def _train(self, position: _Position, begun: float) -> bool:
+        """Train the rest of the epoch; return whether the loss stayed finite."""
+        train, schedule = self._data.train, self._schedule
+        title = "Training the head" if self._result.unfreeze == "none" else "Fine-tuning"
+        with self._reporter.track(f"{title}, epoch {position.epoch}", len(train.samples)) as advance:
+            advance(position.count)
+            for batch in train.iter_shuffled(position.epoch, position.step):
+                if self._stop.is_set() or schedule.is_over:
                     break
                 started = time.monotonic()
-                self._rates.set(self._clock.rate(self._phase.learning_rate))
+                self._network.rates.set(schedule.rate(self._phase.learning_rate))
                 weighted = np.stack(np.broadcast_arrays(batch.targets, batch.weights), -1)
-                loss = self._step(batch.inputs, weighted)
-                self._clock.ticked(time.monotonic() - started)
+                loss = self._network.train_step(batch.inputs, weighted, self._reporter)
+                schedule.add_step(time.monotonic() - started)
                 if not math.isfinite(loss):
                     return False
-                place.step += 1
-                place.total, place.count = place.total + loss * len(weighted), place.count + len(weighted)
+                position.step += 1
+                position.total += loss * len(weighted)
+                position.count += len(weighted)
                 advance(len(weighted))
-                if self._bookmark.due or self._clock.settled:
-                    self._keep(place, begun)
-                if self._clock.timed:
-                    self._estimate()
+                if self._checkpoint.is_due or schedule.has_just_chosen:
+                    self._save(position, begun)
+                if schedule.is_just_timed:
+                    self._report_pace()
         return True
 
-    def _estimate(self) -> None:
-        """Say what the first steps tell of the rest."""
-        seconds, epochs = self._clock.seconds_an_epoch, self._clock.epochs
-        self._reporter.info(
-            f"By the first steps an epoch takes {duration(seconds)}, {epochs} epoch{'s' * (epochs > 1)} "
-            f"about {duration(epochs * seconds)}."
-        )
+    def _evaluate(self, epoch: int, loss: float, begun: float) -> EpochRecord:
+        """Predict the validation samples and return the record of the epoch."""
+        data, network = self._data, self._network
+        predictions = [
+            np.asarray(network.model.predict_on_batch(as_network_input(batch.inputs)))
+            for batch in data.validation.iter_in_order()
+        ]
+        answers, truth = np.concatenate(predictions), data.validation.targets
+        val_loss = float(data.task.compute_losses(answers, truth, data.spread).mean())
+        score = data.task.score(answers, truth)
+        return EpochRecord(epoch, loss, val_loss, score, network.rates.head, time.monotonic() - begun)
 
-    def _step(self, inputs: tuple[NDArray[Any], ...], weighted: NDArray[np.float32]) -> float:
-        """One step and its loss; where it does not fit the memory, in twice as many parts from now on."""
-        while True:
-            try:
-                parts = in_parts(inputs, weighted, self._parts)
-                losses = [float(self._network.train_on_batch(_given(part), of)) for part, of in parts]
-                return sum(losses) / self._parts
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._parts >= len(weighted):
-                    raise EnvironmentFault(
-                        "Training does not fit the memory of this machine, not even one sample at a time. "
-                        "Choose a smaller --image-size, or a plan that trains less of the backbone."
-                    ) from error
-            self._divide(2 * self._parts)
-            self._reporter.info(
-                f"A batch of {len(weighted)} does not fit the memory: each step is computed in {self._parts} "
-                "parts from now on, and is the same step."
-            )
-
-    def _divide(self, parts: int) -> None:
-        """Steps in so many parts from now on."""
-        before, trained = self._rates, self._network.trainable_variables
-        self._network.optimizer.build(trained)
-        self._rates = self._compile_in_parts(parts)
-        self._network.optimizer.build(trained)
-        carry_over(before, self._rates, parts // self._parts)
-        self._rates.set(before.head)
-        self._parts = parts
-
-    def _record(self, epoch: int, loss: float, begun: float) -> EpochRecord:
-        """Look at the validation samples and write down how the epoch went."""
-        lesson, answers = self._lesson, []
-        for batch in lesson.validation.in_order():
-            answers.append(np.asarray(self._network.predict_on_batch(_given(batch.inputs))))
-        answer, truth = np.concatenate(answers), lesson.validation.targets
-        val_loss = float(lesson.task.losses(answer, truth, lesson.spread).mean())
-        score = lesson.task.score(answer, truth)
-        return EpochRecord(epoch, loss, val_loss, score, self._rates.head, time.monotonic() - begun)
-
-    def _verdict(self, finite: bool) -> str:
-        """What ends the phase after this epoch, "done" where nothing does; notes the best epoch."""
-        fitted = self._fitted
-        last, best = fitted.history[-1], fitted.history[fitted.best]
-        if not finite or not math.isfinite(last.val_loss):
+    def _judge(self, is_finite: bool) -> str:
+        """Note whether the last epoch is the best; return what ends the phase now, or "done"."""
+        result = self._result
+        last, best = result.history[-1], result.history[result.best]
+        if not is_finite or not math.isfinite(last.val_loss):
             return "diverged"
-        if last.val_loss < best.val_loss and last.val_score >= fitted.history[0].val_score:
-            fitted.best = last.epoch
-        if self._clock.over:
+        if last.val_loss < best.val_loss and last.val_score >= result.history[0].val_score:
+            result.best = last.epoch
+        if self._schedule.is_over:
             return "budget"
-        return "no progress" if last.epoch - fitted.best >= self._phase.patience else "done"
+        return "no progress" if last.epoch - result.best >= self._phase.patience else "done"
 
-    def _keep(self, place: _Place, begun: float) -> None:
-        """A checkpoint: all that `_restore` needs."""
-        said = {
+    def _save(self, position: _Position, begun: float) -> None:
+        """Save a checkpoint with all that `_restore` needs."""
+        state = {
             "done": False,
-            "fitted": self._fitted.state(),
-            "clock": self._clock.state(),
-            "place": {**asdict(place), "seconds": time.monotonic() - begun},
-            "rate": self._rates.head,
-            "parts": self._parts,
+            "fitted": self._result.state(),
+            "clock": self._schedule.state(),
+            "place": {**asdict(position), "seconds": time.monotonic() - begun},
+            "rate": self._network.rates.head,
+            "parts": self._network.parts,
         }
-        state = {name: _snapshot(variables) for name, variables in self._state().items()}
-        self._bookmark.keep(said, {**state, "best": self._best})
+        values = {name: _copy_values(variables) for name, variables in self._list_variables().items()}
+        self._checkpoint.save(state, {**values, "best": self._best})
 
-    def _restore(self, said: dict[str, Any], arrays: Arrays) -> _Place:
-        """Stand where the process stood that wrote this checkpoint."""
-        self._network.optimizer.build(self._network.trainable_variables)
-        if said["parts"] > 1:
-            self._divide(said["parts"])
-        for name, variables in self._state().items():
+    def _restore(self, state: dict[str, Any], arrays: Arrays) -> _Position:
+        """Restore a checkpoint; return the position that it was saved at."""
+        model = self._network.model
+        model.optimizer.build(model.trainable_variables)
+        if state["parts"] > 1:
+            self._network.split_steps(state["parts"])
+        for name, variables in self._list_variables().items():
             for variable, value in zip(variables, arrays[name], strict=True):
                 variable.assign(value)
         self._best = arrays["best"]
-        self._fitted.restore(said["fitted"])
-        self._clock.restore(said["clock"])
-        self._rates.set(said["rate"])
-        place = _Place(**said["place"])
+        self._result.restore(state["fitted"])
+        self._schedule.restore(state["clock"])
+        self._network.rates.set(state["rate"])
+        position = _Position(**state["place"])
         self._reporter.info(
-            f"Going on in epoch {place.epoch}, after {place.step} of {len(self._lesson.train)} steps."
+            f"Resuming in epoch {position.epoch}, after {position.step} of {len(self._data.train)} steps."
         )
-        return place
+        return position
 
-    def _state(self) -> dict[str, list[keras.Variable]]:
-        """Every variable that a step may change."""
-        generators = [generator.state for _, generator in _generators(self._network)]
-        return {"now": self._moving, "random": generators, "optimizer": self._network.optimizer.variables}
+    def _list_variables(self) -> dict[str, list[keras.Variable]]:
+        """List every variable that a step may change."""
+        model = self._network.model
+        generators = [generator.state for _, generator in _iter_generators(model)]
+        return {"now": self._weights, "random": generators, "optimizer": model.optimizer.variables}
 
-    def _say(self) -> None:
-        last, name = self._fitted.history[-1], self._lesson.task.score_name
+    def _report_pace(self) -> None:
+        seconds, epochs = self._schedule.seconds_per_epoch, self._schedule.epochs
         self._reporter.info(
-            f"Epoch {last.epoch}/{self._clock.epochs}: loss {last.loss:.3g}, "
-            f"validation loss {last.val_loss:.3g}, {name} {last.val_score:.3f} ({duration(last.seconds)})"
+            f"By the first steps an epoch takes {format_duration(seconds)}, {epochs} "
+            f"epoch{'s' * (epochs > 1)} about {format_duration(epochs * seconds)}."
+        )
+
+    def _report_epoch(self) -> None:
+        last, score_name = self._result.history[-1], self._data.task.score_name
+        self._reporter.info(
+            f"Epoch {last.epoch}/{self._schedule.epochs}: loss {last.loss:.3g}, validation loss "
+            f"{last.val_loss:.3g}, {score_name} {last.val_score:.3f} ({format_duration(last.seconds)})"
         )
 
 
-def _given(inputs: tuple[NDArray[Any], ...]) -> Any:
-    """What a network with so many inputs takes."""
-    return inputs[0] if len(inputs) == 1 else list(inputs)
-
-
-def _generators(network: keras.Model) -> Iterator[tuple[int, Any]]:
-    """The generators of random numbers of a network's layers, each with the number of its layer."""
-    for number, layer in enumerate(network._flatten_layers()):
+def _iter_generators(network: keras.Model) -> Iterator[tuple[int, Any]]:
+    """Yield the random number generators of a network's layers, each with the number of its layer."""
+    for number, layer in enumerate(flatten_layers(network)):
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
             yield number, generator
 
 
 def _seed_layers(network: keras.Model, seed: int) -> None:
-    """Start every layer's own random numbers from the seed: by default they depend on what ran before."""
-    for number, generator in _generators(network):
+    """Seed the random numbers of every layer: by default they depend on what ran before."""
+    for number, generator in _iter_generators(network):
         generator.state.assign(np.array([seed, number], generator.state.dtype))
 
 
-def _snapshot(variables: list[keras.Variable]) -> list[NDArray[Any]]:
+def _copy_values(variables: list[keras.Variable]) -> list[NDArray[Any]]:
     return [np.asarray(keras.ops.convert_to_numpy(variable)).copy() for variable in variables]

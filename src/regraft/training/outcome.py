@@ -1,4 +1,4 @@
-"""What a run found: the data, the model, what was decided and why."""
+"""The outcome of a run: its data, its model, what was decided, and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from regraft.backbones.info import BackboneFacts
+from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import Catalog
 from regraft.recipe import Recipe, Solver
 
@@ -16,32 +16,30 @@ if TYPE_CHECKING:
     import keras
 
     from regraft.features.extract import Features
-    from regraft.solvers.estimator_io import Kept
-    from regraft.training.fit import Fitted
+    from regraft.solvers.estimator_io import EstimatorHead
+    from regraft.training.loop import PhaseResult
 
-__all__ = ["UNTOUCHED", "Attempt", "Decision", "Outcome", "TrainedModel"]
-
-UNTOUCHED = "Nothing of the backbone was trained, as asked for."
+__all__ = ["Attempt", "Decision", "Outcome", "TrainedModel"]
 
 _ENDS = {
     "budget": "the budget ran out",
     "interrupted": "it was interrupted",
-    "diverged": "its loss left the finite numbers",
+    "diverged": "the loss became NaN or infinite",
 }
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One thing that a search tried, judged on validation at its best epoch.
+    """One attempt of a search, judged on validation at its best epoch.
 
     Attributes:
-        head: the solver that found its head.
+        head: the solver of its head.
         unfreeze: the freeze plan; "none" for the head alone.
         learning_rate, backbone_rate: of its phase; None for the head alone.
-        epochs: how many it was given; 0 for a head that was solved.
+        epochs: how many it was to train; 0 for a solved head.
         val_loss, val_score: see `tasks`.
         seconds: what it took.
-        stopped: see `training.fit.Fitted`; "done" for a head that was solved.
+        stopped: see `training.loop.PhaseResult`; "done" for a solved head.
         kept: whether the model is this one.
     """
 
@@ -57,8 +55,8 @@ class Attempt:
     kept: bool = False
 
     @property
-    def rate_below(self) -> float | None:
-        """The rate of the pre-trained layers, where any trained."""
+    def pretrained_rate(self) -> float | None:
+        """The rate of the pre-trained layers; None for the head alone."""
         if self.learning_rate is None or self.backbone_rate is None:
             return None
         return self.learning_rate * self.backbone_rate
@@ -75,52 +73,49 @@ class Decision:
     """
 
     reason: str
-    phases: tuple[Fitted, ...] = field(default=())
+    phases: tuple[PhaseResult, ...] = field(default=())
     attempts: tuple[Attempt, ...] = field(default=())
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether anything of the backbone was trained and kept."""
+        """Whether any part of the backbone was trained and kept."""
         return any(phase.best > 0 and phase.unfreeze != "none" for phase in self.phases)
 
     @property
     def interrupted(self) -> bool:
         """Whether the user stopped a phase."""
-        stopped = [each.stopped for each in self.phases] + [each.stopped for each in self.attempts]
-        return "interrupted" in stopped
+        return "interrupted" in {
+            *(phase.stopped for phase in self.phases),
+            *(a.stopped for a in self.attempts),
+        }
 
     @classmethod
-    def of(cls, phases: tuple[Fitted, ...], score_name: str) -> Decision:
-        """The decision that finished phases come to."""
-        return cls(" ".join(_sentence(phase, score_name) for phase in phases), phases)
+    def from_phases(cls, phases: tuple[PhaseResult, ...], score_name: str) -> Decision:
+        """Return the decision that follows from finished phases."""
+        return cls(" ".join(_describe(phase, score_name) for phase in phases), phases)
 
 
-def _sentence(fitted: Fitted, score_name: str) -> str:
-    first, best = fitted.history[0], fitted.history[fitted.best]
-    done = fitted.history[-1].epoch
-    end = f"; {_ENDS[fitted.stopped]} in epoch {done}" if fitted.stopped in _ENDS else ""
-    if fitted.stopped == "diverged":
-        end += f", so try a tenth of its rate: --learning-rate {fitted.phase.learning_rate / 10:g}"
-    what = "The head, trained by gradient" if fitted.unfreeze == "none" else f"Fine-tuning {fitted.unfreeze}"
-    why = f" ({fitted.why})" if fitted.why else ""
-    score = _a(score_name)
-    if fitted.best:
+def _describe(result: PhaseResult, score_name: str) -> str:
+    """Return a sentence on what a phase gained."""
+    first, best, last = result.history[0], result.history[result.best], result.history[-1].epoch
+    end = f"; {_ENDS[result.stopped]} in epoch {last}" if result.stopped in _ENDS else ""
+    if result.stopped == "diverged":
+        end += f", so try a tenth of its rate: --learning-rate {result.phase.learning_rate / 10:g}"
+    title = "The head, trained by gradient" if result.unfreeze == "none" else f"Fine-tuning {result.unfreeze}"
+    title += f" ({result.remark})" if result.remark else ""
+    score = f"{'an' if score_name[0] in 'Rm' else 'a'} {score_name}"  # an R2, an mAP, a top-1
+    if result.best:
         return (
-            f"{what}{why}, kept: on validation a loss of {best.val_loss:.3g} against {first.val_loss:.3g} "
-            f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch "
-            f"{fitted.best} of {done}{end}."
+            f"{title}, kept: on validation a loss of {best.val_loss:.3g} against {first.val_loss:.3g} before "
+            f"and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch {result.best} "
+            f"of {last}{end}."
         )
-    tried = min(fitted.history[1:], key=lambda record: record.val_loss, default=first)
+    tried = min(result.history[1:], key=lambda record: record.val_loss, default=first)
     return (
-        f"{what}{why}, not kept: it did not beat what was there before on validation, with a loss of "
+        f"{title}, not kept: it did not beat what was there before on validation, with a loss of "
         f"{tried.val_loss:.3g} against {first.val_loss:.3g} and {score} of {tried.val_score:.3f} "
         f"against {first.val_score:.3f} at its best{end}."
     )
-
-
-def _a(name: str) -> str:
-    """With its article: "an R2", "an mAP", "a top-1"."""
-    return f"{'an' if name[0] in 'Rm' else 'a'} {name}"
 
 
 @dataclass(frozen=True)
@@ -128,15 +123,15 @@ class TrainedModel:
     """The network that a run trained.
 
     Attributes:
-        model: RGB pixels 0..255 to answers, or to what `kept` answers from.
-        photos: how many images make a sample.
-        kept: scikit-learn estimators that answer from what the model gives, if the head is made of them.
-        graph: the model as OpenVINO's file, where the store has it.
+        model: RGB pixels 0..255 to answers, or to the features that `estimator` answers from.
+        images_per_sample: how many images make a sample.
+        estimator: scikit-learn estimators that answer from the model's output, if they are the head.
+        graph: path of the model in OpenVINO's format, if the store has it.
     """
 
     model: keras.Model
-    photos: int = 1
-    kept: Kept | None = None
+    images_per_sample: int = 1
+    estimator: EstimatorHead | None = None
     graph: Path | None = None
 
     @property
@@ -147,20 +142,20 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything a run made.
+    """Everything that a run made.
 
     Attributes:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
-        warnings: what the user must know of the model, for console and report.
-        leaks: part -> how many of its samples show a picture of a part before it; see `data.leaks`.
-        solver: of the head, where a search chose it; None where the recipe says it.
-        handed: what was handed over in Python, which no recipe can hold: "backbone", "head".
+        warnings: what the user must know about the model, for console and report.
+        leaks: part -> how many of its samples also show in an earlier part; see `data.duplicates`.
+        solver: of the head, if a search chose it; None if the recipe sets it.
+        in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
     """
 
     recipe: Recipe
     catalog: Catalog
-    backbone: BackboneFacts
+    backbone: BackboneInfo
     network: TrainedModel
     features: Features
     head: str
@@ -168,6 +163,6 @@ class Outcome:
     answers: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
-    handed: tuple[str, ...] = ()
+    in_memory_objects: tuple[str, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
     solver: Solver | None = None

@@ -1,18 +1,14 @@
-"""Where a phase cuts the network, and what it stores there: bytes on disk against layers run again.
+"""Planning a phase: where to cut the network, how long training takes, and how many layers to fine-tune.
 
-A phase runs what it trains in every epoch. What is frozen in front of that can be run once, by the engine,
-and read back in every epoch; or run again from pixels in every epoch, by Keras. In between lies every other
-boundary: fewer bytes, and some frozen layers run again.
+A phase runs the layers that train in every epoch. The frozen layers in front of them can run once, in the
+engine, and be read back in every epoch; or run from pixels in every epoch, in Keras. Every other boundary
+lies in between: fewer bytes on disk, and some frozen layers that run in every epoch. All costs, bytes too,
+are in units of the engine's work (`estimate_work`), so the choice is the same on a fast and on a slow
+machine.
 
-Costs are in units of the engine's work (`work`), bytes too: the choice is the same on a fast and a
-slow machine. How many seconds a unit takes is the business of `training.search`.
-
-How many layers to fine-tune within a budget: what costs little first, more where that pays.
-
-What a plan costs is known beforehand (`features.boundary`): what it trains runs in every epoch, what is
-frozen once, where its boundary is stored. How many seconds that is, a forward pass of Keras tells, timed
-once, and what phases took: the engine may compute in bf16 or on another device, so its pace says nothing of
-that of Keras. Nothing here changes the model.
+Seconds are estimated from Keras' own pace: a forward pass that is timed once, and what earlier phases took.
+The engine may compute in bf16 or on another device, so its pace says nothing about that of Keras. A plan
+that costs little comes first, and a deeper one only if that helped. Nothing here changes the model.
 """
 
 from __future__ import annotations
@@ -27,32 +23,62 @@ from typing import Any
 import keras
 import numpy as np
 
+from regraft.backbones.graph import list_nodes
 from regraft.backbones.load import Backbone
 from regraft.features.extract import Features
 from regraft.features.store import Store
-from regraft.models.cut import Boundary, Predicate, Sides, multiplications, nodes_of, sides, work
-from regraft.models.freeze import FreezePlan, resolve_plan
+from regraft.models.cut import (
+    Boundary,
+    PartitionedGraph,
+    count_multiplications,
+    estimate_work,
+    partition_graph,
+)
+from regraft.models.freeze import FreezePlan, Predicate, resolve_plan
 from regraft.recipe import VIEWS, Phase
-from regraft.system.console import amount, duration
-from regraft.training.fit import EPOCHS, Fitted
+from regraft.system.console import format_bytes, format_duration
+from regraft.training.fit import EPOCHS
+from regraft.training.loop import PhaseResult
 
-__all__ = ["Depth", "Images", "Pace", "Placed", "Search", "TrainingPace", "pays", "place", "room", "share"]
+__all__ = [
+    "CutPlan",
+    "DepthPlan",
+    "DepthPlanner",
+    "ImageCounts",
+    "Pace",
+    "TrainingPace",
+    "available_bytes",
+    "compute_trained_share",
+    "is_worth_going_deeper",
+    "plan_cut",
+]
 
+FORWARD_COST = 2  # a forward pass of Keras, in units of the engine's
+TRAIN_COST = 6  # forward and backward in Keras, in the same units: three times its forward pass
+FROZEN_COST = 4  # the multiplications of a frozen layer behind a trained one: its weights need no gradients
+WRITE_COST = 700  # a byte written, with its checksum, in the same units: 200 MB/s at 140 G/s
+READ_COST = 280  # a byte read
+NUMBER_BYTES = 2  # of a stored number: float16
+DISK_SHARE = 0.5  # of the free disk, at most
 
-FORWARD = 2  # a forward pass of Keras, in units of the engine's
-TRAINED = 6  # forward and backward in Keras, in the same units: three times its forward pass
-PASSED = 4  # the multiplications of a frozen layer behind a trained one, which needs no gradients of its own
-WRITTEN = 700  # a byte written, with its checksum, in the same units: 200 MB/s at 140 G/s
-READ = 280  # a byte read
-BYTES = 2  # of a stored number: float16
-SHARE = 0.5  # of the free disk, at most
+TIMED_IMAGES = 8  # black images in a forward pass that is timed
+TIMED_PASSES = 5  # the fastest counts: the result is remembered, so other work must not spoil it
+COMPILING = 11  # times what tracing a forward pass takes: forward, backward, update, the engine's graph
+
+FEWEST_EPOCHS = 4  # with fewer, fine-tuning has not had its chance
+SMALL = 1 / 3  # share of the network's multiplications that the first plan trains, at most
+WORTH = 0.5  # share of the loss that a plan has to take away for a deeper one to be tried
+
+# Fields of `CutPlan` and `DepthPlan` in a journal.
+_CUT_KEYS = ("boundary", "views", "each", "whole", "once", "epoch")
+_DEPTH_KEYS = ("epochs", "once", "epoch", "why")
 
 
 @dataclass(frozen=True)
-class Images:
-    """How many images a phase looks at in every epoch; only those of training are augmented.
+class ImageCounts:
+    """How many images a phase sees in every epoch; only those of training are augmented.
 
-    `views` is how many versions of a training image to store; None to choose, 1 where nothing changes them.
+    `views` is how many versions of a training image to store; None to choose, 1 if nothing changes them.
     """
 
     train: int
@@ -61,235 +87,107 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A boundary and what it costs; `boundary` is None where the frozen part runs from pixels every epoch.
+class CutPlan:
+    """A boundary and what it costs; `boundary` is None if the frozen part runs from pixels in every epoch.
 
     Attributes:
         views: versions stored of each training image.
-        each, whole: bytes of one image in one view, and of all of them.
-        once, epoch: work before the first epoch, and in each; see `cut.work`.
+        image_bytes, total_bytes: bytes of one image in one view, and of all of them.
+        once, epoch: work before the first epoch, and in each; see `cut.estimate_work`.
     """
 
     boundary: Boundary | None
     views: int
-    each: int
-    whole: int
+    image_bytes: int
+    total_bytes: int
     once: int
     epoch: int
 
     def cost(self, epochs: int) -> int:
-        """Add up so many epochs, and what comes before them."""
+        """Return the work of this many epochs and of what comes before them."""
         return self.once + epochs * self.epoch
 
     def __str__(self) -> str:
         views = f" in {self.views} views" if self.views > 1 else ""
         name = self.boundary.name if self.boundary else "nothing"
-        return f"store {amount(self.each)} an image{views}, {amount(self.whole)} in all, of {name}"
+        sizes = f"{format_bytes(self.image_bytes)} an image{views}, {format_bytes(self.total_bytes)} in all"
+        return f"store {sizes}, of {name}"
 
 
-def place(model: keras.Model, plan: Predicate, images: Images, *, epochs: int, limit: float) -> Placed:
-    """The boundary at which so many epochs take least, with as many views as pay; or pixels.
+def plan_cut(
+    model: keras.Model, plan: Predicate, images: ImageCounts, *, epochs: int, limit: float
+) -> CutPlan:
+    """Choose the cheapest boundary for a number of epochs, and how many views to store there; or pixels.
 
     Args:
         model: from `graft`.
         plan: what trains, see `cut`.
-        images: what each epoch looks at.
-        epochs: how often what is stored will be read.
+        images: what each epoch sees.
+        epochs: how often the stored tensors will be read.
         limit: bytes that may be stored.
 
     More views than epochs would never be seen, and more than `recipe.VIEWS` are not worth their pass.
     """
-    found = sides(model, plan)
-    ahead = [0, *accumulate(work([node]) for node in found.cold)]
-    trained, seen = _trained(found, plan, images), images.train + images.validation
-    pixels = Placed(None, 1, 0, 0, once=0, epoch=trained + seen * FORWARD * ahead[-1])
+    graph = partition_graph(model, plan)
+    ahead = [0, *accumulate(estimate_work([node]) for node in graph.frozen)]
+    trained, seen = _estimate_trained_work(graph, plan, images), images.train + images.validation
+    pixels = CutPlan(None, 1, 0, 0, once=0, epoch=trained + seen * FORWARD_COST * ahead[-1])
 
-    def stored(at: Boundary, views: int) -> Placed:
-        rows, each = images.train * views + images.validation, at.numbers * BYTES
-        once = rows * (ahead[at.before] + each * WRITTEN)
-        again = seen * (FORWARD * (ahead[-1] - ahead[at.before]) + each * READ)
-        return Placed(at, views, each, rows * each, once, trained + again)
+    def price(boundary: Boundary, views: int) -> CutPlan:
+        rows, size = images.train * views + images.validation, boundary.numbers * NUMBER_BYTES
+        once = rows * (ahead[boundary.position] + size * WRITE_COST)
+        repeated = seen * (FORWARD_COST * (ahead[-1] - ahead[boundary.position]) + size * READ_COST)
+        return CutPlan(boundary, views, size, rows * size, once, trained + repeated)
 
     for views in range(images.views or min(VIEWS, epochs), 0, -1):
-        every = [stored(at, views) for at in reversed(found.boundaries)]  # of equal ones the latest
-        fitting = [placed for placed in every if placed.whole <= limit]
-        best = min([pixels, *fitting], key=lambda placed: placed.cost(epochs))
+        plans = [
+            price(boundary, views) for boundary in reversed(graph.boundaries)
+        ]  # on a tie the latest wins
+        affordable = [cut for cut in plans if cut.total_bytes <= limit]
+        best = min([pixels, *affordable], key=lambda cut: cut.cost(epochs))
         if best is not pixels:
             return best
     return pixels
 
 
-def room(folder: Path, limit: float) -> float:
-    """Bytes that may be stored: the limit, and no more than half of what the disk has left."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return min(limit, SHARE * shutil.disk_usage(there).free)
+def _estimate_trained_work(graph: PartitionedGraph, plan: Predicate, images: ImageCounts) -> int:
+    """Return the work of an epoch behind what is frozen; validation goes through it forward only."""
+    layers = [node for node in graph.changing if isinstance(node.operation, keras.layers.Layer)]
+    frozen = count_multiplications(node for node in layers if not plan(node.operation))
+    train = TRAIN_COST * estimate_work(graph.changing) - (TRAIN_COST - FROZEN_COST) * frozen
+    return images.train * train + images.validation * FORWARD_COST * estimate_work(graph.changing)
 
 
-def _trained(found: Sides, plan: Predicate, images: Images) -> int:
-    """Price an epoch behind what is frozen; validation goes through it forward only."""
-    layers = [node for node in found.hot if isinstance(node.operation, keras.layers.Layer)]
-    frozen = multiplications(node for node in layers if not plan(node.operation))
-    train = TRAINED * work(found.hot) - (TRAINED - PASSED) * frozen
-    return images.train * train + images.validation * FORWARD * work(found.hot)
-
-
-FEWEST_EPOCHS = 4  # below this, fine-tuning has not had its chance
-SMALL = 1 / 3  # share of the network's multiplications that the first plan trains, at most
-PAYS = 0.5  # share of the loss that a plan has to take away for a deeper one to be tried
-
-
-@dataclass(frozen=True)
-class Depth:
-    """A choice.
-
-    Attributes:
-        phase: with its plan in words.
-        plan: the same, resolved.
-        placed: where the network is cut for it, and what is stored there.
-        epochs: how many are expected to fit; 0 where too few do.
-        once, epoch: seconds before the first epoch, where nothing is stored yet, and of each.
-        why: a phrase, where the program chose or nothing was done.
-    """
-
-    phase: Phase
-    plan: FreezePlan
-    placed: Placed
-    epochs: int
-    once: float
-    epoch: float
-    why: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """What all of it takes; of the fewest epochs that are worth it, where not even these fit."""
-        return self.once + (self.epochs or FEWEST_EPOCHS) * self.epoch
-
-    def state(self) -> dict[str, Any]:
-        """Return the choice as JSON, for `Search.restore`."""
-        boundary = self.placed.boundary
-        placed = {**vars(self.placed), "boundary": None if boundary is None else boundary.before}
-        told = {name: getattr(self, name) for name in ("epochs", "once", "epoch", "why")}
-        return {**told, "phase": asdict(self.phase), "placed": placed}
-
-
-@dataclass(frozen=True)
-class Search:
-    """What a choice depends on.
-
-    Attributes:
-        model: from `graft`.
-        backbone: the one in `model`.
-        images: what an epoch looks at.
-        paces: how many seconds costs are.
-    """
-
-    model: keras.Model
-    backbone: Backbone
-    images: Images
-    paces: TrainingPace
-
-    def choose(self, phase: Phase, *, budget: float, limit: float, beyond: Phase | None = None) -> Depth:
-        """Choose the plan for a phase that leaves it to the program: one that fits the budget.
-
-        The deepest of those that train a third of the network at most; beyond a plan that did so already,
-        the deepest of all.
-
-        No epochs where not even the smallest one fits.
-
-        Args:
-            phase: everything but the plan.
-            budget: seconds.
-            limit: bytes that may be stored.
-            beyond: a phase that was chosen before; only deeper plans than its own are looked at.
-        """
-        plans = ["all", *(f"stage:{name}" for name in list(self.backbone.stages)[1:])]
-        small = [plan for plan in plans if share(self.backbone, plan) <= SMALL]
-        if beyond is not None:
-            plans = plans[: plans.index(str(beyond.unfreeze))]
-        elif small:
-            plans = small
-        enough = min(FEWEST_EPOCHS, phase.epochs or FEWEST_EPOCHS)
-        for plan in plans:
-            depth = self.price(replace(phase, unfreeze=plan), budget=budget, limit=limit)
-            if depth.epochs >= enough:
-                return depth
-        why = (
-            f"even {plans[-1]} would take about {duration(depth.once + enough * depth.epoch)} for {enough} "
-            f"epochs, and the budget is {duration(budget)}"
-        )
-        return replace(depth, epochs=0, why=why)
-
-    def price(self, phase: Phase, *, budget: float, limit: float) -> Depth:
-        """Tell what a phase with its plan takes: where it is cut, and how many epochs fit the budget."""
-        plan = resolve_plan(self.backbone, phase.unfreeze)
-        placed = self.place(phase, plan, limit)
-        pace = self.paces.of(str(phase.unfreeze))
-        once, epoch = pace.once(placed), pace.epoch(placed)
-        epochs = max(0, min(phase.epochs or EPOCHS, int((budget - once) / epoch)))
-        return Depth(phase, plan, placed, epochs, once, epoch)
-
-    def restore(self, state: dict[str, Any]) -> Depth:
-        """Make the choice that had this state: neither clock nor disk has a say in it any more."""
-        phase, placed = Phase(**state["phase"]), dict(state["placed"])
-        plan = resolve_plan(self.backbone, phase.unfreeze)
-        if placed["boundary"] is not None:
-            by_place = {boundary.before: boundary for boundary in sides(self.model, plan).boundaries}
-            placed["boundary"] = by_place[placed["boundary"]]
-        return Depth(**{**state, "phase": phase, "plan": plan, "placed": Placed(**placed)})
-
-    def place(self, phase: Phase, plan: FreezePlan, limit: float) -> Placed:
-        """Tell where a phase would be cut if so many bytes may be stored."""
-        return place(self.model, plan, self.images, epochs=phase.epochs or EPOCHS, limit=limit)
-
-
-def share(backbone: Backbone, plan: str) -> float:
-    """Return the share of a network's multiplications from the first layer that trains on."""
-    network = nodes_of(backbone.model)
-    first = backbone.layers.index(resolve_plan(backbone, plan).layers[0])
-    behind = {id(layer) for layer in backbone.layers[first:]}
-    late = multiplications(node for node in network if id(node.operation) in behind)
-    return late / max(1, multiplications(network))
-
-
-def pays(fitted: Fitted) -> bool:
-    """Tell whether a deeper plan is worth its time: this one took away much of the loss.
-
-    A backbone whose features fit the task leaves its last layers little to mend; one that was made for
-    something else goes on gaining with every layer.
-    """
-    first, best = fitted.history[0], fitted.history[fitted.best]
-    return best.val_loss <= (1 - PAYS) * first.val_loss
-
-
-IMAGES = 8  # black ones in a forward pass
-ROUNDS = 5  # of which the fastest counts: it is remembered, so what else ran just then must not
-COMPILING = 11  # times what tracing a forward pass takes: forward, backward, update, the engine's graph
+def available_bytes(folder: Path, limit: float) -> float:
+    """Return the bytes that may be stored: the limit, or half of the free disk if that is less."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return min(limit, DISK_SHARE * shutil.disk_usage(existing).free)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that things take.
+    """Seconds that work takes.
 
     Attributes:
-        engine, training: a unit of cost (see `backbone.cut.work`), in the engine and in Keras.
-        compiling: what is frozen for the engine, what trains for Keras.
+        engine, training: seconds of a unit of work (see `cut.estimate_work`), in the engine and in Keras.
+        compiling: seconds to compile the frozen part for the engine and the rest for Keras.
     """
 
     engine: float
     training: float
     compiling: float
 
-    def once(self, placed: Placed) -> float:
-        """Estimate the seconds before the first epoch: the engine's pass, and compiling."""
-        return placed.once * self.engine + self.compiling
+    def estimate_once(self, cut: CutPlan) -> float:
+        """Return the seconds before the first epoch: the engine's pass, and compiling."""
+        return cut.once * self.engine + self.compiling
 
-    def epoch(self, placed: Placed) -> float:
-        """Estimate the seconds of an epoch."""
-        return max(placed.epoch * self.training, 1e-9)
+    def estimate_epoch(self, cut: CutPlan) -> float:
+        """Return the seconds of an epoch."""
+        return max(cut.epoch * self.training, 1e-9)
 
 
 class TrainingPace:
-    """The pace of one network in this run: hints of the store. They choose plans, and never where to cut.
+    """The pace of one network, remembered as hints of the store. It chooses plans, and never where to cut.
 
     Args:
         model: from `graft`.
@@ -299,43 +197,165 @@ class TrainingPace:
 
     def __init__(self, model: keras.Model, features: Features, store: Store) -> None:
         self._model, self._features, self._store = model, features, store
-        self._work = max(1, work(nodes_of(model)))
+        self._work = max(1, estimate_work(list_nodes(model)))
 
-    def of(self, plan: str) -> Pace:
-        """Return the pace of a plan: as it was when it last ran, else as a forward pass tells it."""
+    def estimate(self, plan: str) -> Pace:
+        """Return the pace of a plan when it last ran; if it never did, that of a forward pass."""
         engine = self._features.seconds_per_image / self._work
-        forward, traced = self._recall("forward"), self._recall("tracing")
-        if forward is None or traced is None:
-            forward, traced = self._measure()
-        return Pace(engine, self._recall(plan) or forward, COMPILING * traced)
+        forward, tracing = self._recall("forward"), self._recall("tracing")
+        if forward is None or tracing is None:
+            forward, tracing = self._measure()
+        return Pace(engine, self._recall(plan) or forward, COMPILING * tracing)
 
-    def learn(self, plan: str, placed: Placed, seconds: float) -> None:
+    def record(self, plan: str, cut: CutPlan, seconds: float) -> None:
         """Remember what an epoch of a plan took."""
-        self._remember(plan, seconds / max(1, placed.epoch))
-
-    def _remember(self, what: str, value: float) -> None:
-        self._store.remember(self._question(what), repr(value))
-
-    def _recall(self, what: str) -> float | None:
-        try:
-            return float(self._store.recall(self._question(what)) or "")
-        except ValueError:
-            return None
+        self._remember(plan, seconds / max(1, cut.epoch))
 
     def _measure(self) -> tuple[float, float]:
-        """Time the first forward pass, which traces, and others; seconds of a unit, and of tracing."""
+        """Time forward passes; return the seconds of a unit of work, and of tracing (in the first pass)."""
         size = self._model.inputs[0].shape[1:]
-        black, seconds = np.zeros((IMAGES, *size), np.float32), []
-        for _ in range(ROUNDS + 1):
+        black, seconds = np.zeros((TIMED_IMAGES, *size), np.float32), []
+        for _ in range(TIMED_PASSES + 1):
             begun = time.monotonic()
             self._model.predict_on_batch(black)
             seconds.append(time.monotonic() - begun)
-        usual = min(seconds[1:])
-        forward, traced = usual / IMAGES / (FORWARD * self._work), max(0.0, seconds[0] - usual)
+        fastest = min(seconds[1:])
+        forward = fastest / TIMED_IMAGES / (FORWARD_COST * self._work)
+        tracing = max(0.0, seconds[0] - fastest)
         self._remember("forward", forward)
-        self._remember("tracing", traced)
-        return forward, traced
+        self._remember("tracing", tracing)
+        return forward, tracing
 
-    def _question(self, what: str) -> str:
+    def _remember(self, name: str, seconds: float) -> None:
+        self._store.remember(self._hint(name), repr(seconds))
+
+    def _recall(self, name: str) -> float | None:
+        try:
+            return float(self._store.recall(self._hint(name)) or "")
+        except ValueError:
+            return None
+
+    def _hint(self, name: str) -> str:
         backend = keras.backend.backend()
-        return f"seconds a unit of training: {what}, {backend} through {self._features.fingerprint}"
+        return f"seconds a unit of training: {name}, {backend} through {self._features.fingerprint}"
+
+
+@dataclass(frozen=True)
+class DepthPlan:
+    """A phase with its plan chosen, and what it is expected to take.
+
+    Attributes:
+        phase: with its plan in words.
+        plan: the same plan, resolved to layers.
+        cut: where the network is cut for it, and what is stored there.
+        epochs: how many are expected to fit; 0 if too few do.
+        once, epoch: seconds before the first epoch, if nothing is stored yet, and of each.
+        remark: why nothing fits, as a phrase.
+    """
+
+    phase: Phase
+    plan: FreezePlan
+    cut: CutPlan
+    epochs: int
+    once: float
+    epoch: float
+    remark: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all epochs; of the fewest that are worth it, if not even these fit."""
+        return self.once + (self.epochs or FEWEST_EPOCHS) * self.epoch
+
+    def state(self) -> dict[str, Any]:
+        """Return the choice as JSON, for `DepthPlanner.restore`."""
+        boundary, values = self.cut.boundary, (self.epochs, self.once, self.epoch, self.remark)
+        placed = dict(zip(_CUT_KEYS, vars(self.cut).values(), strict=True))
+        placed["boundary"] = None if boundary is None else boundary.position
+        return {**dict(zip(_DEPTH_KEYS, values, strict=True)), "phase": asdict(self.phase), "placed": placed}
+
+
+@dataclass(frozen=True)
+class DepthPlanner:
+    """Chooses how many layers a phase trains, within a budget.
+
+    Attributes:
+        model: from `graft`.
+        backbone: the one in `model`.
+        images: what an epoch sees.
+        paces: estimates of seconds.
+    """
+
+    model: keras.Model
+    backbone: Backbone
+    images: ImageCounts
+    paces: TrainingPace
+
+    def choose(self, phase: Phase, *, budget: float, limit: float, beyond: Phase | None = None) -> DepthPlan:
+        """Choose the plan of an "auto" phase: the deepest of those that train a third of the network at most.
+
+        Beyond a plan that was chosen before, the deepest of all. It has no epochs if not even the smallest
+        plan fits the budget.
+
+        Args:
+            phase: everything but the plan.
+            budget: seconds.
+            limit: bytes that may be stored.
+            beyond: a phase that was chosen before; only deeper plans than its own are considered.
+        """
+        plans = ["all", *(f"stage:{name}" for name in list(self.backbone.stages)[1:])]
+        small = [plan for plan in plans if compute_trained_share(self.backbone, plan) <= SMALL]
+        if beyond is not None:
+            plans = plans[: plans.index(str(beyond.unfreeze))]
+        elif small:
+            plans = small
+        enough = min(FEWEST_EPOCHS, phase.epochs or FEWEST_EPOCHS)
+        for plan in plans:
+            depth = self.price(replace(phase, unfreeze=plan), budget=budget, limit=limit)
+            if depth.epochs >= enough:
+                return depth
+        needed, limits = format_duration(depth.once + enough * depth.epoch), format_duration(budget)
+        remark = f"even {plans[-1]} would take about {needed} for {enough} epochs, and the budget is {limits}"
+        return replace(depth, epochs=0, remark=remark)
+
+    def price(self, phase: Phase, *, budget: float, limit: float) -> DepthPlan:
+        """Return what a phase with its plan takes: where it is cut, and how many epochs fit the budget."""
+        plan = resolve_plan(self.backbone, phase.unfreeze)
+        cut = self.plan_cut(phase, plan, limit)
+        pace = self.paces.estimate(str(phase.unfreeze))
+        once, epoch = pace.estimate_once(cut), pace.estimate_epoch(cut)
+        epochs = max(0, min(phase.epochs or EPOCHS, int((budget - once) / epoch)))
+        return DepthPlan(phase, plan, cut, epochs, once, epoch)
+
+    def restore(self, state: dict[str, Any]) -> DepthPlan:
+        """Return the choice that had this state, whatever clock and disk would choose now."""
+        phase, stored = Phase(**state["phase"]), state["placed"]
+        plan = resolve_plan(self.backbone, phase.unfreeze)
+        boundary = None
+        if stored["boundary"] is not None:
+            boundaries = partition_graph(self.model, plan).boundaries
+            boundary = next(other for other in boundaries if other.position == stored["boundary"])
+        cut = CutPlan(boundary, *(stored[key] for key in _CUT_KEYS[1:]))
+        return DepthPlan(phase, plan, cut, *(state[key] for key in _DEPTH_KEYS))
+
+    def plan_cut(self, phase: Phase, plan: FreezePlan, limit: float) -> CutPlan:
+        """Return where a phase would be cut if this many bytes may be stored."""
+        return plan_cut(self.model, plan, self.images, epochs=phase.epochs or EPOCHS, limit=limit)
+
+
+def compute_trained_share(backbone: Backbone, plan: str) -> float:
+    """Return the share of a network's multiplications from the first layer that trains on."""
+    network = list_nodes(backbone.model)
+    first = backbone.layers.index(resolve_plan(backbone, plan).layers[0])
+    behind = {id(layer) for layer in backbone.layers[first:]}
+    late = count_multiplications(node for node in network if id(node.operation) in behind)
+    return late / max(1, count_multiplications(network))
+
+
+def is_worth_going_deeper(result: PhaseResult) -> bool:
+    """Tell whether a phase took away so much of the loss that a deeper plan is worth its time.
+
+    A backbone whose features fit the task leaves its last layers little to improve; one that was made for
+    something else goes on gaining with every layer.
+    """
+    first, best = result.history[0], result.history[result.best]
+    return best.val_loss <= (1 - WORTH) * first.val_loss

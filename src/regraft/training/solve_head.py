@@ -1,7 +1,4 @@
-"""A run's head by a classical method: every view of every training sample goes in, weights come out.
-
-No Keras: what is solved needs the stored features only.
-"""
+"""Solving a run's head by a classical method, from the stored features of every view. Needs no Keras."""
 
 from __future__ import annotations
 
@@ -13,102 +10,105 @@ from numpy.typing import NDArray
 
 from regraft.errors import UsageError
 from regraft.solvers.feature_scoring import choose_taps
-from regraft.solvers.solve import SolvedHead, part_of, solve
+from regraft.solvers.solve import SolvedHead, make_training_rows, solve
 from regraft.system.console import Reporter
-from regraft.training.training_data import Material
+from regraft.training.training_data import TrainingData
 
-__all__ = ["Solution", "Weights", "solve_head", "solver_for", "solver_name", "tap_numbers"]
+__all__ = ["Solution", "Weights", "choose_tap_numbers", "resolve_solver", "solve_head", "solver_name"]
 
-Answers = NDArray[np.floating[Any]]
 Weights = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (d, units) and bias (units,)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What was solved: one head, or one a label side by side.
+    """A solved head, or several side by side, one for each label.
 
     Attributes:
-        words: how, as a phrase.
+        description: how it was found, as a phrase.
         linear: kernel and bias of the one Dense layer that it is, in the targets' units; None for another.
-        head: the only one, where it is not linear.
+        head: the solved head, if it is not linear.
     """
 
-    words: str
+    description: str
     linear: Weights | None
     head: SolvedHead | None = None
 
 
 class _Rows(NamedTuple):
-    """Every view of every training sample: blocks of features (n, d), targets, weights (n, 1 or units), and
-    the sample of each row, whose views stay on one side of a fold."""
+    """Every view of every training sample: features, each (n, d), targets, weights (n, 1) or (n, units).
 
-    blocks: list[Answers]
+    `groups` is the number of each row's sample: a fold never separates the views of a sample.
+    """
+
+    blocks: list[NDArray[np.floating[Any]]]
     targets: NDArray[Any]
     weights: NDArray[np.float32] | None
     groups: NDArray[np.int64]
 
     @classmethod
-    def of(cls, material: Material) -> _Rows:
-        catalog, count = material.catalog, len(material.views)
+    def read(cls, data: TrainingData) -> _Rows:
+        catalog, count = data.catalog, len(data.views)
         samples = catalog.part("train")
-        inputs = [material.inputs(samples, view) for view in range(count)]
+        inputs = [data.read_inputs(samples, view) for view in range(count)]
         return cls(
             [np.concatenate(views) for views in zip(*inputs, strict=True)],
             np.concatenate([catalog.targets(samples)] * count),
-            None if material.weights is None else np.concatenate([material.weights] * count),
+            None if data.weights is None else np.concatenate([data.weights] * count),
             np.tile(np.arange(len(samples)), count),
         )
 
 
-def solver_for(solver: Any, task: str) -> Any:
-    """The solver that "auto" is for a task; any other one as it is."""
+def resolve_solver(solver: Any, task: str) -> Any:
+    """Return the solver that "auto" stands for in a task; return any other as it is."""
     if solver == "auto":
         return "ridge" if task == "regression" else "logistic"
     return solver
 
 
 def solver_name(solver: Any) -> str:
-    """A solver in messages."""
+    """Return the name of a solver for messages."""
     return solver if isinstance(solver, str) else type(solver).__name__
 
 
-def tap_numbers(material: Material) -> tuple[int, ...]:
-    """Which of the tensors in a material are worth it as features of a linear head, see `choose_taps`."""
-    blocks, targets, weights, groups = _Rows.of(material)
-    part, _ = part_of(
+def choose_tap_numbers(data: TrainingData) -> tuple[int, ...]:
+    """Return which of the tensors in the data help as features of a linear head, see `choose_taps`."""
+    blocks, targets, weights, groups = _Rows.read(data)
+    part, _ = make_training_rows(
         blocks[-1],
         targets,
-        task=material.catalog.task,
-        seed=material.recipe.seed,
+        task=data.catalog.task,
+        seed=data.recipe.seed,
         weights=None if weights is None else weights.mean(1),
     )
     return choose_taps(blocks, part, groups=groups)
 
 
-def solve_head(material: Material, solver: Any, *, reporter: Reporter) -> Solution:
-    """Solve a head on the training part; says how it went.
+def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Solution:
+    """Solve a head on the training part.
 
     Args:
-        material: what to learn from.
-        solver: a name that `solver_for` gave, or a scikit-learn estimator.
+        data: what to learn from.
+        solver: a name that `resolve_solver` returned, or a scikit-learn estimator.
+        reporter: told how the head was found.
 
     Raises:
-        UsageError, DataError: see `classical.solve`; or a solver that cannot weigh each label by itself.
+        UsageError, DataError: see `solvers.solve.solve`; or a solver that cannot weight each label
+        separately.
     """
-    blocks, targets, weights, groups = _Rows.of(material)
+    blocks, targets, weights, groups = _Rows.read(data)
     features = blocks if len(blocks) > 1 else blocks[0]
-    seed = material.recipe.seed
+    seed = data.recipe.seed
     if weights is not None and weights.shape[1] > 1:
-        each = [
-            solve(solver, features, yes, task="binary", groups=groups, sample_weight=weight, seed=seed)
-            for yes, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
+        heads = [
+            solve(solver, features, labels, task="binary", groups=groups, sample_weight=weight, seed=seed)
+            for labels, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
         ]
-        return Solution(each[0].phrase, _side_by_side(each, solver))
+        return Solution(heads[0].phrase, _join_weights(heads, solver))
     solved = solve(
         solver,
         features,
         targets,
-        task=material.catalog.task,
+        task=data.catalog.task,
         groups=groups,
         sample_weight=None if weights is None else weights[:, 0],
         seed=seed,
@@ -117,19 +117,18 @@ def solve_head(material: Material, solver: Any, *, reporter: Reporter) -> Soluti
     reporter.info(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
     if solved.weights is None:
         return Solution(solved.phrase, None, solved)
-    return Solution(solved.phrase, _side_by_side([solved], solver))
+    return Solution(solved.phrase, _join_weights([solved], solver))
 
 
-def _side_by_side(heads: list[SolvedHead], solver: Any) -> Weights:
-    linear = [_linear(head, solver) for head in heads]
-    kernel = np.concatenate([weights for weights, _ in linear], 1)
-    return kernel, np.concatenate([bias for _, bias in linear])
-
-
-def _linear(solved: SolvedHead, solver: Any) -> Weights:
-    if solved.weights is None or solved.bias is None:
-        raise UsageError(
-            f"class_weight balanced weighs each label by itself. Expected for that the solver logistic, "
-            f"ridge, svm, lda or gradient. Received: {solver_name(solver)}."
-        )
-    return solved.weights, solved.bias
+def _join_weights(heads: list[SolvedHead], solver: Any) -> Weights:
+    """Return the kernels and biases of linear heads, side by side."""
+    kernels, biases = [], []
+    for head in heads:
+        if head.weights is None or head.bias is None:
+            raise UsageError(
+                "class_weight balanced weights each label separately. Expected for that the solver logistic, "
+                f"ridge, svm, lda or gradient. Received: {solver_name(solver)}."
+            )
+        kernels.append(head.weights)
+        biases.append(head.bias)
+    return np.concatenate(kernels, 1), np.concatenate(biases)

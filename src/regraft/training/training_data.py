@@ -1,7 +1,7 @@
-"""What head and phases learn from: the parts of a catalog as batches of stored features, or of pixels.
+"""Training data: the parts of a catalog as batches of stored features or of pixels.
 
-A head on frozen features cannot have every epoch augmented anew without running the backbone every epoch. It
-can have a few views of each image, computed once and stored like any feature; their cost is said beforehand.
+To augment every epoch of a head on frozen features, the backbone would have to run in every epoch. Instead
+the head sees a few views of each image, which are computed once and stored like any feature.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from regraft.data.catalog import Catalog, Sample
 from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
-from regraft.system.console import Reporter, duration
+from regraft.system.console import Reporter, format_duration
 from regraft.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -28,56 +28,56 @@ if TYPE_CHECKING:
 
     from regraft.backbones.load import Backbone
 
-__all__ = ["Lesson", "Material", "Tensors", "extract_views"]
+__all__ = ["PhaseData", "StoredFeatures", "TrainingData", "extract_views"]
 
-IN_MEMORY = 256 * 2**20  # bytes of features that are read once and kept
+IN_MEMORY = 256 * 2**20  # bytes of features that are read once and stay in memory, at most
 
 Inputs = tuple[NDArray[Any], ...]
 Pair = tuple[Sample, int]  # a sample and the number of a view
 
 
 @dataclass(frozen=True)
-class Tensors:
-    """What a frozen network gave for images, in one view or several.
+class StoredFeatures:
+    """What a frozen network computed for images, in one view or several.
 
     Attributes:
         views: the features of each view; the first is the images as they are.
-        names: the tensors in them, in the order in which what follows takes them.
+        names: the tensors in them, in the order in which the next layers take them.
     """
 
     views: tuple[Features, ...]
     names: tuple[str, ...]
 
-    def of(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
-        """The tensors of samples, each (n, ...)."""
+    def read(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
+        """Return the tensors of samples, each (n, ...)."""
         return tuple(self.views[view].matrix(samples, name) for name in self.names)
 
-    def reader(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
-        """Reads some of these pairs of sample and view; from memory where all of them fit."""
-        size = sum(array.nbytes for array in self.of([pairs[0][0]])) if pairs else 0
-        return self._gathered if size * len(pairs) > IN_MEMORY else self._from_memory(pairs)
+    def make_reader(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
+        """Return a function that reads any of these pairs; it reads from memory if all of them fit."""
+        size = sum(array.nbytes for array in self.read([pairs[0][0]])) if pairs else 0
+        return self._read_pairs if size * len(pairs) > IN_MEMORY else self._make_memory_reader(pairs)
 
-    def _from_memory(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
-        whole = self._gathered(pairs) if pairs else ()
+    def _make_memory_reader(self, pairs: list[Pair]) -> Callable[[list[Pair]], Inputs]:
+        arrays = self._read_pairs(pairs) if pairs else ()
         row = {(sample.path, view): number for number, (sample, view) in enumerate(pairs)}
 
-        def read(wanted: list[Pair]) -> Inputs:
-            rows = [row[sample.path, view] for sample, view in wanted]
-            return tuple(array[rows] for array in whole)
+        def read(batch: list[Pair]) -> Inputs:
+            rows = [row[sample.path, view] for sample, view in batch]
+            return tuple(array[rows] for array in arrays)
 
         return read
 
-    def _gathered(self, pairs: list[Pair]) -> Inputs:
-        """The tensors of pairs, in their order, read view by view."""
-        places = {view: [n for n, (_, at) in enumerate(pairs) if at == view] for _, view in pairs}
-        found = [self.of([pairs[n][0] for n in here], view) for view, here in places.items()]
-        order = np.argsort(np.concatenate([np.array(here) for here in places.values()]))
-        return tuple(np.concatenate(arrays)[order] for arrays in zip(*found, strict=True))
+    def _read_pairs(self, pairs: list[Pair]) -> Inputs:
+        """Return the tensors of pairs, in their order; they are read view by view."""
+        rows = {view: [n for n, (_, other) in enumerate(pairs) if other == view] for _, view in pairs}
+        tensors = [self.read([pairs[n][0] for n in numbers], view) for view, numbers in rows.items()]
+        order = np.argsort(np.concatenate([np.array(numbers) for numbers in rows.values()]))
+        return tuple(np.concatenate(arrays)[order] for arrays in zip(*tensors, strict=True))
 
 
 @dataclass(frozen=True)
-class Material:
-    """A catalog with its parts cut, and what was computed of its images.
+class TrainingData:
+    """A catalog that is split into parts, and what was computed of its images.
 
     Attributes:
         recipe, catalog, backbone, store: of the run.
@@ -94,56 +94,55 @@ class Material:
 
     @property
     def task(self) -> Task:
-        """What counts as loss and as score."""
+        """The task, which defines loss and score."""
         return TASKS[self.catalog.task]
-
-    def encoded(self, part: str) -> NDArray[np.float32]:
-        """The targets of a part in the shape of answers, (n, units)."""
-        return self.task.encode(self.catalog.targets(self.catalog.part(part)), len(self.catalog.outputs))
 
     @cached_property
     def weights(self) -> NDArray[np.float32] | None:
         """How much each training sample, or each answer of it, counts, (n, 1) or (n, units); None: alike."""
         if self.recipe.class_weight == "none":
             return None
-        return self.task.balanced_weights(self.encoded("train"))
+        return self.task.compute_balanced_weights(self.encode_targets("train"))
 
     @cached_property
     def spread(self) -> NDArray[np.float32] | float:
-        """Standard deviation of each target of regression in training; 1 for constants, and other tasks."""
+        """Standard deviation of each regression target in training; 1 for constants and for other tasks."""
         if self.task.name != "regression":
             return 1.0
-        found = self.encoded("train").std(0)
-        return np.where(found > 0, found, 1).astype(np.float32)
+        deviation = self.encode_targets("train").std(0)
+        return np.where(deviation > 0, deviation, 1).astype(np.float32)
 
     @property
-    def features(self) -> Tensors:
-        """What the head takes of every view."""
-        return Tensors(self.views, self.names)
+    def features(self) -> StoredFeatures:
+        """The features of every view that the head takes."""
+        return StoredFeatures(self.views, self.names)
 
-    def inputs(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
-        """The tensors of samples that a head takes, each (n, ...)."""
-        return self.features.of(samples, view)
+    def encode_targets(self, part: str) -> NDArray[np.float32]:
+        """Return the targets of a part in the shape of answers, (n, units)."""
+        return self.task.encode(self.catalog.targets(self.catalog.part(part)), len(self.catalog.outputs))
 
-    def feature_lesson(self, phase: Phase) -> Lesson:
-        """Batches of stored features, every view of every training sample."""
+    def read_inputs(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
+        """Return the tensors of samples that a head takes, each (n, ...)."""
+        return self.features.read(samples, view)
+
+    def make_feature_data(self, phase: Phase) -> PhaseData:
+        """Return batches of stored features; an epoch is every view of every training sample."""
         count = len(self.views)
         pairs = [(sample, view) for view in range(count) for sample in self.catalog.part("train")]
-        weights = None if self.weights is None else np.tile(self.weights, (count, 1))
         train = Batches(
             pairs,
-            np.tile(self.encoded("train"), (count, 1)),
-            self.features.reader(pairs),
-            weights=weights,
+            np.tile(self.encode_targets("train"), (count, 1)),
+            self.features.make_reader(pairs),
+            weights=None if self.weights is None else np.tile(self.weights, (count, 1)),
             batch_size=phase.batch_size,
             augment=self._noise,
             seed=self.recipe.seed,
         )
-        return Lesson(self.task, train, self._validation(self.features, phase), self.spread)
+        return PhaseData(self.task, train, self._make_validation(self.features, phase), self.spread)
 
-    def boundary_lesson(self, phase: Phase, tensors: Tensors) -> Lesson:
-        """Batches of what was stored at a boundary: an epoch is every sample once, in one of its views."""
-        samples, count = self.catalog.part("train"), len(tensors.views)
+    def make_boundary_data(self, phase: Phase, features: StoredFeatures) -> PhaseData:
+        """Return batches of what is stored at a boundary; an epoch is every sample once, in a random view."""
+        samples, count = self.catalog.part("train"), len(features.views)
 
         def draw(pairs: list[Pair], key: list[int]) -> list[Pair]:
             views = np.random.default_rng(key).integers(count, size=len(pairs))
@@ -151,29 +150,18 @@ class Material:
 
         train = Batches(
             [(sample, 0) for sample in samples],
-            self.encoded("train"),
-            tensors.reader([(sample, view) for view in range(count) for sample in samples]),
+            self.encode_targets("train"),
+            features.make_reader([(sample, view) for view in range(count) for sample in samples]),
             weights=self.weights,
             batch_size=phase.batch_size,
             draw=draw,
             augment=self._noise,
             seed=self.recipe.seed,
         )
-        return Lesson(self.task, train, self._validation(tensors, phase), self.spread)
+        return PhaseData(self.task, train, self._make_validation(features, phase), self.spread)
 
-    @property
-    def _noise(self) -> Callable[[Batch, list[int]], Batch] | None:
-        """What changes a batch of stored features in training."""
-        deviation = self.recipe.feature_noise
-        return (lambda batch, key: add_noise(batch, deviation, key)) if deviation else None
-
-    def _validation(self, tensors: Tensors, phase: Phase) -> Batches[Pair]:
-        """The validation samples as they are."""
-        held = [(sample, 0) for sample in self.catalog.part("validation")]
-        return Batches(held, self.encoded("validation"), tensors.reader(held), batch_size=phase.batch_size)
-
-    def pixel_lesson(self, phase: Phase) -> Lesson:
-        """Batches of decoded pixels, training ones augmented."""
+    def make_pixel_data(self, phase: Phase) -> PhaseData:
+        """Return batches of decoded pixels; those of training are augmented."""
         pixels = self.store.entries(pixel_key(self.backbone.image_size))
 
         def read(samples: list[Sample]) -> Inputs:
@@ -183,7 +171,7 @@ class Material:
         train, validation = (
             Batches(
                 self.catalog.part(part),
-                self.encoded(part),
+                self.encode_targets(part),
                 read,
                 weights=self.weights if part == "train" else None,
                 batch_size=phase.batch_size,
@@ -192,17 +180,29 @@ class Material:
             )
             for part in ("train", "validation")
         )
-        return Lesson(self.task, train, validation, self.spread)
+        return PhaseData(self.task, train, validation, self.spread)
+
+    @property
+    def _noise(self) -> Callable[[Batch, list[int]], Batch] | None:
+        """The function that adds noise to a batch of stored features, if the recipe asks for it."""
+        deviation = self.recipe.feature_noise
+        return (lambda batch, key: add_noise(batch, deviation, key)) if deviation else None
+
+    def _make_validation(self, features: StoredFeatures, phase: Phase) -> Batches[Pair]:
+        """Return batches of the validation samples as they are."""
+        pairs = [(sample, 0) for sample in self.catalog.part("validation")]
+        reader = features.make_reader(pairs)
+        return Batches(pairs, self.encode_targets("validation"), reader, batch_size=phase.batch_size)
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a phase learns from and is judged by.
+class PhaseData:
+    """What a phase trains on and is evaluated on.
 
     Attributes:
-        task: says what counts as loss and as score.
-        train, validation: batches of what the trained part takes: stored features, or pixels.
-        spread: standard deviation of each target of regression in training, (units,); 1 otherwise.
+        task: defines loss and score.
+        train, validation: batches of what the network takes: stored features, or pixels.
+        spread: standard deviation of each regression target in training, (units,); 1 otherwise.
     """
 
     task: Task
@@ -226,31 +226,32 @@ def extract_views(
     Args:
         network: as in `extract_features`.
         catalog: the images of all parts.
-        recipe: how images are augmented.
-        count: views of an image, the image as it is among them.
-        first: of the same network, for the images as they are.
-        store: where pixels are read from, if they were kept, and results are kept.
+        recipe: says how images are augmented.
+        count: views of an image, including the image as it is.
+        first: features of the same network, for the images as they are.
+        store: where pixels are read from, if it has them, and where results are written.
+        reporter: gets progress and messages.
 
     Returns:
-        `first` and the features of each view, in order.
+        `first` and the features of each further view, in order.
 
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
     if count == 1:
         return (first,)
-    seen = replace(catalog, samples=catalog.part("train"))
+    train = replace(catalog, samples=catalog.part("train"))
     names = resolve_augment(recipe.augment, catalog.task)
     views = [View(number, names, recipe.seed) for number in range(1, count)]
     keys = [first.key.removesuffix(View().key) + view.key for view in views]
-    missing = sum(len(store.entries(key).missing(seen.contents)) for key in keys)
+    missing = sum(len(store.entries(key).find_missing(train.digests)) for key in keys)
     if missing:
-        seconds = duration(missing * first.seconds_per_image)
+        seconds = format_duration(missing * first.seconds_per_image)
         reporter.info(f"{count} views: about {seconds} once; in training they are only read.")
-    more = [
+    further = [
         extract_features(
             network,
-            seen,
+            train,
             store=store,
             keep_pixels=True,
             view=view,
@@ -259,4 +260,4 @@ def extract_views(
         )
         for view in views
     ]
-    return (first, *more)
+    return (first, *further)

@@ -1,13 +1,13 @@
-"""Finding how many layers to train, at which rates, on which head: by attempts judged on validation.
+"""The search for how many layers to train, at which rates, on which head: attempts judged on validation.
 
-Heads first, each solved on the stored features. From the best of them every plan begins, with every rate, by
-successive halving. An attempt is the phase that `train` would run: what is frozen in front of it is in the
+Heads come first, each solved on the stored features. Every plan then starts from the best of them, at every
+rate, by successive halving. An attempt is the phase that `train` would run: its frozen layers are in the
 store after the first attempt with that plan, and the winner's recipe makes the winner again.
 
-Successive halving is that of Jamieson and Talwalkar: Non-stochastic best arm identification and
-hyperparameter optimization, AISTATS 2016. Here every attempt begins anew, with a schedule of rates as long as
-itself, so that each is a finished model; with three times the epochs at each rung that costs half as much
-again as going on would. Every rung has the same share of the time, and what the ones before it left.
+Successive halving follows Jamieson and Talwalkar: Non-stochastic best arm identification and hyperparameter
+optimization, AISTATS 2016. Here every attempt starts from the beginning, with a schedule of rates as long
+as itself, so that each is a finished model; with three times the epochs at each rung that costs half as
+much again as continuing would. Every rung has the same share of the time, plus what the earlier ones left.
 """
 
 from __future__ import annotations
@@ -26,43 +26,46 @@ from regraft.backbones.load import Backbone
 from regraft.errors import UsageError
 from regraft.models.cut import Cut
 from regraft.models.freeze import freeze
-from regraft.recipe import Phase, Solver, Space
-from regraft.solvers.sklearn_heads import FAMILIES
-from regraft.system.console import Reporter, SilentReporter, duration
-from regraft.training.fine_tuning import PhaseRunner, head_phase, impossible
-from regraft.training.fit import Compiled, EpochRecord, Fitted, FoundHead, find_head
+from regraft.recipe import Phase, SearchSpace, Solver
+from regraft.solvers.solve import SOLVER_SPECS
+from regraft.system.console import Reporter, SilentReporter, format_duration
+from regraft.training.compiled import CompiledNetworks
+from regraft.training.fine_tuning import PhaseRunner, reason_not_trainable
+from regraft.training.fit import FittedHead, fit_head
+from regraft.training.loop import EpochRecord, PhaseResult
 from regraft.training.outcome import Attempt, Decision
-from regraft.training.planning import share
-from regraft.training.training_data import Material
+from regraft.training.planning import compute_trained_share
+from regraft.training.training_data import TrainingData
 
-__all__ = ["Search", "choose_plans", "halve", "rungs"]
+__all__ = ["Tuner", "choose_plans", "halve", "list_rungs"]
 
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # of the network's multiplications that plans train, at most
-STEPS = 100  # below this, a solved head has not yet got over what the rates of the first steps did to it
-FACTOR = 3  # times the epochs at the next rung, for one in so many candidates
+FEWEST_STEPS = 100  # with fewer, a solved head has not recovered from the rates of the first steps
+FACTOR = 3  # times the epochs at the next rung, for one in this many candidates
 
 Candidate = TypeVar("Candidate")
 
 
-class Search:
-    """Learns the best of a space within the recipe's budget.
+class Tuner:
+    """Finds and trains the best of a search space within the recipe's budget.
 
     Args:
         space: plans, rates, heads and epochs to choose from.
     """
 
-    def __init__(self, space: Space, *, reporter: Reporter) -> None:
+    def __init__(self, space: SearchSpace, *, reporter: Reporter) -> None:
         self._space, self._reporter = space, reporter
         self._attempts: list[Attempt] = []
-        self._heads = self._kept = 0  # how many of the attempts are heads; the place of the best of all
-        self._best: Fitted | None = None
-        self._compiled = Compiled()
+        self._heads = 0  # how many of the attempts are heads
+        self._winner = 0  # index of the best attempt
+        self._best: PhaseResult | None = None
+        self._compiled = CompiledNetworks()
 
-    def find_head(self, model: keras.Model, whole: Cut, material: Material) -> FoundHead:
+    def fit_head(self, model: keras.Model, head_cut: Cut, data: TrainingData) -> FittedHead:
         """Solve the head in each way; the model ends with the one of the lowest loss on validation.
 
         Args:
-            model, whole, material: as for `heads.find_head`. A head with layers of its own is trained, once.
+            model, head_cut, data: as for `fit.fit_head`. A head with layers of its own is trained, once.
 
         Returns:
             The head, with its solver.
@@ -70,151 +73,146 @@ class Search:
         Raises:
             UsageError: there are no validation images to judge by.
         """
-        recipe = material.recipe
-        self._end = time.monotonic() + recipe.budget
-        if not material.catalog.part("validation"):
+        self._end = time.monotonic() + data.recipe.budget
+        if not data.catalog.part("validation"):
             raise UsageError("A search judges by validation images: set some apart. Received: none.")
-        phase = head_phase(recipe)
-        states: list[tuple[FoundHead, list[NDArray[Any]]]] = []
-        for solver in _solvers(material, self._space):
+        heads: list[tuple[FittedHead, list[NDArray[Any]]]] = []
+        for solver in _list_solvers(data, self._space):
             begun = time.monotonic()
-            if states and begun > self._end:
+            if heads and begun > self._end:
                 break
-            found = find_head(
-                model,
-                whole,
-                material,
-                solver=solver,
-                phase=phase,
-                budget=recipe.budget,
-                reporter=self._reporter,
-            )
-            loss, score = _judged(found, material)
+            head = fit_head(model, head_cut, data=data, solver=solver, reporter=self._reporter)
+            loss, score = _evaluate(head, data)
             seconds = time.monotonic() - begun
             self._attempts.append(Attempt(solver, "none", None, None, 0, loss, score, seconds))
-            states.append((found, found.model.get_weights()))
-        self._kept = min(range(len(states)), key=lambda at: self._attempts[at].val_loss)
-        self._heads, (found, self._start) = len(states), states[self._kept]
-        found.model.set_weights(self._start)
-        return replace(found, solver=cast("Solver", self._attempts[self._kept].head))
+            heads.append((head, head.model.get_weights()))
+        self._winner = min(range(len(heads)), key=lambda number: self._attempts[number].val_loss)
+        self._heads, (head, self._start) = len(heads), heads[self._winner]
+        head.model.set_weights(self._start)
+        return replace(head, solver=cast("Solver", self._attempts[self._winner].head))
 
-    def fine_tune(self, found: FoundHead, material: Material) -> Decision:
+    def fine_tune(self, head: FittedHead, data: TrainingData) -> Decision:
         """Train by the best plan and rates; changes the model, which ends as the best attempt left it.
 
         Args:
-            found, material: from `find_head`.
+            head, data: from `fit_head`.
 
         Raises:
-            UsageError: a plan was named that this head, or samples of several images, do not allow.
+            UsageError: the space names a plan that this head, or samples of several images, do not allow.
         """
         space = self._space
-        plans = space.plans or choose_plans(material.backbone)
-        reason = impossible(Phase(space.plans[0] if space.plans else "auto"), found, material)
+        plans = space.plans or choose_plans(data.backbone)
+        reason = reason_not_trainable(Phase(space.plans[0] if space.plans else "auto"), head, data)
         self._weights = self._start
         if not reason:
-            settings = zip(*(space.phases(plan) for plan in plans), strict=True)
+            settings = zip(*(space.make_phases(plan) for plan in plans), strict=True)
             candidates = [phase for setting in settings for phase in setting]  # every plan, then other rates
-            left = max(0.0, self._end - time.monotonic())
-            amount = f"{len(plans)} plans ({', '.join(plans)}) at {len(candidates) // len(plans)} rates each"
+            seconds_left = max(0.0, self._end - time.monotonic())
             self._reporter.info(
-                f"Plan: search {amount}, up to {space.epochs} epochs, within {duration(left)}."
+                f"Plan: search {len(plans)} plans ({', '.join(plans)}) at {len(candidates) // len(plans)} "
+                f"rates each, up to {space.epochs} epochs, within {format_duration(seconds_left)}."
             )
-            attempt = partial(self._attempt, found, material)
-            steps = math.ceil(len(material.catalog.part("train")) / candidates[0].batch_size)
-            fewest = math.ceil(STEPS / max(1, steps))
-            halve(candidates, attempt, most=space.epochs, fewest=fewest, budget=left)
-        found.model.set_weights(self._weights)
-        freeze(material.backbone, self._best.unfreeze if self._best else "none")
-        return self._decided(found, material, reason)
+            attempt = partial(self._attempt, head, data)
+            steps = math.ceil(len(data.catalog.part("train")) / candidates[0].batch_size)
+            fewest = math.ceil(FEWEST_STEPS / max(1, steps))
+            halve(candidates, attempt, most=space.epochs, fewest=fewest, budget=seconds_left)
+        head.model.set_weights(self._weights)
+        freeze(data.backbone, self._best.unfreeze if self._best else "none")
+        return self._decide(head, data, reason)
 
-    def _attempt(self, found: FoundHead, material: Material, candidate: Phase, epochs: int) -> float:
-        """One phase from the beginning; its loss on validation, infinite where it diverged, NaN to stop."""
+    def _attempt(self, head: FittedHead, data: TrainingData, candidate: Phase, epochs: int) -> float:
+        """Run a phase from the start; return its loss on validation, infinite if it diverged, NaN to stop."""
         phase, begun = replace(candidate, epochs=epochs), time.monotonic()
-        found.model.set_weights(self._start)
-        left = max(1.0, self._end - begun)
-        known = any((each.unfreeze, each.epochs) == (phase.unfreeze, epochs) for each in self._attempts)
-        reporter = SilentReporter() if known else self._reporter  # the first computes what all others read
-        runner = PhaseRunner(found, material, reporter=reporter, compiled=self._compiled, budget=left)
-        (fitted,), _ = runner.run(phase)
-        record = _record(fitted)
+        head.model.set_weights(self._start)
+        seconds_left = max(1.0, self._end - begun)
+        is_stored = any((a.unfreeze, a.epochs) == (phase.unfreeze, epochs) for a in self._attempts)
+        reporter = (
+            SilentReporter() if is_stored else self._reporter
+        )  # the first computes what all others read
+        runner = PhaseRunner(head, data, reporter=reporter, compiled=self._compiled, budget=seconds_left)
+        (result,), _ = runner.run(phase)
+        record, seconds = _choose_record(result), time.monotonic() - begun
         self._reporter.info(
-            f"Tried {_words(phase)}: validation loss {record.val_loss:.4g}, "
-            f"{material.task.score_name} {record.val_score:.3f} ({duration(time.monotonic() - begun)})."
+            f"Tried {_describe(phase)}: validation loss {record.val_loss:.4g}, "
+            f"{data.task.score_name} {record.val_score:.3f} ({format_duration(seconds)})."
         )
         self._attempts.append(
             Attempt(
-                head=str(found.solver),
+                head=str(head.solver),
                 unfreeze=str(phase.unfreeze),
                 learning_rate=phase.learning_rate,
                 backbone_rate=phase.backbone_rate,
                 epochs=epochs,
                 val_loss=record.val_loss,
                 val_score=record.val_score,
-                seconds=time.monotonic() - begun,
-                stopped=fitted.stopped,
+                seconds=seconds,
+                stopped=result.stopped,
             )
         )
-        if fitted.stopped in ("budget", "interrupted"):  # no recipe makes it again
+        if result.stopped in ("budget", "interrupted"):  # no recipe makes it again
             return math.nan
-        if fitted.best and (self._best is None or record.val_loss < _record(self._best).val_loss):
-            self._best, self._weights = fitted, found.model.get_weights()
-            self._kept = len(self._attempts) - 1
-        return math.inf if fitted.stopped == "diverged" and not fitted.best else record.val_loss
+        if result.best and (self._best is None or record.val_loss < _choose_record(self._best).val_loss):
+            self._best, self._weights = result, head.model.get_weights()
+            self._winner = len(self._attempts) - 1
+        return math.inf if result.stopped == "diverged" and not result.best else record.val_loss
 
-    def _decided(self, found: FoundHead, material: Material, reason: str) -> Decision:
-        """What was tried, what is best of it, and why no more was tried."""
-        trained = [fitted for fitted in (found.fitted, self._best) if fitted]
-        decision = Decision.of(tuple(trained), material.task.score_name)
+    def _decide(self, head: FittedHead, data: TrainingData, reason: str) -> Decision:
+        """Return what was tried, which of it is best, and why no more was tried."""
+        trained = [result for result in (head.result, self._best) if result]
+        decision = Decision.from_phases(tuple(trained), data.task.score_name)
         tried = len(self._attempts) - self._heads
-        said = [f"Of {self._heads} heads the best on validation: {found.solver}."]
+        sentences = [f"The best of {self._heads} heads on validation is {head.solver}."]
         if reason:
-            said.append(f"Nothing of the backbone was trained: {reason}.")
+            sentences.append(f"Nothing of the backbone was trained: {reason}.")
         elif self._best is None:
-            said.append(f"Of {tried} attempts to train the backbone none beat it.")
+            sentences.append(f"None of {tried} attempts to train the backbone beat it.")
         else:
-            said.append(f"Of {tried} attempts to train the backbone the best: {_words(self._best.phase)}.")
-        attempts = [replace(each, kept=place == self._kept) for place, each in enumerate(self._attempts)]
-        return replace(decision, reason=" ".join([*said, decision.reason]).strip(), attempts=tuple(attempts))
+            best = _describe(self._best.phase)
+            sentences.append(f"The best of {tried} attempts to train the backbone is {best}.")
+        attempts = tuple(
+            replace(attempt, kept=number == self._winner) for number, attempt in enumerate(self._attempts)
+        )
+        return replace(decision, reason=" ".join([*sentences, decision.reason]).strip(), attempts=attempts)
 
 
-def _solvers(material: Material, space: Space) -> list[Any]:
-    """Those to choose from; where the recipe names one, or the head cannot be solved, there is no choice."""
-    head = material.recipe.head
-    if not head.linear or material.backbone.new_layers:
+def _list_solvers(data: TrainingData, space: SearchSpace) -> list[Any]:
+    """List the solvers to try: one, if the recipe names it or the head cannot be solved."""
+    head = data.recipe.head
+    if not head.linear or data.backbone.new_layers:
         return ["gradient"]
     if head.solver != "auto":
         return [head.solver]
-    task = material.catalog.task
-    able = [name for name in space.solvers if name in FAMILIES and task in FAMILIES[name].tasks]
+    task = data.catalog.task
+    able = [name for name in space.solvers if name in SOLVER_SPECS and task in SOLVER_SPECS[name].tasks]
     if not able:
         raise UsageError(f"solvers: expected one that can do {task}. Received: {', '.join(space.solvers)}.")
     return able
 
 
-def _judged(found: FoundHead, material: Material) -> tuple[float, float]:
-    """Loss and score on validation."""
-    task, truth = material.task, material.encoded("validation")
-    answers = found.answers(material, material.catalog.part("validation"))
-    return float(task.losses(answers, truth, material.spread).mean()), task.score(answers, truth)
+def _evaluate(head: FittedHead, data: TrainingData) -> tuple[float, float]:
+    """Return loss and score on validation."""
+    task, truth = data.task, data.encode_targets("validation")
+    answers = head.predict(data, data.catalog.part("validation"))
+    return float(task.compute_losses(answers, truth, data.spread).mean()), task.score(answers, truth)
 
 
-def _words(phase: Phase) -> str:
-    """A phase for the eye: "stage:conv5 at rate 0.001, 0.3 of it below the head, 3 epochs"."""
+def _describe(phase: Phase) -> str:
+    """Describe a phase: "stage:conv5 at rate 0.001, 0.3 of it below the head, 3 epochs"."""
     length = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
     rates = f"rate {phase.learning_rate:g}, {phase.backbone_rate:g} of it below the head"
     return f"{phase.unfreeze} at {rates}, {length}"
 
 
-def _record(fitted: Fitted) -> EpochRecord:
-    """The epoch an attempt is judged by: the one whose weights it kept, else its best; 0 if it diverged."""
-    if fitted.best:
-        return fitted.history[fitted.best]
-    trained = [record for record in fitted.history[1:] if math.isfinite(record.val_loss)]
-    return min(trained, key=lambda record: record.val_loss, default=fitted.history[0])
+def _choose_record(result: PhaseResult) -> EpochRecord:
+    """Return the epoch that an attempt is judged by: the one whose weights stayed, else the lowest loss."""
+    if result.best:
+        return result.history[result.best]
+    finite = [record for record in result.history[1:] if math.isfinite(record.val_loss)]
+    return min(finite, key=lambda record: record.val_loss, default=result.history[0])
 
 
 def choose_plans(backbone: Backbone) -> tuple[str, ...]:
-    """Up to four plans, from a little of the network to all of it: by its stages, else by its layers.
+    """Choose up to four plans, from a little of the network to all of it: by its stages, else by its layers.
 
     Example:
         >>> from regraft.backbones.load import load_backbone
@@ -224,29 +222,29 @@ def choose_plans(backbone: Backbone) -> tuple[str, ...]:
     names = [f"stage:{name}" for name in list(backbone.stages)[1:]]
     count = len(backbone.layers)
     names = names or [
-        f"last:{count - place}"
-        for place, layer in enumerate(backbone.layers)
+        f"last:{count - number}"
+        for number, layer in enumerate(backbone.layers)
         if any(len(weight.shape) > 1 for weight in layer.weights)
     ]
-    shares = {"all": 1.0} | {plan: share(backbone, plan) for plan in names}
-    found = [
+    shares = {"all": 1.0} | {plan: compute_trained_share(backbone, plan) for plan in names}
+    plans = [
         max((p for p in shares if shares[p] <= most), key=shares.__getitem__, default="") for most in SHARES
     ]
-    return tuple(plan for plan in dict.fromkeys(found) if plan)
+    return tuple(plan for plan in dict.fromkeys(plans) if plan)
 
 
-def rungs(most: int, fewest: int = 1) -> list[int]:
-    """Epochs at each rung, the last one with the most, none with less than the fewest.
+def list_rungs(most: int, fewest: int = 1) -> list[int]:
+    """List the epochs of each rung: the last one has the most, and none has less than the fewest.
 
-    Where a third of the most says nothing yet, but half of it does, the first rung has the fewest.
+    If a third of the most is too few, but half of it is enough, the first rung has the fewest.
 
-    >>> rungs(9), rungs(6), rungs(9, fewest=2), rungs(9, fewest=4), rungs(9, fewest=5)
-    ([1, 3, 9], [2, 6], [3, 9], [4, 9], [9])
+    >>> list_rungs(9), list_rungs(6), [list_rungs(9, fewest) for fewest in (2, 4, 5)]
+    ([1, 3, 9], [2, 6], [[3, 9], [4, 9], [9]])
     """
-    found = [most]
-    while found[0] // FACTOR >= fewest:
-        found.insert(0, found[0] // FACTOR)
-    return [fewest, most] if len(found) == 1 and 2 * fewest <= most else found
+    rungs = [most]
+    while rungs[0] // FACTOR >= fewest:
+        rungs.insert(0, rungs[0] // FACTOR)
+    return [fewest, most] if len(rungs) == 1 and 2 * fewest <= most else rungs
 
 
 def halve(
@@ -262,11 +260,11 @@ def halve(
 
     Args:
         candidates: in the order in which they are tried, should there not be time for all.
-        attempt: (candidate, epochs) -> the loss it ends with; infinite where it came to nothing; NaN to stop
-            all of this.
+        attempt: (candidate, epochs) -> the loss that it ends with; infinite if it failed; NaN to stop the
+            search.
         most: epochs at the last rung.
-        fewest: epochs that say something; from 1.
-        budget: seconds; nothing begins that would probably not end within a rung's share of them.
+        fewest: epochs at the first rung, at least; from 1.
+        budget: seconds; no attempt begins that would probably not end within its rung's share of them.
         now: a clock, in seconds.
 
     Example:
@@ -275,19 +273,19 @@ def halve(
         >>> tried
         [(3, 1), (1, 1), (2, 1), (1, 3)]
     """
-    begun, steps, alive = now(), rungs(most, fewest), list(candidates)
-    pace: dict[int, float] = {}  # seconds an epoch, by place in `candidates`
-    places = list(range(len(alive)))
-    for number, epochs in enumerate(steps, 1):
-        share_ends = begun + budget * number / len(steps)
+    begun, rungs = now(), list_rungs(most, fewest)
+    pace: dict[int, float] = {}  # seconds an epoch, by the candidate's number
+    alive = list(range(len(candidates)))
+    for rung, epochs in enumerate(rungs, 1):
+        end = begun + budget * rung / len(rungs)
         losses: dict[int, float] = {}
-        for place in places:
+        for number in alive:
             start = now()
-            if start >= share_ends or start + pace.get(place, 0.0) * epochs > share_ends:
+            if start >= end or start + pace.get(number, 0.0) * epochs > end:
                 continue
-            loss = attempt(alive[place], epochs)
+            loss = attempt(candidates[number], epochs)
             if math.isnan(loss):
                 return
-            losses[place], pace[place] = loss, (now() - start) / epochs
-        finite = [place for place in losses if math.isfinite(losses[place])]
-        places = sorted(finite, key=losses.__getitem__)[: math.ceil(len(losses) / FACTOR)]
+            losses[number], pace[number] = loss, (now() - start) / epochs
+        finite = [number for number in losses if math.isfinite(losses[number])]
+        alive = sorted(finite, key=losses.__getitem__)[: math.ceil(len(losses) / FACTOR)]

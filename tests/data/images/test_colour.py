@@ -1,4 +1,4 @@
-"""Pixels of every kind against the 8-bit RGB picture they were made from; profiles against their formula."""
+"""Colour: pixels of every kind against the image they were made from, profiles against their formula."""
 
 import struct
 
@@ -7,8 +7,8 @@ import pytest
 from helpers.images import encoded, noise, pixels, png, scene
 from PIL import Image, ImageCms
 
-from regraft.data.images.colour import MAX_PROFILE
-from regraft.data.images.decode import as_rgb, decode
+from regraft.data.images.colour import MAX_PROFILE_BYTES
+from regraft.data.images.decode import decode, to_upright_rgb
 
 XYZ = {  # the primaries of each space for white D50, as columns
     "srgb": [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]],
@@ -46,7 +46,7 @@ def rgb_profile(name):
 
 
 def cmyk_profile():
-    """Inks of which any at all makes the grey of L* = 50, and all four make black."""
+    """A profile of inks: any ink makes the grey of L* = 50, and all four make black."""
     nodes = [(255, 128, 128)] + [(128, 128, 128)] * 14 + [(0, 128, 128)]
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
     table += bytes(range(256)) * 4 + bytes(value for node in nodes for value in node) + bytes(range(256)) * 3
@@ -54,7 +54,7 @@ def cmyk_profile():
 
 
 def by_formula(values, name):
-    """sRGB of the numbers of another space, in float64."""
+    """The sRGB values, in float64, of values in another colour space."""
     linear = (values / 255) ** GAMMA @ np.array(XYZ[name]).T @ np.linalg.inv(np.array(XYZ["srgb"])).T
     linear = np.clip(linear, 0, 1)
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -64,7 +64,7 @@ def by_formula(values, name):
 
 
 def wide(values):
-    """8 bits as 16 in the order of bytes that a PNG has."""
+    """8 bits as 16, in the byte order of a PNG."""
     return (values.astype(np.uint16) * 257).astype(">u2")
 
 
@@ -97,7 +97,7 @@ TWINS = {
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_picture_stored_otherwise_is_within_two_of_its_twin(name):
+def test_an_image_stored_otherwise_is_within_two_of_its_twin(name):
     data, twin = TWINS[name]
     assert np.abs(pixels(data) - twin.astype(float)).max() <= 2
 
@@ -127,8 +127,8 @@ def test_a_transparent_sixteen_bit_grey_lies_on_white():
 
 
 def cmyk_jpeg(image, transform):
-    """A CMYK JPEG as Adobe's programs write it, with the number in its marker that says how inks are
-    stored; None for no marker."""
+    """A CMYK JPEG as Adobe's programs write it, with the number of its marker for the storage of
+    inks; None for no marker."""
     data = encoded(image, "JPEG", quality=100, subsampling=0)
     at = data.index(b"\xff\xee")
     assert data[at + 4 : at + 9] == b"Adobe"
@@ -137,13 +137,13 @@ def cmyk_jpeg(image, transform):
     return data[: at + 15] + bytes([transform]) + data[at + 16 :]
 
 
-def test_adobes_inks_are_the_picture_and_not_its_negative():
+def test_adobes_inks_are_the_image_and_not_its_negative():
     twin = scene().astype(int)
     data = cmyk_jpeg(Image.fromarray(scene()).convert("CMYK"), 0)
     assert np.abs(pixels(data) - twin).max() <= 4  # 2 and the noise of a JPEG
 
 
-def test_adobes_inks_as_luminance_are_the_picture():
+def test_adobes_inks_as_luminance_are_the_image():
     inks = np.asarray(Image.fromarray(255 - scene()).convert("YCbCr"))
     stored = np.concatenate([255 - inks, np.zeros_like(inks[..., :1])], axis=-1)
     data = cmyk_jpeg(Image.frombytes("CMYK", (96, 80), stored.tobytes()), 2)
@@ -182,11 +182,11 @@ def test_a_wider_space_becomes_srgb(name, kind):
     assert decode(data, None).facts.notes == ()
 
 
-def test_a_profile_is_applied_under_transparency_and_to_pictures_in_memory():
+def test_a_profile_is_applied_under_transparency_and_to_images_in_memory():
     picture = Image.fromarray(scene())
     opened = decode(encoded(picture, icc_profile=rgb_profile("adobe")), None).pixels
     picture.info["icc_profile"] = rgb_profile("adobe")
-    np.testing.assert_array_equal(np.asarray(as_rgb(picture)), opened)
+    np.testing.assert_array_equal(np.asarray(to_upright_rgb(picture)), opened)
     alpha = encoded(Image.fromarray(with_alpha(scene())), icc_profile=rgb_profile("adobe"))
     np.testing.assert_array_equal(pixels(alpha), opened)
 
@@ -209,7 +209,7 @@ def test_a_profile_that_says_srgb_changes_no_pixel():
 
 @pytest.mark.parametrize(
     "broken",
-    [b"no profile at all", rgb_profile("adobe")[:200], cmyk_profile(), bytes(MAX_PROFILE + 1)],
+    [b"no profile at all", rgb_profile("adobe")[:200], cmyk_profile(), bytes(MAX_PROFILE_BYTES + 1)],
     ids=["text", "cut", "of other colours", "huge"],
 )
 def test_a_profile_that_cannot_be_used_costs_nothing_and_is_noted(broken):

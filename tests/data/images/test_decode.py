@@ -1,4 +1,4 @@
-"""Every kind of file becomes the pixels that a person sees, or is refused by a documented code."""
+"""Decoding: every kind of file becomes the pixels that a person sees, or is refused with a code."""
 
 import io
 import re
@@ -16,8 +16,8 @@ from PIL import Image, ImageCms, ImageOps
 import regraft.data.images.colour
 import regraft.data.images.headers
 import regraft.data.images.rejections
-from regraft.data.images.decode import EXTENSIONS, Facts, decode, digest
-from regraft.data.images.decoder_pool import DecodeAhead, Job
+from regraft.data.images.decode import EXTENSIONS, ImageFacts, decode, digest
+from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.rejections import sniff
 from regraft.data.images.resize import resize
 
@@ -89,7 +89,7 @@ def zipped():
         (bytes(range(200, 256)) + b"\0\1\2", "unknown"),
     ],
 )
-def test_what_is_no_image_is_refused_and_said_what_it_looks_like(data, words):
+def test_other_files_are_refused_with_what_they_look_like(data, words):
     found = refusal(data, "photo.jpg")
     assert found.code == "not_an_image"
     assert words in found.detail
@@ -114,8 +114,8 @@ def test_what_is_no_image_is_refused_and_said_what_it_looks_like(data, words):
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "needs_plugin"),
     ],
 )
-def test_formats_that_are_not_decoded_are_told_by_their_first_bytes(head, code, monkeypatch):
-    monkeypatch.setattr(regraft.data.images.rejections, "available", lambda: False)
+def test_formats_that_are_not_decoded_are_recognised_by_their_first_bytes(head, code, monkeypatch):
+    monkeypatch.setattr(regraft.data.images.rejections, "has_heif_plugin", lambda: False)
     assert sniff(head + bytes(64)).code == code
     assert refusal(head + bytes(64)).code == code
 
@@ -131,7 +131,7 @@ def test_an_avif_under_the_general_brand_is_decoded():
     assert decode(data, 8).facts.format == "AVIF"
 
 
-def test_the_preview_in_a_raw_photograph_is_not_taken_for_the_picture():
+def test_the_preview_in_a_raw_image_is_not_taken_for_the_image():
     data = encoded(Image.fromarray(noise()), "TIFF", tiffinfo={254: 1})
     assert refusal(data).code == "unsupported_format"
 
@@ -142,7 +142,7 @@ def test_the_preview_in_a_raw_photograph_is_not_taken_for_the_picture():
 def test_a_png_called_jpg_is_decoded_and_noted():
     data = encoded(Image.fromarray(noise()))
     decoded = decode(data, None, name="dir/photo.JPG")
-    assert decoded.facts == Facts(48, 40, "PNG", ("extension_mismatch",))
+    assert decoded.facts == ImageFacts(48, 40, "PNG", ("extension_mismatch",))
     np.testing.assert_array_equal(decoded.pixels, noise())
 
 
@@ -247,7 +247,7 @@ def test_an_animation_gives_its_first_frame_and_a_note(kind):
     ],
     ids=["burst", "preview", "gain map"],
 )
-def test_of_a_camera_s_several_pictures_the_first_is_used(second, notes):
+def test_of_a_camera_s_several_images_the_first_is_used(second, notes):
     first = Image.fromarray(scene())
     data = encoded(first, "MPO", save_all=True, append_images=[second], progressive=True)
     decoded = decode(data, None, name="a.jpg")
@@ -263,14 +263,14 @@ def test_pages_that_lead_in_a_circle_end():
     np.testing.assert_array_equal(pixels(bytes(data)), noise())
 
 
-def test_more_tiles_than_any_picture_has_are_refused(monkeypatch):
-    monkeypatch.setattr(regraft.data.images.headers, "MAX_TILES", 399)
+def test_more_tiles_than_any_image_has_are_refused():
+    tiles = 600_000
     tags = [(256, 20), (257, 20), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
     behind = 8 + 2 + 12 * (len(tags) + 2) + 4
-    entries += [struct.pack("<HHII", tag, 4, 400, behind) for tag in (324, 325)]
+    entries += [struct.pack("<HHII", tag, 4, tiles, behind) for tag in (324, 325)]
     head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
-    assert refusal(head + struct.pack("<I", 1) * 400).code == "decode_timeout"
+    assert refusal(head + struct.pack("<I", 1) * tiles).code == "decode_timeout"
 
 
 def test_a_later_frame_of_billions_of_pixels_is_never_reached():
@@ -304,7 +304,7 @@ STORED = {
     [("JPEG", {"quality": 95}, 12), ("PNG", {}, 0), ("WEBP", {"lossless": True}, 0), ("TIFF", {}, 0)],
 )
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_orientation_gives_the_same_picture(kind, options, tolerance, orientation):
+def test_every_orientation_gives_the_same_image(kind, options, tolerance, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(STORED[orientation](Image.fromarray(scene())), kind, exif=exif, **options)
@@ -314,7 +314,7 @@ def test_every_orientation_gives_the_same_picture(kind, options, tolerance, orie
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_what_follows_the_picture_changes_nothing(kind):
+def test_what_follows_the_image_changes_nothing(kind):
     data = encoded(Image.fromarray(noise()), kind)
     np.testing.assert_array_equal(pixels(data + b"<script>PK\x03\x04" * 100), pixels(data))
 
@@ -331,7 +331,7 @@ def test_an_orientation_that_is_a_text_is_ignored():
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(noise()), exif=exif)), noise())
 
 
-def test_real_photographs_in_every_orientation_are_the_same_picture(corpora):
+def test_real_images_in_every_orientation_are_the_same_image(corpora):
     upright = decode((corpora / "orientation/Landscape_0.jpg").read_bytes(), 64).pixels.astype(int)
     for orientation in range(1, 9):
         turned = decode((corpora / f"orientation/Landscape_{orientation}.jpg").read_bytes(), 64).pixels
@@ -386,7 +386,7 @@ def test_a_bomb_is_refused_from_its_header(data):
 
 def test_a_single_pixel_is_enlarged_and_noted():
     decoded = decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3))), 8)
-    assert decoded.facts == Facts(1, 1, "PNG", ("tiny_image", "uniform"))
+    assert decoded.facts == ImageFacts(1, 1, "PNG", ("tiny_image", "uniform"))
     assert (decoded.pixels == [1, 2, 3]).all()
 
 
@@ -398,8 +398,8 @@ def test_an_extreme_shape_is_a_square_like_any_other(shape):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "I;16"])
-def test_a_picture_converted_in_strips_is_the_same_picture(mode, monkeypatch):
-    monkeypatch.setattr(regraft.data.images.colour, "STRIP", 5_000)
+def test_an_image_converted_in_strips_is_the_same_image(mode, monkeypatch):
+    monkeypatch.setattr(regraft.data.images.colour, "STRIP_PIXELS", 5_000)
     grey = np.broadcast_to(np.linspace(0, 65_000, 700).astype(np.uint16)[:, None], (700, 500))
     image = Image.fromarray(grey.copy()) if mode == "I;16" else smooth(700).convert(mode)
     whole = pixels(encoded(image, "TIFF"))
@@ -421,21 +421,21 @@ def test_nothing_but_transparency_is_uniform_and_a_spot_is_not():
     assert decode(encoded(Image.fromarray(clear)), 32).facts.notes == ()
 
 
-def test_resizing_averages_over_the_whole_picture():
+def test_resizing_averages_over_the_whole_image():
     board = np.indices((64, 64)).sum(0) % 2 * 255
     small = decode(encoded(Image.fromarray(board.astype(np.uint8))), 8).pixels
     assert np.abs(small.astype(int) - 127).max() <= 8
 
 
 def smooth(side):
-    """A picture with no detail finer than a tenth of its side."""
+    """An image with no detail finer than a tenth of its side."""
     y, x = np.mgrid[:side, :side] / side
     waves = [np.sin(9 * x + phase) * np.cos(7 * y - phase) for phase in (0, 1, 2)]
     return Image.fromarray(np.uint8(127 + 100 * np.stack(waves, -1)))
 
 
 @pytest.mark.parametrize("side", [255, 256, 520, 1024])
-def test_a_large_jpeg_read_smaller_is_the_same_picture(side):
+def test_a_large_jpeg_read_smaller_is_the_same_image(side):
     data = encoded(smooth(side), "JPEG")
     whole = Image.open(io.BytesIO(data)).resize((128, 128), Image.Resampling.BILINEAR)
     received = decode(data, 128)
@@ -472,9 +472,9 @@ def test_bytes_changed_at_random_end_decoded_or_refused():
 
 
 def test_the_package_raises_only_documented_codes():
-    rooms = Path(regraft.data.images.rejections.__file__).parent.glob("*.py")
-    source = "".join(room.read_text("utf-8") for room in rooms)
-    used = set(re.findall(r'Refusal\(\s*"(\w+)"', source))
+    files = Path(regraft.data.images.rejections.__file__).parent.glob("*.py")
+    source = "".join(file.read_text("utf-8") for file in files)
+    used = set(re.findall(r'Rejection\(\s*"(\w+)"', source))
     assert used
     assert used <= CODES
 
@@ -483,7 +483,7 @@ def test_a_worker_decodes_the_same_pixels(tmp_path, corpora):
     files = [corpora / "unusual" / name for name in ("pil_sample_cmyk.jpg", "transparent.png", "hopper.webp")]
     files += [corpora / "unusual/hopper_orientation_6.jpg", corpora / "unusual/p_16.png"]
     jobs = [Job(file, digest(file.read_bytes())) for file in files]
-    with DecodeAhead(jobs, 32, workers=1) as results:
+    with DecodingPool(jobs, 32, workers=1) as results:
         for file, result in zip(files, results, strict=True):
             here = decode(file.read_bytes(), 32, name=file.name)
             np.testing.assert_array_equal(result.pixels, here.pixels)

@@ -1,4 +1,4 @@
-"""Decoding ahead in child processes: in order, one verdict a file, whatever happens to a child."""
+"""The decoding pool: results in order, one for each file, whatever happens to a process."""
 
 import io
 import json
@@ -15,13 +15,12 @@ import pytest
 from conftest import write_photos
 from PIL import Image
 
-from regraft.data.catalog import Catalog, Photo, Sample
-from regraft.data.images import decoder_pool as workers
-from regraft.data.images import decoder_process as child_module
-from regraft.data.images.decode import Decoded, decode, digest
-from regraft.data.images.decoder_pool import DecodeAhead, Job
-from regraft.data.images.decoder_process import Child
-from regraft.data.images.rejections import Refusal
+from regraft.data.catalog import Catalog, ImageFile, Sample
+from regraft.data.images import decoder_pool, decoder_process
+from regraft.data.images.decode import DecodedImage, decode, digest
+from regraft.data.images.decoder_pool import DecodingPool, Job
+from regraft.data.images.decoder_process import DecoderProcess
+from regraft.data.images.rejections import Rejection
 from regraft.errors import EnvironmentFault, UsageError
 
 SIZE = 16
@@ -30,7 +29,7 @@ SIZE = 16
 @pytest.fixture
 def jobs(tmp_path):
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", each=4))
-    return catalog.jobs([sample.digest for sample in catalog.samples])
+    return catalog.make_jobs([sample.digest for sample in catalog.samples])
 
 
 def here(job):
@@ -38,7 +37,7 @@ def here(job):
 
 
 def children():
-    """The process numbers of this process' decoding children."""
+    """The ids of the decoder processes of this process."""
     listing = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
@@ -54,7 +53,7 @@ def wait_until(condition, seconds=10):
 
 
 def code(result):
-    return result.code if isinstance(result, Refusal) else None
+    return result.code if isinstance(result, Rejection) else None
 
 
 def job(path, data):
@@ -63,15 +62,15 @@ def job(path, data):
 
 
 def test_results_come_in_the_order_of_the_jobs(jobs):
-    with DecodeAhead(jobs, SIZE, workers=2) as results:
+    with DecodingPool(jobs, SIZE, workers=2) as results:
         assert len(results) == 12
         for each, result in zip(jobs, results, strict=True):
             np.testing.assert_array_equal(result.pixels, here(each))
 
 
 def test_further_images_of_a_sample_are_jobs_too(tmp_path):
-    sample = Sample("front.png", 0, "f", more=(Photo("back.png", "b"),))
-    assert Catalog(tmp_path, ("x",), (sample,)).jobs(["b", "f"]) == [
+    sample = Sample("front.png", 0, "f", extra_images=(ImageFile("back.png", "b"),))
+    assert Catalog(tmp_path, ("x",), (sample,)).make_jobs(["b", "f"]) == [
         Job(tmp_path / "back.png", "b"),
         Job(tmp_path / "front.png", "f"),
     ]
@@ -80,32 +79,32 @@ def test_further_images_of_a_sample_are_jobs_too(tmp_path):
 def test_a_bad_file_is_a_verdict_in_its_place(jobs, tmp_path):
     bad = job(tmp_path / "bad.png", jobs[0].path.read_bytes()[:-60])
     text = job(tmp_path / "text.jpg", b"no image")
-    with DecodeAhead([jobs[0], bad, text, jobs[1]], SIZE, workers=1) as results:
+    with DecodingPool([jobs[0], bad, text, jobs[1]], SIZE, workers=1) as results:
         assert [code(result) for result in results] == [None, "truncated", "not_an_image", None]
 
 
 def test_a_file_that_changed_or_went_since_it_was_listed_is_refused(jobs):
     jobs[1].path.write_bytes(jobs[0].path.read_bytes())
     jobs[2].path.unlink()
-    with DecodeAhead(jobs[:4], SIZE, workers=1) as results:
+    with DecodingPool(jobs[:4], SIZE, workers=1) as results:
         assert [code(result) for result in results] == [None, "changed", "unreadable", None]
 
 
 def test_names_with_newlines_and_broken_bytes_reach_the_child(jobs, tmp_path):
     odd = job(tmp_path / ("a\n\"b'" + os.fsdecode(b"\xff") + ".png"), jobs[0].path.read_bytes())
-    with DecodeAhead([odd], SIZE) as results:
-        assert isinstance(next(iter(results)), Decoded)
+    with DecodingPool([odd], SIZE) as results:
+        assert isinstance(next(iter(results)), DecodedImage)
 
 
 @pytest.mark.slow
 def test_a_child_killed_in_the_middle_costs_at_most_the_file_it_had(jobs, monkeypatch):
-    monkeypatch.setattr(workers, "BUFFER_BYTES", 0)
-    with DecodeAhead(jobs * 40, SIZE, workers=1) as results:
+    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
+    with DecodingPool(jobs * 40, SIZE, workers=1) as results:
         received = [next(iter(results))]
         for pid in children():
             os.kill(pid, signal.SIGKILL)
         received += list(results)
-    lost = [result for result in received if isinstance(result, Refusal)]
+    lost = [result for result in received if isinstance(result, Rejection)]
     assert len(received) == 480
     assert len(lost) <= 1
     assert all(refusal.code == "decoder_died" for refusal in lost)
@@ -113,27 +112,27 @@ def test_a_child_killed_in_the_middle_costs_at_most_the_file_it_had(jobs, monkey
 
 @pytest.mark.slow
 def test_a_child_that_dies_on_a_file_is_replaced_for_the_next(jobs):
-    child = Child()
-    assert isinstance(child.decode(*jobs[0], SIZE), Decoded)
+    child = DecoderProcess()
+    assert isinstance(child.decode(*jobs[0], SIZE), DecodedImage)
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)
     assert code(child.decode(*jobs[1], SIZE)) == "decoder_died"
-    assert isinstance(child.decode(*jobs[1], SIZE), Decoded)
+    assert isinstance(child.decode(*jobs[1], SIZE), DecodedImage)
     child.end()
     assert not children()
 
 
 def test_a_child_that_hangs_is_refused_by_time_and_replaced(jobs, monkeypatch):
-    child = Child()
-    assert isinstance(child.decode(*jobs[0], SIZE), Decoded)
-    monkeypatch.setattr(child_module, "TIMEOUT", 0.3)
+    child = DecoderProcess()
+    assert isinstance(child.decode(*jobs[0], SIZE), DecodedImage)
+    monkeypatch.setattr(decoder_process, "TIMEOUT", 0.3)
     (pid,) = children()
     os.kill(pid, signal.SIGSTOP)
     begun = time.monotonic()
     assert code(child.decode(*jobs[1], SIZE)) == "decode_timeout"
     assert time.monotonic() - begun < 5
-    monkeypatch.setattr(child_module, "TIMEOUT", 30)
-    assert isinstance(child.decode(*jobs[1], SIZE), Decoded)
+    monkeypatch.setattr(decoder_process, "TIMEOUT", 30)
+    assert isinstance(child.decode(*jobs[1], SIZE), DecodedImage)
     child.end()
 
 
@@ -149,10 +148,10 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs,
     )
     popen = subprocess.Popen
     monkeypatch.setattr(
-        child_module.subprocess, "Popen", lambda _, **rest: popen([sys.executable, str(half)], **rest)
+        decoder_process.subprocess, "Popen", lambda _, **rest: popen([sys.executable, str(half)], **rest)
     )
-    monkeypatch.setattr(child_module, "TIMEOUT", 0.8)
-    assert code(Child().decode(*jobs[0], SIZE)) == "decode_timeout"
+    monkeypatch.setattr(decoder_process, "TIMEOUT", 0.8)
+    assert code(DecoderProcess().decode(*jobs[0], SIZE)) == "decode_timeout"
 
 
 @pytest.mark.slow
@@ -161,13 +160,13 @@ def test_a_file_that_takes_more_memory_than_a_child_may_have_is_refused(tmp_path
     Image.new("RGB", (4000, 4000)).save(path)  # 64 MB of pixels
     program = (
         "import pathlib, sys\n"
-        "from regraft.data.images import decoder_process as child\n"
-        "child.MEMORY = int(sys.argv[2]) * 2**20\n"
-        "child._limit()\n"
+        "from regraft.data.images import decoder_process\n"
+        "decoder_process.MEMORY = int(sys.argv[2]) * 2**20\n"
+        "decoder_process._limit_memory()\n"
         "try:\n"
-        "    print(child.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16).pixels.shape)\n"
-        "except child.Refusal as refusal:\n"
-        "    print(refusal.code)\n"
+        "    print(decoder_process.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16).pixels.shape)\n"
+        "except decoder_process.Rejection as rejection:\n"
+        "    print(rejection.code)\n"
     )
     said = [
         subprocess.run(
@@ -183,16 +182,16 @@ def test_a_file_that_takes_more_memory_than_a_child_may_have_is_refused(tmp_path
 
 
 def test_a_child_limits_its_memory(jobs):
-    child = Child()
+    child = DecoderProcess()
     child.decode(*jobs[0], SIZE)
     limit = resource.prlimit(children()[0], resource.RLIMIT_DATA)[0]
     child.end()
-    assert limit == child_module.MEMORY
+    assert limit == decoder_process.MEMORY
     assert 2 * limit < 1_010_000_000
 
 
 @pytest.mark.slow
-def test_the_ceiling_of_pixels_can_be_moved_and_memory_goes_with_it(jobs, tmp_path, monkeypatch):
+def test_the_limit_on_pixels_can_be_moved_and_memory_moves_with_it(jobs, tmp_path, monkeypatch):
     large = Image.linear_gradient("L").resize((10_000, 9_000), Image.Resampling.NEAREST)  # 90 million pixels
     buffer = io.BytesIO()
     large.save(buffer, "PNG", compress_level=1)
@@ -200,10 +199,10 @@ def test_the_ceiling_of_pixels_can_be_moved_and_memory_goes_with_it(jobs, tmp_pa
     found = {}
     for most in ("", "128", "0.001"):
         monkeypatch.setenv("REGRAFT_MAX_MEGAPIXELS", most)
-        child = Child()
+        child = DecoderProcess()
         found[most] = [code(child.decode(*each, SIZE)) for each in (huge, jobs[0])]
         limit = resource.prlimit(children()[0], resource.RLIMIT_DATA)[0]
-        assert limit == child_module.MEMORY * (2 if most == "128" else 1)
+        assert limit == decoder_process.MEMORY * (2 if most == "128" else 1)
         child.end()
     assert found == {
         "": ["too_many_pixels", None],
@@ -212,11 +211,11 @@ def test_the_ceiling_of_pixels_can_be_moved_and_memory_goes_with_it(jobs, tmp_pa
     }
 
 
-@pytest.mark.parametrize("said", ["many", "0", "-1", "nan", "inf"])
-def test_a_ceiling_that_is_none_is_said_before_anything_is_decoded(jobs, monkeypatch, said):
-    monkeypatch.setenv("REGRAFT_MAX_MEGAPIXELS", said)
-    with pytest.raises(UsageError, match=f"REGRAFT_MAX_MEGAPIXELS: expected millions .* Received: {said}"):
-        DecodeAhead(jobs, SIZE)
+@pytest.mark.parametrize("setting", ["many", "0", "-1", "nan", "inf"])
+def test_an_invalid_limit_is_reported_before_anything_is_decoded(jobs, monkeypatch, setting):
+    monkeypatch.setenv("REGRAFT_MAX_MEGAPIXELS", setting)
+    with pytest.raises(UsageError, match=f"REGRAFT_MAX_MEGAPIXELS: expected millions .* Received: {setting}"):
+        DecodingPool(jobs, SIZE)
 
 
 @pytest.mark.soak
@@ -238,7 +237,7 @@ def test_sixty_four_million_pixels_are_decoded_within_a_childs_memory(tmp_path, 
     image = Image.linear_gradient("L").convert(mode).resize((8000, 8000), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    child = Child()
+    child = DecoderProcess()
     result = child.decode(*job(tmp_path / "large", buffer.getvalue()), 224)
     child.end()
     assert code(result) is None
@@ -246,8 +245,8 @@ def test_sixty_four_million_pixels_are_decoded_within_a_childs_memory(tmp_path, 
 
 
 def test_closing_early_leaves_no_child(jobs, monkeypatch):
-    monkeypatch.setattr(workers, "BUFFER_BYTES", 0)
-    results = DecodeAhead(jobs * 40, SIZE, workers=2)  # more than may be ahead of the reader
+    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
+    results = DecodingPool(jobs * 40, SIZE, workers=2)  # more than may be ahead of the reader
     next(iter(results))
     assert children()
     results.close()
@@ -255,8 +254,8 @@ def test_closing_early_leaves_no_child(jobs, monkeypatch):
 
 
 def test_closing_does_not_wait_for_a_child_that_hangs(jobs, monkeypatch):
-    monkeypatch.setattr(workers, "BUFFER_BYTES", 0)
-    results = DecodeAhead(jobs * 40, SIZE, workers=1)
+    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
+    results = DecodingPool(jobs * 40, SIZE, workers=1)
     next(iter(results))
     os.kill(children()[0], signal.SIGSTOP)
     begun = time.monotonic()
@@ -266,7 +265,7 @@ def test_closing_does_not_wait_for_a_child_that_hangs(jobs, monkeypatch):
 
 
 def test_reading_on_after_closing_is_an_error_and_not_a_hang(jobs):
-    results = DecodeAhead(jobs, SIZE, workers=1)
+    results = DecodingPool(jobs, SIZE, workers=1)
     results.close()
     with pytest.raises(ValueError, match="closed"):
         next(iter(results))
@@ -274,8 +273,8 @@ def test_reading_on_after_closing_is_an_error_and_not_a_hang(jobs):
 
 @pytest.mark.slow
 def test_decoding_runs_ahead_of_its_reader_but_not_without_bound(jobs, monkeypatch):
-    monkeypatch.setattr(workers, "BUFFER_BYTES", 0)
-    with DecodeAhead(jobs * 10, SIZE, workers=1) as results:
+    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
+    with DecodingPool(jobs * 10, SIZE, workers=1) as results:
         wait_until(lambda: len(results._results) == 64)
         time.sleep(0.1)
         assert len(results._results) == 64
@@ -283,21 +282,24 @@ def test_decoding_runs_ahead_of_its_reader_but_not_without_bound(jobs, monkeypat
 
 
 def test_no_jobs_are_no_results_and_no_child():
-    with DecodeAhead([], SIZE) as results:
+    with DecodingPool([], SIZE) as results:
         assert list(results) == []
         assert not children()
 
 
 def test_where_no_child_can_start_the_environment_is_at_fault(jobs, monkeypatch):
-    monkeypatch.setattr(child_module.sys, "executable", "/nowhere/python")
-    with DecodeAhead(jobs, SIZE, workers=1) as results, pytest.raises(EnvironmentFault, match="No such file"):
+    monkeypatch.setattr(decoder_process.sys, "executable", "/nowhere/python")
+    with (
+        DecodingPool(jobs, SIZE, workers=1) as results,
+        pytest.raises(EnvironmentFault, match="No such file"),
+    ):
         list(results)
 
 
 def test_a_child_that_ends_at_once_is_not_blamed_on_the_files(jobs, monkeypatch):
-    monkeypatch.setattr(child_module.sys, "executable", "/bin/true")
+    monkeypatch.setattr(decoder_process.sys, "executable", "/bin/true")
     with (
-        DecodeAhead(jobs, SIZE, workers=1) as results,
+        DecodingPool(jobs, SIZE, workers=1) as results,
         pytest.raises(EnvironmentFault, match="does not start"),
     ):
         list(results)
@@ -306,8 +308,8 @@ def test_a_child_that_ends_at_once_is_not_blamed_on_the_files(jobs, monkeypatch)
 def test_a_module_in_the_current_folder_is_not_imported_by_the_child(jobs, tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit('hostile')")
     monkeypatch.chdir(tmp_path)
-    with DecodeAhead(jobs[:1], SIZE) as results:
-        assert isinstance(next(iter(results)), Decoded)
+    with DecodingPool(jobs[:1], SIZE) as results:
+        assert isinstance(next(iter(results)), DecodedImage)
 
 
 @pytest.mark.slow
@@ -316,9 +318,9 @@ def test_a_script_without_a_main_guard_works(jobs, tmp_path):
     script.write_text(
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from regraft.data.images.decoder_pool import DecodeAhead, Job\n"
+        "from regraft.data.images.decoder_pool import DecodingPool, Job\n"
         "jobs = [Job(Path(path), digest) for path, digest in json.loads(sys.argv[1])]\n"
-        "with DecodeAhead(jobs, 16, workers=2) as results:\n"
+        "with DecodingPool(jobs, 16, workers=2) as results:\n"
         "    print(sum(result.pixels.shape == (16, 16, 3) for result in results))\n"
     )
     arguments = json.dumps([[str(each.path), each.digest] for each in jobs])
@@ -331,10 +333,10 @@ def test_a_script_without_a_main_guard_works(jobs, tmp_path):
 def test_a_child_ends_when_its_parent_is_killed(jobs):
     program = (
         "import sys, time, pathlib\n"
-        "from regraft.data.images.decoder_process import Child\n"
-        "child = Child()\n"
-        "child.decode(pathlib.Path(sys.argv[1]), sys.argv[2], 16)\n"
-        "print(child._process._process.pid, flush=True)\n"
+        "from regraft.data.images.decoder_process import DecoderProcess\n"
+        "process = DecoderProcess()\n"
+        "process.decode(pathlib.Path(sys.argv[1]), sys.argv[2], 16)\n"
+        "print(process._process._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen(
@@ -355,6 +357,6 @@ def test_a_child_ends_when_its_parent_is_killed(jobs):
 
 def test_threads_end_with_the_work(jobs):
     before = threading.active_count()
-    with DecodeAhead(jobs, SIZE, workers=2) as results:
+    with DecodingPool(jobs, SIZE, workers=2) as results:
         list(results)
     assert threading.active_count() == before

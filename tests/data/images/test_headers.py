@@ -1,4 +1,4 @@
-"""What a header states is what the decoder finds; a ceiling a format, and no decoder asked beyond it."""
+"""Headers: the stated size is right, and no decoder is asked beyond the limits."""
 
 import struct
 
@@ -6,8 +6,8 @@ import pytest
 from helpers.images import encoded, noise, png, refusal
 from PIL import Image
 
-from regraft.data.images import decode as decode_module
-from regraft.data.images.headers import stated_size
+from regraft.data.images import decode
+from regraft.data.images.headers import read_size
 
 
 @pytest.mark.parametrize(
@@ -23,14 +23,14 @@ from regraft.data.images.headers import stated_size
     ],
 )
 def test_the_size_is_read_without_a_decoder(kind, options):
-    assert stated_size(encoded(Image.fromarray(noise(321, 257)), kind, **options)) == (321, 257, kind)
+    assert read_size(encoded(Image.fromarray(noise(321, 257)), kind, **options)) == (321, 257, kind)
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8X"]
 )
 def test_a_header_cut_short_states_nothing(data):
-    assert stated_size(data) is None
+    assert read_size(data) is None
 
 
 def extended_webp(width, height):
@@ -53,7 +53,7 @@ def jpeg_of(width, height):
     ids=["WebP beyond its own ceiling", "PNG", "JPEG"],
 )
 def test_too_many_pixels_are_refused_before_a_decoder_is_asked(data, monkeypatch):
-    monkeypatch.setattr(decode_module.Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
+    monkeypatch.setattr(decode.Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
     assert refusal(data).code == "too_many_pixels"
 
 

@@ -1,4 +1,4 @@
-"""HEIC: by a plugin where there is one, refused and named where not."""
+"""HEIC is decoded by a plugin, and refused where there is none."""
 
 import io
 import sys
@@ -16,8 +16,8 @@ from regraft.data.images.rejections import register_heif, sniff
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
 
-def test_without_the_plugin_a_photograph_of_a_phone_is_refused_with_what_helps(monkeypatch):
-    monkeypatch.setattr(regraft.data.images.rejections, "available", lambda: False)
+def test_without_the_plugin_an_image_of_a_phone_is_refused_with_what_helps(monkeypatch):
+    monkeypatch.setattr(regraft.data.images.rejections, "has_heif_plugin", lambda: False)
     found = refusal(HEIC, "IMG_0001.HEIC")
     assert found.code == "needs_plugin"
     assert "pip install pillow-heif" in found.detail
@@ -29,7 +29,7 @@ def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
             super().__init__()
             self.__dict__.update(Image.fromarray(noise()).__dict__, format="HEIF", is_animated=False)
 
-    monkeypatch.setattr(regraft.data.images.rejections, "available", lambda: True)
+    monkeypatch.setattr(regraft.data.images.rejections, "has_heif_plugin", lambda: True)
     monkeypatch.setitem(Image.OPEN, "HEIF", (Plugin, None))
     monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
     registered = []

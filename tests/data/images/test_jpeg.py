@@ -1,4 +1,4 @@
-"""JPEGs whose scan lines are missing, behind whatever ending; JPEGs that would take minutes."""
+"""JPEGs with missing scan lines, whatever their ending, and JPEGs that would take minutes."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from helpers.images import encoded, noise, refusal, scene
 from PIL import Image
 
 from regraft.data.images.decode import decode
-from regraft.data.images.jpeg import frame
+from regraft.data.images.jpeg import read_frame
 
 END = b"\xff\xd9"
 
@@ -20,7 +20,7 @@ def jpeg(**options):
 
 @pytest.mark.parametrize("size", [None, 20])
 @pytest.mark.parametrize("percent", [10, 30, 50, 90, 99])
-def test_an_end_marker_behind_half_a_picture_does_not_hide_what_is_missing(percent, size):
+def test_an_end_marker_behind_half_an_image_does_not_hide_what_is_missing(percent, size):
     for data in (
         jpeg(),
         jpeg(restart_marker_rows=1),
@@ -44,7 +44,7 @@ def test_zeros_in_the_place_of_scan_lines_are_missing_lines(percent):
     assert refusal(data[:kept] + bytes(len(data) - kept)).code == "truncated"
 
 
-def test_zeros_behind_a_whole_picture_are_not():
+def test_zeros_behind_a_whole_image_are_not():
     assert decode(jpeg() + bytes(1000), 32).facts.notes == ()
     cut = decode(jpeg()[:-2] + bytes(1000), None)
     assert cut.facts.notes == ("jpeg_missing_eoi",)
@@ -53,7 +53,7 @@ def test_zeros_behind_a_whole_picture_are_not():
 
 @pytest.mark.parametrize("grey", [127, 128])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_that_is_grey_in_its_corner_is_whole(grey, mode):
+def test_an_image_that_is_grey_in_its_corner_is_whole(grey, mode):
     picture = noise(96, 96)
     picture[48:, 48:] = grey
     for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
@@ -62,7 +62,7 @@ def test_a_picture_that_is_grey_in_its_corner_is_whole(grey, mode):
         )
 
 
-def test_a_progressive_picture_that_ends_before_its_last_scan_is_noted():
+def test_a_progressive_image_that_ends_before_its_last_scan_is_noted():
     data = jpeg(progressive=True)
     scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
     assert decode(data, 32).facts.notes == ()
@@ -72,7 +72,7 @@ def test_a_progressive_picture_that_ends_before_its_last_scan_is_noted():
 
 @pytest.mark.parametrize("quality", [60, 90])
 @pytest.mark.parametrize("share", [0, 0.3, 0.9, 1])
-def test_a_progressive_picture_that_ends_within_its_last_scan_is_noted_or_refused(share, quality):
+def test_a_progressive_image_that_ends_within_its_last_scan_is_noted_or_refused(share, quality):
     data = encoded(Image.fromarray(scene(300, 200)), "JPEG", progressive=True, quality=quality)
     begin = data.rindex(b"\xff\xda") + 12
     cut = data[: min(begin + round(share * (len(data) - begin)), len(data) - 4)]
@@ -104,7 +104,7 @@ def test_exif_of_millions_of_numbers_is_refused_before_any_is_read():
     assert decode(data[:2] + segment * 10 + data[2:], 32)
 
 
-def test_a_video_behind_the_picture_is_not_taken_for_scans():
+def test_a_video_behind_the_image_is_not_taken_for_scans():
     data = encoded(Image.fromarray(scene(2000, 2000)), "JPEG")
     assert decode(data + b"\xff\xda\0\x08" * 2000, 32)
 
@@ -112,7 +112,7 @@ def test_a_video_behind_the_picture_is_not_taken_for_scans():
 @pytest.mark.parametrize("kind", [b"\xff\xc0", b"\xff\xc1"])
 def test_twelve_bits_are_refused_as_such(kind):
     data = jpeg().replace(b"\xff\xc0\0\x11\x08", kind + b"\0\x11\x0c")
-    assert frame(data) == (200, 160, 12)
+    assert read_frame(data) == (200, 160, 12)
     assert refusal(data).code == "unsupported_bit_depth"
 
 

@@ -1,4 +1,4 @@
-"""PNGs whose checksums are wrong, or whose metadata are larger than any picture."""
+"""PNGs with wrong checksums, or with more metadata than any image has."""
 
 import time
 import tracemalloc
@@ -9,7 +9,7 @@ import pytest
 from helpers.images import chunk, encoded, noise, pixels, refusal
 from PIL import Image
 
-from regraft.data.images.headers import MAX_CHUNKS
+from regraft.data.images.headers import MAX_PNG_CHUNKS
 
 PICTURE = encoded(Image.fromarray(noise()))
 HEADER = 33  # bytes up to the end of IHDR
@@ -20,7 +20,7 @@ def with_chunk(kind, body):
 
 
 def broken(kind):
-    """The picture with the last byte of the checksum of a chunk changed."""
+    """The image with the last byte of the checksum of a chunk changed."""
     at = PICTURE.index(kind)
     end = at + 8 + int.from_bytes(PICTURE[at - 4 : at], "big")
     return PICTURE[: end - 1] + bytes([PICTURE[end - 1] ^ 1]) + PICTURE[end:]
@@ -52,7 +52,7 @@ def test_a_wrong_checksum_of_metadata_costs_nothing(kind):
 
 
 @pytest.mark.parametrize("ends", [(b"\r\n", b"\n"), (b"\n", b"\r\n"), (b"\r\n", b"\r")])
-def test_a_picture_sent_as_text_is_refused_as_such(ends):
+def test_an_image_sent_as_text_is_refused_as_such(ends):
     found = refusal(PICTURE.replace(*ends))
     assert found.code == "corrupt"
     assert "line ends" in found.detail
@@ -70,7 +70,7 @@ BOMB = zlib.compress(bytes(100_000_000))
     ],
     ids=["iCCP", "zTXt", "iTXt"],
 )
-def test_metadata_that_unpack_to_more_than_a_picture_are_refused(data):
+def test_metadata_that_unpack_to_more_than_an_image_are_refused(data):
     tracemalloc.start()
     begun = time.monotonic()
     assert refusal(data).code == "corrupt"
@@ -79,11 +79,11 @@ def test_metadata_that_unpack_to_more_than_a_picture_are_refused(data):
     tracemalloc.stop()
 
 
-def test_more_chunks_than_any_picture_has_are_refused():
-    empty = chunk(b"tEXt", b"") * (MAX_CHUNKS + 1)
+def test_more_chunks_than_any_image_has_are_refused():
+    empty = chunk(b"tEXt", b"") * (MAX_PNG_CHUNKS + 1)
     assert refusal(PICTURE[:HEADER] + empty + PICTURE[HEADER:]).code == "decode_timeout"
 
 
 @pytest.mark.parametrize("at", [1, 12, 14, 20, 40])
-def test_a_picture_cut_anywhere_is_refused(at):
+def test_an_image_cut_anywhere_is_refused(at):
     assert refusal(PICTURE[:-at]).code == "truncated"

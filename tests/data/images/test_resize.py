@@ -1,4 +1,4 @@
-"""Resizing: what Pillow's own filter gives, within one of 255, whatever the sizes and the box."""
+"""Resizing: within one of 255 of Pillow's own filter, for all sizes and boxes."""
 
 import importlib
 import json
@@ -33,26 +33,26 @@ def apart(image, other):
 
 @pytest.fixture
 def reload(monkeypatch):
-    """Imports both modules anew after a change of what they find; the test's changes end with it."""
+    """Reload both modules after a change of their environment, and again after the test."""
 
-    def anew():
+    def reload_modules():
         importlib.reload(regraft.data.images.resize)
         importlib.reload(regraft.data.images.decoder_name)
 
-    yield anew
+    yield reload_modules
     monkeypatch.undo()
-    anew()
+    reload_modules()
 
 
 @pytest.fixture
 def without_wheels(monkeypatch, reload):
-    """The modules, as they are where cykooz-resizer is not installed."""
+    """The modules as they are without cykooz-resizer."""
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
     reload()
 
 
 @pytest.mark.parametrize(("width", "height", "size"), SHAPES)
-def test_a_resized_picture_is_pillows_within_one(width, height, size):
+def test_a_resized_image_is_pillows_within_one(width, height, size):
     image = Image.fromarray(noise(width, height))
     small = resize(image, size)
     assert (small.mode, small.size) == ("RGB", (size, size))
@@ -82,7 +82,7 @@ def test_a_box_may_reach_the_last_edge():
         assert apart(resize(image, 16, box=box), by_pillow(image, 16, box)) <= 1
 
 
-def test_photographs_are_pillows_within_one(clothing):
+def test_images_are_pillows_within_one(clothing):
     files = sorted(clothing.rglob("*.jpg"))[::60]
     for file in files:
         with Image.open(file) as opened:
@@ -121,10 +121,10 @@ def test_threads_resize_at_the_same_time():
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_a_process_that_resizes_starts_no_threads():
     code = (
-        "import json, os; from PIL import Image; import regraft.data.images.resize as room\n"
+        "import json, os; from PIL import Image; import regraft.data.images.resize as resizing\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
-        "before = count(); room.resize(Image.new('RGB', (4000, 3000)), 224)\n"
-        "print(json.dumps([room.FAST, count() - before]))"
+        "before = count(); resizing.resize(Image.new('RGB', (4000, 3000)), 224)\n"
+        "print(json.dumps([resizing.FAST, count() - before]))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout)[1] == 0
@@ -134,12 +134,12 @@ def test_a_process_that_resizes_starts_no_threads():
 
 
 def test_pillow_resizes_where_nothing_else_can(without_wheels):
-    room = regraft.data.images.resize
-    assert not room.FAST
+    resizing = regraft.data.images.resize
+    assert not resizing.FAST
     image = Image.fromarray(noise(90, 70))
     box = (3.5, 2.25, 80.1, 60.7)
-    assert apart(room.resize(image, 32, box=box), by_pillow(image, 32, box)) == 0
-    assert apart(room.average(image, 16), by_pillow(image, 16, kernel=Image.Resampling.BOX)) == 0
+    assert apart(resizing.resize(image, 32, box=box), by_pillow(image, 32, box)) == 0
+    assert apart(resizing.average(image, 16), by_pillow(image, 16, kernel=Image.Resampling.BOX)) == 0
 
 
 def test_what_another_resizer_made_has_another_name(without_wheels):
@@ -160,6 +160,6 @@ def test_an_unknown_layout_of_pillows_memory_is_left_to_pillow(monkeypatch, relo
     assert not regraft.data.images.resize.FAST
 
 
-def test_a_decoded_picture_is_what_pillow_makes_of_it_within_one():
+def test_a_decoded_image_is_what_pillow_makes_of_it_within_one():
     image = Image.fromarray(noise(300, 200))
     assert apart(decode(encoded(image), 64).pixels, by_pillow(image, 64)) <= 1

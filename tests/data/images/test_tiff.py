@@ -1,4 +1,4 @@
-"""TIFFs that would take minutes, told from their directory."""
+"""TIFFs that would take minutes are recognised by their directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ XMP, ICC = 700, 34675
 
 
 def with_tag(tag: int, kind: int, count: int, *, order: str = "<", big: bool = False) -> bytes:
-    """A grey picture of 8 by 8 pixels with one more tag of so many values."""
+    """A grey image of 8 by 8 pixels with one more tag, which has `count` values."""
     word, entry, place = ("Q", "HHQQ", 16) if big else ("I", "HHII", 8)
     size = struct.calcsize(order + entry)
     pixels = place + (8 if big else 2) + 10 * size + struct.calcsize(order + word)

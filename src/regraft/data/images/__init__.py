@@ -1,0 +1,1 @@
+"""One image: headers, decoding in guarded processes, colour, resizing and rejections."""

@@ -1,4 +1,4 @@
-"""Decoding ahead of whoever wants the pixels: many files, in order, by guarded child processes."""
+"""Decode many files in order, in guarded processes that run ahead of the reader."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from regraft.data.images.decode import Decoded
-from regraft.data.images.decoder_process import Child
-from regraft.data.images.rejections import Refusal
+from regraft.data.images.decode import DecodedImage
+from regraft.data.images.decoder_process import DecoderProcess
+from regraft.data.images.rejections import Rejection
 from regraft.errors import EnvironmentFault
 
-__all__ = ["DecodeAhead", "Job"]
+__all__ = ["DecodingPool", "Job"]
 
-BUFFER_BYTES = 128 * 2**20  # decoded pixels that may wait for their consumer
+BUFFER_BYTES = 128 * 2**20  # of decoded pixels that may wait for the reader
 
 
 class Job(NamedTuple):
-    """One file to decode; `digest` is what its content was when it was listed."""
+    """A file to decode, and the digest that its content had when it was listed."""
 
     path: Path
     digest: str
 
 
-class DecodeAhead:
-    """Decoded images in the order of `jobs`; the work begins at once and runs ahead of the iteration.
+class DecodingPool:
+    """A pool of processes that decodes `jobs` in their order. It starts at once and runs ahead of the reader.
+
+    Iterating yields a `DecodedImage` or a `Rejection` for each job. A bad file raises nothing; an
+    `EnvironmentFault` is raised where no process can be started. `close()`, or the end of a `with` block,
+    ends the processes.
 
     Args:
         jobs: the files.
         size: side of the decoded squares in pixels.
-        workers: child processes; None for one a processor.
-
-    Iterating yields `Decoded` or `Refusal`, one for each job, and raises nothing for a bad file; it raises
-    `EnvironmentFault` where no child can be started. `close()` ends the children at any time, and leaving a
-    `with` block does it too.
+        workers: number of processes; None for one per processor.
     """
 
     def __init__(self, jobs: Sequence[Job], size: int, *, workers: int | None = None) -> None:
         self.jobs = list(jobs)
         self.size = size
-        self._ahead = max(64, BUFFER_BYTES // (size * size * 3))
+        self.reach = max(64, BUFFER_BYTES // (size * size * 3))  # jobs decoded ahead of the reader, at most
         self._next_job = 0
-        self._consumed = 0
-        self._results: dict[int, Decoded | Refusal | EnvironmentFault] = {}
+        self._read_count = 0
+        self._results: dict[int, DecodedImage | Rejection | EnvironmentFault] = {}
         self._changed = threading.Condition()
-        self._closed = False
+        self._is_closed = False
         count = min(workers or os.cpu_count() or 1, max(1, len(self.jobs)))
-        self._children = [Child() for _ in range(count)]
+        self._processes = [DecoderProcess() for _ in range(count)]
         self._threads = [
-            threading.Thread(target=self._serve, args=(child,), daemon=True) for child in self._children
+            threading.Thread(target=self._run, args=(process,), daemon=True) for process in self._processes
         ]
         for thread in self._threads if self.jobs else []:
             thread.start()
 
-    def __enter__(self) -> DecodeAhead:
+    def __enter__(self) -> DecodingPool:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -64,73 +64,67 @@ class DecodeAhead:
     def __len__(self) -> int:
         return len(self.jobs)
 
-    def __iter__(self) -> Iterator[Decoded | Refusal]:
-        while self._consumed < len(self.jobs):
+    def __iter__(self) -> Iterator[DecodedImage | Rejection]:
+        while self._read_count < len(self.jobs):
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._consumed in self._results)
-                if self._closed:
+                self._changed.wait_for(lambda: self._is_closed or self._read_count in self._results)
+                if self._is_closed:
                     raise ValueError("The decoding was closed before all of it was read.")
-                result = self._results.pop(self._consumed)
-                self._consumed += 1
+                result = self._results.pop(self._read_count)
+                self._read_count += 1
                 self._changed.notify_all()
             if isinstance(result, EnvironmentFault):
                 raise result
             yield result
 
-    def peek(self, number: int) -> Decoded | Refusal:
-        """Wait for the result of a job near the front, which iterating yields all the same.
+    def peek(self, number: int) -> DecodedImage | Rejection:
+        """Wait for the result of one of the next `reach` jobs and return it; iterating still yields it later.
 
         Raises:
-            IndexError: it is further away than decoding runs ahead.
-            EnvironmentFault: no child can be started.
+            IndexError: the job is further away.
+            EnvironmentFault: no process can be started.
         """
-        if not self._consumed <= number < min(self._consumed + self._ahead, len(self.jobs)):
+        if not self._read_count <= number < min(self._read_count + self.reach, len(self.jobs)):
             raise IndexError(f"job {number} is out of reach")
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or number in self._results)
+            self._changed.wait_for(lambda: self._is_closed or number in self._results)
             result = self._results[number]
         if isinstance(result, EnvironmentFault):
             raise result
         return result
 
-    @property
-    def reach(self) -> int:
-        """How many jobs are decoded ahead of the iteration, at most."""
-        return self._ahead
-
     def close(self) -> None:
-        """Stop decoding and end the child processes."""
+        """Stop decoding and end the processes."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()
-        for child in self._children:
-            child.interrupt()
+        for process in self._processes:
+            process.interrupt()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
 
-    def _take(self) -> int | None:
-        """The next job's number, once there is room for its result; None when there is nothing to do."""
+    def _take_job(self) -> int | None:
+        """Return the number of the next job, once there is room for its result; None after the last."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._closed
-                    or self._next_job >= len(self.jobs)
-                    or self._next_job - self._consumed < self._ahead
-                )
-            )
-            if self._closed or self._next_job >= len(self.jobs):
+            self._changed.wait_for(lambda: self._is_over or self._next_job - self._read_count < self.reach)
+            if self._is_over:
                 return None
             self._next_job += 1
             return self._next_job - 1
 
-    def _serve(self, child: Child) -> None:
-        while (number := self._take()) is not None:
+    @property
+    def _is_over(self) -> bool:
+        return self._is_closed or self._next_job >= len(self.jobs)
+
+    def _run(self, process: DecoderProcess) -> None:
+        while (number := self._take_job()) is not None:
+            result: DecodedImage | Rejection | EnvironmentFault
             try:
-                result: Decoded | Refusal | EnvironmentFault = child.decode(*self.jobs[number], self.size)
+                result = process.decode(*self.jobs[number], self.size)
             except EnvironmentFault as fault:
                 result = fault
             with self._changed:
                 self._results[number] = result
                 self._changed.notify_all()
-        child.end()
+        process.end()

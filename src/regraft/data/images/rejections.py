@@ -1,33 +1,33 @@
-"""Why a file or a row is not used, what is noted on one that is, and the verdict of its first bytes.
+"""The reasons for not using a file or a row, the notes on files that are used, and what first bytes tell.
 
 | code | meaning |
 |---|---|
 | `empty` | zero bytes |
 | `unreadable` | the file cannot be opened or read |
 | `not_a_file` | a pipe, socket, device or folder |
-| `file_too_large` | more bytes than `data.sample.MAX_FILE_BYTES` |
+| `file_too_large` | more bytes than `samples.MAX_FILE_BYTES` |
 | `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes) |
 | `unsupported_format` | an image, document or video in a format that is not decoded |
 | `needs_plugin` | HEIC or HEIF without `pillow-heif`: `pip install regraft[heif]` |
-| `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range nobody states |
+| `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range is not stated |
 | `bad_dimensions` | width or height of zero |
-| `too_many_pixels` | more than `data.header.MAX_PIXELS` or its format may have, by the header |
-| `truncated` | the data end before the picture does |
+| `too_many_pixels` | more pixels by the header than `headers.MAX_PIXELS`, or than its format may have |
+| `truncated` | the data end before the image does |
 | `corrupt` | the data contradict themselves |
-| `changed` | the file is not the one that was listed: it changed during the run |
-| `decode_timeout` | decoding takes, or by its header would take, far longer than any picture |
-| `too_much_memory` | decoding needs more memory than `data.child.MEMORY` |
-| `decoder_died` | the guarded process that decoded it died |
-| `not_finite` | an array with a pixel that is no finite number |
-| `missing_path`, `missing_file` | a row whose image cell is empty; a path that leads to no file |
-| `outside_folder` | a path that leads, by itself or through links, out of the table's root folder |
-| `url_refused` | a web address: nothing is ever fetched |
-| `missing_label`, `not_a_number` | a target without value; a text among numbers |
-| `unknown_class` | a class number that the names given do not reach |
-| `unknown_part` | a split column that says neither train nor validation nor test |
-| `conflicting_rows` | rows that name the same image with different targets, parts or groups |
-| `conflicting_copies` | files of the same bytes whose classes differ |
-| `malformed_row` | a row of more or fewer cells than the header |
+| `changed` | the file changed after it was listed |
+| `decode_timeout` | decoding takes, or would take by the header, far longer than for any real image |
+| `too_much_memory` | decoding needs more memory than `decoder_process.MEMORY` |
+| `decoder_died` | the process that decoded it died |
+| `not_finite` | an array has a pixel that is not finite |
+| `missing_path`, `missing_file` | the image cell of a row is empty; there is no file at a path |
+| `outside_folder` | a path leads, by itself or through links, out of the table's root folder |
+| `url_refused` | a web address: nothing is ever downloaded |
+| `missing_label`, `not_a_number` | a target without a value; a text among numbers |
+| `unknown_class` | a class number for which there is no name |
+| `unknown_part` | a split column that holds neither train nor validation nor test |
+| `conflicting_rows` | rows name the same image with different targets, parts or groups |
+| `conflicting_copies` | files with the same bytes have different classes |
+| `malformed_row` | a row has more or fewer cells than the header |
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 
-__all__ = ["CONTRADICTED", "HEAD", "NOTES", "Refusal", "is_heif", "register_heif", "sniff"]
+__all__ = ["CONFLICTING_COPIES", "HEAD_BYTES", "NOTES", "Rejection", "is_heif", "register_heif", "sniff"]
 
-CONTRADICTED = "conflicting_copies"
-HEAD = 512  # the bytes at the start of a file that `sniff` looks at
-_HEIF = "HEIC or HEIF: pip install pillow-heif"
+CONFLICTING_COPIES = "conflicting_copies"
+HEAD_BYTES = 512  # at the start of a file: as much as `sniff` reads
+_HEIF_DETAIL = "HEIC or HEIF: pip install pillow-heif"
 _HEIF_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
 
-# Formats of which the first bytes are known and whose pixels are not read: (bytes, offset, code, what it is).
+# Formats that are recognised but not decoded: (bytes, offset, code, description).
 _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"%PDF", 0, "unsupported_format", "PDF"),
     (b"%!PS", 0, "unsupported_format", "PostScript"),
@@ -51,10 +51,10 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\xff\x4f\xff\x51", 0, "unsupported_format", "JPEG 2000"),
     (b"\0\0\0\x0cJXL ", 0, "unsupported_format", "JPEG XL"),
     (b"\xff\x0a", 0, "unsupported_format", "JPEG XL"),
-    (b"FUJIFILMCCD-RAW", 0, "unsupported_format", "raw photograph"),
-    (b"CR\x02", 8, "unsupported_format", "raw photograph"),
-    (b"IIRO", 0, "unsupported_format", "raw photograph"),
-    (b"IIU\0", 0, "unsupported_format", "raw photograph"),
+    (b"FUJIFILMCCD-RAW", 0, "unsupported_format", "raw camera image"),
+    (b"CR\x02", 8, "unsupported_format", "raw camera image"),
+    (b"IIRO", 0, "unsupported_format", "raw camera image"),
+    (b"IIU\0", 0, "unsupported_format", "raw camera image"),
     (b"\x1aE\xdf\xa3", 0, "unsupported_format", "Matroska video"),
     (b"\0\0\x01\xba", 0, "unsupported_format", "MPEG video"),
     (b"AVI ", 8, "unsupported_format", "AVI video"),
@@ -68,13 +68,13 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"PK\x03\x04", 0, "not_an_image", "looks like a zip archive"),
 )
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# What the decoder notes on files that it uses all the same; each completes "3 images ...".
+# Notes on files that are used all the same; each completes "3 images ...". Their order is part of store keys.
 NOTES = {
     "animated_first_frame": "are animations; the first frame is used",
     "bad_colour_profile": "hold a colour profile that cannot be used; their numbers are taken as sRGB",
     "extension_mismatch": "have an extension that is not their format's",
     "extreme_aspect": "are more than ten times as long as wide; squashed to a square, little is left of them",
-    "first_page": "have several pages or pictures; the first is used",
+    "first_page": "have several pages or images; the first is used",
     "jpeg_missing_eoi": "lack the end marker of a JPEG and are complete otherwise",
     "jpeg_missing_scans": "are progressive JPEGs without all of their last scans, hence blurred",
     "tiny_image": "are smaller than 32 pixels on a side",
@@ -82,8 +82,8 @@ NOTES = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - a verdict on one file, not a failure of the run
-    """One file that is not used: a stable `code` and a `detail` for the reader."""
+class Rejection(Exception):  # noqa: N818 - a verdict on one file, not a failure of the run
+    """The reason why a file is not used: a stable `code` and a `detail` for the reader."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -91,44 +91,44 @@ class Refusal(Exception):  # noqa: N818 - a verdict on one file, not a failure o
         self.detail = detail
 
 
-def sniff(data: bytes) -> Refusal | None:
-    """A verdict from the first bytes of a file: None where they may begin a supported image.
+def sniff(data: bytes) -> Rejection | None:
+    """Judge a file by its first bytes; return None where they may begin a supported image.
 
     >>> sniff(b"<!DOCTYPE html><title>404</title>").code
     'not_an_image'
     """
-    head = data[:HEAD]
+    head = data[:HEAD_BYTES]
     if not head:
-        return Refusal("empty", "the file has no bytes")
+        return Rejection("empty", "the file has no bytes")
     if is_heif(head):
-        return None if available() else Refusal("needs_plugin", _HEIF)
-    for magic, offset, code, what in () if _is_avif(head) else _MAGIC:
+        return None if has_heif_plugin() else Rejection("needs_plugin", _HEIF_DETAIL)
+    for magic, offset, code, description in () if _is_avif(head) else _MAGIC:
         if head[offset : offset + len(magic)] == magic:
-            return Refusal(code, what)
+            return Rejection(code, description)
     return None if _may_be_image(head) else _sniff_text(head)
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file is HEIC or HEIF, by its first bytes."""
+    """Tell whether a file is HEIC or HEIF, by its first bytes."""
     return head[4:8] == b"ftyp" and head[8:12].startswith(_HEIF_BRANDS) and not _is_avif(head)
 
 
 @cache
-def available() -> bool:
+def has_heif_plugin() -> bool:
     """Tell whether the plugin for HEIC and HEIF is installed, without importing it."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 
 @cache
 def register_heif() -> None:
-    """Teach Pillow HEIC and HEIF; only a file of that format is worth the import."""
+    """Register HEIC and HEIF with Pillow. Only a file of that format is worth the import."""
     import pillow_heif
 
     pillow_heif.register_heif_opener()
 
 
 def _is_avif(head: bytes) -> bool:
-    """The box at the start names the format: as its own, or among those it is compatible with."""
+    """Tell whether the box at the start names AVIF, as the format or as one that it is compatible with."""
     box = head[: int.from_bytes(head[:4], "big")]
     return box[4:8] == b"ftyp" and (b"avif" in box or b"avis" in box)
 
@@ -139,16 +139,16 @@ def _may_be_image(head: bytes) -> bool:
     return head.startswith(_IMAGE_MAGIC) or head[8:12] == b"WEBP" or _is_avif(head)
 
 
-def _sniff_text(head: bytes) -> Refusal:
+def _sniff_text(head: bytes) -> Rejection:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<svg", b"<?xml", b"<!doctype svg", b"<!--")) and b"svg" in start:
-        return Refusal("unsupported_format", "SVG")
+        return Rejection("unsupported_format", "SVG")
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return Refusal("not_an_image", "looks like HTML: a failed download?")
+        return Rejection("not_an_image", "looks like HTML: a failed download?")
     if start.startswith(b"<"):
-        return Refusal("not_an_image", "looks like HTML or XML: a failed download?")
+        return Rejection("not_an_image", "looks like HTML or XML: a failed download?")
     if start.startswith((b"{", b"[")):
-        return Refusal("not_an_image", "looks like JSON: a failed download?")
+        return Rejection("not_an_image", "looks like JSON: a failed download?")
     if all(byte >= 32 or byte in (9, 10, 12, 13) for byte in head):
-        return Refusal("not_an_image", "looks like text")
-    return Refusal("not_an_image", "unknown content")
+        return Rejection("not_an_image", "looks like text")
+    return Rejection("not_an_image", "unknown content")

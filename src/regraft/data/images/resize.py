@@ -1,9 +1,8 @@
-"""An RGB image -> a square of another size. The only resizer in the package.
+"""Resize an RGB image to a square. This is the only resizer in the package.
 
 cykooz-resizer does what Pillow's `resize` does in a fifth of the time, at most 1 of 255 away, with the same
-bits on every processor. It has no wheels for Linux on ARM, and it reads the memory of Pillow's images
-itself, so it is used only with the releases of Pillow whose layout it is written for; elsewhere Pillow
-resizes.
+bits on every processor. It has no wheels for Linux on ARM. It reads the memory of Pillow's images itself, so
+it is used only with releases of Pillow whose memory layout has been tested; elsewhere Pillow resizes.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ else:
 
 __all__ = ["FAST", "average", "resize"]
 
-NEWEST = 13  # release of Pillow whose layout is tested
-FAST = INSTALLED and int(PIL.__version__.partition(".")[0]) <= NEWEST
+NEWEST_PILLOW = 13  # the newest major release whose memory layout has been tested
+FAST = INSTALLED and int(PIL.__version__.partition(".")[0]) <= NEWEST_PILLOW
 
 Box = tuple[float, float, float, float]
 
 
 def resize(image: Image.Image, size: int, *, box: Box | None = None) -> Image.Image:
-    """Squash an RGB image, bilinear over all that falls on a pixel.
+    """Squash an RGB image into a square, bilinearly over all pixels that fall on a new one.
 
     Args:
         image: of mode RGB.
         size: side of the result in pixels.
-        box: the part of the image to take: left, top, right and bottom in pixels, or fractions of them.
+        box: the region to take: left, top, right and bottom in pixels, which may be fractions.
 
     Example:
         >>> resize(Image.new("RGB", (40, 30), (9, 8, 7)), 2).getpixel((1, 1))
@@ -44,7 +43,7 @@ def resize(image: Image.Image, size: int, *, box: Box | None = None) -> Image.Im
 
 
 def average(image: Image.Image, size: int) -> Image.Image:
-    """Squash an RGB image; each pixel is the mean of all that falls on it."""
+    """Squash an RGB image into a square, each pixel of which is the mean of all that fall on it."""
     if not FAST:
         return image.resize((size, size), Image.Resampling.BOX)
     return _convolve(image, size, FilterType.box, (0, 0, *image.size))
@@ -56,5 +55,5 @@ def _convolve(image: Image.Image, size: int, kernel: FilterType, box: Box) -> Im
         resize_alg=ResizeAlg.convolution(kernel), crop_box=CropBox(left, top, right - left, bottom - top)
     )
     square = Image.new("RGB", (size, size))
-    Resizer().resize_pil(image, square, options)  # one a call costs nothing and is no other thread's
+    Resizer().resize_pil(image, square, options)  # a resizer for each call costs nothing and is thread-safe
     return square

@@ -1,0 +1,32 @@
+"""What a finished command prints, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from regraft.system.signals import get_exit_code
+
+if TYPE_CHECKING:
+    from regraft.pipeline.train import Run
+
+__all__ = ["finish_run", "print_scores"]
+
+
+def finish_run(run: Run) -> None:
+    """Print a run's scores and the path of its report; exit with the signal's code if a signal stopped it."""
+    print_scores(run.metrics)
+    print(f"Report: {run.path / 'report.html'}")
+    if run.interrupted:
+        sys.exit(get_exit_code())
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    """Print the scores of each part with their intervals, as they are in metrics.json."""
+    for part in ("test", "validation", "train", "all"):
+        if part not in scores:
+            continue
+        print(f"{part}, {scores[part]['n']:,} images:")
+        for name, score in scores[part].items():
+            if name != "n":
+                print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")

@@ -1,0 +1,143 @@
+"""The checkpoint of a phase: one file of arrays and JSON, replaced atomically. It holds no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.errors import EnvironmentFault, describe_os_error
+from regraft.system.atomic import make_temporary_file
+from regraft.system.console import Reporter, SilentReporter
+
+__all__ = ["Arrays", "PhaseCheckpoint", "read_checkpoint", "write_checkpoint"]
+
+MIN_INTERVAL = 15.0  # seconds between two checkpoints, at least
+WRITE_TIMES = 20  # the interval is also at least this many times what the last one took to write
+
+Arrays = dict[str, list[NDArray[Any]]]
+
+
+def write_checkpoint(path: Path, state: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
+    """Write a checkpoint over an earlier one; a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: its file.
+        state: anything that JSON holds, NaN included.
+        arrays: numbers of any type, in named lists.
+
+    Raises:
+        OSError: it cannot be written; the earlier one stays as it was.
+    """
+    members = {
+        f"{name}/{number}": _to_builtin_type(value)
+        for name, row in arrays.items()
+        for number, value in enumerate(row)
+    }
+    head = {
+        "said": state,
+        "types": {name: [str(value.dtype) for value in row] for name, row in arrays.items()},
+    }
+    with make_temporary_file(path.parent, f".writing-{path.name}-") as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **cast("Any", members))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], Arrays] | None:
+    """Return the state and arrays of a checkpoint, or None if there is no file.
+
+    Raises:
+        EnvironmentFault: the file is damaged or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_checkpoint(Path(folder) / "now.npz", {"epoch": 3}, {"best": [np.eye(2)]})
+        ...     state, arrays = read_checkpoint(Path(folder) / "now.npz")
+        >>> state, arrays["best"][0].tolist()
+        ({'epoch': 3}, [[1.0, 0.0], [0.0, 1.0]])
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            head = json.loads(file["head"].tobytes())
+            return head["said"], {
+                name: [
+                    _from_builtin_type(file[f"{name}/{number}"], kind) for number, kind in enumerate(kinds)
+                ]
+                for name, kinds in head["types"].items()
+            }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise EnvironmentFault(
+            f"The checkpoint {path} is damaged ({error}). Start again: the same command without --resume."
+        ) from error
+
+
+def _to_builtin_type(value: NDArray[Any]) -> NDArray[Any]:
+    """Return types that are not NumPy's own, such as bfloat16, as bytes: a file would lose them."""
+    value = np.asarray(value, order="C")
+    return value if value.dtype.isbuiltin == 1 else value.view(np.dtype(("V", value.dtype.itemsize)))
+
+
+def _from_builtin_type(value: NDArray[Any], kind: str) -> NDArray[Any]:
+    if str(value.dtype) == kind:
+        return value
+    import ml_dtypes
+
+    return value.view(getattr(ml_dtypes, kind))
+
+
+class PhaseCheckpoint:
+    """The checkpoint of one phase, and when to write it. Without a path nothing is saved.
+
+    `resume` reads the file that is already there; otherwise it does not count.
+    """
+
+    def __init__(
+        self, path: Path | None = None, *, resume: bool = False, reporter: Reporter | None = None
+    ) -> None:
+        self._path, self._reporter = path, reporter or SilentReporter()
+        self._previous = read_checkpoint(path) if path is not None and resume else None
+        self._next = time.monotonic() + MIN_INTERVAL
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an earlier process finished the phase."""
+        return self._previous is not None and bool(self._previous[0]["done"])
+
+    def take_previous(self) -> tuple[dict[str, Any], Arrays] | None:
+        """Return the last checkpoint of an earlier process, once: it may be as large as the model."""
+        previous, self._previous = self._previous, None
+        return previous
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint: writing them takes a twentieth of the time at most."""
+        return self._path is not None and time.monotonic() >= self._next
+
+    def save(self, state: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
+        """Write a checkpoint. If the disk refuses it, warn once, and train on without."""
+        if self._path is None:
+            return
+        begun = time.monotonic()
+        try:
+            write_checkpoint(self._path, state, arrays)
+        except OSError as error:
+            self._reporter.warn(
+                f"No checkpoint can be written to {self._path.parent} ({describe_os_error(error)}): if this "
+                "run is killed, --resume goes back to the last one."
+            )
+            self._path = None
+        now = time.monotonic()
+        self._next = now + max(MIN_INTERVAL, WRITE_TIMES * (now - begun))
