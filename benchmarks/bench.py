@@ -104,7 +104,13 @@ BENCHMARKS = (
     Benchmark("scale", "scale.py", "", "--counts 200 2000 --image-size 96", 25),
     Benchmark("added", "scale.py", "--added --rounds 3", "--added --counts 100 --image-size 96", 3),
     Benchmark("recommend", "recommend.py", "", f"--sample 100 --data {FEW}", 6),
-    Benchmark("solvers", "solvers.py", "", "--rows 1000 --width 256 --classes 20 --rounds 1", 3),
+    Benchmark(
+        "solvers",
+        "solvers.py",
+        "",
+        f"--rows 1000 --width 256 --classes 20 --rounds 1 --data {FEW}",
+        15,
+    ),
     Benchmark("estimates", "estimates.py", "", f"--images 48 --data {FEW} mobilenet_v2", 12),
     Benchmark("boundaries", "boundaries.py", "", "--count 2 mobilenet_v2 vgg16", 30),
 )

@@ -14,9 +14,17 @@ import sys
 from regraft import HeadSpec, Phase, Recipe, train
 
 
-def main(images, out="runs/finetune_last_5_layers", *, weights="imagenet", image_size=224, epochs=10):
+def main(
+    images,
+    out="runs/finetune_last_5_layers",
+    *,
+    backbone="resnet50",
+    weights="imagenet",
+    image_size=224,
+    epochs=10,
+):
     recipe = Recipe(
-        backbone="resnet50",
+        backbone=backbone,
         weights=weights,
         image_size=image_size,
         head=HeadSpec(dropout=0),

@@ -15,9 +15,11 @@ import sys
 from regraft import HeadSpec, Phase, Recipe, train
 
 
-def main(images, out="runs/two_phases", *, weights="imagenet", image_size=224, epochs=10):
+def main(
+    images, out="runs/two_phases", *, backbone="resnet50", weights="imagenet", image_size=224, epochs=10
+):
     recipe = Recipe(
-        backbone="resnet50",
+        backbone=backbone,
         weights=weights,
         image_size=image_size,
         head=HeadSpec(hidden=(512,), dropout=0.5),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,12 +74,57 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @contextmanager
 def run_eagerly() -> Iterator[None]:
-    """Let TensorFlow run steps without tracing them first, which takes most of the time where they are few."""
+    """Let TensorFlow run steps without tracing them first, which takes longer than a few steps do."""
     import tensorflow
 
     tensorflow.config.run_functions_eagerly(True)
     yield
     tensorflow.config.run_functions_eagerly(False)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the disk refuse what is written so that it is safe, as a full one does."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        yield
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let the system refuse the rest of a file after so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Store five images at a time, so that a dozen of them are several files."""
+    monkeypatch.setattr("regraft.features.store.SHARD", 5)
+
+
+@pytest.fixture
+def decoded_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were passed to decoding, in order."""
+    from regraft.data.images.decoder_pool import DecodingPool
+
+    names: list[str] = []
+
+    def open_pool(jobs, size):
+        names.extend(job.path.name for job in jobs)
+        return DecodingPool(jobs, size, workers=1)
+
+    for module in ("extract", "image_facts"):
+        monkeypatch.setattr(f"regraft.features.{module}.DecodingPool", open_pool)
+    return names
 
 
 @pytest.fixture
@@ -112,7 +159,7 @@ def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def small_network(size: int = 32):
+def small_network(size: int = 32, blocks: int = 2):
     import keras
 
     keras.utils.set_random_seed(1)
@@ -121,7 +168,7 @@ def small_network(size: int = 32):
     x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(x)
     x = keras.layers.BatchNormalization(name="stem_bn")(x)
     x = keras.layers.ReLU(name="stem_relu")(x)
-    for number in (1, 2):
+    for number in range(1, blocks + 1):
         y = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"block{number}_conv")(x)
         y = keras.layers.BatchNormalization(name=f"block{number}_bn")(y)
         y = keras.layers.ReLU(name=f"block{number}_relu")(y)

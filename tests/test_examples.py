@@ -1,7 +1,7 @@
 """The programs in `examples`, run on small made data, each with its promise checked.
 
 Weights are drawn and images are small. Where the number of layers matters, networks are those of the programs
-(a ResNet152 has its 514 layers). Elsewhere a small network stands in for them, and theirs run in `make soak`.
+(a ResNet152 has its 514 layers). Elsewhere one of 25 layers stands in, and theirs run in `make soak`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 import keras
 import numpy as np
 import pytest
-from conftest import write_photos
+from conftest import small_network, write_photos
 from helpers.networks import answer, assert_close, branched, tiny
 from helpers.savedmodels import Net, reusable
 from sklearn.preprocessing import StandardScaler
@@ -151,11 +151,14 @@ def load_untouched(backbone: str, **settings: object) -> regraft.Backbone:
 
 @pytest.fixture(scope="module", params=["small", pytest.param("resnet50", marks=pytest.mark.soak)])
 def any_network(
-    request: pytest.FixtureRequest, network_file: Path, weights50: dict[str, object]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights50: dict[str, object]
 ) -> dict[str, object]:
     """The arguments of a program for which any network will do."""
-    small = {"backbone": str(network_file), "image_size": 32}
-    return small if request.param == "small" else {"backbone": "resnet50", **weights50}
+    if request.param == "resnet50":
+        return {"backbone": "resnet50", **weights50}
+    file = tmp_path_factory.mktemp("network") / "small.keras"
+    small_network(blocks=4).save(file)
+    return {"backbone": str(file), "image_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +242,11 @@ def test_small_images_are_enlarged_and_that_is_said(
 
 
 def test_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
-    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+    photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:
-    run = example("two_phases").main(photos, tmp_path / "run", **weights50, epochs=2)
+    run = example("two_phases").main(photos, tmp_path / "run", **any_network, epochs=2)
     assert head_of(run) == [(512, "relu"), (3, "softmax")]
-    assert moved(run, resnet50) == last(resnet50, 20)
+    assert moved(run, untouched) == last(untouched, 20)
     phases = tomllib.loads((run.path / "recipe.toml").read_text())["phases"]
     assert [(p["unfreeze"], p["learning_rate"]) for p in phases] == [("none", 1e-3), ("last:20", 1e-4)]
     for phase in phases:
@@ -286,12 +289,13 @@ def test_no_image_runs_through_the_frozen_network_twice(
 
 
 def test_only_the_last_convolution_moves(
-    photos: Path, resnet50: regraft.Backbone, tmp_path: Path, weights50: dict[str, object]
+    photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:
-    run = example("finetune_last_5_layers").main(photos, tmp_path / "run", **weights50, epochs=1)
+    run = example("finetune_last_5_layers").main(photos, tmp_path / "run", **any_network, epochs=1)
     assert head_of(run) == [(3, "softmax")]
-    assert {resnet50.layers[place].name for place in moved(run, resnet50)} == {"conv5_block3_3_conv"}
-    assert moved(run, resnet50) == last(resnet50, 5)
+    name = "conv5_block3_3_conv" if untouched.name == "resnet50" else "top_conv"
+    assert {untouched.layers[place].name for place in moved(run, untouched)} == {name}
+    assert moved(run, untouched) == last(untouched, 5)
     assert run.metrics["decision"]["head"].startswith("logistic regression")
 
 
@@ -326,7 +330,7 @@ def test_statistics_are_those_of_imagenet_also_when_fit_goes_on(
     assert moved(run, untouched) == set()
     model = keras.models.load_model(run.path / "model.keras")
     before = statistics(model)
-    assert len(before) == len(statistics(untouched.model)) == 2 * (53 if untouched.name == "resnet50" else 3)
+    assert len(before) == len(statistics(untouched.model)) == 2 * (53 if untouched.name == "resnet50" else 5)
     model.compile(keras.optimizers.SGD(1e-6), "sparse_categorical_crossentropy")
     model.fit(pixels_of(photos, 32), np.repeat([0, 1, 2], 16), epochs=1, verbose=0)
     assert all((a == b).all() for a, b in zip(before, statistics(model), strict=True))

@@ -9,9 +9,6 @@ from helpers.reporters import Recorder
 
 from regraft.data.catalog import Catalog
 from regraft.data.images.decode import decode
-from regraft.features import extract as extract_module
-from regraft.features import image_facts as image_facts_module
-from regraft.features import store as store_module
 from regraft.features.extract import extract_features
 from regraft.features.image_facts import decode_missing, facts_key
 from regraft.features.store import Store
@@ -37,20 +34,6 @@ def catalog(make_photos: Callable[..., Path]) -> Catalog:
     return Catalog.from_folder(root)
 
 
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were passed to decoding."""
-    files: list[str] = []
-    for module in (extract_module, image_facts_module):
-
-        def open_counted(jobs, size, pool=module.DecodingPool):
-            files.extend(job.path.name for job in jobs)
-            return pool(jobs, size, workers=1)
-
-        monkeypatch.setattr(module, "DecodingPool", open_counted)
-    return files
-
-
 def decode_all(catalog: Catalog) -> dict[str, list[object]]:
     """Return the facts of each usable image."""
     return {
@@ -61,7 +44,7 @@ def decode_all(catalog: Catalog) -> dict[str, list[object]]:
 
 
 def test_every_image_is_decoded_once_but_refused_ones_again(
-    catalog: Catalog, tmp_path: Path, opened: list[str]
+    catalog: Catalog, tmp_path: Path, decoded_files: list[str]
 ) -> None:
     for count in (10, 1):  # rejections are not stored
         reporter = Recorder()
@@ -72,40 +55,38 @@ def test_every_image_is_decoded_once_but_refused_ones_again(
             ("blue/bad.png", "truncated"),
             ("blue/copy of bad.png", "truncated"),
         }
-        assert len(opened) == count
-        del opened[:]
+        assert len(decoded_files) == count
+        del decoded_files[:]
 
 
-def test_many_images_are_stored_in_several_files(
-    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "SHARD", 4)
+@pytest.mark.usefixtures("small_shards")
+def test_many_images_are_stored_in_several_files(catalog: Catalog, tmp_path: Path) -> None:
     facts, _ = decode_missing(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
-    assert len(list(tmp_path.rglob("*.shard"))) == 3
+    assert len(list(tmp_path.rglob("*.shard"))) == 2
     assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
 
 
 @pytest.mark.parametrize("keep_pixels", [False, True])
 def test_images_that_a_network_saw_are_not_decoded_again(
-    network: keras.Model, catalog: Catalog, tmp_path: Path, opened: list[str], keep_pixels: bool
+    network: keras.Model, catalog: Catalog, tmp_path: Path, decoded_files: list[str], keep_pixels: bool
 ) -> None:
     store = Store(tmp_path)
     features = extract_features(network, catalog, store=store, keep_pixels=keep_pixels)
     good = catalog.exclude(features.refused)
-    del opened[:]
+    del decoded_files[:]
     facts, refused = decode_missing(good, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
-    assert (opened, refused) == ([], [])
+    assert (decoded_files, refused) == ([], [])
     assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
 
 
 def test_a_network_finds_facts_that_were_decoded_before(
-    network: keras.Model, catalog: Catalog, tmp_path: Path, opened: list[str]
+    network: keras.Model, catalog: Catalog, tmp_path: Path, decoded_files: list[str]
 ) -> None:
     decode_missing(catalog, store=Store(tmp_path), size=SIZE, reporter=SilentReporter())
     stored = set(tmp_path.rglob("*.shard"))
     features = extract_features(network, catalog, store=Store(tmp_path))
     assert features.computed == 9
-    assert len(opened) == 20
+    assert len(decoded_files) == 20
     good = catalog.exclude(features.refused)
     facts = features.facts_by_digest(good.digests)
     assert {digest: image.as_json() for digest, image in facts.items()} == decode_all(catalog)
@@ -113,10 +94,10 @@ def test_a_network_finds_facts_that_were_decoded_before(
     assert (new.parent / "key.txt").read_text().startswith("prefix")
 
 
-def test_another_size_is_decoded_again(catalog: Catalog, tmp_path: Path, opened: list[str]) -> None:
+def test_another_size_is_decoded_again(catalog: Catalog, tmp_path: Path, decoded_files: list[str]) -> None:
     store = Store(tmp_path)
     decode_missing(catalog, store=store, size=SIZE, reporter=SilentReporter())
     decode_missing(catalog, store=store, size=48, reporter=SilentReporter())
-    assert len(opened) == 20
+    assert len(decoded_files) == 20
     one, other = (store.entries(facts_key(size)).find_missing(catalog.digests) for size in (48, SIZE))
     assert one == other

@@ -1,22 +1,18 @@
 """Frozen features are computed once, keyed by content, equal to Keras'; nothing is lost or silent."""
 
-import errno
 import os
 import shutil
 
 import keras
 import numpy as np
 import pytest
-from conftest import small_network, write_photos
+from conftest import full_disk, small_network, write_photos
 
 from regraft.data.augmentation import View
 from regraft.data.catalog import Catalog, ImageFile, Sample
-from regraft.data.images import decoder_pool, decoder_process
+from regraft.data.images import decoder_pool
 from regraft.data.images.decode import decode
 from regraft.data.images.decoder_pool import DecodingPool
-from regraft.data.images.decoder_process import DecoderProcess
-from regraft.data.images.rejections import Rejection
-from regraft.features import extract as extract_module
 from regraft.features import keras_engine as keras_engine_module
 from regraft.features import store as store_module
 from regraft.features.extract import extract_features
@@ -36,21 +32,11 @@ def network():
     return with_outputs(small_network(SIZE), "block1_add", "top_conv")
 
 
-class InThisProcess(DecoderProcess):
-    """Decode without a child process: these have tests of their own, and are slow to start."""
-
-    def decode(self, path, expected, size):
-        try:
-            return decoder_process._decode_file(str(path), size, expected)
-        except Rejection as rejection:
-            return rejection
-
-
 @pytest.fixture(autouse=True)
 def stages(request, monkeypatch):
     """Use a simple engine and decoder, or the real ones if a test asks for them."""
     if getattr(request, "param", "simple") == "simple":
-        monkeypatch.setattr(decoder_pool, "DecoderProcess", InThisProcess)
+        request.getfixturevalue("in_this_process")
         monkeypatch.setattr(keras_engine_module, "engine_name", lambda *_: "keras")
 
 
@@ -62,20 +48,6 @@ def store(tmp_path):
 @pytest.fixture
 def photos(tmp_path):
     return write_photos(tmp_path / "photos", each=4)
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """The files that were passed to decoding, in order."""
-    files = []
-
-    class Counted(DecodingPool):
-        def __init__(self, jobs, size, **options):
-            files.extend(job.path.name for job in jobs)
-            super().__init__(jobs, size, workers=1, **options)
-
-    monkeypatch.setattr(extract_module, "DecodingPool", Counted)
-    return files
 
 
 def extract(network, root, store, **options):
@@ -135,23 +107,23 @@ def test_samples_can_be_read_in_any_order(network, photos, store):
     assert features.facts(catalog.samples)[0].width == 40
 
 
-def test_a_second_extraction_computes_and_decodes_nothing(network, photos, store, opened, capsys):
+def test_a_second_extraction_computes_and_decodes_nothing(network, photos, store, decoded_files, capsys):
     first = extract(network, photos, store)
-    del opened[:]
+    del decoded_files[:]
     again = extract(network, photos, store)
     assert counts(again) == (0, 12)
-    assert opened == []
+    assert decoded_files == []
     assert "nothing to compute" in capsys.readouterr().err
     samples = Catalog.from_folder(photos).samples
     np.testing.assert_array_equal(again.matrix(samples, "cut_0"), first.matrix(samples, "cut_0"))
 
 
-def test_only_new_images_are_computed(network, photos, store, opened):
+def test_only_new_images_are_computed(network, photos, store, decoded_files):
     extract(network, photos, store)
-    del opened[:]
+    del decoded_files[:]
     add_photos(photos, 10)
     assert counts(extract(network, photos, store)) == (10, 12)
-    assert len(opened) == 10
+    assert len(decoded_files) == 10
 
 
 def test_a_renamed_moved_or_copied_file_is_not_computed_again(network, photos, store):
@@ -221,12 +193,12 @@ def test_a_file_that_changes_during_the_run_is_refused(network, photos, store):
     }
 
 
-def test_kept_pixels_serve_a_later_network_without_decoding(network, photos, store, opened):
+def test_kept_pixels_serve_a_later_network_without_decoding(network, photos, store, decoded_files):
     extract(network, photos, store, keep_pixels=True)
-    assert len(opened) == 12
+    assert len(decoded_files) == 12
     other = extract(with_outputs(small_network(SIZE), "stem_relu"), photos, store)
     assert counts(other) == (12, 0)
-    assert len(opened) == 12
+    assert len(decoded_files) == 12
     catalog = Catalog.from_folder(photos)
     digests = [sample.digest for sample in catalog.samples]
     pixels = store.entries(pixel_key(SIZE)).read(digests, "pixels")
@@ -238,12 +210,12 @@ def test_kept_pixels_serve_a_later_network_without_decoding(network, photos, sto
     )
 
 
-def test_pixels_can_be_kept_when_the_features_are_stored_already(network, photos, store, opened):
+def test_pixels_can_be_kept_when_the_features_are_stored_already(network, photos, store, decoded_files):
     extract(network, photos, store)
     assert counts(extract(network, photos, store, keep_pixels=True)) == (0, 12)
-    assert len(opened) == 24
+    assert len(decoded_files) == 24
     assert extract(network, photos, store, keep_pixels=True).computed == 0
-    assert len(opened) == 24
+    assert len(decoded_files) == 24
 
 
 def test_features_are_right_where_only_some_pixels_are_stored(network, photos, store):
@@ -257,18 +229,18 @@ def test_features_are_right_where_only_some_pixels_are_stored(network, photos, s
     np.testing.assert_array_equal(mixed.matrix(samples, "cut_0"), fresh.matrix(samples, "cut_0"))
 
 
-def test_several_shards_give_the_same_as_one(network, photos, store, monkeypatch):
+def test_several_shards_give_the_same_as_one(request, network, photos, store):
     samples = Catalog.from_folder(photos).samples
     expected = extract(network, photos, store).matrix(samples, "cut_1")
-    monkeypatch.setattr(store_module, "SHARD", 5)
+    request.getfixturevalue("small_shards")
     features = extract(network, photos, Store(store.root / "other"))
     assert len(shards(Store(store.root / "other"), "prefix")) == 2
     assert len(shards(Store(store.root / "other"), "facts")) == 3
     assert np.abs(features.matrix(samples, "cut_1") - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_an_interrupted_extraction_continues_where_it_stopped(network, photos, store, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD", 5)
     put = store_module.Entries.put
     calls = []
 
@@ -332,12 +304,12 @@ def test_facts_are_stored_once_for_all_networks_and_views(network, photos, store
     assert [as_json(features, catalog) for features in runs] == [facts] * 3
 
 
-def test_only_lost_facts_are_decoded_again(network, photos, store, opened, facts):
+def test_only_lost_facts_are_decoded_again(network, photos, store, decoded_files, facts):
     first = extract(network, photos, store, keep_pixels=True)
     shutil.rmtree(shards(store, "facts")[0].parent)
-    del opened[:]
+    del decoded_files[:]
     again = extract(network, photos, Store(store.root))
-    assert (counts(again), len(opened)) == ((0, 12), 12)
+    assert (counts(again), len(decoded_files)) == ((0, 12), 12)
     catalog = Catalog.from_folder(photos)
     assert as_json(again, catalog) == facts
     assert (len(shards(store, "prefix")), len(shards(store, "pixels"))) == (1, 1)
@@ -346,30 +318,30 @@ def test_only_lost_facts_are_decoded_again(network, photos, store, opened, facts
     )
 
 
-def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, opened, facts):
+def test_lost_facts_and_features_come_from_one_decoding(network, photos, store, decoded_files, facts):
     """Even if the pixels are stored."""
     catalog = Catalog.from_folder(photos)
     expected = extract(network, photos, store, keep_pixels=True).matrix(catalog.samples, "cut_0")
     for kind in ("facts", "prefix"):
         damage(shards(store, kind)[0], [2, 7])
-    del opened[:]
+    del decoded_files[:]
     again = extract(network, photos, Store(store.root), keep_pixels=True)
-    assert (counts(again), len(opened)) == ((2, 10), 2)
+    assert (counts(again), len(decoded_files)) == ((2, 10), 2)
     assert sum(len(Shard(path).digests) for path in shards(store, "prefix")) == 12 + 2
     assert as_json(again, catalog) == facts
     assert np.abs(again.matrix(catalog.samples, "cut_0") - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_facts_with_flipped_bits_are_all_decoded_again(network, photos, store, opened, facts):
+def test_facts_with_flipped_bits_are_all_decoded_again(network, photos, store, decoded_files, facts):
     extract(network, photos, store)
     damage(shards(store, "facts")[0], range(12))
-    del opened[:]
+    del decoded_files[:]
     again = extract(network, photos, Store(store.root))
-    assert (counts(again), len(opened)) == ((0, 12), 12)
+    assert (counts(again), len(decoded_files)) == ((0, 12), 12)
     assert as_json(again, Catalog.from_folder(photos)) == facts
-    del opened[:]
+    del decoded_files[:]
     assert counts(extract(network, photos, Store(store.root))) == (0, 12)
-    assert opened == []
+    assert decoded_files == []
 
 
 @pytest.mark.parametrize("size", [SIZE, 48])
@@ -382,16 +354,16 @@ def test_decoding_begun_earlier_is_used_if_it_fits_and_closed_otherwise(network,
     assert (decoding._read_count == 12) == (size == SIZE)
 
 
-def test_decoding_of_more_images_than_needed_is_used(network, photos, store, opened):
+def test_decoding_of_more_images_than_needed_is_used(network, photos, store, decoded_files):
     extract(network, photos, store)
     add_photos(photos, 3)
     catalog = Catalog.from_folder(photos)
-    del opened[:]
+    del decoded_files[:]
     decoding = decoder_pool.DecodingPool(
         catalog.make_jobs([s.digest for s in catalog.samples]), SIZE, workers=1
     )
     assert counts(extract_features(network, catalog, store=store, decoding=decoding)) == (3, 12)
-    assert opened == []
+    assert decoded_files == []
 
 
 def test_the_plan_is_reported(network, photos, store, capsys):
@@ -435,14 +407,16 @@ def test_every_image_of_a_sample_is_decoded_and_refused_by_its_own_path(network,
     assert len(catalog.exclude(features.refused).samples) == 3
 
 
-def test_a_view_is_computed_from_the_augmented_pixels_under_its_own_key(network, photos, store, opened):
+def test_a_view_is_computed_from_the_augmented_pixels_under_its_own_key(
+    network, photos, store, decoded_files
+):
     catalog, view = Catalog.from_folder(photos), View(1, ("flip", "crop"))
     unchanged = extract_features(network, catalog, store=store, keep_pixels=True)
     assert unchanged.key.endswith("\nview 0")
-    del opened[:]
+    del decoded_files[:]
     augmented = extract_features(network, catalog, store=store, view=view)
     assert counts(augmented) == (12, 0)
-    assert opened == []
+    assert decoded_files == []
     decoded = {s.digest: decode((photos / s.path).read_bytes(), SIZE).pixels for s in catalog.samples}
     pixels = np.stack([view.apply(image, digest) for digest, image in decoded.items()])
     expected = network.predict(pixels.astype("float32"), verbose=0)["cut_1"]
@@ -461,15 +435,11 @@ def test_pixels_are_kept_unchanged_whatever_the_view(network, photos, store):
         np.testing.assert_array_equal(image, decode((photos / sample.path).read_bytes(), SIZE).pixels)
 
 
-def test_features_are_the_same_on_a_full_disk(network, photos, store, monkeypatch):
+def test_features_are_the_same_on_a_full_disk(network, photos, store):
     expected = extract(network, photos, store)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
     nowhere = Store(store.root.parent / "full")
-    features = extract(network, photos, nowhere, keep_pixels=True)
+    with full_disk():
+        features = extract(network, photos, nowhere, keep_pixels=True)
     samples = Catalog.from_folder(photos).samples
     for name in ("cut_0", "cut_1"):
         np.testing.assert_array_equal(features.matrix(samples, name), expected.matrix(samples, name))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from helpers.reporters import Recorder
 
 from regraft.errors import EnvironmentFault
-from regraft.features import store as store_module
 from regraft.features.store import Entries, Store
-from regraft.system import cache_dir
 
 NAMES = [f"{number:032x}" for number in range(6)]
 ROWS = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
@@ -25,17 +24,13 @@ def reporter() -> Recorder:
 
 
 @pytest.fixture
-def half_stored(tmp_path: Path, reporter: Recorder, monkeypatch: pytest.MonkeyPatch) -> Store:
+def half_stored(tmp_path: Path, reporter: Recorder) -> Iterator[Store]:
     """A store with two images whose disk is now full."""
     store = Store(tmp_path / "store", reporter)
     put(store.entries("key"), 0, 2)
     put(Store(tmp_path / "large enough").entries("key"), 0, 6)
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(store_module.os, "fsync", refuse)
-    return store
+    with full_disk():
+        yield store
 
 
 def put(entries: Entries, first: int, last: int) -> None:
@@ -64,9 +59,9 @@ def test_a_warning_is_given_once_and_the_rows_are_lost_when_the_run_ends(
 
 
 def test_an_error_names_the_bytes_that_fit_neither_on_disk_nor_in_memory(
-    half_stored: Store, monkeypatch: pytest.MonkeyPatch
+    half_stored: Store,
 ) -> None:
-    monkeypatch.setattr(cache_dir, "MEMORY_LIMIT", 1_000)  # of all keys together
+    half_stored.fallback.limit = 1_000  # of all keys together
     put(half_stored.entries("key"), 2, 4)
     with pytest.raises(EnvironmentFault, match=r"cannot take [\d,]+ bytes: No space left"):
         put(half_stored.entries("another"), 4, 6)

@@ -1,24 +1,21 @@
 """The store gives back what was stored, or reports it as missing: never anything else."""
 
-import errno
 import json
 import os
 import pickle
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import full_disk, largest_file
 from helpers.reporters import Recorder
 
 from regraft.errors import EnvironmentFault
 from regraft.features import shard as shard_module
-from regraft.features import store as store_module
 from regraft.features.store import FORM, Store, pixel_key
-from regraft.system import cache_dir
 from regraft.system.atomic import make_temporary_file
 
 KEY = "prefix abc\nsize 8"
@@ -326,15 +323,14 @@ def test_two_processes_can_write_the_same_key(tmp_path):
     assert not list(tmp_path.rglob(".writing-*"))
 
 
-@pytest.fixture
-def no_fallback(monkeypatch):
-    """Keep nothing in memory."""
-    monkeypatch.setattr(cache_dir, "MEMORY_LIMIT", 0)
+def keep_nothing_in_memory(store):
+    store.fallback.limit = 0
+    return store
 
 
-def test_a_store_that_cannot_be_written_is_an_environment_fault(tmp_path, no_fallback):
+def test_a_store_that_cannot_be_written_is_an_environment_fault(tmp_path):
     (tmp_path / "file").write_text("")
-    entries = Store(tmp_path / "file" / "store").entries(KEY)
+    entries = keep_nothing_in_memory(Store(tmp_path / "file" / "store")).entries(KEY)
     assert entries.find_missing(names(1)) == names(1)
     with pytest.raises(EnvironmentFault, match="REGRAFT_HOME") as caught:
         entries.put(names(2), {"x": np.zeros((2, 500))})
@@ -348,31 +344,23 @@ def read_all(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_full_disk_leaves_no_files_and_damages_none(filled, monkeypatch, no_fallback):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_a_full_disk_leaves_no_files_and_damages_none(filled):
     before = read_all(filled.root)
-    entries = filled.entries(KEY)
-    with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "fsync", full)
-        with pytest.raises(EnvironmentFault, match=r"cannot take .* bytes: No space left on device"):
-            entries.put(names(2, first=9), tensors(2))
+    entries = keep_nothing_in_memory(filled).entries(KEY)
+    expected = pytest.raises(EnvironmentFault, match=r"cannot take .* bytes: No space left on device")
+    with full_disk(), expected:
+        entries.put(names(2, first=9), tensors(2))
     assert entries.find_missing(names(1, first=9)) == names(1, first=9)
     assert read_all(filled.root) == before
     assert reopen(filled).find_missing(names(4)) == []
 
 
-def test_a_write_that_stops_halfway_reports_why_and_leaves_no_files(filled, no_fallback):
+def test_a_write_that_stops_halfway_reports_why_and_leaves_no_files(filled):
     """As on a full disk: the system takes some of the bytes and refuses the rest."""
     before = read_all(filled.root)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(EnvironmentFault, match="File too large") as caught:
-            filled.entries(KEY).put(names(9, first=9), {"x": np.zeros((9, 9000))})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    keep_nothing_in_memory(filled)
+    with largest_file(20_000), pytest.raises(EnvironmentFault, match="File too large") as caught:
+        filled.entries(KEY).put(names(9, first=9), {"x": np.zeros((9, 9000))})
     assert caught.value.exit_code == 4
     assert read_all(filled.root) == before
 
@@ -381,7 +369,7 @@ def test_a_write_that_stops_halfway_reports_why_and_leaves_no_files(filled, no_f
 @pytest.mark.parametrize(
     ("options", "reason"), [("size=16k", "No space left"), ("ro", "Read-only file system")]
 )
-def test_a_real_disk_that_refuses_to_write(tmp_path, options, reason, no_fallback):
+def test_a_real_disk_that_refuses_to_write(tmp_path, options, reason):
     (tmp_path / "disk").mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path / "disk"], capture_output=True, check=False
@@ -389,7 +377,7 @@ def test_a_real_disk_that_refuses_to_write(tmp_path, options, reason, no_fallbac
     if mounted.returncode:
         pytest.skip("nothing can be mounted here")
     try:
-        store = Store(tmp_path / "disk" / "store")
+        store = keep_nothing_in_memory(Store(tmp_path / "disk" / "store"))
         store.remember("how fast?", "12")
         assert store.entries(KEY).find_missing(names(9)) == names(9)
         with pytest.raises(EnvironmentFault, match=reason) as caught:

@@ -19,7 +19,7 @@ PAIRS = [(solver, task) for solver, tasks in LAYER_TASKS.items() for task in tas
 
 
 def make_blobs(n: int = 100, d: int = 12, *, seed: int = 0, noise: float = 1.0):
-    """Return features (n, d) around four centres, with columns of unlike scale and mean, and each row's centre."""
+    """Return features (n, d) around four centres, in columns of unlike scale, and the centre of each row."""
     rng = np.random.default_rng(7)
     centres, scales, means = rng.normal(0, 1.3, (4, d)), rng.uniform(0.1, 5, d), rng.normal(0, 5, d)
     rng = np.random.default_rng(seed)

@@ -1,7 +1,5 @@
 """Freeze plans: what the plan names trains, nothing else does, batch normalisation never."""
 
-import doctest
-import importlib
 from dataclasses import replace
 
 import keras
@@ -307,10 +305,3 @@ def test_refused_plan_changes_nothing(backbone):
     with pytest.raises(UsageError):
         freeze(backbone, "last:9999")
     assert training(backbone.model) == ["top_conv"]
-
-
-@pytest.mark.slow
-def test_documented_examples_are_true():
-    result = doctest.testmod(importlib.import_module("regraft.models.freeze"))
-    assert result.attempted
-    assert not result.failed

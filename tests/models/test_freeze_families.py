@@ -1,4 +1,4 @@
-"""Eight families under six plans: one epoch moves every planned weight and not a bit of anything else.
+"""Eight families and a small network, six plans: one epoch moves every planned weight and no other bit.
 
 The same tests run on the backend at hand, and once more in a process of their own on JAX. What should
 move is worked out here from layer names, not by asking the freeze plan. Weight decay acts on every weight
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import pytest
+from conftest import small_network
 
 from regraft.backbones.load import load_backbone
 from regraft.models.cut import cut
@@ -48,7 +49,8 @@ FAMILIES = [
     Family("efficientnet_b0", "block7", "block6d_add", "block[25]._se_"),
     Family("convnext_tiny", "stage_3", "convnext_tiny_stage_2_block_8_identity", "downsampling_conv_1|stem$"),
 ]
-SHORT = {"mobilenet_v2", "mobilenet_v3_small"}
+SMALL = Family("small_network", "", "", "block1")  # the tests' own: few kinds of layers, and no stages
+SHORT = {"small_network", "mobilenet_v2", "mobilenet_v3_small"}
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +69,14 @@ def cheap_weights(monkeypatch):
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
 def test_on_jax():
-    run_on_jax("mobilenet_v3_small", count=1)
+    run_on_jax("small_network", count=1)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)  # minutes of compiling, more on a busy machine
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
 def test_all_on_jax():
-    run_on_jax("exactly_the_plan", count=len(FAMILIES))
+    run_on_jax("exactly_the_plan", count=1 + len(FAMILIES))
 
 
 def run_on_jax(which: str, *, count: int) -> None:
@@ -93,22 +95,26 @@ def run_on_jax(which: str, *, count: int) -> None:
     "family",
     [
         pytest.param(family, id=family.name, marks=() if family.name in SHORT else pytest.mark.soak)
-        for family in FAMILIES
+        for family in (SMALL, *FAMILIES)
     ],
 )
 def test_one_epoch_moves_exactly_the_plan(family):
-    backbone = load_backbone(family.name, weights="random", image_size=family.size)
+    network = small_network(family.size) if family is SMALL else family.name
+    backbone = load_backbone(network, weights="random", image_size=family.size)
     model = graft(backbone, HeadSpec(), outputs=2)
     head = model.get_layer("head_output").weights
     names = [layer.name for layer in backbone.layers]
-    begins = names.index(family.before) + 1
-    middle = len(names) // 2
+    middle, few = len(names) // 2, min(20, len(names) // 2)
+    stages = {}
+    if family.stage:
+        layers = backbone.layers[names.index(family.before) + 1 :]
+        stages[f"stage:{family.stage}"] = of(layers, lambda layer: True)
     for plan, expected in {
         "none": set(),
         "all": of(backbone.layers, lambda layer: True),
-        "last:20": of(backbone.layers[-20:], lambda layer: True),
+        f"last:{few}": of(backbone.layers[-few:], lambda layer: True),
         f"from:{middle}": of(backbone.layers[middle:], lambda layer: True),
-        f"stage:{family.stage}": of(backbone.layers[begins:], lambda layer: True),
+        **stages,
         f"match:{family.pattern}": of(backbone.layers, lambda layer: re.search(family.pattern, layer.name)),
     }.items():
         trained = freeze(backbone, plan)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
-from conftest import run_eagerly, write_photos
+from conftest import full_disk, run_eagerly, write_photos
 from PIL import Image
 
 import regraft
@@ -255,17 +255,12 @@ def test_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_run(
 
 @pytest.mark.slow
 def test_failure_leaves_nothing_half_written_and_the_old_run_as_it_was(
-    finished_probe: Finished, probe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_probe: Finished, probe: Recipe, tmp_path: Path
 ) -> None:
     run, photos, store = finished_probe
     out = shutil.copytree(run.path, tmp_path / "run")
     before = (out / "metrics.json").read_bytes()
-
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("keras.Model.save", full)
-    with pytest.raises(regraft.EnvironmentFault, match="No space left"):
+    with full_disk(), pytest.raises(regraft.EnvironmentFault, match="No space left"):
         regraft.train(photos, probe, out, overwrite=True, store=store)
     assert (out / "metrics.json").read_bytes() == before
     assert not list(tmp_path.glob(".run*"))

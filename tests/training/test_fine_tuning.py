@@ -365,7 +365,7 @@ def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
     ("changes", "words"),
     [
         ({"store_limit": 1000.0}, "would exceed the 1 KB that may still be stored"),
-        ({"augment": ("flip", "mixup")}, "because mixup mix images"),
+        ({"augment": ("flip", "mixup")}, "because images are mixed (mixup)"),
     ],
 )
 @pytest.mark.usefixtures("eager")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import full_disk
 
 import regraft
 from regraft.errors import EnvironmentFault, UsageError
@@ -200,17 +200,14 @@ def test_a_resumed_run_may_replace_what_it_delivered_and_nothing_else(
 def test_a_full_disk_costs_the_checkpoint_and_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(checkpoint, "MIN_INTERVAL", 0)
     with RunJournal.open(tmp_path / "run", resume=False, reporter=TERMINAL) as journal:
         journal.begin()
         phase = journal.open_checkpoint("head")
         phase.save({"number": 1}, arrays())
-        monkeypatch.setattr(checkpoint.os, "fsync", full)
-        for _ in range(3):
-            phase.save({"number": 2}, arrays())
+        with full_disk():
+            for _ in range(3):
+                phase.save({"number": 2}, arrays())
         assert not phase.is_due
     assert capsys.readouterr().err.count("No space left") == 1
     state, _ = read_checkpoint(journal_folder(tmp_path / "run") / "head.npz")

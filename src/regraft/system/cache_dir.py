@@ -98,9 +98,14 @@ class MemoryFile:
 
 
 class MemoryFallback:
-    """Memory that a store uses when its disk cannot be written."""
+    """Memory that a store uses when its disk cannot be written.
+
+    Attributes:
+        limit: how many bytes it keeps.
+    """
 
     def __init__(self, reporter: Reporter) -> None:
+        self.limit = MEMORY_LIMIT
         self._reporter = reporter
         self._used = 0
         self._warned = False
@@ -121,12 +126,12 @@ class MemoryFallback:
         size = file.tell()
         problem = f"The feature store {folder} cannot take {size:,} bytes: {describe_os_error(error)}."
         remedy = "Free some space, or choose another folder with --store or REGRAFT_HOME."
-        if self._used + size > MEMORY_LIMIT:
+        if self._used + size > self.limit:
             raise EnvironmentFault(f"{problem} {remedy}") from error
         if not self._warned:
             self._warned = True
             self._reporter.warn(
-                f"{problem} The run goes on: up to {format_bytes(MEMORY_LIMIT)} are kept in memory, and lost "
+                f"{problem} The run goes on: up to {format_bytes(self.limit)} are kept in memory, and lost "
                 f"when it ends. {remedy}"
             )
         self._used += size

@@ -171,7 +171,7 @@ class PhaseRunner:
             report(f"Plan: {depth.cut}; the frozen layers run once, or not at all where that is stored.")
         elif self._mixing:
             names = " and ".join(self._mixing)
-            report(f"Plan: run the frozen layers in every epoch, because {names} mix images.")
+            report(f"Plan: run the frozen layers in every epoch, because images are mixed ({names}).")
         elif (unlimited := self._planner.plan_cut(phase, depth.plan, math.inf)).boundary:
             report(
                 f"Plan: run the frozen layers in every epoch. To {unlimited} would exceed the "

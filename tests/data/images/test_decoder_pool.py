@@ -16,7 +16,7 @@ from conftest import write_photos
 from PIL import Image
 
 from regraft.data.catalog import Catalog, ImageFile, Sample
-from regraft.data.images import decoder_pool, decoder_process
+from regraft.data.images import decoder_process
 from regraft.data.images.decode import DecodedImage, decode, digest
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.decoder_process import DecoderProcess
@@ -97,9 +97,8 @@ def test_names_with_newlines_and_broken_bytes_reach_the_child(jobs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_child_killed_in_the_middle_costs_at_most_the_file_it_had(jobs, monkeypatch):
-    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
-    with DecodingPool(jobs * 40, SIZE, workers=1) as results:
+def test_a_child_killed_in_the_middle_costs_at_most_the_file_it_had(jobs):
+    with DecodingPool(jobs * 40, SIZE, workers=1, buffer_bytes=0) as results:
         received = [next(iter(results))]
         for pid in children():
             os.kill(pid, signal.SIGKILL)
@@ -125,13 +124,13 @@ def test_a_child_that_dies_on_a_file_is_replaced_for_the_next(jobs):
 def test_a_child_that_hangs_is_refused_by_time_and_replaced(jobs, monkeypatch):
     child = DecoderProcess()
     assert isinstance(child.decode(*jobs[0], SIZE), DecodedImage)
-    monkeypatch.setattr(decoder_process, "TIMEOUT", 0.3)
+    child.timeout = 0.3
     (pid,) = children()
     os.kill(pid, signal.SIGSTOP)
     begun = time.monotonic()
     assert code(child.decode(*jobs[1], SIZE)) == "decode_timeout"
     assert time.monotonic() - begun < 5
-    monkeypatch.setattr(decoder_process, "TIMEOUT", 30)
+    child.timeout = 30
     assert isinstance(child.decode(*jobs[1], SIZE), DecodedImage)
     child.end()
 
@@ -150,8 +149,7 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs,
     monkeypatch.setattr(
         decoder_process.subprocess, "Popen", lambda _, **rest: popen([sys.executable, str(half)], **rest)
     )
-    monkeypatch.setattr(decoder_process, "TIMEOUT", 0.8)
-    assert code(DecoderProcess().decode(*jobs[0], SIZE)) == "decode_timeout"
+    assert code(DecoderProcess(timeout=0.8).decode(*jobs[0], SIZE)) == "decode_timeout"
 
 
 @pytest.mark.slow
@@ -245,17 +243,15 @@ def test_sixty_four_million_pixels_are_decoded_within_a_childs_memory(tmp_path, 
 
 
 def test_closing_early_leaves_no_child(jobs, monkeypatch):
-    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
-    results = DecodingPool(jobs * 40, SIZE, workers=2)  # more than may be ahead of the reader
+    results = DecodingPool(jobs * 40, SIZE, workers=2, buffer_bytes=0)  # more than may be ahead of the reader
     next(iter(results))
     assert children()
     results.close()
     assert not children()
 
 
-def test_closing_does_not_wait_for_a_child_that_hangs(jobs, monkeypatch):
-    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
-    results = DecodingPool(jobs * 40, SIZE, workers=1)
+def test_closing_does_not_wait_for_a_child_that_hangs(jobs):
+    results = DecodingPool(jobs * 40, SIZE, workers=1, buffer_bytes=0)
     next(iter(results))
     os.kill(children()[0], signal.SIGSTOP)
     begun = time.monotonic()
@@ -272,9 +268,8 @@ def test_reading_on_after_closing_is_an_error_and_not_a_hang(jobs):
 
 
 @pytest.mark.slow
-def test_decoding_runs_ahead_of_its_reader_but_not_without_bound(jobs, monkeypatch):
-    monkeypatch.setattr(decoder_pool, "BUFFER_BYTES", 0)
-    with DecodingPool(jobs * 10, SIZE, workers=1) as results:
+def test_decoding_runs_ahead_of_its_reader_but_not_without_bound(jobs):
+    with DecodingPool(jobs * 10, SIZE, workers=1, buffer_bytes=0) as results:
         wait_until(lambda: len(results._results) == 64)
         time.sleep(0.1)
         assert len(results._results) == 64

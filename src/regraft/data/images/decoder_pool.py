@@ -15,7 +15,7 @@ from regraft.errors import EnvironmentFault
 
 __all__ = ["DecodingPool", "Job"]
 
-BUFFER_BYTES = 128 * 2**20  # of decoded pixels that may wait for the reader
+BUFFER_BYTES = 128 * 2**20
 
 
 class Job(NamedTuple):
@@ -36,12 +36,15 @@ class DecodingPool:
         jobs: the files.
         size: side of the decoded squares in pixels.
         workers: number of processes; None for one per processor.
+        buffer_bytes: how many bytes of pixels may wait for the reader; 64 images may at any size.
     """
 
-    def __init__(self, jobs: Sequence[Job], size: int, *, workers: int | None = None) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], size: int, *, workers: int | None = None, buffer_bytes: int = BUFFER_BYTES
+    ) -> None:
         self.jobs = list(jobs)
         self.size = size
-        self.reach = max(64, BUFFER_BYTES // (size * size * 3))  # jobs decoded ahead of the reader, at most
+        self.reach = max(64, buffer_bytes // (size * size * 3))  # jobs decoded ahead of the reader, at most
         self._next_job = 0
         self._read_count = 0
         self._results: dict[int, DecodedImage | Rejection | EnvironmentFault] = {}

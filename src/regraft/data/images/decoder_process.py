@@ -43,13 +43,17 @@ _READY = b"ready\n"
 class DecoderProcess:
     """A process that decodes one file at a time, replaced when it hangs or dies.
 
+    Args:
+        timeout: seconds for one file.
+
     Raises:
         UsageError: the limit on pixels in the environment is not a number.
         EnvironmentFault: from `decode`, where no such process can be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = TIMEOUT) -> None:
         read_limit_factor()  # a mistake in it is reported here, and not lost in the child
+        self.timeout = timeout
         self._process: _Process | None = None
 
     def decode(self, path: Path, expected: str, size: int) -> DecodedImage | Rejection:
@@ -57,11 +61,11 @@ class DecoderProcess:
         process = self._process = self._process or _Process()
         begun = time.monotonic()
         try:
-            return process.ask(path, expected, size)
+            return process.ask(path, expected, size, self.timeout)
         except (OSError, EOFError, ValueError):
             self.end()
-        if time.monotonic() - begun >= TIMEOUT:
-            return Rejection("decode_timeout", f"no result within {TIMEOUT:.0f} s")
+        if time.monotonic() - begun >= self.timeout:
+            return Rejection("decode_timeout", f"no result within {self.timeout:.0f} s")
         return Rejection("decoder_died", "the decoder's process ended on this file")
 
     def interrupt(self) -> None:
@@ -79,7 +83,7 @@ class DecoderProcess:
 class _Process:
     """A child process that is ready.
 
-    A thread kills it when one reply takes longer than TIMEOUT, which ends the waiting for the reply. The
+    A thread kills it when one reply takes too long, which ends the waiting for the reply. The
     thread lives as long as the child: starting one for each file would take longer than sending the pixels.
     """
 
@@ -98,23 +102,23 @@ class _Process:
             raise EnvironmentFault(f"Cannot start a decoder process: {describe_os_error(error)}.") from error
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._replies = cast("IO[bytes]", self._process.stdout)
-        self._asked_at: float | None = None  # None while it is idle
+        self._deadline: float | None = None  # None while it is idle
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
-        with self._time_limit():
+        with self._time_limit(TIMEOUT):
             is_ready = self._replies.readline() == _READY
         if not is_ready:
             self.end()
             raise EnvironmentFault(f"The decoding process ({sys.executable} -m {MODULE}) does not start.")
 
-    def ask(self, path: Path, expected: str, size: int) -> DecodedImage | Rejection:
+    def ask(self, path: Path, expected: str, size: int, timeout: float) -> DecodedImage | Rejection:
         """Send a request and return the reply.
 
         Raises:
             OSError, EOFError, ValueError: the process ended before it had replied.
         """
-        with self._time_limit():
+        with self._time_limit(timeout):
             self._requests.write(json.dumps([os.fspath(path), size, expected]).encode() + b"\n")
             self._requests.flush()
             line = self._replies.readline()
@@ -139,17 +143,17 @@ class _Process:
         self._watcher.join()
 
     @contextmanager
-    def _time_limit(self) -> Iterator[None]:
-        self._asked_at = time.monotonic()
+    def _time_limit(self, seconds: float) -> Iterator[None]:
+        self._deadline = time.monotonic() + seconds
         try:
             yield
         finally:
-            self._asked_at = None
+            self._deadline = None
 
     def _watch(self) -> None:
-        while not self._ended.wait(TIMEOUT / 30):
-            asked_at = self._asked_at
-            if asked_at is not None and time.monotonic() - asked_at >= TIMEOUT:
+        while not self._ended.wait(1.0):
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() >= deadline:
                 self._process.kill()
                 return
 
