@@ -37,6 +37,7 @@ NAME_MODULES_OF_KERAS = {  # names in model files; names of importers, since `sy
 }
 VERBS = {
     "embed",
+    "len",
     "open",
     "need",
     "feed",
