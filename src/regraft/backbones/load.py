@@ -133,10 +133,14 @@ def load_backbone(
         return _from_model(name, Weights(None, f"own weights of the model {name.name}"), request)
     if is_zoo_name(name):
         return _from_zoo(find_entry(str(name)), request)
+    return _from_path_or_handle(name, request)
+
+
+def _from_path_or_handle(name: str | Path, request: _Request) -> Backbone:
     text, path = str(name), Path(name)
     if text.endswith(".keras"):
         own = Weights(None, f"file {path.name} sha256 {hash_existing_file(path, 'model')}")
-        model = read_model(path, trust=trust)
+        model = read_model(path, trust=request.trust)
         if "keras_hub" in sys.modules:  # the model may hold layers of KerasHub, which are saved again
             from regraft.backbones.kerashub import repair_layer_configs
 
@@ -146,9 +150,10 @@ def load_backbone(
         return _from_savedmodel(path, path.resolve().name, f"folder {path.name}", request)
     if (handle := parse_handle(text)) is not None:
         _expect_own_weights(text, request.weights)
-        if not trust and handle.find_on_disk() is None:
+        if not request.trust and handle.find_on_disk() is None:
             raise make_trust_refusal(handle.text)  # before anything is downloaded
-        return _from_savedmodel(fetch_module(handle, reporter=reporter), handle.name, handle.text, request)
+        folder = fetch_module(handle, reporter=request.reporter)
+        return _from_savedmodel(folder, handle.name, handle.text, request)
     if text.startswith("kerashub:"):
         return _from_preset(text.removeprefix("kerashub:"), request)
     if (path / "config.json").is_file():

@@ -119,8 +119,8 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     word = str(weights)
     if not isinstance(weights, Path) and not {".", "/", "\\"} & set(word) and not Path(word).exists():
         raise UsageError(
-            f'weights: expected "imagenet", "random" or the path of a file.{suggest_nearest(word, WEIGHTS_WORDS)} '
-            f"Received: {weights}."
+            'weights: expected "imagenet", "random" or the path of a file.'
+            f"{suggest_nearest(word, WEIGHTS_WORDS)} Received: {weights}."
         )
     path = Path(weights)
     digest = hash_existing_file(path, "weights")

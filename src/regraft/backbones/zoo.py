@@ -417,9 +417,8 @@ def _look_up(name: str) -> Entry | None:
     """Return the entry of a name in any spelling; None where there is none, as for a path."""
     if set(name) & set("/\\"):
         return None
-    return next(
-        (entry for entry in ZOO.values() if _normalise_name(entry.name) == _normalise_name(name)), None
-    )
+    plain = _normalise_name(name)
+    return next((entry for entry in ZOO.values() if _normalise_name(entry.name) == plain), None)
 
 
 def recognise_model(model_name: str) -> Entry | None:

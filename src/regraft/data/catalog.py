@@ -244,9 +244,9 @@ class Catalog:
             return data.as_task(recipe.task)
         if is_in_memory(data):
             raise UsageError(
-                f"data: {os.fspath(data).removeprefix(IN_MEMORY_PREFIX)} from Python's memory, which no recipe "
-                "can hold. Pass the same again: train(catalog, recipe, out). Or name a folder or table: "
-                "regraft train DATA --recipe FILE."
+                "data: this recipe was written for data that were passed in from Python "
+                f"({os.fspath(data).removeprefix(IN_MEMORY_PREFIX)}). Pass them in again: "
+                "train(data, recipe, out). Or name a folder or table: regraft train DATA --recipe FILE."
             )
         path = Path(data)
         columns = {"image": recipe.image, "target": recipe.target}

@@ -287,7 +287,7 @@ def _write_advice(ranked: Sequence[RankedBackbone], score_name: str) -> str:
 
 
 def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
-    """Return the command, or for data in Python the call, that trains the best backbone on the recipe's data."""
+    """Return the command that trains the best backbone on the recipe's data; the call for data in Python."""
     if is_in_memory(recipe.data):
         return _show_call(recipe, best)
     settings = {
