@@ -10,9 +10,9 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target
-from regraft.data.sources import IN_MEMORY_PREFIX, Source, is_in_memory
+from regraft.data.sources import Source, require_on_disk
 from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.data.tables import Columns, list_rows
 from regraft.data.targets import convert_targets
@@ -31,15 +31,7 @@ from regraft.recipe import Recipe
 from regraft.system.cache_dir import find_writable_root
 from regraft.system.console import TERMINAL, Reporter
 
-__all__ = [
-    "PARTS",
-    "Catalog",
-    "ImageFile",
-    "RejectedFile",
-    "Sample",
-    "compute_target_scale",
-    "name_data",
-]
+__all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample", "compute_target_scale"]
 
 PARTS = ("train", "validation", "test")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -67,9 +59,7 @@ class Catalog:
     notes: tuple[str, ...] = ()
     task: str = "multiclass"
     why: str = ""
-    source: Source = field(
-        default=Source(f"{IN_MEMORY_PREFIX}catalog"), init=False, compare=False, repr=False
-    )
+    source: Source = field(default=Source.from_memory("catalog"), init=False, compare=False, repr=False)
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:
@@ -92,7 +82,7 @@ class Catalog:
             ('cat', 'dog')
         """
         catalog = _require_samples(cls(*list_folder(Path(path), reporter=reporter)))
-        return catalog._come_from(Source(_resolve(path)))
+        return _set_source(catalog, Source.from_folder(path))
 
     @classmethod
     def from_table(
@@ -141,18 +131,7 @@ class Catalog:
         """
         columns = Columns(_to_names(image), _to_names(target), group, split, separator)
         listing = list_rows(source, columns, root=root, task=task, reporter=reporter)
-        is_file = isinstance(source, str | Path)
-        return _require_samples(cls(*listing))._come_from(
-            Source(
-                _resolve(source) if is_file else f"{IN_MEMORY_PREFIX}table",
-                columns.image,
-                columns.target,
-                group or "",
-                split or "",
-                separator or "",
-                "" if root is None else _resolve(root),
-            )
-        )
+        return _set_source(_require_samples(cls(*listing)), Source.from_table(source, columns, root))
 
     @classmethod
     def from_arrays(
@@ -194,7 +173,7 @@ class Catalog:
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_arrays(images, targets)
         listing = list_stream(stream, writer, names=names, task=task, groups=groups, reporter=reporter)
-        return _require_samples(cls(*listing))._come_from(Source(f"{IN_MEMORY_PREFIX}arrays"))
+        return _set_source(_require_samples(cls(*listing)), Source.from_memory("arrays"))
 
     @classmethod
     def from_stream(
@@ -231,7 +210,7 @@ class Catalog:
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_source(source, columns, limit)
         listing = list_stream(stream, writer, names=names, task=task, reporter=reporter)
-        return _require_samples(cls(*listing))._come_from(Source(f"{IN_MEMORY_PREFIX}stream"))
+        return _set_source(_require_samples(cls(*listing)), Source.from_memory("stream"))
 
     @classmethod
     def open(cls, data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
@@ -242,12 +221,7 @@ class Catalog:
         """
         if isinstance(data, Catalog):
             return data.as_task(recipe.task)
-        if is_in_memory(data):
-            raise UsageError(
-                "data: this recipe was written for data that were passed in from Python "
-                f"({os.fspath(data).removeprefix(IN_MEMORY_PREFIX)}). Pass them in again: "
-                "train(data, recipe, out). Or name a folder or table: regraft train DATA --recipe FILE."
-            )
+        require_on_disk(data)
         path = Path(data)
         columns = {"image": recipe.image, "target": recipe.target}
         if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
@@ -255,8 +229,8 @@ class Catalog:
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
             names = ("image", "target", "group", "split", "separator", "task")
-            columns = {name: getattr(recipe, name) for name in names}
-            return cls.from_table(path, root=recipe.root or None, **columns)
+            settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+            return cls.from_table(path, root=recipe.root or None, **settings)
         options = [f"--{name}" for name, value in columns.items() if value]
         if options:
             raise UsageError(
@@ -282,12 +256,7 @@ class Catalog:
         samples = tuple(replace(sample, target=value) for sample, value in pairs if value is not None)
         why = targets.why or self.why
         converted = replace(self, outputs=targets.outputs, samples=samples, task=targets.task, why=why)
-        return converted._come_from(self.source)
-
-    def _come_from(self, source: Source) -> Self:
-        """Set the source of a catalog that has just been made."""
-        object.__setattr__(self, "source", source)
-        return self
+        return _set_source(converted, self.source)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -395,19 +364,10 @@ class Catalog:
         return self if len(names) == len(self.outputs) else _drop_other_outputs(self, names)
 
 
-def name_data(data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Recipe:
-    """Return the recipe with the name of its data: a path as it is, or the source of a catalog.
-
-    >>> name_data(Catalog(Path(), (), ()), Recipe()).data
-    'python:catalog'
-    """
-    if isinstance(data, Catalog):
-        return replace(recipe, **asdict(data.source))
-    return replace(recipe, data=os.fspath(data))
-
-
-def _resolve(path: str | os.PathLike[str]) -> str:
-    return os.fspath(Path(path).resolve())
+def _set_source(catalog: Catalog, source: Source) -> Catalog:
+    """Change a catalog that has just been made: say where it was read from; return it."""
+    object.__setattr__(catalog, "source", source)
+    return catalog
 
 
 def _require_samples(catalog: Catalog) -> Catalog:

@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.zoo import find_entry, is_zoo_name
-from regraft.data.catalog import PARTS, Catalog, RejectedFile, name_data
+from regraft.data.catalog import PARTS, Catalog, RejectedFile
 from regraft.data.duplicates import NearDuplicates, group_samples
 from regraft.data.images.decode import ImageFacts
+from regraft.data.sources import name_data
 from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.label_errors import LABEL_TASKS, LabelError, find_label_errors
 from regraft.evaluation.problems import Problem, find_problems

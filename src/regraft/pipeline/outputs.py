@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.backbones.zoo import locate_backbone, locate_weights
-from regraft.data.catalog import Catalog, name_data
+from regraft.data.catalog import Catalog
 from regraft.data.images.rejections import HEAD_BYTES, sniff
-from regraft.data.sources import is_in_memory
+from regraft.data.sources import is_in_memory, name_data
 from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.info import BackboneInfo
-from regraft.data.catalog import PARTS, Catalog, name_data
+from regraft.data.catalog import PARTS, Catalog
 from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
 from regraft.data.images.decoder_pool import DecodingPool
-from regraft.data.sources import IN_MEMORY_PREFIX, is_in_memory
+from regraft.data.sources import IN_MEMORY_PREFIX, is_in_memory, name_data
 from regraft.data.split import split
 from regraft.errors import UsageError
 from regraft.features.image_facts import facts_key

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.zoo import find_entry, find_weights_on_disk, is_zoo_name
-from regraft.data.catalog import Catalog, name_data
+from regraft.data.catalog import Catalog
 from regraft.data.samples import Sample
-from regraft.data.sources import is_in_memory
+from regraft.data.sources import is_in_memory, name_data
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.pipeline.context import Context
 from regraft.pipeline.embed import check_pooling, make_pooled_network, read_vectors

@@ -144,9 +144,10 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
         "backbone": locate_backbone(recipe.backbone),
         "weights": locate_weights(recipe.weights),
     }
+    absolute: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path is not None}
     return replace(
         recipe,
-        **{name: str(path.resolve()) for name, path in paths.items() if path is not None},
+        **absolute,
         precision=outcome.features.precision,
         head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases, auto is another number
