@@ -231,11 +231,9 @@ class Catalog:
             names = ("image", "target", "group", "split", "separator", "task")
             settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
             return cls.from_table(path, root=recipe.root or None, **settings)
-        options = [f"--{name}" for name, value in columns.items() if value]
+        options = [f"--{name}" for name in (*columns, "root") if getattr(recipe, name)]
         if options:
-            raise UsageError(
-                f"{', '.join(options)} name columns of a table. Received: {path}, which is no table."
-            )
+            raise UsageError(f"{', '.join(options)}: expected a table. Received: {path}, which is no table.")
         return cls.from_folder(path).as_task(recipe.task)
 
     def as_task(self, task: str) -> Catalog:

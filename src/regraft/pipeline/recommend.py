@@ -296,6 +296,7 @@ def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
         "group": recipe.group,
         "split": recipe.split,
         "separator": recipe.separator,
+        "root": recipe.root,
         "task": "" if recipe.task == "auto" else recipe.task,
         "backbone": best.backbone,
         "weights": "" if best.weights == "imagenet" else best.weights,
