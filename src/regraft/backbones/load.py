@@ -157,7 +157,7 @@ def _from_path_or_handle(name: str | Path, request: _Request) -> Backbone:
     if text.startswith("kerashub:"):
         return _from_preset(text.removeprefix("kerashub:"), request)
     if (path / "config.json").is_file():
-        return _from_preset(os.path.join(".", text), request)  # noqa: PTH118 - pathlib drops "./"
+        return _from_preset(os.path.join(".", path), request)  # noqa: PTH118 - pathlib drops "./"
     if path.is_dir():
         raise UsageError(
             f"backbone: the folder {path} holds neither a SavedModel (saved_model.pb) nor a preset "

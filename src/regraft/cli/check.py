@@ -43,7 +43,8 @@ def check(
     ] = True,
     settings: Mapping[str, Any],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier OUT or JSON file.")
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier OUT, which holds nothing else, or JSON file."),
     ] = False,
     trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,

@@ -55,7 +55,9 @@ def search(
     ] = None,
     recipe: opt.RecipeFile = None,
     settings: Mapping[str, Any],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in OUT, which holds nothing else.")
+    ] = False,
     trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:

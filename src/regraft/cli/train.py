@@ -27,7 +27,9 @@ def train(
     *,
     recipe: opt.RecipeFile = None,
     settings: Mapping[str, Any],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in OUT, which holds nothing else.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the same command where it was stopped or killed.")
     ] = False,
