@@ -148,3 +148,16 @@ def test_recommend_and_check_name_the_data_as_a_recipe_does(
     assert words[words.index("--target") + 1] == "label"
     findings = regraft.check(make_arrays(store), labels=False, store=store).findings
     assert findings.data == "python:arrays"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (Recipe(root="images"), "--root"),
+        (Recipe(image=("file",), root="images"), "--image, --root"),
+        (Recipe(target=("label",)), "--target"),
+    ],
+)
+def test_options_of_tables_are_refused_for_a_folder(recipe: Recipe, options: str, photos: Path) -> None:
+    with pytest.raises(regraft.UsageError, match=f"^{options}: expected a table"):
+        Catalog.open(photos, recipe)
