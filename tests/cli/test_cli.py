@@ -16,7 +16,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from regraft import load
+from regraft import __version__, load
 from regraft.cli import app
 from regraft.cli.options import make_recipe
 from regraft.data.images.decode import decode
@@ -65,6 +65,11 @@ def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
     assert len(done.stdout.splitlines()[2].strip()) > 20
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     assert f"regraft {command}" in readme
+
+
+def test_the_version_is_printed() -> None:
+    done = regraft_here("--version")
+    assert (done.returncode, done.stdout) == (0, f"regraft {__version__}\n")
 
 
 def test_commands_are_those_tested() -> None:

@@ -11,7 +11,7 @@ import pytest
 from regraft.errors import EnvironmentFault, ModelRefused, wrap_os_errors
 from regraft.inference.model_files import _expect_finite
 from regraft.models.freeze import TrainableCount
-from regraft.pipeline.run_folder import claim_folder
+from regraft.pipeline.outputs import claim_folder
 from regraft.recipe import Phase
 from regraft.training.loop import EpochRecord, PhaseResult
 from regraft.training.outcome import Decision

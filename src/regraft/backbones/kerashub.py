@@ -139,10 +139,10 @@ def _check_configs(model: keras.Model, name: str) -> None:
 
 def _check_name(name: str, hub: Any) -> None:
     """Check that KerasHub knows a name, and that its preset is on this machine or the network is there."""
-    if Path(name).is_dir() or "://" in name:
-        return
     presets = hub.models.Backbone.presets
     if name not in presets:
+        if Path(name).is_dir() or "://" in name:
+            return
         raise UsageError(
             f'backbone: KerasHub knows no preset "{name}", and there is no folder of that name.'
             f"{suggest_nearest(name, presets)}"

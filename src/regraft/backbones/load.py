@@ -8,6 +8,7 @@ random weights never replace weights that the user asked for.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import sys
@@ -42,7 +43,7 @@ from regraft.backbones.weights import (
     load_weights,
     repair_scaling,
 )
-from regraft.backbones.zoo import Entry, find_entry, locate_keras_cache, recognise_model
+from regraft.backbones.zoo import Entry, find_entry, is_zoo_name, locate_keras_cache, recognise_model
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.model_scan.model_file import check_model_file
 from regraft.model_scan.trust import make_trust_refusal
@@ -87,7 +88,8 @@ def load_backbone(
     Args:
         name: one of
 
-            - a name of `regraft backbones` in any spelling;
+            - a name of `regraft backbones` in any spelling, even where a file or folder has that name, which
+              is then written `./NAME`;
             - the path of a `.keras` file, or a Functional model. A classifier at its end, or a head of
               regraft's, is cut off (see `regraft.backbones.classifier`);
             - the path of a folder with a SavedModel, `https://tfhub.dev/PUBLISHER/MODEL/VERSION`, or a Kaggle
@@ -129,10 +131,16 @@ def load_backbone(
     request = _Request(weights, image_size, seed, pixels, trust, reporter)
     if isinstance(name, keras.Model):
         return _from_model(name, Weights(None, f"own weights of the model {name.name}"), request)
+    if is_zoo_name(name):
+        return _from_zoo(find_entry(str(name)), request)
+    return _from_path_or_handle(name, request)
+
+
+def _from_path_or_handle(name: str | Path, request: _Request) -> Backbone:
     text, path = str(name), Path(name)
     if text.endswith(".keras"):
         own = Weights(None, f"file {path.name} sha256 {hash_existing_file(path, 'model')}")
-        model = read_model(path, trust=trust)
+        model = read_model(path, trust=request.trust)
         if "keras_hub" in sys.modules:  # the model may hold layers of KerasHub, which are saved again
             from regraft.backbones.kerashub import repair_layer_configs
 
@@ -142,11 +150,14 @@ def load_backbone(
         return _from_savedmodel(path, path.resolve().name, f"folder {path.name}", request)
     if (handle := parse_handle(text)) is not None:
         _expect_own_weights(text, request.weights)
-        if not trust and handle.find_on_disk() is None:
+        if not request.trust and handle.find_on_disk() is None:
             raise make_trust_refusal(handle.text)  # before anything is downloaded
-        return _from_savedmodel(fetch_module(handle, reporter=reporter), handle.name, handle.text, request)
-    if text.startswith("kerashub:") or (path / "config.json").is_file():
+        folder = fetch_module(handle, reporter=request.reporter)
+        return _from_savedmodel(folder, handle.name, handle.text, request)
+    if text.startswith("kerashub:"):
         return _from_preset(text.removeprefix("kerashub:"), request)
+    if (path / "config.json").is_file():
+        return _from_preset(os.path.join(".", path), request)  # noqa: PTH118 - pathlib drops "./"
     if path.is_dir():
         raise UsageError(
             f"backbone: the folder {path} holds neither a SavedModel (saved_model.pb) nor a preset "

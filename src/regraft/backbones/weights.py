@@ -21,7 +21,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from regraft.backbones.graph import flatten_layers, list_own_weights
-from regraft.backbones.zoo import Entry, find_weights_on_disk, locate_keras_cache
+from regraft.backbones.zoo import WEIGHTS_WORDS, Entry, find_weights_on_disk, locate_keras_cache
 from regraft.errors import EnvironmentFault, UsageError, shorten_error, suggest_nearest, wrap_os_errors
 from regraft.model_scan.hdf5 import is_weight_name, read_arrays
 from regraft.system.atomic import make_temporary_folder
@@ -54,7 +54,6 @@ ATTEMPTS = 2  # at a download that arrives damaged
 DOWNLOAD_ERRORS = (OSError, ValueError, http.client.HTTPException)
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_CHOICES = ("imagenet", "random")
 
 
 # --- downloads
@@ -120,8 +119,8 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     word = str(weights)
     if not isinstance(weights, Path) and not {".", "/", "\\"} & set(word) and not Path(word).exists():
         raise UsageError(
-            f'weights: expected "imagenet", "random" or the path of a file.{suggest_nearest(word, _CHOICES)} '
-            f"Received: {weights}."
+            'weights: expected "imagenet", "random" or the path of a file.'
+            f"{suggest_nearest(word, WEIGHTS_WORDS)} Received: {weights}."
         )
     path = Path(weights)
     digest = hash_existing_file(path, "weights")

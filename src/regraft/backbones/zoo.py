@@ -23,16 +23,20 @@ from regraft.errors import UsageError, suggest_nearest
 from regraft.system.backend import get_keras_home
 
 __all__ = [
+    "WEIGHTS_WORDS",
     "ZOO",
     "Entry",
     "Stages",
     "find_entry",
     "find_weights_on_disk",
     "is_zoo_name",
+    "locate_backbone",
     "locate_keras_cache",
+    "locate_weights",
     "recognise_model",
 ]
 
+WEIGHTS_WORDS = ("imagenet", "random")  # any other text for weights is the path of a file
 Contract = Literal["tf", "torch", "caffe", "raw"]
 
 
@@ -361,13 +365,35 @@ def _normalise_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def is_zoo_name(backbone: str) -> bool:
+def is_zoo_name(backbone: str | Path) -> bool:
     """Return whether a text is meant as a name in the table, not as a file, folder, handle or preset.
+
+    A name of the table is one whatever lies on the disk; `./resnet50` is a path.
 
     >>> is_zoo_name("resnet50"), is_zoo_name("kerashub:vit_base"), is_zoo_name("mine.keras")
     (True, False, False)
     """
-    return not Path(backbone).exists() and not set(backbone) & set("/:.")
+    if isinstance(backbone, Path) or set(backbone) & set("/\\:."):
+        return False
+    return _look_up(backbone) is not None or not Path(backbone).exists()
+
+
+def locate_backbone(backbone: str) -> Path | None:
+    """Return the file or folder that a backbone's text means; None for a name, a handle or a preset.
+
+    >>> locate_backbone("resnet50") is None
+    True
+    """
+    return None if is_zoo_name(backbone) or not Path(backbone).exists() else Path(backbone)
+
+
+def locate_weights(weights: str) -> Path | None:
+    """Return the file that a text for weights means; None for a word, or where there is nothing.
+
+    >>> locate_weights("imagenet") is None
+    True
+    """
+    return None if weights in WEIGHTS_WORDS or not Path(weights).exists() else Path(weights)
 
 
 def find_entry(name: str) -> Entry:
@@ -379,13 +405,20 @@ def find_entry(name: str) -> Entry:
     >>> find_entry("EfficientNetV2B0").name
     'efficientnet_v2_b0'
     """
-    for entry in ZOO.values():
-        if _normalise_name(entry.name) == _normalise_name(name):
-            return entry
+    if (entry := _look_up(name)) is not None:
+        return entry
     raise UsageError(
         f'No backbone is called "{name}".{suggest_nearest(name.lower(), ZOO)} `regraft backbones` lists '
         "them; a .keras file, the folder or handle of a SavedModel and kerashub:PRESET are backbones too."
     )
+
+
+def _look_up(name: str) -> Entry | None:
+    """Return the entry of a name in any spelling; None where there is none, as for a path."""
+    if set(name) & set("/\\"):
+        return None
+    plain = _normalise_name(name)
+    return next((entry for entry in ZOO.values() if _normalise_name(entry.name) == plain), None)
 
 
 def recognise_model(model_name: str) -> Entry | None:
@@ -395,9 +428,8 @@ def recognise_model(model_name: str) -> Entry | None:
     ['mobilenet_v2', 'efficientnet_v2_b0']
     """
     name = _normalise_name(re.sub(r"_\d\.\d+_\d+$", "", model_name))
-    if name == "nasnet":  # both NASNets are called so; they have the same contract and stages
-        name = "nasnetmobile"
-    return next((entry for entry in ZOO.values() if _normalise_name(entry.name) == name), None)
+    # Both NASNets are called so; they have the same contract and stages.
+    return _look_up("nasnet_mobile" if name == "nasnet" else name)
 
 
 def locate_keras_cache() -> Path:

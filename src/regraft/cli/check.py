@@ -14,7 +14,6 @@ import typer
 import regraft.cli.options as opt
 from regraft.errors import wrap_os_errors
 from regraft.system.console import TERMINAL, make_printable
-from regraft.system.files import require_absent
 
 if TYPE_CHECKING:
     from regraft.pipeline.check import Findings
@@ -25,7 +24,7 @@ MAX_CASES = 5  # shown of a problem
 
 
 @opt.with_settings(
-    "image", "target", "group", "split", "separator", "task",
+    "image", "target", "group", "split", "separator", "root", "task",
     "backbone", "weights", "pixels", "image_size", "seed",
 )  # fmt: skip
 def check(
@@ -44,22 +43,25 @@ def check(
     ] = True,
     settings: Mapping[str, Any],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier OUT or JSON file.")
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier OUT, which holds nothing else, or JSON file."),
     ] = False,
     trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:
     """Find bad files, copies, leaks between parts, likely label errors and more, before training."""
     from regraft.pipeline.check import check as check_data
+    from regraft.pipeline.outputs import CHECK_FOLDER, claim_folder, require_inputs_outside, require_new_file
     from regraft.pipeline.prepare import choose_backend
-    from regraft.pipeline.run_folder import claim_folder
 
     file = None if as_json in (None, "-") else Path(as_json)
-    if file is not None:
-        require_absent(file, overwrite=overwrite, kind="file")
     recipe = opt.make_recipe(settings)
+    for output in filter(None, (out, file)):
+        require_inputs_outside(output, data, recipe, store=store)
+    if file is not None:
+        require_new_file(file, overwrite=overwrite)
     choose_backend(recipe.backbone)
-    with claim_folder(out, overwrite=overwrite, mark="check.json") if out else nullcontext() as folder:
+    with claim_folder(out, overwrite=overwrite, kind=CHECK_FOLDER) if out else nullcontext() as folder:
         checkup = check_data(data, recipe, labels=labels, trust=trust, store=store)
         if folder is not None:
             (folder / "check.json").write_text(checkup.to_json(), "utf-8")

@@ -55,6 +55,7 @@ _HELP = {
     "split": "Column that assigns rows to parts: train, validation or test.",
     "separator": 'Separator between labels in a cell, such as "|".',
     "task": "Kind of target: {}; auto detects it from the data.",
+    "root": "Folder that the paths in a table are relative to. [default: the table's]",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
     "weights": "Weights of the backbone: imagenet, a file, or random.",

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+import regraft
 from regraft.cli.backbones import backbones, demo
 from regraft.cli.check import check
 from regraft.cli.embed import embed
@@ -31,12 +33,27 @@ __all__ = ["app", "main"]
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 app = typer.Typer(
-    help="Transfer learning for images on Keras 3. What is frozen is computed once.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"regraft {regraft.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Transfer learning for images on Keras 3. What is frozen is computed once."""
+
 
 for command in (train, predict, evaluate, check, inspect, recommend, search, embed, backbones, demo):
     app.command()(command)

@@ -21,8 +21,9 @@ _SOLVERS = ", ".join(SearchSpace.solvers)
 
 
 @opt.with_settings(
-    "image", "target", "separator", "task", "backbone", "weights", "pixels", "image_size", "augment", "seed"
-)
+    "image", "target", "separator", "root", "task",
+    "backbone", "weights", "pixels", "image_size", "augment", "seed",
+)  # fmt: skip
 def search(
     data: opt.DataArgument,
     out: opt.RunFolder = Path("run"),
@@ -54,7 +55,9 @@ def search(
     ] = None,
     recipe: opt.RecipeFile = None,
     settings: Mapping[str, Any],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in OUT, which holds nothing else.")
+    ] = False,
     trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:

@@ -16,7 +16,7 @@ __all__ = ["train"]
 
 
 @opt.with_settings(
-    "image", "target", "group", "split", "separator", "task",
+    "image", "target", "group", "split", "separator", "root", "task",
     "backbone", "weights", "pixels", "image_size",
     "unfreeze", "learning_rate", "epochs", "budget", "precision", "store_limit",
     "augment", "views", "feature_noise", "class_weight", "solver", "hidden", "pooling", "taps", "seed",
@@ -27,7 +27,9 @@ def train(
     *,
     recipe: opt.RecipeFile = None,
     settings: Mapping[str, Any],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in OUT, which holds nothing else.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the same command where it was stopped or killed.")
     ] = False,

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target
+from regraft.data.sources import Source, require_on_disk
 from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.data.tables import Columns, list_rows
 from regraft.data.targets import convert_targets
@@ -48,6 +49,7 @@ class Catalog:
         notes: sentences for the report.
         task: "multiclass", "binary", "multilabel" or "regression".
         why: the reason for this task, for the reader; "" where it was not inferred.
+        source: where the catalog was read from. A changed copy comes from Python.
     """
 
     root: Path
@@ -57,6 +59,7 @@ class Catalog:
     notes: tuple[str, ...] = ()
     task: str = "multiclass"
     why: str = ""
+    source: Source = field(default=Source.from_memory("catalog"), init=False, compare=False, repr=False)
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:
@@ -78,7 +81,8 @@ class Catalog:
             >>> Catalog.from_folder(root).outputs
             ('cat', 'dog')
         """
-        return _require_samples(cls(*list_folder(Path(path), reporter=reporter)))
+        catalog = _require_samples(cls(*list_folder(Path(path), reporter=reporter)))
+        return _set_source(catalog, Source.from_folder(path))
 
     @classmethod
     def from_table(
@@ -126,7 +130,8 @@ class Catalog:
             'regression'
         """
         columns = Columns(_to_names(image), _to_names(target), group, split, separator)
-        return _require_samples(cls(*list_rows(source, columns, root=root, task=task, reporter=reporter)))
+        listing = list_rows(source, columns, root=root, task=task, reporter=reporter)
+        return _set_source(_require_samples(cls(*listing)), Source.from_table(source, columns, root))
 
     @classmethod
     def from_arrays(
@@ -168,7 +173,7 @@ class Catalog:
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_arrays(images, targets)
         listing = list_stream(stream, writer, names=names, task=task, groups=groups, reporter=reporter)
-        return _require_samples(cls(*listing))
+        return _set_source(_require_samples(cls(*listing)), Source.from_memory("arrays"))
 
     @classmethod
     def from_stream(
@@ -204,7 +209,8 @@ class Catalog:
         """
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_source(source, columns, limit)
-        return _require_samples(cls(*list_stream(stream, writer, names=names, task=task, reporter=reporter)))
+        listing = list_stream(stream, writer, names=names, task=task, reporter=reporter)
+        return _set_source(_require_samples(cls(*listing)), Source.from_memory("stream"))
 
     @classmethod
     def open(cls, data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
@@ -215,6 +221,7 @@ class Catalog:
         """
         if isinstance(data, Catalog):
             return data.as_task(recipe.task)
+        require_on_disk(data)
         path = Path(data)
         columns = {"image": recipe.image, "target": recipe.target}
         if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
@@ -222,12 +229,11 @@ class Catalog:
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
             names = ("image", "target", "group", "split", "separator", "task")
-            return cls.from_table(path, **{name: getattr(recipe, name) for name in names})
-        options = [f"--{name}" for name, value in columns.items() if value]
+            settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+            return cls.from_table(path, root=recipe.root or None, **settings)
+        options = [f"--{name}" for name in (*columns, "root") if getattr(recipe, name)]
         if options:
-            raise UsageError(
-                f"{', '.join(options)} name columns of a table. Received: {path}, which is no table."
-            )
+            raise UsageError(f"{', '.join(options)}: expected a table. Received: {path}, which is no table.")
         return cls.from_folder(path).as_task(recipe.task)
 
     def as_task(self, task: str) -> Catalog:
@@ -247,7 +253,8 @@ class Catalog:
         pairs = zip(self.samples, targets.values, strict=True)
         samples = tuple(replace(sample, target=value) for sample, value in pairs if value is not None)
         why = targets.why or self.why
-        return replace(self, outputs=targets.outputs, samples=samples, task=targets.task, why=why)
+        converted = replace(self, outputs=targets.outputs, samples=samples, task=targets.task, why=why)
+        return _set_source(converted, self.source)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -353,6 +360,12 @@ class Catalog:
                 f"in {self.root}. {_explain_too_few(self)}"
             )
         return self if len(names) == len(self.outputs) else _drop_other_outputs(self, names)
+
+
+def _set_source(catalog: Catalog, source: Source) -> Catalog:
+    """Change a catalog that has just been made: say where it was read from; return it."""
+    object.__setattr__(catalog, "source", source)
+    return catalog
 
 
 def _require_samples(catalog: Catalog) -> Catalog:

@@ -21,7 +21,8 @@ from regraft.inference.bundle import Bundle, load
 from regraft.inference.model_files import ESTIMATOR
 from regraft.inference.predict import name_output, predict_contents
 from regraft.pipeline.context import Context
-from regraft.pipeline.run_folder import claim_folder, write_run
+from regraft.pipeline.outputs import claim_folder
+from regraft.pipeline.run_folder import write_run
 from regraft.recipe import Recipe
 from regraft.system.console import SILENT, Reporter
 from regraft.training.outcome import Outcome

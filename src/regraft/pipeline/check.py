@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from regraft.backbones.zoo import find_entry, is_zoo_name
 from regraft.data.catalog import PARTS, Catalog, RejectedFile
 from regraft.data.duplicates import NearDuplicates, group_samples
 from regraft.data.images.decode import ImageFacts
+from regraft.data.sources import name_data
 from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.label_errors import LABEL_TASKS, LabelError, find_label_errors
 from regraft.evaluation.problems import Problem, find_problems
@@ -55,7 +56,7 @@ class Findings:
     """The results of `regraft check`.
 
     Attributes:
-        data, created: the path of the data, and the time of the check.
+        data, created: the name of the data as in a recipe, and the time of the check.
         task: see `Catalog`.
         outputs: names of the classes, labels or targets.
         counts: part -> images with each class or label, "all" without parts; empty for regression.
@@ -162,7 +163,7 @@ def check(
     if fault is not None:
         problems.insert(0, Problem("not_learnable", "error", str(fault)))
     findings = Findings(
-        data=fspath(data.root if isinstance(data, Catalog) else data),
+        data=name_data(data, recipe).data,
         created=utc_now(),
         task=catalog.task,
         outputs=catalog.outputs,

@@ -20,10 +20,10 @@ from regraft.data.images.decode import DecodedImage
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.split import split
 from regraft.errors import wrap_os_errors
+from regraft.pipeline.outputs import DEMO_FOLDER, require_replaceable
 from regraft.pipeline.train import train
 from regraft.recipe import Recipe
 from regraft.system.console import TERMINAL
-from regraft.system.files import require_absent
 
 if TYPE_CHECKING:
     import keras
@@ -51,11 +51,11 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     """Run the demonstration and write digits/, backbone.keras and the run grafted/ to a folder.
 
     Raises:
-        UsageError: the folder exists, and it is not an earlier demo or `overwrite` is not set.
+        UsageError: the folder exists and `overwrite` is not set, or it holds anything but an earlier demo.
     """
     network = out / "backbone.keras"
+    require_replaceable(out, overwrite=overwrite, kind=DEMO_FOLDER)
     if out.exists():
-        require_absent(out, overwrite=overwrite and network.is_file())
         shutil.rmtree(out)
     images, digits = _load_digits()
     _write_images(images, digits, out / "digits")

@@ -28,17 +28,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.backbones.zoo import locate_backbone, locate_weights
 from regraft.data.catalog import TABLE_SUFFIXES, Catalog
 from regraft.data.folders import list_images
 from regraft.data.images.rejections import Rejection
 from regraft.data.samples import RejectedFile, Sample, inspect_files
 from regraft.errors import DataError, EnvironmentFault, UsageError, wrap_os_errors
 from regraft.pipeline.context import Context
+from regraft.pipeline.outputs import require_inputs_outside, require_new_file
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_refused
 from regraft.recipe import HeadSpec, Recipe
 from regraft.system.atomic import make_temporary_folder
 from regraft.system.console import TERMINAL, Reporter
-from regraft.system.files import require_absent
 
 if TYPE_CHECKING:
     import keras
@@ -98,7 +99,8 @@ def embed(
         store: the folder of computed features; None for the user's cache.
 
     Raises:
-        UsageError: an unknown extension, `out` exists already, or a pooling that has weights to learn.
+        UsageError: an unknown extension, `out` exists already or is read by this call, or a pooling that has
+            weights to learn.
         DataError, EnvironmentFault, ModelRefused: see `train`. `out` is then unchanged.
 
     Example:
@@ -106,6 +108,7 @@ def embed(
         pandas.read_parquet(result.path).filter(regex="^f[0-9]")
     """
     recipe, out = recipe or Recipe(), Path(out)
+    require_inputs_outside(out, data, recipe, store=store)
     write, context = _check_output(out, overwrite=overwrite), Context.open(store, trust=trust)
     with ExitStack() as stack:
         with wrap_os_errors(f"{out} cannot be written"):
@@ -126,9 +129,7 @@ def embed(
 def _check_output(out: Path, *, overwrite: bool) -> FeatureWriter:
     """Check that a file can be written, and return the writer for its format."""
     writer = choose_writer(out)
-    if out.is_dir():
-        raise UsageError(f"Expected a file to make. Received: {out}, a folder.")
-    require_absent(out, overwrite=overwrite, kind="file")
+    require_new_file(out, overwrite=overwrite)
     if not out.parent.is_dir():
         raise EnvironmentFault(f"There is no folder {out.parent} to write {out.name} to.")
     return writer
@@ -162,7 +163,8 @@ def load_embedding_network(
         seed=recipe.seed if recipe.weights == "random" else 0,
         head=replace(Recipe().head, pooling=recipe.head.pooling),
     )
-    digests = _digest_content(recipe.backbone) + _digest_content(recipe.weights)
+    paths = locate_backbone(recipe.backbone), locate_weights(recipe.weights)
+    digests = "".join(_digest_content(path) for path in paths if path is not None)
     return _load_network(relevant, digests, trust, reporter)
 
 
@@ -193,13 +195,13 @@ def check_pooling(pooling: str) -> None:
         )
 
 
-def _digest_content(name: str) -> str:
-    """Return a digest of the file or folder of this name; "" if there is none."""
-    path, digest = Path(name), hashlib.blake2b(digest_size=16)
+def _digest_content(path: Path) -> str:
+    """Return a digest of a file, or of all files in a folder."""
+    digest = hashlib.blake2b(digest_size=16)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files if name else []:
+    for file in files:
         digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode() + file.read_bytes())
-    return digest.hexdigest() if files else ""
+    return digest.hexdigest()
 
 
 # --- the images

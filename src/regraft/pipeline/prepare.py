@@ -17,6 +17,7 @@ from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import PARTS, Catalog
 from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
 from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.sources import IN_MEMORY_PREFIX, is_in_memory, name_data
 from regraft.data.split import split
 from regraft.errors import UsageError
 from regraft.features.image_facts import facts_key
@@ -47,7 +48,6 @@ __all__ = [
     "split_catalog",
 ]
 
-IN_MEMORY_PREFIX = "python:"  # before the name of a backbone that was passed in from Python
 TENSORFLOW_LAYERS = (b"keras_hub", b"regraft>SavedModelLayer")  # marks of layers that need TensorFlow
 MAX_CONFIG_BYTES = 2**24  # how much of a model's configuration is searched for them
 
@@ -86,14 +86,13 @@ def _needs_tensorflow(backbone: str) -> bool:
 def list_data(
     context: Context, data: Catalog | str | os.PathLike[str], recipe: Recipe
 ) -> tuple[Catalog, Recipe]:
-    """Return the catalog of the data and the recipe with the data's path; report the task.
+    """Return the catalog of the data and the recipe with the data's name; report the task.
 
     Raises:
         UsageError, DataError, EnvironmentFault: see `Catalog.open`.
     """
-    catalog = Catalog.open(data, recipe)
-    recipe = replace(recipe, data=os.fspath(data.root if isinstance(data, Catalog) else data))
-    catalog = catalog.require_learnable()
+    catalog = Catalog.open(data, recipe).require_learnable()
+    recipe = name_data(data, recipe)
     context.reporter.info(_describe_task(catalog, recipe))
     return catalog, recipe
 
@@ -158,7 +157,7 @@ def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) ->
     Raises:
         UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
     """
-    if recipe.backbone.startswith(IN_MEMORY_PREFIX):
+    if is_in_memory(recipe.backbone):
         raise UsageError(
             f"backbone: {recipe.backbone.removeprefix(IN_MEMORY_PREFIX)} was passed in from Python when this "
             "recipe was written. Pass it again: train(data, recipe, out, backbone=...)."
@@ -203,7 +202,7 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
     if in_memory.space is not None:
         resolve_phases(backbone, tuple(Phase(plan) for plan in in_memory.space.plans))
-    settings = asdict(replace(recipe, data=""))
+    settings = asdict(replace(recipe, data="", root=""))
     context.journal.check_inputs(recipe=settings, handed=in_memory.names, version=get_versions())
     report_backbone(context.reporter, backbone)
     return backbone, recipe

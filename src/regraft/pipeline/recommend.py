@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from regraft.backbones.zoo import find_entry, find_weights_on_disk, is_zoo_name
 from regraft.data.catalog import Catalog
 from regraft.data.samples import Sample
+from regraft.data.sources import is_in_memory, name_data
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.pipeline.context import Context
 from regraft.pipeline.embed import check_pooling, make_pooled_network, read_vectors
@@ -96,7 +97,7 @@ class Recommendation:
         score_name: what `RankedBackbone.score` is: "top-1", "mAP" or "R2".
         images: the number of images in the sample.
         advice: a sentence or two on the best backbone and on a faster one that comes close.
-        command: the command to run next.
+        command: the command to run next; for a catalog that was not read from disk, the call.
     """
 
     ranked: tuple[RankedBackbone, ...]
@@ -158,7 +159,6 @@ def recommend(
     if not ranked:
         raise faults[0][1]
     ranked.sort(key=lambda backbone: (-backbone.score, -backbone.logme))
-    path = fspath(data.root if isinstance(data, Catalog) else data)
     score_name = TASKS[catalog.task].score_name
     return Recommendation(
         tuple(ranked),
@@ -166,7 +166,7 @@ def recommend(
         score_name,
         len(trials.catalog),
         _write_advice(ranked, score_name),
-        _make_train_command(path, recipe, ranked[0]),
+        _make_train_command(name_data(data, recipe), ranked[0]),
     )
 
 
@@ -286,14 +286,17 @@ def _write_advice(ranked: Sequence[RankedBackbone], score_name: str) -> str:
     return advice
 
 
-def _make_train_command(data: str, recipe: Recipe, best: RankedBackbone) -> str:
-    """Return the `regraft train` command for the same data with the best backbone."""
+def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
+    """Return the command that trains the best backbone on the recipe's data; the call for data in Python."""
+    if is_in_memory(recipe.data):
+        return _show_call(recipe, best)
     settings = {
         "image": ",".join(recipe.image),
         "target": ",".join(recipe.target),
         "group": recipe.group,
         "split": recipe.split,
         "separator": recipe.separator,
+        "root": recipe.root,
         "task": "" if recipe.task == "auto" else recipe.task,
         "backbone": best.backbone,
         "weights": "" if best.weights == "imagenet" else best.weights,
@@ -302,4 +305,18 @@ def _make_train_command(data: str, recipe: Recipe, best: RankedBackbone) -> str:
         "pooling": "" if recipe.head.pooling == HeadSpec().pooling else recipe.head.pooling,
     }
     options = [word for name, value in settings.items() if value for word in (f"--{name}", value)]
-    return shlex.join(["regraft", "train", data, *options])
+    return shlex.join(["regraft", "train", recipe.data, *options])
+
+
+def _show_call(recipe: Recipe, best: RankedBackbone) -> str:
+    """Return the call of `train` for data that are in Python only."""
+    chosen, default = replace(recipe, backbone=best.backbone, weights=best.weights), Recipe()
+    names = ("task", "backbone", "weights", "pixels", "image_size")
+    settings = [
+        f"{name}={getattr(chosen, name)!r}"
+        for name in names
+        if name == "backbone" or getattr(chosen, name) != getattr(default, name)
+    ]
+    if recipe.head.pooling != default.head.pooling:
+        settings.append(f"head=regraft.HeadSpec(pooling={recipe.head.pooling!r})")
+    return f"regraft.train(data, regraft.Recipe({', '.join(settings)}))"

@@ -1,69 +1,36 @@
-"""Write a run folder atomically: its files are written next to it and moved into place together."""
+"""Write the files of a run folder."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from regraft.backbones.zoo import locate_backbone, locate_weights
 from regraft.data.images.decoder_name import DECODER
 from regraft.data.images.decoder_pool import DecodingPool, Job
+from regraft.data.sources import is_in_memory
 from regraft.data.table_files import escape_formula
-from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model
 from regraft.recipe import Recipe, TaskChoice
 from regraft.report.build import choose_label_thresholds, make_report, score_parts, utc_now
 from regraft.report.content import PartScores
 from regraft.report.render import write_report
-from regraft.system.atomic import make_temporary_folder, replace_atomically
 from regraft.system.backend import get_versions
 from regraft.system.console import Reporter
-from regraft.system.files import require_absent
 from regraft.training.outcome import Outcome
 
 if TYPE_CHECKING:
     from regraft.training.loop import PhaseResult
 
-__all__ = ["claim_folder", "open_sample_images", "write_run"]
+__all__ = ["open_sample_images", "write_run"]
 
 GRAPH_CHECK_SAMPLES = 4  # on which a graph for another engine is compared with the model
-
-
-@contextmanager
-def claim_folder(out: Path, *, overwrite: bool, mark: str = "manifest.json") -> Iterator[Path]:
-    """Yield a temporary folder that replaces `out` on success and is deleted on error.
-
-    An existing folder is replaced only if it is empty or holds the file `mark`.
-
-    Raises:
-        UsageError: `out` exists and may not be replaced.
-        EnvironmentFault: nothing can be written there.
-    """
-    require_absent(out, overwrite=overwrite)
-    if out.exists():
-        is_replaceable = out.is_dir() and (not any(out.iterdir()) or (out / mark).is_file())
-        if not is_replaceable:
-            raise UsageError(
-                f"{out} is not a run folder (no {mark} in it), so --overwrite does not replace it. "
-                "Choose another."
-            )
-    with ExitStack() as stack:
-        with wrap_os_errors(f"Nothing can be written to {out.parent}"):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(make_temporary_folder(out.parent, f".{out.name}.writing-"))
-        try:
-            yield folder
-            replace_atomically(folder, out)
-        except EnvironmentFault:
-            raise
-        except OSError as error:
-            raise EnvironmentFault(f"The run folder {out} cannot be written: {error}.") from error
 
 
 def write_run(
@@ -171,14 +138,19 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
 def _write_out_choices(outcome: Outcome) -> Recipe:
     """Return the recipe that reproduces this run: everything the program chose is written out."""
     recipe, phases = outcome.recipe, outcome.decision.phases
+    paths = {
+        "data": None if is_in_memory(recipe.data) else Path(recipe.data),
+        "root": Path(recipe.root) if recipe.root else None,
+        "backbone": locate_backbone(recipe.backbone),
+        "weights": locate_weights(recipe.weights),
+    }
+    absolute: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path is not None}
     return replace(
         recipe,
+        **absolute,
         precision=outcome.features.precision,
         head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases, auto is another number
-        data=_make_absolute(recipe.data),
-        backbone=_make_absolute(recipe.backbone),
-        weights=_make_absolute(recipe.weights),
         task=cast("TaskChoice", outcome.catalog.task),
         phases=tuple(replace(result.phase, epochs=result.planned_epochs) for result in phases),
     )
@@ -186,16 +158,10 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
 
 def _format_recipe(outcome: Outcome) -> str:
     text = _write_out_choices(outcome).to_toml()
-    if not outcome.in_memory_objects:
+    names = [*outcome.in_memory_objects, *(["data"] if is_in_memory(outcome.recipe.data) else [])]
+    if not names:
         return text
-    names = ", ".join(outcome.in_memory_objects)
-    return f"# Passed in from Python, and to be passed in again: {names}.\n{text}"
-
-
-def _make_absolute(name: str) -> str:
-    """Return the absolute form of an existing path; any other name unchanged."""
-    path = Path(name)
-    return str(path.resolve()) if path.exists() and name not in ("imagenet", "random") else name
+    return f"# Passed in from Python, and to be passed in again: {', '.join(names)}.\n{text}"
 
 
 def _make_manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:

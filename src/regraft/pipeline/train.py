@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.data.catalog import Catalog
 from regraft.inference.bundle import Bundle, load
 from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.outputs import claim_folder, require_inputs_outside
 from regraft.pipeline.prepare import (
     begin_decoding,
     extract_and_remember,
@@ -25,7 +26,7 @@ from regraft.pipeline.prepare import (
     load_and_resolve,
     split_catalog,
 )
-from regraft.pipeline.run_folder import claim_folder, open_sample_images, write_run
+from regraft.pipeline.run_folder import open_sample_images, write_run
 from regraft.pipeline.stages import (
     build_model,
     choose_taps,
@@ -100,7 +101,7 @@ def train(
         backbone: a loaded backbone, such as one changed by `regraft.surgery`; None for the recipe's.
         head: a Keras layer or model from features to answers, or a scikit-learn estimator; None for the
             recipe's.
-        overwrite: replace `out` if it holds an earlier run.
+        overwrite: replace `out` if it holds an earlier run and nothing else.
         resume: continue a run that was stopped, for whatever reason; all other arguments must be the same.
             The result is bit-identical to that of an uninterrupted run. If nothing was trained yet, the run
             starts from the beginning with the results in the store.
@@ -109,18 +110,20 @@ def train(
 
     Raises:
         UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`, for example if `resume`
-            finds the journal of another run. `out` is then unchanged.
+            finds the journal of another run, or `out` is or contains anything that the run reads. `out` is
+            then unchanged.
 
     Example:
         run = train("photos", Recipe(backbone="mobilenet_v2"), "runs/photos")
         run.model.predict(pixels)
     """
-    target, in_memory = Path(out), InMemory(backbone, head)
+    target, in_memory, recipe = Path(out), InMemory(backbone, head), recipe or Recipe()
+    require_inputs_outside(target, data, recipe, store=store)
     with RunJournal.open(target, resume=resume, reporter=TERMINAL) as journal:
         with claim_folder(target, overwrite=overwrite or journal.can_replace(target)) as folder:
             journal.begin()
             context = Context.open(store, journal=journal, in_memory=in_memory, trust=trust)
-            run = _write_run_folder(context, run_stages(context, data, recipe or Recipe()), folder, target)
+            run = _write_run_folder(context, run_stages(context, data, recipe), folder, target)
             journal.record_delivery(folder)
         journal.finished = not run.interrupted
     return run
@@ -158,6 +161,7 @@ def search(
     """
     target, in_memory = Path(out), InMemory(backbone, space=space or SearchSpace())
     recipe = replace(recipe or Recipe(), phases=(Phase(),))
+    require_inputs_outside(target, data, recipe, store=store)
     with (  # nothing is resumed, but only one process may write to the folder
         RunJournal.open(target, resume=False, reporter=TERMINAL) as journal,
         claim_folder(target, overwrite=overwrite) as folder,

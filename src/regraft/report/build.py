@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from regraft.data.catalog import PARTS
 from regraft.data.images.rejections import NOTES
+from regraft.data.sources import is_in_memory
 from regraft.evaluation.scores import compare_with_baseline, compute_baseline, compute_scores
 from regraft.metrics.classification import confusion_matrix, score_classes
 from regraft.metrics.multilabel import choose_thresholds, score_labels
@@ -162,7 +163,7 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
     return Report(
         title=out.name,
         created=utc_now(),
-        command=f"regraft {shlex.join(['train', outcome.recipe.data, '-o', run])} (settings: recipe.toml)",
+        command=f"{_show_training(outcome.recipe.data, run)} (settings: recipe.toml)",
         task=catalog.task,
         summary=_summarise(outcome),
         decision=decision.reason,
@@ -185,6 +186,13 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         attempts=sorted(decision.attempts, key=lambda attempt: (not attempt.kept, attempt.val_loss)),
         new_layers=list(outcome.backbone.new_layers),
     )
+
+
+def _show_training(data: str, run: str) -> str:
+    """Return the command that made a run, or the call if its data came from Python."""
+    if is_in_memory(data):
+        return f"regraft.train(data, recipe, {run!r})"
+    return f"regraft {shlex.join(['train', data, '-o', run])}"
 
 
 def _summarise(outcome: Outcome) -> list[tuple[str, str]]:
