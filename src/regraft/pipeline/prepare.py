@@ -17,6 +17,7 @@ from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import PARTS, Catalog
 from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
 from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.samples import report_notes
 from regraft.data.split import split
 from regraft.errors import UsageError
 from regraft.features.image_facts import facts_key
@@ -93,9 +94,10 @@ def list_data(
     """
     catalog = Catalog.open(data, recipe)
     recipe = replace(recipe, data=os.fspath(data.root if isinstance(data, Catalog) else data))
-    catalog = catalog.require_learnable()
-    context.reporter.info(_describe_task(catalog, recipe))
-    return catalog, recipe
+    learnable = catalog.require_learnable()
+    report_notes(context.reporter, learnable.notes[len(catalog.notes) :])
+    context.reporter.info(_describe_task(learnable, recipe))
+    return learnable, recipe
 
 
 def _describe_task(catalog: Catalog, recipe: Recipe) -> str:
@@ -271,6 +273,7 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
     """Drop refused images, split the rest, keep copies of an image in one part, and report all that."""
     from regraft.evaluation.problems import find_data_cautions  # imports scikit-learn
 
+    known_notes = len(catalog.notes)
     catalog = catalog.exclude(features.refused)
     report_refused(context.reporter, catalog)
     catalog = catalog.require_learnable()
@@ -278,6 +281,7 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
         features.facts_by_digest(catalog.digests), reporter=context.reporter
     ).digest_pairs
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, duplicates=duplicates)
+    report_notes(context.reporter, catalog.notes[known_notes:])
     context.reporter.info(_describe_parts(catalog))
     leaks, leak_warnings = describe_leaks(catalog, duplicates)
     groups = group_samples(catalog.samples, duplicates)
