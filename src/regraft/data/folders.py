@@ -19,7 +19,7 @@ from regraft.data.folder_scan import (
     looks_like_image,
 )
 from regraft.data.images.rejections import CONFLICTING_COPIES
-from regraft.data.parts import LAYOUT, find_part_folders, open_wrappers
+from regraft.data.parts import LAYOUT, describe_parts, find_part_folders, open_wrappers
 from regraft.data.samples import (
     Listing,
     RejectedFile,
@@ -57,7 +57,6 @@ def list_folder(root: Path, *, reporter: Reporter) -> Listing:
         raise DataError(f"No class folders in {root}{f': {strays}' if strays else ''}. {LAYOUT}")
     if strays:
         scan.notes.append(f"{strays}, and {'was' if strays.startswith('1 ') else 'were'} left out.")
-    scan.notes += _describe_nested_folders(root, class_folders)
     listing = _inspect(root, class_folders, scan, reporter=reporter)
     samples, classes, notes = listing.samples, listing.outputs, list(listing.notes)
     repeated, contradictory = find_same_files(root, samples), find_contradictions(samples, classes)
@@ -132,6 +131,7 @@ def _find_folders(root: Path, scan: FolderScan) -> list[_Folder]:
             raise UsageError(f"Expected a folder of images. Received: {root} ({description}).")
         top_folders, top_files = scan.list_entries(root)
         parts = find_part_folders(root, top_folders)
+        scan.notes += describe_parts(root, parts)
         folders = [_Folder(root, "", "", tuple(top_files))]
         for part, part_folder in parts:
             class_folders = top_folders
@@ -141,6 +141,7 @@ def _find_folders(root: Path, scan: FolderScan) -> list[_Folder]:
             for path in class_folders:
                 name = unicodedata.normalize("NFC", path.name)
                 folders.append(_Folder(path, part, name, tuple(scan.iter_files(path))))
+        scan.notes += _describe_nested_folders(root, folders)
     return folders
 
 

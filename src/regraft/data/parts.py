@@ -12,7 +12,7 @@ from regraft.data.folder_scan import list_class_names
 from regraft.errors import DataError
 from regraft.system.console import format_names
 
-__all__ = ["LAYOUT", "find_part_folders", "open_wrappers", "read_part", "read_parts"]
+__all__ = ["LAYOUT", "describe_parts", "find_part_folders", "open_wrappers", "read_part", "read_parts"]
 
 LAYOUT = """Expected one folder a class, the images inside:
     photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
@@ -79,7 +79,8 @@ def find_part_folders(root: Path, folders: Sequence[Path]) -> list[tuple[str, Pa
         return [("", root)]
     if others := [name for name in inner if name not in parts]:
         raise DataError(
-            f"Is {others[0]!r} a class? It lies beside {format_names(parts)} in {root}.\n{LAYOUT}"
+            f"Is {others[0]!r} a class? It lies beside {format_names(parts)} in {root}.\n"
+            f"Move it elsewhere, or rename it to the part it is. {LAYOUT}"
         )
     for part, count in Counter(parts.values()).items():
         if count > 1:
@@ -122,9 +123,28 @@ def _names_tell_parts(parts: Mapping[str, str], folders: Mapping[str, Path]) -> 
 
 
 def _describe_two_readings(root: Path, alike: Mapping[str, set[str]]) -> str:
-    folders, inside = format_names(alike), format_names(sorted(set[str]().union(*alike.values())))
+    inside = sorted(set[str]().union(*alike.values()))
+    first, outer, inner = next(iter(alike)), format_names(alike), format_names(inside)
+    if read_parts(inside).keys() == set(inside):
+        return (
+            f"Expected class folders inside folders of parts, such as {inside[0]}/{first}. "
+            f"Received parts inside class folders, such as {first}/{inside[0]}, in {root}.\n"
+            f"Put the parts outside, or list the images in a table with a split column."
+        )
     return (
         f"Are the folders of {root} classes or parts? They hold folders of the same names.\n"
-        f"    Classes {folders}: put the images of each straight into its folder, or list them in a table.\n"
-        f"    Classes {inside}: rename {folders} to train, validation and test, or put them together."
+        f"    If the classes are {outer}: put the images of each straight into its folder, or use a table.\n"
+        f"    If the classes are {inner}: rename {outer} to train, validation and test, or put them together."
     )
+
+
+def describe_parts(root: Path, parts: Iterable[tuple[str, Path]]) -> list[str]:
+    """Return a note on how the folders of parts were read, if their names say it in words of their own.
+
+    >>> describe_parts(Path("data"), [("train", Path("data/train")), ("validation", Path("data/dev_set"))])
+    ['Parts: train is train, dev_set is validation.']
+    """
+    names = {path.relative_to(root).parts[0]: part for part, path in parts if part}
+    if all(part.startswith(name.lower()) for name, part in names.items()):
+        return []
+    return [f"Parts: {format_names(f'{name} is {part}' for name, part in names.items())}."]

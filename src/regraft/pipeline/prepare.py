@@ -50,6 +50,7 @@ __all__ = [
 
 IN_MEMORY_PREFIX = "python:"  # before the name of a backbone that was passed in from Python
 TENSORFLOW_LAYERS = (b"keras_hub", b"regraft>SavedModelLayer")  # marks of layers that need TensorFlow
+MAX_REFUSED = 12  # files named on the terminal
 MAX_CONFIG_BYTES = 2**24  # how much of a model's configuration is searched for them
 
 
@@ -242,17 +243,15 @@ def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
 
 
 def report_refused(reporter: Reporter, catalog: Catalog) -> None:
-    """Report the refused files: the first dozen by name, and the number of each reason."""
+    """Report the refused files: the first by name, and the number of each reason."""
     refused = catalog.refused
-    for item in refused[:12]:
+    for item in refused[:MAX_REFUSED]:
         reporter.warn(f"Refused {item.image}: {item.code}, {item.detail}")
     if refused:
         reasons = Counter(item.code for item in refused)
         counts = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
         total = len(refused) + len(catalog)
-        reporter.info(
-            f"{len(catalog):,} of {total:,} images used; refused: {counts}. All are in refused.jsonl."
-        )
+        reporter.info(f"{len(catalog):,} of {total:,} images used; refused: {counts}.")
 
 
 class SplitData(NamedTuple):
@@ -276,6 +275,8 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
     known_notes = len(catalog.notes)
     catalog = catalog.exclude(features.refused)
     report_refused(context.reporter, catalog)
+    if len(catalog.refused) > MAX_REFUSED:
+        context.reporter.info("All refused files are in refused.jsonl.")
     catalog = catalog.require_learnable()
     duplicates = NearDuplicates.from_facts(
         features.facts_by_digest(catalog.digests), reporter=context.reporter

@@ -68,7 +68,7 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x12\xaf", 4, "unsupported_format", "FLC animation"),
     (b"PK\x03\x04", 0, "not_an_image", "looks like a zip archive"),
 )
-# The same for files that may not begin like an image that is decoded, such as a DICOM file that is a TIFF, too.
+# The same for files that do not begin like an image that is decoded: a DICOM file may be a TIFF, too.
 _OTHER_MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"DICM", 128, "unsupported_format", "DICOM"),
     (b"n+1\0", 344, "unsupported_format", "NIfTI"),
