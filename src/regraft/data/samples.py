@@ -144,16 +144,17 @@ def report_notes(reporter: Reporter, notes: Sequence[str]) -> None:
         reporter.info(f"... and {len(notes) - MAX_NOTES:,} more notes of this kind.")
 
 
-def require_majority_usable(refused: Sequence[RejectedFile], total: int, where: str) -> None:
+def require_majority_usable(refused: Sequence[RejectedFile], total: int, where: str, hint: str = "") -> None:
     """Check that at least half of a source can be used; otherwise it was probably misunderstood.
 
     Raises:
-        DataError: more than half of `total` are refused; the message names the first few.
+        DataError: more than half of `total` are refused; the message names the first few, and the hint.
     """
     if 2 * len(refused) > total:
         first = "\n".join(f"    {item.image}: {item.code}, {item.detail}" for item in refused[:5])
         raise DataError(
             f"{len(refused):,} of {total:,} {where} cannot be used, more than half. The first:\n{first}"
+            + (f"\n{hint}" if hint else "")
         )
 
 

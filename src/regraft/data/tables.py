@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
 from regraft.data.parts import read_parts
+from regraft.data.path_hints import describe_where_files_lie
 from regraft.data.samples import (
     ImageFile,
     Listing,
@@ -101,7 +103,11 @@ def list_rows(
     used = tuple(samples.values())
     all_refused = tuple(refused[number] for number in sorted(refused))
     total = len(table.numbers) + len(table.refused)
-    require_majority_usable(all_refused, total, f"rows of {table.name} (paths are taken from {root})")
+    missing = [item.image for item in all_refused if item.code == "missing_file"]
+    hint = describe_where_files_lie(root, missing)
+    where = f"rows of {table.name} (paths are taken from {root})"
+    require_majority_usable(all_refused, total, where, hint)
+    notes += [hint] if hint else []
     _check_parts_and_groups(used, columns, notes)
     return Listing(root, targets.outputs, used, all_refused, tuple(notes), targets.task, targets.why)
 
@@ -162,6 +168,9 @@ def _make_resolver(base: str) -> Callable[[str], str]:
             raise Rejection("missing_file", "no file has such a name")
         if "\\" in text and not os.path.lexists(prefix + text):  # written on Windows
             text = text.replace("\\", "/")
+        if not text.isascii() and not os.path.lexists(prefix + text):  # written on a Mac, or for one
+            forms = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+            text = next((form for form in forms if os.path.lexists(prefix + form)), text)
         folder, name = os.path.split(text if text.startswith(os.sep) else prefix + text)
         path = resolve_folder(folder).rstrip(os.sep) + os.sep + name
         may_lead_elsewhere = name in ("", ".", "..") or os.path.islink(path)  # noqa: PTH114 - any name will do

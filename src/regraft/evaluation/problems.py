@@ -40,7 +40,6 @@ __all__ = ["Case", "ImageRef", "Problem", "find_data_cautions", "find_problems"]
 MIN_IMBALANCE = 10  # images of the largest class for one of the smallest
 MIN_CLASS_SIZE = 5  # images of a class
 UNIFORM = "uniform"  # the decoder's note that has a problem of its own
-NO_VALIDATION = "There are 0 validation images: nothing validates this model."
 TRANSFORMS = {"": "saved again", "mirrored": "mirrored", "turned": "turned"}
 
 
@@ -137,8 +136,7 @@ def find_data_cautions(
     """
     imbalance = _find_imbalance(catalog) if class_weight == "none" else None
     problems = [*_report_shortcuts(catalog, facts, groups), imbalance]
-    summaries = [problem.summary for problem in problems if problem is not None]
-    return [*summaries, *([] if catalog.part("validation") else [NO_VALIDATION])]
+    return [problem.summary for problem in problems if problem is not None]
 
 
 def _report_shortcuts(catalog: Catalog, facts: Sequence[ImageFacts], groups: NDArray[Any]) -> list[Problem]:

@@ -50,6 +50,7 @@ __all__ = [
 
 IN_MEMORY_PREFIX = "python:"  # before the name of a backbone that was passed in from Python
 TENSORFLOW_LAYERS = (b"keras_hub", b"regraft>SavedModelLayer")  # marks of layers that need TensorFlow
+NO_VALIDATION = "There are 0 validation images: nothing validates this model."
 MAX_REFUSED = 12  # files named on the terminal
 MAX_CONFIG_BYTES = 2**24  # how much of a model's configuration is searched for them
 
@@ -288,6 +289,8 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
     groups = group_samples(catalog.samples, duplicates)
     facts = features.facts(catalog.samples)
     warnings = find_data_cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
+    if not catalog.part("validation"):
+        warnings.append(NO_VALIDATION)
     copies = _describe_copies(groups, leaks)
     context.reporter.info(copies)
     return SplitData(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])
