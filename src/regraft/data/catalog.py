@@ -107,7 +107,7 @@ class Catalog:
             target: column of classes, labels or numbers; several for several labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
             group: column of groups, such as patients; all samples of a group stay in one part.
-            split: column with the part of each row: train, validation (val, valid) or test.
+            split: column with the part of each row: train, validation (val, dev, ...) or test.
             separator: text between the labels of a cell, such as "|".
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             reporter: shows what is left out, and progress where there are many files.
