@@ -120,11 +120,7 @@ def test_texts_beside_images_are_ignored_and_counted(tmp_path):
     (root / "wolf" / "BMW.md").write_text("BMW")
     catalog = Catalog.from_folder(root)
     assert catalog.refused == ()
-    assert catalog.notes == (
-        "1 .csv file ignored: not images that regraft reads.",
-        "1 .md file ignored: not images that regraft reads.",
-        "2 .txt files ignored: not images that regraft reads.",
-    )
+    assert catalog.notes == ("Ignored files, not images that regraft reads: 1 .csv, 1 .md, 2 .txt.",)
 
 
 def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path, monkeypatch):
@@ -157,7 +153,7 @@ def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_
     (root / "cat" / "large.csv").write_text("1,2\n" * 1000)
     catalog = Catalog.from_folder(root)
     assert codes(catalog) == {"cat/large.png": "file_too_large"}
-    assert catalog.notes == ("1 .csv file ignored: not images that regraft reads.",)
+    assert catalog.notes == ("Ignored files, not images that regraft reads: 1 .csv.",)
 
 
 def test_a_pipe_is_never_opened(tmp_path):

@@ -65,8 +65,7 @@ def test_what_a_folder_for_prediction_holds_besides_is_reported(root: Path) -> N
     assert len(list_images(root, reporter=reporter)) == 4
     assert reporter.lines == [
         f"{root}: 1 hidden or system file or folder, such as .DS_Store, was left out.",
-        f"{root}: 1 .csv file ignored: not images that regraft reads.",
-        f"{root}: 2 .txt files ignored: not images that regraft reads.",
+        f"{root}: Ignored files, not images that regraft reads: 1 .csv, 2 .txt.",
     ]
     assert reporter.warnings == []
 
@@ -137,11 +136,11 @@ def test_notes_are_shown_when_a_folder_is_listed(root: Path) -> None:
 
 def test_many_notes_are_counted_after_the_first(root: Path) -> None:
     for number in range(20):
-        (root / "cat" / f"x.a{number}").write_text("x")
+        (root / f"link{number}").symlink_to(root / "cat")
     reporter = Recorder()
     Catalog.from_folder(root, reporter=reporter)
     assert len(reporter.lines) == 13
-    assert reporter.lines[-1] == "... and 8 more notes of this kind."
+    assert reporter.lines[-1] == "... and 8 more notes on the data."
 
 
 def test_notes_on_rows_are_shown_when_a_table_is_listed(root: Path) -> None:
@@ -183,7 +182,7 @@ def test_classes_of_a_format_that_is_not_read_are_refused_by_the_format_s_name(
 def test_classes_of_unknown_files_are_named_where_no_image_is_left(tmp_path: Path) -> None:
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "1.tga").write_bytes(bytes(range(200)))
-    with pytest.raises(DataError, match=r"No images.*1 \.tga file ignored: not images that regraft reads"):
+    with pytest.raises(DataError, match=r"No images.*not images that regraft reads: 1 \.tga"):
         Catalog.from_folder(tmp_path)
 
 

@@ -313,5 +313,5 @@ def test_a_folder_is_predicted_by_the_rule_of_training(
     assert names == ["1f3a9c", "a.jpg_large", "page.jpg", "photo.jpg?size=large"]
     assert [type(answer).__name__ for answer in answers].count("RejectedFile") == 1
     printed = capsys.readouterr().err
-    assert "1 .txt file ignored: not images that regraft reads." in printed
+    assert "Ignored files, not images that regraft reads: 1 .txt." in printed
     assert f"No images in {tmp_path / 'empty'}." in printed

@@ -16,6 +16,7 @@ from regraft.data.images.decode import EXTENSIONS
 from regraft.data.images.rejections import Rejection
 from regraft.data.samples import sniff_file
 from regraft.errors import describe_os_error
+from regraft.system.console import format_names
 
 __all__ = [
     "FolderScan",
@@ -118,12 +119,10 @@ def is_ignored(file: Path, rejection: Rejection | None) -> bool:
 
 
 def describe_ignored(files: Iterable[Path]) -> list[str]:
-    """Return a note for each extension of ignored files."""
+    """Return a note that counts ignored files by their extensions; no note if there are none."""
     counts = Counter(file.suffix.lower() for file in files)
-    return [
-        f"{n:,} {kind} file{'s' * (n > 1)} ignored: not images that regraft reads."
-        for kind, n in sorted(counts.items())
-    ]
+    kinds = format_names(f"{n:,} {kind}" for kind, n in sorted(counts.items()))
+    return [f"Ignored files, not images that regraft reads: {kinds}."] if counts else []
 
 
 def _is_junk(name: str) -> bool:

@@ -137,11 +137,11 @@ def inspect_files(files: Sequence[Path], *, reporter: Reporter) -> list[str | Re
 
 
 def report_notes(reporter: Reporter, notes: Sequence[str]) -> None:
-    """Report the first notes on a source, and how many more there are."""
+    """Report the first notes on the data, and how many more there are."""
     for note in notes[:MAX_NOTES]:
         reporter.info(note)
     if len(notes) > MAX_NOTES:
-        reporter.info(f"... and {len(notes) - MAX_NOTES:,} more notes of this kind.")
+        reporter.info(f"... and {len(notes) - MAX_NOTES:,} more notes on the data.")
 
 
 def require_majority_usable(refused: Sequence[RejectedFile], total: int, where: str, hint: str = "") -> None:
