@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from regraft.data.folder_scan import list_class_names
@@ -29,6 +30,7 @@ _PART_WORD = re.compile(rf"({'|'.join(_PARTS)})({_THING})?")
 _FILLER = re.compile(_THING)
 
 
+@cache
 def read_part(name: str) -> str:
     """Return the part that a name says as a word; "" for any other name.
 
