@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from regraft.data import samples
 from regraft.data.catalog import Catalog, RejectedFile, Sample
 from regraft.data.folders import list_images
 from regraft.errors import DataError, EnvironmentFault, UsageError
+from regraft.system.console import SILENT
 
 LAYOUT = "photos/cat/1.jpg"
 
@@ -118,11 +120,7 @@ def test_texts_beside_images_are_ignored_and_counted(tmp_path):
     (root / "wolf" / "BMW.md").write_text("BMW")
     catalog = Catalog.from_folder(root)
     assert catalog.refused == ()
-    assert catalog.notes == (
-        "1 .csv file ignored: not images.",
-        "1 .md file ignored: not images.",
-        "2 .txt files ignored: not images.",
-    )
+    assert catalog.notes == ("Ignored files, not images that regraft reads: 1 .csv, 1 .md, 2 .txt.",)
 
 
 def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path, monkeypatch):
@@ -155,7 +153,7 @@ def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_
     (root / "cat" / "large.csv").write_text("1,2\n" * 1000)
     catalog = Catalog.from_folder(root)
     assert codes(catalog) == {"cat/large.png": "file_too_large"}
-    assert catalog.notes == ("1 .csv file ignored: not images.",)
+    assert catalog.notes == ("Ignored files, not images that regraft reads: 1 .csv.",)
 
 
 def test_a_pipe_is_never_opened(tmp_path):
@@ -255,7 +253,7 @@ def test_a_folder_that_cannot_be_listed_is_a_fault_of_the_environment(tmp_path, 
     def denied(path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("regraft.data.folders.os.scandir", denied)
+    monkeypatch.setattr("regraft.data.folder_scan.os.scandir", denied)
     with pytest.raises(EnvironmentFault, match="Permission denied") as caught:
         Catalog.from_folder(tmp_path)
     assert caught.value.exit_code == 4
@@ -285,7 +283,7 @@ def test_names_may_be_anything(tmp_path, name):
     picture(root / name / "1.png", 7)
     picture(root / "cat" / f"{name}.png", 8)
     catalog = Catalog.from_folder(root)
-    assert name in catalog.outputs
+    assert unicodedata.normalize("NFC", name) in catalog.outputs
     assert f"cat/{name}.png" in {sample.path for sample in catalog.samples}
     assert all((catalog.root / sample.path).is_file() for sample in catalog.samples)
     assert len(catalog.digest) == 32
@@ -318,7 +316,7 @@ def test_a_folder_without_anything_shows_the_layout_expected(tmp_path):
 def test_class_folders_without_images_show_the_layout_and_the_first_refusal(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.jpg").write_text("text")
-    with pytest.raises(DataError, match=r"No images.*cat/1\.jpg \(not_an_image\)") as caught:
+    with pytest.raises(DataError, match=r"No images.*cat/1\.jpg \(not_an_image, looks like text\)") as caught:
         Catalog.from_folder(tmp_path)
     assert LAYOUT in str(caught.value)
 
@@ -383,9 +381,9 @@ def test_listing_for_prediction_gives_images_below_a_folder_and_a_file_itself(tm
     root = two_classes(tmp_path)
     (root / "cat" / "notes.txt").write_text("a")
     (root / "cat" / ".hidden.png").write_text("a")
-    names = [path.relative_to(root).as_posix() for path in list_images(root)]
+    names = [path.relative_to(root).as_posix() for path in list_images(root, reporter=SILENT)]
     assert names == ["cat/0.png", "cat/1.png", "wolf/0.png", "wolf/1.png"]
-    assert list(list_images(root / "cat" / "notes.txt")) == [root / "cat" / "notes.txt"]
+    assert list_images(root / "cat" / "notes.txt", reporter=SILENT) == [root / "cat" / "notes.txt"]
 
 
 def labelled(*targets, task="multilabel", outputs=("a", "b", "c"), parts=None):

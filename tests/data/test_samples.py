@@ -79,14 +79,41 @@ def test_a_link_into_another_class_is_a_contradiction(root):
     assert set(refused(Catalog.from_folder(root))) == {"cat/0.png", "wolf/link.png"}
 
 
-def test_class_folders_whose_names_look_alike_are_noted(root):
-    composed, other = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
-    for name, source in ((composed, "cat"), (other, "wolf"), ("CAT", "cat")):
-        shutil.copytree(root / source, root / name)
-        for number, file in enumerate(sorted((root / name).iterdir())):
-            file.write_bytes(file.read_bytes() + f"{name} {number}".encode())  # each of its own
+def test_class_folders_whose_names_differ_in_capitals_only_are_noted(root):
+    copy_class(root, "cat", "CAT")
     notes = Catalog.from_folder(root).notes
     assert [note for note in notes if "look alike" in note] == [
-        f"The class folders {one!a} and {two!a} have names that look alike, and count as different classes."
-        for one, two in (("CAT", "cat"), (other, composed))
+        "The class folders 'CAT' and 'cat' have names that look alike, and count as different classes."
     ]
+
+
+@pytest.mark.parametrize("name", ["café", "Ångström", "가나"])
+def test_composed_and_decomposed_names_are_one_class(root, name):
+    composed, other = unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)
+    copy_class(root, "cat", composed)
+    copy_class(root, "wolf", other)
+    catalog = Catalog.from_folder(root)
+    assert catalog.outputs == tuple(sorted(("cat", "wolf", composed)))
+    assert [s.target for s in catalog.samples].count(catalog.outputs.index(composed)) == 6
+    assert all((root / sample.path).is_file() for sample in catalog.samples)
+
+
+def test_parts_may_write_a_class_composed_or_decomposed(root):
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        for source, name in (("cat", "café"), ("wolf", "wolf")):
+            copy_class(root, source, f"{part}/{unicodedata.normalize(form, name)}")
+    shutil.rmtree(root / "cat")
+    shutil.rmtree(root / "wolf")
+    catalog = Catalog.from_folder(root).require_learnable()
+    assert catalog.outputs == ("café", "wolf")
+    assert {part: catalog.count_samples(part) for part in ("train", "test")} == {
+        "train": [3, 3],
+        "test": [3, 3],
+    }
+
+
+def copy_class(root, source, name):
+    """Copy a class folder, and make each image one of its own."""
+    shutil.copytree(root / source, root / name)
+    for number, file in enumerate(sorted((root / name).iterdir())):
+        file.write_bytes(file.read_bytes() + f"{name} {number}".encode())

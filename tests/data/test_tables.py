@@ -210,6 +210,21 @@ def test_the_user_s_parts_are_taken(root):
         listed(table(root, *rows, header="file,label,part"), split="part")
 
 
+@pytest.mark.parametrize("word", ["holdback", "fold_3", "0", "True", "trian"])
+def test_an_unknown_word_in_the_split_column_stops_the_run(root, word):
+    rows = [f"{row},{part}" for row, part in zip(good(*range(6)), ["train"] * 5 + [word], strict=True)]
+    with pytest.raises(DataError, match=rf"Column part: expected train.*Received also '{word}' \(row 7\)"):
+        listed(table(root, *rows, header="file,label,part"), split="part")
+
+
+def test_parts_in_the_split_column_are_words_as_those_of_folders(root):
+    words = ["training_set", "Train set", "dev", "eval", "holdout", "test2017"]
+    rows = [f"{row},{part}" for row, part in zip(good(*range(6)), words, strict=True)]
+    catalog = listed(table(root, *rows, header="file,label,part"), split="part")
+    parts = [sample.part for sample in catalog.samples]
+    assert parts == ["train", "train", "validation", "validation", "test", "test"]
+
+
 def test_groups_are_kept_and_checked(root):
     header = "file,label,part,patient"
     rows = [

@@ -295,3 +295,23 @@ def test_a_manifest_with_other_outputs_than_the_model_is_refused(run: Path, phot
     (run / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(regraft.ModelRefused, match="says 4 answers, the model gives 3"):
         next(regraft.load(run).predict([photos]))
+
+
+def test_a_folder_is_predicted_by_the_rule_of_training(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    files = sorted(photos.rglob("*.png"))[:3]
+    for file, name in zip(files, ("1f3a9c", "photo.jpg?size=large", "a.jpg_large"), strict=True):
+        shutil.copy(file, folder / name)
+    (folder / "page.jpg").write_text("<html>")
+    (folder / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    answers = list(regraft.load(finished).predict([folder, tmp_path / "empty"]))
+    names = [Path(answer.image).name for answer in answers]
+    assert names == ["1f3a9c", "a.jpg_large", "page.jpg", "photo.jpg?size=large"]
+    assert [type(answer).__name__ for answer in answers].count("RejectedFile") == 1
+    printed = capsys.readouterr().err
+    assert "Ignored files, not images that regraft reads: 1 .txt." in printed
+    assert f"No images in {tmp_path / 'empty'}." in printed

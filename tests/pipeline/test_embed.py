@@ -88,6 +88,35 @@ def test_a_folder_needs_no_class_folders(
     assert "Refused text.jpg: not_an_image" in printed
 
 
+def test_images_beside_class_folders_have_a_row(
+    photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(photos / "red" / "000.png", photos / "1f3a9c")
+    assert embed(photos, recipe, tmp_path / "f.csv").images == 30
+    classes = {row["path"]: row["class"] for row in rows(tmp_path / "f.csv")}
+    assert (classes["1f3a9c"], classes["red/001.png"]) == ("", "red")
+    assert "1 image without a class: outside any class folder." in capsys.readouterr().err
+
+
+def test_images_of_a_part_without_classes_have_a_row(make_photos, recipe: Recipe, tmp_path: Path) -> None:
+    make_photos("cut/train", each=2)
+    shutil.copytree(make_photos("more", each=2) / "red", tmp_path / "cut" / "test")
+    assert embed(tmp_path / "cut", recipe, tmp_path / "f.csv").images == 8
+    places = [(row["class"], row["part"]) for row in rows(tmp_path / "f.csv")]
+    assert places.count(("", "test")) == 2
+    assert places.count(("red", "train")) == 2
+
+
+def test_folders_that_may_be_classes_or_parts_have_rows_without_a_class(
+    make_photos, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fold in ("fold_1", "fold_2"):
+        make_photos(f"folds/{fold}", each=1)
+    assert embed(tmp_path / "folds", recipe, tmp_path / "f.csv").images == 6
+    assert "class" not in rows(tmp_path / "f.csv")[0]
+    assert "neither for classes nor for parts" in capsys.readouterr().err
+
+
 def test_a_table_needs_no_target(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
     lines = ["file,colour", "red/000.png,warm", "blue/000.png,cold", "nowhere.png,cold", "red/001.png,warm"]
     (photos / "table.csv").write_text("\n".join(lines))

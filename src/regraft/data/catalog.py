@@ -17,11 +17,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.folders import LAYOUT, list_folder
+from regraft.data.folders import list_folder, suggest_inner_folder
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
-from regraft.data.samples import ImageFile, RejectedFile, Sample, Target
+from regraft.data.parts import LAYOUT
+from regraft.data.samples import ImageFile, RejectedFile, Sample, Target, report_notes
 from regraft.data.sources import Source, require_on_disk
 from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.data.tables import Columns, list_rows
@@ -29,7 +30,7 @@ from regraft.data.targets import convert_targets
 from regraft.errors import DataError, UsageError
 from regraft.recipe import Recipe
 from regraft.system.cache_dir import find_writable_root
-from regraft.system.console import TERMINAL, Reporter
+from regraft.system.console import TERMINAL, Reporter, format_names
 
 __all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample", "compute_target_scale"]
 
@@ -63,13 +64,13 @@ class Catalog:
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:
-        """List a folder of class folders, or one with train, validation (val, valid) and test subfolders.
+        """List a folder of class folders, or one with train, validation (val, dev, ...) and test subfolders.
 
-        `reporter` shows progress where there are many files.
+        `reporter` shows what is left out, and progress where there are many files.
 
         Raises:
             UsageError: `path` is not a folder.
-            DataError: it has no class folders, or no images.
+            DataError: it has no class folders or no images, or it is unclear which folders are classes.
             EnvironmentFault: it cannot be read.
 
         Example:
@@ -81,8 +82,8 @@ class Catalog:
             >>> Catalog.from_folder(root).outputs
             ('cat', 'dog')
         """
-        catalog = _require_samples(cls(*list_folder(Path(path), reporter=reporter)))
-        return _set_source(catalog, Source.from_folder(path))
+        catalog = cls(*list_folder(Path(path), reporter=reporter))
+        return _complete(catalog, Source.from_folder(path), reporter)
 
     @classmethod
     def from_table(
@@ -110,10 +111,10 @@ class Catalog:
             target: column of classes, labels or numbers; several for several labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
             group: column of groups, such as patients; all samples of a group stay in one part.
-            split: column with the part of each row: train, validation (val, valid) or test.
+            split: column with the part of each row: train, validation (val, dev, ...) or test.
             separator: text between the labels of a cell, such as "|".
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
-            reporter: shows progress where there are many files.
+            reporter: shows what is left out, and progress where there are many files.
 
         Raises:
             UsageError: no such file or column, or the targets cannot be of this task.
@@ -131,7 +132,7 @@ class Catalog:
         """
         columns = Columns(_to_names(image), _to_names(target), group, split, separator)
         listing = list_rows(source, columns, root=root, task=task, reporter=reporter)
-        return _set_source(_require_samples(cls(*listing)), Source.from_table(source, columns, root))
+        return _complete(cls(*listing), Source.from_table(source, columns, root), reporter)
 
     @classmethod
     def from_arrays(
@@ -157,7 +158,7 @@ class Catalog:
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.
             store: as for `train`; None for the user's cache folder.
             scale: factor of the pixels, such as 255 where they are in 0..1.
-            reporter: shows progress.
+            reporter: shows what is left out, and progress.
 
         Raises:
             UsageError: lengths differ, or the targets cannot be of this task.
@@ -173,7 +174,7 @@ class Catalog:
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_arrays(images, targets)
         listing = list_stream(stream, writer, names=names, task=task, groups=groups, reporter=reporter)
-        return _set_source(_require_samples(cls(*listing)), Source.from_memory("arrays"))
+        return _complete(cls(*listing), Source.from_memory("arrays"), reporter)
 
     @classmethod
     def from_stream(
@@ -210,7 +211,7 @@ class Catalog:
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_source(source, columns, limit)
         listing = list_stream(stream, writer, names=names, task=task, reporter=reporter)
-        return _set_source(_require_samples(cls(*listing)), Source.from_memory("stream"))
+        return _complete(cls(*listing), Source.from_memory("stream"), reporter)
 
     @classmethod
     def open(cls, data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
@@ -362,8 +363,15 @@ class Catalog:
         return self if len(names) == len(self.outputs) else _drop_other_outputs(self, names)
 
 
+def _complete(catalog: Catalog, source: Source, reporter: Reporter) -> Catalog:
+    """Check that a new catalog has samples, report its notes, and record where it was read from."""
+    _require_samples(catalog)
+    report_notes(reporter, catalog.notes)
+    return _set_source(catalog, source)
+
+
 def _set_source(catalog: Catalog, source: Source) -> Catalog:
-    """Change a catalog that has just been made: say where it was read from; return it."""
+    """Record where a catalog that was just made was read from, and return it."""
     object.__setattr__(catalog, "source", source)
     return catalog
 
@@ -371,16 +379,19 @@ def _set_source(catalog: Catalog, source: Source) -> Catalog:
 def _require_samples(catalog: Catalog) -> Catalog:
     if catalog.samples:
         return catalog
-    raise DataError(f"No images in {catalog.root}. {_explain_too_few(catalog)}")
+    notes = "".join(f"{note} " for note in catalog.notes)
+    raise DataError(f"No images in {catalog.root}. {notes}{_explain_too_few(catalog)}")
 
 
 def _explain_too_few(catalog: Catalog) -> str:
     """Tell what was refused, and for a folder, whose task is not inferred, which layout is expected."""
-    first = next(iter(catalog.refused), None)
-    refused = (
-        f"{len(catalog.refused)} were refused, the first: {first.image} ({first.code}). " if first else ""
-    )
-    return refused + ("" if catalog.why else LAYOUT)
+    refused = ""
+    if catalog.refused:
+        first = catalog.refused[0]
+        reason = f"{first.code}, {first.detail}" if first.detail else first.code
+        were = "were" if len(catalog.refused) > 1 else "was"
+        refused = f"{len(catalog.refused):,} {were} refused, the first: {first.image} ({reason}). "
+    return refused if catalog.why else refused + suggest_inner_folder(catalog.root) + LAYOUT
 
 
 def _require_variation(catalog: Catalog) -> Catalog:
@@ -404,9 +415,10 @@ def _drop_other_outputs(catalog: Catalog, names: list[str]) -> Catalog:
     new_numbers = {catalog.outputs.index(name): label for label, name in enumerate(names)}
     samples = tuple(replace(s, target=_renumber(s.target, new_numbers)) for s in catalog.samples)
     dropped = sorted(set(catalog.outputs) - set(names))
-    kind = "label" if catalog.task == "multilabel" else "class"
-    notes = tuple(f"The {kind} {name} has no usable image and was left out." for name in dropped)
-    return replace(catalog, outputs=tuple(names), samples=samples, notes=(*catalog.notes, *notes))
+    one, many = ("label", "labels") if catalog.task == "multilabel" else ("class", "classes")
+    kind, have, were = (one, "has", "was") if len(dropped) == 1 else (many, "have", "were")
+    note = f"The {kind} {format_names(dropped)} {have} no usable image and {were} left out."
+    return replace(catalog, outputs=tuple(names), samples=samples, notes=(*catalog.notes, note))
 
 
 def _get_labels(sample: Sample) -> tuple[int, ...]:

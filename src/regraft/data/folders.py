@@ -5,16 +5,21 @@ Notes tell what was left out: hidden and system files, links to folders, empty f
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from regraft.data.images.decode import EXTENSIONS
-from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
+from regraft.data.folder_scan import (
+    FolderScan,
+    describe_ignored,
+    has_other_extension,
+    is_ignored,
+    looks_like_image,
+)
+from regraft.data.images.rejections import CONFLICTING_COPIES
+from regraft.data.parts import LAYOUT, describe_parts, find_part_folders, open_wrappers
 from regraft.data.samples import (
     Listing,
     RejectedFile,
@@ -22,209 +27,182 @@ from regraft.data.samples import (
     find_contradictions,
     find_same_files,
     inspect_files,
+    sniff_file,
 )
-from regraft.errors import DataError, UsageError, describe_os_error, wrap_os_errors
-from regraft.system.console import Reporter
+from regraft.errors import DataError, UsageError, wrap_os_errors
+from regraft.system.console import Reporter, format_names
 
-__all__ = ["LAYOUT", "PART_NAMES", "list_folder", "list_images"]
-
-LAYOUT = """Expected one folder a class, the images inside:
-    photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/1.jpg
-or the same inside train/, validation/ and test/."""
-
-PART_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "val": "validation", "valid": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-LINK_NOTE = "The folder {} is a symbolic link and was not followed."
-MAX_SHOWN = 300  # characters of a path in a note
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
+__all__ = ["list_all_images", "list_folder", "list_images", "suggest_inner_folder"]
 
 
-class _ClassFolder(NamedTuple):
-    """A class in a part ("" where the data are not split): its name and the files below its folder."""
+class _Folder(NamedTuple):
+    """A class in a part ("" where the data are not split) with the files below its folder.
 
+    The files that lie directly in a part, or in the root, have the class "".
+    """
+
+    path: Path
     part: str
-    name: str
+    class_name: str
     files: tuple[Path, ...]
 
 
-@dataclass
-class _FolderScan:
-    """The record of a scan: `notes`, sentences about what was left out, and the number of `junk` files."""
+def list_folder(root: Path, *, reporter: Reporter) -> Listing:
+    """List the images of class folders, each with its class. Errors are those of `Catalog.from_folder`."""
+    scan = FolderScan()
+    folders = _find_folders(root, scan)
+    strays = _describe_strays(root, folders)
+    class_folders = [folder for folder in folders if folder.class_name]
+    if not class_folders:
+        raise DataError(f"No class folders in {root}{f': {strays}' if strays else ''}. {LAYOUT}")
+    if strays:
+        scan.notes.append(f"{strays}, and {'was' if strays.startswith('1 ') else 'were'} left out.")
+    listing = _inspect(root, class_folders, scan, reporter=reporter)
+    samples, classes, notes = listing.samples, listing.outputs, list(listing.notes)
+    repeated, contradictory = find_same_files(root, samples), find_contradictions(samples, classes)
+    if n := len(repeated):
+        links = "files are links to images that are" if n > 1 else "file is a link to an image that is"
+        notes.append(f"{n:,} {links} listed already; each image counts once.")
+    refused = [
+        *listing.refused,
+        *(RejectedFile(samples[n].path, CONFLICTING_COPIES, detail) for n, detail in contradictory.items()),
+    ]
+    refused.sort(key=lambda item: item.image)
+    unused = repeated | contradictory.keys()
+    used = tuple(sample for number, sample in enumerate(samples) if number not in unused)
+    return listing._replace(samples=used, refused=tuple(refused), notes=tuple(notes))
 
-    notes: list[str] = field(default_factory=list)
-    junk: int = 0
 
-    def skip_junk(self, name: str) -> bool:
-        """Tell whether a name is junk, and count it if so."""
-        self.junk += (is_junk := _is_junk(name))
-        return is_junk
-
-    def describe(self) -> list[str]:
-        """Return the notes, with one about the junk."""
-        s = "s" * (self.junk != 1)
-        were = "were" if s else "was"
-        sentence = f"{self.junk:,} hidden or system file{s} or folder{s}, such as .DS_Store, {were} left out."
-        return [*self.notes, *([sentence] if self.junk else [])]
-
-
-def _find_class_folders(root: Path, scan: _FolderScan) -> list[_ClassFolder]:
-    """Return the class folders of `root`, or of its train, validation (val, valid) and test folders.
+def list_all_images(root: Path, *, reporter: Reporter) -> Listing:
+    """List every image below a folder, with its class and part where it lies in a class folder, else "".
 
     Raises:
         UsageError: `root` is not a folder.
-        DataError: it has no class folders, or it is unclear which folders are classes.
+        EnvironmentFault: it cannot be read.
+    """
+    scan = FolderScan()
+    try:
+        folders = _find_folders(root, scan)
+    except DataError as unclear:
+        scan = FolderScan(
+            [f"The folders are taken neither for classes nor for parts. {str(unclear).splitlines()[0]}"]
+        )
+        folders = [_Folder(root, "", "", tuple(scan.iter_files(root)))]
+    listing = _inspect(root, folders, scan, reporter=reporter)
+    names = [listing.outputs[cast("int", sample.target)] for sample in listing.samples]
+    if n := names.count(""):
+        note = f"{n:,} image{'s' * (n != 1)} without a class: outside any class folder."
+        listing = listing._replace(notes=(*listing.notes, note))
+    return listing
+
+
+def list_images(path: Path, *, reporter: Reporter) -> list[Path]:
+    """Return a file itself, or every file below a folder that is or should be an image; report the others."""
+    if not path.is_dir():
+        return [path]
+    scan = FolderScan()
+    files = list(scan.iter_files(path))
+    ignored = {file for file in files if has_other_extension(file) and is_ignored(file, sniff_file(file))}
+    images = [file for file in files if file not in ignored]
+    for note in (*scan.describe(), *describe_ignored(ignored)):
+        reporter.info(f"{path}: {note}")
+    if not images:
+        reporter.warn(f"No images in {path}.")
+    return images
+
+
+def suggest_inner_folder(root: Path) -> str:
+    """Return a sentence that names the folder below, where `root` is only a folder around it; else ""."""
+    inner = open_wrappers(root)
+    return "" if inner == root else f"The class folders may be those of {inner}: give that folder.\n"
+
+
+def _find_folders(root: Path, scan: FolderScan) -> list[_Folder]:
+    """Return the class folders of `root` or of its parts, and what lies outside them.
+
+    Raises:
+        UsageError: `root` is not a folder.
+        DataError: it is unclear which folders are classes.
         EnvironmentFault: it cannot be read.
     """
     with wrap_os_errors(f"The folder {root} cannot be read"):
         if not root.is_dir():
             description = "a file" if root.is_file() else "there is nothing by that name"
             raise UsageError(f"Expected a folder of images. Received: {root} ({description}).")
-        parts = _find_parts(root)
-        class_folders = [
-            _ClassFolder(part, folder.name, tuple(_iter_files(folder, scan)))
-            for part, part_folder in parts
-            for folder in _find_subfolders(part_folder, scan)
-        ]
-        stray = sum(_count_images(folder) for folder in {root, *(folder for _, folder in parts)})
-    outside = f"{stray} image{'s lie' if stray != 1 else ' lies'} outside any class folder"
-    if not class_folders:
-        raise DataError(f"No class folders in {root}{f': {outside}' if stray else ''}. {LAYOUT}")
-    if stray:
-        scan.notes.append(f"{outside}, and {'was' if stray == 1 else 'were'} left out.")
-    return class_folders
+        top_folders, top_files = scan.list_entries(root)
+        parts = find_part_folders(root, top_folders)
+        scan.notes += describe_parts(root, parts)
+        folders = [_Folder(root, "", "", tuple(top_files))]
+        for part, part_folder in parts:
+            class_folders = top_folders
+            if part:
+                class_folders, files = scan.list_entries(part_folder)
+                folders.append(_Folder(part_folder, part, "", tuple(files)))
+            for path in class_folders:
+                name = unicodedata.normalize("NFC", path.name)
+                folders.append(_Folder(path, part, name, tuple(scan.iter_files(path))))
+        scan.notes += _describe_nested_folders(root, folders)
+    return folders
 
 
-def list_images(path: Path) -> Iterator[Path]:
-    """Yield every file below a folder that may be an image, sorted and without junk; yield a file itself."""
-    if path.is_dir():
-        yield from (file for file in _iter_files(path, _FolderScan()) if file.suffix.lower() in EXTENSIONS)
-    else:
-        yield path
+def _describe_strays(root: Path, folders: Iterable[_Folder]) -> str:
+    """Count the images outside any class folder, and say in which parts; return "" if there are none."""
+    counts = {
+        folder.path: sum(map(looks_like_image, folder.files)) for folder in folders if not folder.class_name
+    }
+    total, parts = sum(counts.values()), [path.name for path, n in counts.items() if n and path != root]
+    where = f" (in {format_names(parts)})" if parts else ""
+    lie = "s lie" if total != 1 else " lies"
+    return f"{total:,} image{lie} outside any class folder{where}" if total else ""
 
 
-def list_folder(root: Path, *, reporter: Reporter) -> Listing:
-    """List the images of class folders, each with its class. Errors are those of `Catalog.from_folder`."""
-    scan = _FolderScan()
-    class_folders = _find_class_folders(root, scan)
-    notes = scan.describe()
-    classes = tuple(sorted({folder.name for folder in class_folders if folder.files}))
-    empty = sorted({folder.name for folder in class_folders} - set(classes))
-    notes += [f"The class folder {name} is empty and was left out." for name in empty]
-    notes += _describe_confusable_names(classes)
+def _describe_nested_folders(root: Path, folders: Iterable[_Folder]) -> list[str]:
+    """Return a note that names the folders inside class folders."""
+    start = len(root.parts)
+    nested = {
+        "/".join(file.parts[start : len(folder.path.parts) + 1])
+        for folder in folders
+        for file in folder.files
+        if len(file.parts) > len(folder.path.parts) + 1
+    }
+    names = format_names(sorted(nested))
+    return [f"Images in a folder inside a class folder belong to that class: {names}."] if nested else []
+
+
+def _inspect(root: Path, folders: Sequence[_Folder], scan: FolderScan, *, reporter: Reporter) -> Listing:
+    """Inspect the files of folders: images become samples, other files are refused or ignored."""
+    classes = tuple(sorted({folder.class_name for folder in folders if folder.files}))
+    empty = sorted({folder.class_name for folder in folders} - {*classes, ""})
     numbers = {name: number for number, name in enumerate(classes)}
-    jobs = [(folder, file) for folder in class_folders for file in folder.files]
+    jobs = [(folder, file) for folder in folders for file in folder.files]
     results = inspect_files([file for _, file in jobs], reporter=reporter)
-    samples, refused, ignored = [], [], Counter[str]()
+    samples, refused, ignored = [], [], []
     for (folder, file), result in zip(jobs, results, strict=True):
         name = "/".join(file.parts[len(root.parts) :])  # `relative_to` takes ten times as long
         if isinstance(result, str):
-            samples.append(Sample(name, numbers[folder.name], result, folder.part))
-        elif _is_unrelated_file(file, result):
-            ignored[file.suffix.lower()] += 1
+            samples.append(Sample(name, numbers[folder.class_name], result, folder.part))
+        elif is_ignored(file, result):
+            ignored.append(file)
         else:
             refused.append(RejectedFile(name, result.code, result.detail))
-    notes += [f"{n} {kind} file{'s' * (n > 1)} ignored: not images." for kind, n in sorted(ignored.items())]
+    notes = scan.describe()
+    if empty:
+        are = "s {} are empty and were" if len(empty) > 1 else " {} is empty and was"
+        notes.append(f"The class folder{are.format(format_names(empty))} left out.")
+    notes += [*_describe_confusable_names(classes), *describe_ignored(ignored)]
     samples.sort(key=lambda sample: sample.path)
-    repeated, contradictory = find_same_files(root, samples), find_contradictions(samples, classes)
-    if n := len(repeated):
-        links = "files are links to images that are" if n > 1 else "file is a link to an image that is"
-        notes.append(f"{n:,} {links} listed already; each image counts once.")
-    refused += [
-        RejectedFile(samples[n].path, CONFLICTING_COPIES, detail) for n, detail in contradictory.items()
-    ]
     refused.sort(key=lambda item: item.image)
-    unused = repeated | contradictory.keys()
-    used = tuple(sample for number, sample in enumerate(samples) if number not in unused)
-    return Listing(root, classes, used, tuple(refused), tuple(notes), "multiclass", "")
+    return Listing(root, classes, tuple(samples), tuple(refused), tuple(notes), "multiclass", "")
 
 
 def _describe_confusable_names(classes: tuple[str, ...]) -> list[str]:
-    """Return notes on class names that look alike: they differ in code points or capitals only."""
+    """Return notes on class names that differ in capitals only."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        alike[unicodedata.normalize("NFC", name).casefold()].append(name)
+        alike[name.casefold()].append(name)
     return [
         f"The class folders {' and '.join(ascii(name) for name in names)} have names that look alike, and "
         "count as different classes."
         for names in alike.values()
         if len(names) > 1
     ]
-
-
-def _is_unrelated_file(file: Path, rejection: Rejection) -> bool:
-    """Tell whether a file was never meant as an image: notes.txt, but not a text called photo.jpg."""
-    has_other_extension = bool(file.suffix) and file.suffix.lower() not in EXTENSIONS
-    return has_other_extension and rejection.code in ("not_an_image", "empty")
-
-
-def _iter_files(folder: Path, scan: _FolderScan) -> Iterator[Path]:
-    """Yield every file below a folder except junk, sorted. Links to folders are noted and not followed."""
-
-    def note_unreadable(error: OSError) -> None:
-        path = os.fspath(error.filename)
-        shown = path if len(path) < MAX_SHOWN else f"{path[: MAX_SHOWN // 2]} ... {path[-MAX_SHOWN // 2 :]}"
-        scan.notes.append(f"The folder {shown} cannot be read: {describe_os_error(error)}.")
-
-    for parent, folders, files in os.walk(folder, onerror=note_unreadable):
-        folders[:] = sorted(name for name in folders if not scan.skip_junk(name))
-        scan.notes += [LINK_NOTE.format(name) for name in folders if _is_true(Path(parent, name).is_symlink)]
-        yield from (Path(parent, name) for name in sorted(files) if not scan.skip_junk(name))
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _JUNK
-
-
-def _find_parts(root: Path) -> list[tuple[str, Path]]:
-    """Return the folders of parts where every subfolder is one; otherwise the root itself as part ""."""
-    names = sorted(
-        entry.name for entry in os.scandir(root) if _is_true(entry.is_dir) and not _is_junk(entry.name)
-    )
-    parts = [(PART_NAMES[name.lower()], root / name) for name in names if name.lower() in PART_NAMES]
-    others = [name for name in names if name.lower() not in PART_NAMES]
-    if "train" not in dict(parts):
-        return [("", root)]
-    if others:
-        has_classes = any(
-            _find_subfolders(folder, _FolderScan()) for part, folder in parts if part == "train"
-        )
-        if len(parts) > 1 and has_classes:
-            raise DataError(f"Is {others[0]!r} a class? It lies beside train/ in {root}. {LAYOUT}")
-        return [("", root)]
-    repeated = [part for part, n in Counter(part for part, _ in parts).items() if n > 1]
-    if repeated:
-        raise DataError(f"Two folders of {root} both mean {repeated[0]!r}: {', '.join(names)}. Keep one.")
-    return parts
-
-
-def _find_subfolders(folder: Path, scan: _FolderScan) -> list[Path]:
-    subfolders = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if scan.skip_junk(entry.name):
-            continue
-        if entry.is_symlink() and not _is_true(Path(entry.path).exists):
-            scan.notes.append(f"The link {entry.name} leads nowhere and was left out.")
-        elif _is_true(entry.is_dir) and entry.is_symlink():
-            scan.notes.append(LINK_NOTE.format(entry.name))
-        elif _is_true(entry.is_dir):
-            subfolders.append(Path(entry.path))
-    return subfolders
-
-
-def _is_true(check: Callable[[], bool]) -> bool:
-    """Return the result of a check; False for circular links and for names that are too long."""
-    try:
-        return check()
-    except OSError:
-        return False
-
-
-def _count_images(folder: Path) -> int:
-    """Count the images that lie directly in a folder, outside any class folder."""
-    return sum(
-        not _is_junk(entry.name) and Path(entry.name).suffix.lower() in EXTENSIONS and _is_true(entry.is_file)
-        for entry in os.scandir(folder)
-    )

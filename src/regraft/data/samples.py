@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from regraft.data.images.decode import digest
 from regraft.data.images.rejections import HEAD_BYTES, Rejection, sniff
@@ -26,12 +26,16 @@ __all__ = [
     "find_same_files",
     "inspect_file",
     "inspect_files",
+    "report_notes",
     "require_majority_usable",
+    "sniff_file",
 ]
 
+T = TypeVar("T")
 Target = int | tuple[int, ...] | tuple[float, ...]
 MAX_FILE_BYTES = 100 * 2**20
 FILES_PER_TASK = 64  # that a thread inspects before it takes more
+MAX_NOTES = 12  # shown on the terminal at a time
 MANY_FILES = 5000  # from which progress is shown
 
 
@@ -91,21 +95,33 @@ class Listing(NamedTuple):
 
 def inspect_file(path: Path) -> str | Rejection:
     """Return the digest of a file that may be an image, or the reason why it is not used."""
+    return _judge_file(path, _compute_digest)
+
+
+def sniff_file(path: Path) -> Rejection | None:
+    """Return the reason why a file is not used, by its first bytes; None where they may begin an image."""
+    return _judge_file(path, lambda head, file: None)
+
+
+def _judge_file(path: Path, read: Callable[[bytes, BinaryIO], T]) -> T | Rejection:
+    """Read a file that begins like an image, or return the reason why it is not used."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return Rejection("not_a_file", "a pipe, socket or device is never opened")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
-            size = os.fstat(file.fileno()).st_size
-            if (rejection := sniff(head)) is not None:
-                return rejection
-            if size > MAX_FILE_BYTES:
-                return Rejection("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
-            return digest(head + file.read())
+            return sniff(head) or read(head, file)
     except OSError as error:
         is_dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
         detail = "a link that leads nowhere" if is_dangling else describe_os_error(error)
         return Rejection("unreadable", detail)
+
+
+def _compute_digest(head: bytes, file: BinaryIO) -> str | Rejection:
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_FILE_BYTES:
+        return Rejection("file_too_large", f"{size:,} bytes, at most {MAX_FILE_BYTES:,}")
+    return digest(head + file.read())
 
 
 def inspect_files(files: Sequence[Path], *, reporter: Reporter) -> list[str | Rejection]:
@@ -120,16 +136,25 @@ def inspect_files(files: Sequence[Path], *, reporter: Reporter) -> list[str | Re
     return results
 
 
-def require_majority_usable(refused: Sequence[RejectedFile], total: int, where: str) -> None:
+def report_notes(reporter: Reporter, notes: Sequence[str]) -> None:
+    """Report the first notes on the data, and how many more there are."""
+    for note in notes[:MAX_NOTES]:
+        reporter.info(note)
+    if len(notes) > MAX_NOTES:
+        reporter.info(f"... and {len(notes) - MAX_NOTES:,} more notes on the data.")
+
+
+def require_majority_usable(refused: Sequence[RejectedFile], total: int, where: str, hint: str = "") -> None:
     """Check that at least half of a source can be used; otherwise it was probably misunderstood.
 
     Raises:
-        DataError: more than half of `total` are refused; the message names the first few.
+        DataError: more than half of `total` are refused; the message names the first few, and the hint.
     """
     if 2 * len(refused) > total:
         first = "\n".join(f"    {item.image}: {item.code}, {item.detail}" for item in refused[:5])
         raise DataError(
             f"{len(refused):,} of {total:,} {where} cannot be used, more than half. The first:\n{first}"
+            + (f"\n{hint}" if hint else "")
         )
 
 

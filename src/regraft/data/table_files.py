@@ -11,6 +11,7 @@ import codecs
 import csv
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -198,7 +199,7 @@ def normalise_cell(value: Any) -> Cell:
         value = value.decode("utf-8", "replace")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
+    text = unicodedata.normalize("NFC", str(value).strip())
     if match := _WHOLE_NUMBER.fullmatch(text):
         return match[1]
     return None if text in _MISSING else text

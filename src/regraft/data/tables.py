@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from regraft.data.folders import PART_NAMES
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
+from regraft.data.parts import read_parts
+from regraft.data.path_hints import describe_where_files_lie
 from regraft.data.samples import (
     ImageFile,
     Listing,
@@ -30,7 +32,7 @@ from regraft.data.samples import (
 from regraft.data.table_files import Table, normalise_cell, read_table
 from regraft.data.targets import Targets, read_targets
 from regraft.errors import DataError, UsageError
-from regraft.system.console import Reporter
+from regraft.system.console import Reporter, format_names
 
 __all__ = ["Columns", "list_rows"]
 
@@ -101,7 +103,11 @@ def list_rows(
     used = tuple(samples.values())
     all_refused = tuple(refused[number] for number in sorted(refused))
     total = len(table.numbers) + len(table.refused)
-    require_majority_usable(all_refused, total, f"rows of {table.name} (paths are taken from {root})")
+    missing = [item.image for item in all_refused if item.code == "missing_file"]
+    hint = describe_where_files_lie(root, missing)
+    where = f"rows of {table.name} (paths are taken from {root})"
+    require_majority_usable(all_refused, total, where, hint)
+    notes += [hint] if hint else []
     _check_parts_and_groups(used, columns, notes)
     return Listing(root, targets.outputs, used, all_refused, tuple(notes), targets.task, targets.why)
 
@@ -124,7 +130,7 @@ def _find_usable_rows(
     """Return the rows whose cells can all be used; the others join `refused`."""
     resolve = _make_resolver(os.path.realpath(root))
     paths = list(zip(*(table.columns[name] for name in columns.image), strict=True))
-    parts = table.columns[columns.split] if columns.split else [""] * len(paths)
+    parts = _read_parts(table, columns.split) if columns.split else [""] * len(paths)
     groups = table.columns[columns.group] if columns.group else [""] * len(paths)
     rows = []
     for index, number in enumerate(table.numbers):
@@ -133,13 +139,14 @@ def _find_usable_rows(
             images = tuple(resolve(text) for text in texts)
             if index in targets.refused:
                 raise Rejection(*targets.refused[index])
-            part = _read_part(parts[index]) if columns.split else ""
+            if columns.split and not parts[index]:
+                raise Rejection("unknown_part", f"the cell of column {columns.split} is empty")
         except Rejection as rejection:
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
             target = targets.values[index]
             if target is not None:
-                rows.append(_Row(number, images, target, part, normalise_cell(groups[index]) or ""))
+                rows.append(_Row(number, images, target, parts[index], normalise_cell(groups[index]) or ""))
     return rows
 
 
@@ -161,6 +168,9 @@ def _make_resolver(base: str) -> Callable[[str], str]:
             raise Rejection("missing_file", "no file has such a name")
         if "\\" in text and not os.path.lexists(prefix + text):  # written on Windows
             text = text.replace("\\", "/")
+        if not text.isascii() and not os.path.lexists(prefix + text):  # written on a Mac, or for one
+            forms = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+            text = next((form for form in forms if os.path.lexists(prefix + form)), text)
         folder, name = os.path.split(text if text.startswith(os.sep) else prefix + text)
         path = resolve_folder(folder).rstrip(os.sep) + os.sep + name
         may_lead_elsewhere = name in ("", ".", "..") or os.path.islink(path)  # noqa: PTH114 - any name will do
@@ -172,14 +182,25 @@ def _make_resolver(base: str) -> Callable[[str], str]:
     return resolve
 
 
-def _read_part(value: Any) -> str:
-    part = PART_NAMES.get((normalise_cell(value) or "").lower())
-    if part is None:
-        raise Rejection(
-            "unknown_part",
-            f"expected train, validation or test, received {normalise_cell(value) or 'nothing'}",
+def _read_parts(table: Table, column: str) -> list[str]:
+    """Return the part of each row, "" where the cell is empty.
+
+    Raises:
+        DataError: a cell names no part.
+    """
+    cells = [normalise_cell(value) or "" for value in table.columns[column]]
+    parts = read_parts(filter(None, cells))
+    first_rows: dict[str, int] = {}
+    for cell, number in zip(cells, table.numbers, strict=True):
+        if cell and cell not in parts:
+            first_rows.setdefault(cell, number)
+    if first_rows:
+        words = format_names(f"{word!r} (row {number})" for word, number in first_rows.items())
+        raise DataError(
+            f"Column {column}: expected train, validation or test in each row. Received also {words}. "
+            "Replace these words, empty the cells to leave their rows out, or name another split column."
         )
-    return part
+    return [parts.get(cell, "") for cell in cells]
 
 
 def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, RejectedFile]) -> list[_Row]:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, Sample
-from regraft.data.folders import PART_NAMES
 from regraft.data.images.decode import ImageFacts
+from regraft.data.parts import read_part
 from regraft.metrics.intervals import Interval, wilson_interval
 from regraft.solvers.cross_validation import make_folds
 
@@ -97,7 +97,7 @@ def _make_columns(
 def _strip_known_folders(path: str, label: str) -> str:
     """Return the folders of a file without those that name its part or its class, as folders may."""
     names = PurePosixPath(path).parts[:-1]
-    return "/".join(name for name in names if name != label and name.lower() not in PART_NAMES)
+    return "/".join(name for name in names if name != label and not read_part(name))
 
 
 def _encode_one_hot(values: Sequence[str]) -> Matrix:

@@ -298,12 +298,18 @@ class Bundle:
     def _list_samples(self, item: Any) -> Iterator[tuple[Path, ...]]:
         """Yield the samples that one argument of `predict` stands for."""
         if self.images_per_sample == 1 and isinstance(item, str | os.PathLike):
-            yield from ((file,) for file in _list_files(Path(item)))
+            yield from ((file,) for file in self._list_files(Path(item)))
             return
         paths = () if isinstance(item, str | os.PathLike) else tuple(Path(path) for path in item)
         if len(paths) != self.images_per_sample:
             raise UsageError(f"Expected {self.images_per_sample} images per sample. Received: {item}.")
-        yield tuple(file for path in paths for file in _list_files(path))
+        yield tuple(file for path in paths for file in self._list_files(path))
+
+    def _list_files(self, path: Path) -> list[Path]:
+        """Return a file, or every image in a folder; report what is left out."""
+        if not path.exists():
+            raise UsageError(f"Expected an image file or a folder. There is nothing at {path}.")
+        return list_images(path, reporter=self._reporter)
 
     def _make_prediction(self, image: str, answer: NDArray[np.float32]) -> Prediction:
         numbers = TASKS[self.task].expand_binary(answer[None].astype(np.float64))[0]
@@ -374,10 +380,3 @@ def _describe_file(file: Path) -> str:
         return "a pipe, socket or device"
     with file.open("rb") as stream:
         return describe_file_kind(stream.read(8))
-
-
-def _list_files(path: Path) -> Iterator[Path]:
-    """Yield a file, or every image in a folder."""
-    if not path.exists():
-        raise UsageError(f"Expected an image file or a folder. There is nothing at {path}.")
-    return list_images(path)

@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 
 from regraft.backbones.zoo import locate_backbone, locate_weights
 from regraft.data.catalog import TABLE_SUFFIXES, Catalog
-from regraft.data.folders import list_images
-from regraft.data.images.rejections import Rejection
-from regraft.data.samples import RejectedFile, Sample, inspect_files
+from regraft.data.folders import list_all_images
+from regraft.data.samples import RejectedFile, report_notes
 from regraft.errors import DataError, EnvironmentFault, UsageError, wrap_os_errors
 from regraft.pipeline.context import Context
 from regraft.pipeline.outputs import require_inputs_outside, require_new_file
@@ -89,8 +88,8 @@ def embed(
     They are float32 with eleven significant bits, as in the store.
 
     Args:
-        data: a folder, with or without class folders; or a table with the columns that the recipe names,
-            whose target is optional.
+        data: a folder, with or without class folders, of which every image below it gets a row; or a table
+            with the columns that the recipe names, whose target is optional.
         recipe: backbone, weights, pixels, image size, `head.pooling`, and the columns of a table; everything
             else is ignored.
         out: the file to write; its extension chooses the format.
@@ -208,31 +207,20 @@ def _digest_content(path: Path) -> str:
 
 
 def _list_images(context: Context, path: Path, recipe: Recipe) -> Catalog:
-    """List class folders and tables as `train` does, and any other folder as images without a class."""
+    """List a table as `train` does, and every image below a folder, with its class where it has one."""
     if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
         # Without a target every image is a class of its own, which `_make_columns` drops.
         target = recipe.target or recipe.image
         task = recipe.task if recipe.target else "multiclass"
         return Catalog.open(path, replace(recipe, target=target, task=task))
-    try:
-        return Catalog.open(path, replace(recipe, task="auto"))
-    except DataError:
-        return _list_unlabelled(context, path)
-
-
-def _list_unlabelled(context: Context, root: Path) -> Catalog:
-    samples, refused = [], []
-    files = list(list_images(root))
-    for file, verdict in zip(files, inspect_files(files, reporter=context.reporter), strict=True):
-        name = file.relative_to(root).as_posix()
-        if isinstance(verdict, Rejection):
-            refused.append(RejectedFile(name, verdict.code, verdict.detail))
-        else:
-            samples.append(Sample(name, 0, verdict))
-    if not samples:
-        raise DataError(f"No images in {root} that can be used; {len(refused)} files were refused.")
-    context.reporter.info(f"No class folders in {root}: {len(samples):,} images without a class.")
-    return Catalog(root, ("",), tuple(samples), tuple(refused))
+    catalog = Catalog(*list_all_images(path, reporter=context.reporter))
+    if not catalog.samples:
+        notes = "".join(f" {note}" for note in catalog.notes)
+        raise DataError(
+            f"No images in {path} that can be used; {len(catalog.refused)} files were refused.{notes}"
+        )
+    report_notes(context.reporter, catalog.notes)
+    return catalog.as_task("auto")
 
 
 # --- the file

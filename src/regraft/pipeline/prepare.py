@@ -17,6 +17,7 @@ from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import PARTS, Catalog
 from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
 from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.samples import report_notes
 from regraft.data.sources import IN_MEMORY_PREFIX, is_in_memory, name_data
 from regraft.data.split import split
 from regraft.errors import UsageError
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 TENSORFLOW_LAYERS = (b"keras_hub", b"regraft>SavedModelLayer")  # marks of layers that need TensorFlow
+NO_VALIDATION = "There are 0 validation images: nothing validates this model."
+MAX_REFUSED = 12  # files named on the terminal
 MAX_CONFIG_BYTES = 2**24  # how much of a model's configuration is searched for them
 
 
@@ -91,10 +94,11 @@ def list_data(
     Raises:
         UsageError, DataError, EnvironmentFault: see `Catalog.open`.
     """
-    catalog = Catalog.open(data, recipe).require_learnable()
-    recipe = name_data(data, recipe)
-    context.reporter.info(_describe_task(catalog, recipe))
-    return catalog, recipe
+    catalog = Catalog.open(data, recipe)
+    learnable = catalog.require_learnable()
+    report_notes(context.reporter, learnable.notes[len(catalog.notes) :])
+    context.reporter.info(_describe_task(learnable, recipe))
+    return learnable, name_data(data, recipe)
 
 
 def _describe_task(catalog: Catalog, recipe: Recipe) -> str:
@@ -239,17 +243,15 @@ def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
 
 
 def report_refused(reporter: Reporter, catalog: Catalog) -> None:
-    """Report the refused files: the first dozen by name, and the number of each reason."""
+    """Report the refused files: the first by name, and the number of each reason."""
     refused = catalog.refused
-    for item in refused[:12]:
+    for item in refused[:MAX_REFUSED]:
         reporter.warn(f"Refused {item.image}: {item.code}, {item.detail}")
     if refused:
         reasons = Counter(item.code for item in refused)
         counts = ", ".join(f"{n} {code}" for code, n in reasons.most_common())
         total = len(refused) + len(catalog)
-        reporter.info(
-            f"{len(catalog):,} of {total:,} images used; refused: {counts}. All are in refused.jsonl."
-        )
+        reporter.info(f"{len(catalog):,} of {total:,} images used; refused: {counts}.")
 
 
 class SplitData(NamedTuple):
@@ -270,18 +272,24 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
     """Drop refused images, split the rest, keep copies of an image in one part, and report all that."""
     from regraft.evaluation.problems import find_data_cautions  # imports scikit-learn
 
+    known_notes = len(catalog.notes)
     catalog = catalog.exclude(features.refused)
     report_refused(context.reporter, catalog)
+    if len(catalog.refused) > MAX_REFUSED:
+        context.reporter.info("All refused files are in refused.jsonl.")
     catalog = catalog.require_learnable()
     duplicates = NearDuplicates.from_facts(
         features.facts_by_digest(catalog.digests), reporter=context.reporter
     ).digest_pairs
     catalog = split(catalog, fraction=recipe.validation, seed=recipe.seed, duplicates=duplicates)
+    report_notes(context.reporter, catalog.notes[known_notes:])
     context.reporter.info(_describe_parts(catalog))
     leaks, leak_warnings = describe_leaks(catalog, duplicates)
     groups = group_samples(catalog.samples, duplicates)
     facts = features.facts(catalog.samples)
     warnings = find_data_cautions(catalog, facts, groups=groups, class_weight=recipe.class_weight)
+    if not catalog.part("validation"):
+        warnings.append(NO_VALIDATION)
     copies = _describe_copies(groups, leaks)
     context.reporter.info(copies)
     return SplitData(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])

@@ -25,7 +25,13 @@ from regraft.data.sources import is_in_memory, name_data
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.pipeline.context import Context
 from regraft.pipeline.embed import check_pooling, make_pooled_network, read_vectors
-from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone, report_refused
+from regraft.pipeline.prepare import (
+    extract_and_remember,
+    list_data,
+    open_backbone,
+    report_backbone,
+    report_refused,
+)
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
 from regraft.solvers.feature_scoring import h_score, logme
@@ -148,7 +154,9 @@ def recommend(
     recipe = recipe or Recipe()
     candidates = _make_recipes(recipe, backbones, weights)
     context = Context.open(store, trust=trust)
-    catalog = _draw_sample(Catalog.open(data, recipe).require_learnable(), sample, recipe.seed)
+    listed, _ = list_data(context, data, recipe)
+    report_refused(context.reporter, listed)
+    catalog = _draw_sample(listed, sample, recipe.seed)
     context.reporter.info(
         f"{len(candidates)} backbones on {len(catalog):,} images.{_describe_downloads(candidates)}"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
@@ -23,10 +23,12 @@ __all__ = [
     "escape_controls",
     "format_bytes",
     "format_duration",
+    "format_names",
     "make_printable",
     "print_table",
 ]
 
+MAX_NAMES = 12  # in a sentence
 LINE_INTERVAL = 10.0  # seconds between two lines of progress without a terminal
 _BYTES = {"GB": 1e9, "MB": 1e6, "KB": 1e3}
 
@@ -157,6 +159,17 @@ def format_bytes(size: float) -> str:
     unit, scale = next((item for item in _BYTES.items() if size >= 0.9995 * item[1]), ("bytes", 1))
     digits = 2 if unit == "GB" and size < 9.995 * scale else 0
     return f"{size / scale:.{digits}f} {unit}"
+
+
+def format_names(names: Iterable[str]) -> str:
+    """Return names separated by commas, the first dozen where they are many.
+
+    >>> format_names(["cat", "dog"])
+    'cat, dog'
+    """
+    listed = list(names)
+    others = f" and {len(listed) - MAX_NAMES:,} more" if len(listed) > MAX_NAMES else ""
+    return ", ".join(listed[:MAX_NAMES]) + others
 
 
 @contextmanager

@@ -24,7 +24,7 @@
 | `url_refused` | a web address: nothing is ever downloaded |
 | `missing_label`, `not_a_number` | a target without a value; a text among numbers |
 | `unknown_class` | a class number for which there is no name |
-| `unknown_part` | a split column that holds neither train nor validation nor test |
+| `unknown_part` | the cell of the split column is empty |
 | `conflicting_rows` | rows name the same image with different targets, parts or groups |
 | `conflicting_copies` | files with the same bytes have different classes |
 | `malformed_row` | a row has more or fewer cells than the header |
@@ -33,6 +33,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import cache
 
 __all__ = ["CONFLICTING_COPIES", "HEAD_BYTES", "NOTES", "Rejection", "is_heif", "register_heif", "sniff"]
@@ -67,6 +68,24 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x12\xaf", 4, "unsupported_format", "FLC animation"),
     (b"PK\x03\x04", 0, "not_an_image", "looks like a zip archive"),
 )
+# The same for files that do not begin like an image that is decoded: a DICOM file may be a TIFF, too.
+_OTHER_MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"DICM", 128, "unsupported_format", "DICOM"),
+    (b"n+1\0", 344, "unsupported_format", "NIfTI"),
+    (b"SIMPLE  =", 0, "unsupported_format", "FITS"),
+    (b"NRRD000", 0, "unsupported_format", "NRRD"),
+    (b"ObjectType = Image", 0, "unsupported_format", "MetaImage"),
+    (b"ZISRAWFILE", 0, "unsupported_format", "Zeiss CZI"),
+    (b"\xda\xce\xbe\x0a", 0, "unsupported_format", "Nikon ND2"),
+    (b"qoif", 0, "unsupported_format", "QOI"),
+    (b"BPG\xfb", 0, "unsupported_format", "BPG"),
+    (b"II\xbc\1", 0, "unsupported_format", "JPEG XR"),
+    (b"gimp xcf", 0, "unsupported_format", "GIMP"),
+    (b"\x59\xa6\x6a\x95", 0, "unsupported_format", "Sun raster"),
+    (b"\xd7\xcd\xc6\x9a", 0, "unsupported_format", "Windows metafile"),
+    (b" EMF", 40, "unsupported_format", "Windows metafile"),
+)
+_NETPBM = re.compile(rb"(P[1-6]|P[Ff])\s+[#\d]|P7\s+(#|WIDTH)")
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Notes on files that are used all the same; each completes "3 images ...". Their order is part of store keys.
 NOTES = {
@@ -102,10 +121,20 @@ def sniff(data: bytes) -> Rejection | None:
         return Rejection("empty", "the file has no bytes")
     if is_heif(head):
         return None if has_heif_plugin() else Rejection("needs_plugin", _HEIF_DETAIL)
-    for magic, offset, code, description in () if _is_avif(head) else _MAGIC:
+    if not _is_avif(head) and (rejection := _match_magic(head, _MAGIC)):
+        return rejection
+    if _may_be_image(head):
+        return None
+    if _NETPBM.match(head):
+        return Rejection("unsupported_format", "Netpbm: PBM, PGM, PPM, PAM or PFM")
+    return _match_magic(head, _OTHER_MAGIC) or _sniff_text(head)
+
+
+def _match_magic(head: bytes, formats: tuple[tuple[bytes, int, str, str], ...]) -> Rejection | None:
+    for magic, offset, code, description in formats:
         if head[offset : offset + len(magic)] == magic:
             return Rejection(code, description)
-    return None if _may_be_image(head) else _sniff_text(head)
+    return None
 
 
 def is_heif(head: bytes) -> bool:
