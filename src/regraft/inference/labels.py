@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import TABLE_SUFFIXES, Catalog
-from regraft.errors import DataError, UsageError, suggest_nearest
+from regraft.errors import DataError, UsageError
 from regraft.recipe import Recipe, TaskChoice
 
 __all__ = ["number_targets", "open_labelled"]
@@ -40,6 +40,11 @@ def open_labelled(
         own = manifest["columns"]
         image, target = image or tuple(own["image"]), target or tuple(own["target"])
         separator = separator or (own["separator"] if len(target) == 1 else "")
+        if not image or not target:
+            raise UsageError(
+                f"{data} is a table, and the model was trained without one: name its column of images with "
+                "--image and that of targets with --target."
+            )
     # A part of the data may hold one class, so the model's task decides only whether there are classes.
     task = "multiclass" if manifest["task"] == "binary" else manifest["task"]
     recipe = Recipe(image=image, target=target, separator=separator, task=cast("TaskChoice", task))
@@ -83,13 +88,14 @@ def _require_known(catalog: Catalog, names: Sequence[str], outputs: Sequence[str
     if not unknown:
         return
     kind = "labels" if catalog.task == "multilabel" else "classes"
-    expected = f"Expected {kind} that the model knows: {_list_names(outputs)}."
-    if len(unknown) == len(names):
-        remedy = f"None is the model's: does {catalog.root} hold the folders of its {kind}, or name --target?"
+    if len(unknown) < len(names):
+        received = f"Received also: {_list_names(unknown)}. Take out their images, or train a model on them."
     else:
-        remedy = "Take their images out, or train a model that knows them."
-    hint = suggest_nearest(unknown[0], outputs)
-    raise DataError(f"{expected} Received also: {_list_names(unknown)}.{hint} {remedy}")
+        received = (
+            f"Received none of them, but {_list_names(unknown)}. Give the folder whose subfolders are these "
+            f"{kind}, or name the table's column with --target."
+        )
+    raise DataError(f"Expected {kind} that the model knows: {_list_names(outputs)}. {received}")
 
 
 def _order_targets(names: Sequence[str], outputs: Sequence[str]) -> list[int]:
