@@ -43,8 +43,8 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
     Raises:
         ModelRefused: the file is damaged, or holds code, a layer of another kind or a SavedModel that is not
             trusted.
-        EnvironmentFault: the file needs KerasHub, TensorFlow or another backend, or the backend cannot compute
-            in this process.
+        EnvironmentFault: the file needs KerasHub, TensorFlow or another backend, or the backend cannot
+            compute in this process.
     """
     claim_backend()
     # KerasHub is left out: it also registers classes that read files.

@@ -87,7 +87,9 @@ def inspect_image(image: Any, writer: ImageWriter) -> ImageFile | Rejection:
     if isinstance(image, bytearray | memoryview):
         image = bytes(image)
     try:
-        file = writer.write(image if isinstance(image, bytes) or _is_pillow_image(image) else _to_array(image))
+        file = writer.write(
+            image if isinstance(image, bytes) or _is_pillow_image(image) else _to_array(image)
+        )
     except Rejection as rejection:
         return rejection
     return ImageFile(str((writer.root / file.path).absolute()), file.digest)
@@ -121,7 +123,8 @@ def _to_array(item: Any) -> NDArray[Any]:
         return np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
     except Exception as error:  # tensors of any library
         raise UsageError(
-            f"{EXPECTED}Received: {type(item).__name__}, which is no array ({shorten_error(error, most=160)})."
+            f"{EXPECTED}Received: {type(item).__name__}, which becomes no array "
+            f"({shorten_error(error, most=160)})."
         ) from error
 
 

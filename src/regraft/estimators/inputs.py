@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def make_catalog(images: Any, writer: ImageWriter) -> Catalog:
         EnvironmentFault: the files cannot be written.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile; from pathlib import Path
         >>> writer = ImageWriter(Path(tempfile.mkdtemp()))
         >>> len(make_catalog(np.zeros((3, 8, 8, 3), np.uint8), writer))
         3

@@ -36,7 +36,7 @@ BATCH = 8
 Array = NDArray[np.float32]
 Outputs = dict[str, Array]
 Precision = Literal["f32", "bf16"]
-_engines: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()  # of this process
+_networks: weakref.WeakSet[Any] = weakref.WeakSet()  # those compiled in this process
 
 
 def openvino_name(precision: Precision) -> str | None:
@@ -103,7 +103,7 @@ class OpenVinoEngine:
             if name.startswith("out_")  # a name that `convert` gave
         }
         self._most_requests = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        _engines.add(self)
+        _networks.add(self._compiled)
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order, as `features.engine.Engine` describes them.
@@ -135,10 +135,10 @@ class OpenVinoEngine:
 
 
 def _keep_inherited_networks() -> None:
-    """Never release a parent's networks in a forked process: releasing waits for threads that are not here."""
-    for engine in _engines:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._compiled))
-    _engines.clear()
+    """Keep a parent's networks in a forked process: releasing them waits for threads that it lacks."""
+    for network in _networks:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(network))
+    _networks.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -204,7 +204,7 @@ class Bundle:
             The answer to each sample. An image from memory is called by its number, "image 0".
 
         Raises:
-            UsageError: a path does not exist, something is no image, or a sample has the wrong number of them.
+            UsageError: a path does not exist, an item is no image, or a sample has the wrong number of them.
             DataError: the pixels of an array are not in 0..255.
         """
         return self._predict_samples(list_samples(images, self.images_per_sample), scale)

@@ -45,19 +45,19 @@ def list_samples(images: Any, images_per_sample: int) -> list[tuple[InputImage, 
     Raises:
         UsageError: an item is no image, a path does not exist, or a sample has the wrong number of images.
     """
-    samples = []
+    samples: list[tuple[InputImage, ...]] = []
     for number, item in enumerate(list_items(images)):
         if images_per_sample == 1 and not isinstance(item, list | tuple):
             samples += [(image,) for image in _list_images(item, number)]
             continue
         parts = _list_parts(item)
         if len(parts) != images_per_sample:
-            s = "s" * (images_per_sample > 1)
-            raise UsageError(
-                f"Expected a list of {images_per_sample} image{s} for each sample. Received: {describe(item)}."
-            )
+            images_text = f"{images_per_sample} images" if images_per_sample > 1 else "one image"
+            raise UsageError(f"Expected a list of {images_text} for each sample. Received: {describe(item)}.")
         first = number * images_per_sample
-        samples.append(tuple(image for k, part in enumerate(parts) for image in _list_images(part, first + k)))
+        samples.append(
+            tuple(image for k, part in enumerate(parts) for image in _list_images(part, first + k))
+        )
     return samples
 
 

@@ -72,14 +72,14 @@ def number_targets(catalog: Catalog, outputs: Sequence[str]) -> NDArray[Any]:
     targets = catalog.targets(catalog.samples)
     if catalog.task == "regression":
         return targets[:, _order_targets(catalog.outputs, outputs)]
-    is_used = targets.any(0) if targets.ndim > 1 else np.bincount(targets, minlength=len(catalog.outputs)) > 0
-    names = [name for name, used in zip(catalog.outputs, is_used, strict=True) if used]
+    used = np.flatnonzero(targets.any(0)) if targets.ndim > 1 else np.unique(targets)
+    names = [catalog.outputs[number] for number in used.tolist()]
     _require_known(catalog, names, outputs)
     numbers = [outputs.index(name) if name in outputs else 0 for name in catalog.outputs]
     if targets.ndim == 1:
         return np.asarray(np.array(numbers)[targets])
     renumbered = np.zeros((len(targets), len(outputs)), np.float32)
-    renumbered[:, np.array(numbers)[is_used]] = targets[:, is_used]
+    renumbered[:, np.array(numbers)[used]] = targets[:, used]
     return renumbered
 
 

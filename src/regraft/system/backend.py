@@ -116,8 +116,9 @@ def claim_backend() -> None:
     global _owner  # noqa: PLW0603
     if _owner not in (None, os.getpid()) and (name := get_backend_name()) in NOT_AFTER_FORK:
         raise EnvironmentFault(
-            f"{name} cannot compute in this process, which was forked from one that had loaded a network. Start "
-            'processes with multiprocessing.get_context("spawn"), or load networks only in the forked ones.'
+            f"{name} cannot compute in this process, which was forked from one that had loaded a network. "
+            'Start processes with multiprocessing.get_context("spawn"), or load networks only in the forked '
+            "ones."
         )
     _owner = os.getpid()
 
