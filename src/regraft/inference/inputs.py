@@ -52,8 +52,8 @@ def list_samples(images: Any, images_per_sample: int) -> list[tuple[InputImage, 
             continue
         parts = _list_parts(item)
         if len(parts) != images_per_sample:
-            images_text = f"{images_per_sample} images" if images_per_sample > 1 else "one image"
-            raise UsageError(f"Expected a list of {images_text} for each sample. Received: {describe(item)}.")
+            count = f"{images_per_sample} images" if images_per_sample > 1 else "one image"
+            raise UsageError(f"Expected {count} per sample, in a list. Received: {describe(item)}.")
         first = number * images_per_sample
         samples.append(
             tuple(image for k, part in enumerate(parts) for image in _list_images(part, first + k))
