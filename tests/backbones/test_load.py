@@ -1,6 +1,7 @@
 """Backbones from names, files and models: the same numbers as Keras, or an error that says what to do."""
 
 import random
+import re
 
 import keras
 import numpy as np
@@ -218,6 +219,16 @@ def test_missing_model_file():
 
 def test_folder_that_holds_no_backbone(tmp_path):
     with pytest.raises(UsageError, match=r"neither a SavedModel \(saved_model\.pb\) nor a preset"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["model.keras", "other.keras", "1/saved_model.pb"])
+def test_a_folder_with_one_model_in_it_is_refused_with_the_name_of_that(tmp_path, inside):
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).touch()
+    (tmp_path / "manifest.json").touch()
+    name = re.escape(str(tmp_path / inside.removesuffix("/saved_model.pb")))
+    with pytest.raises(UsageError, match=rf"Name the model in it: {name}\."):
         load_backbone(tmp_path)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -14,7 +17,16 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 
-from regraft import DataError, HeadSpec, ImageClassifier, ImageEmbedder, ImageRegressor, Phase, UsageError
+from regraft import (
+    DataError,
+    EnvironmentFault,
+    HeadSpec,
+    ImageClassifier,
+    ImageEmbedder,
+    ImageRegressor,
+    Phase,
+    UsageError,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -181,6 +193,45 @@ def test_the_run_folder_is_deleted_with_its_estimator(
     second = classifier.fit(files, colours).run_.path
     assert second.is_dir()
     assert not first.exists()
+
+
+def test_threads_share_an_estimator_and_it_can_be_pickled_after_predicting(
+    classifier: ImageClassifier, files: list[str], colours: list[str]
+) -> None:
+    expected = classifier.fit(files, colours).predict_proba(files)
+    fresh = pickle.loads(pickle.dumps(classifier))
+    noise = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda number: fresh.predict_proba(files[number:]), range(6)))
+        list(pool.map(lambda image: fresh.predict(image[None]), noise))  # none of which is in the store
+    for number, rows in enumerate(answers):
+        np.testing.assert_allclose(rows, expected[number:], atol=1e-6)
+    assert (pickle.loads(pickle.dumps(fresh)).predict(files) == fresh.predict(files)).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_keeps_the_folder_and_says_that_keras_cannot_compute_there(
+    classifier: ImageClassifier, files: list[str], colours: list[str]
+) -> None:
+    classifier.fit(files, colours)
+    for subject in (classifier, pickle.loads(pickle.dumps(classifier))):
+        process = os.fork()
+        if process == 0:
+            os._exit(describe_failure(subject, files))
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == EnvironmentFault.exit_code
+    assert classifier.run_.path.is_dir()
+    assert classifier.score(files, colours) == 1.0
+
+
+def describe_failure(classifier: ImageClassifier, files: list[str]) -> int:
+    """Return the exit code of a forked process that predicts, and lets go of its estimator."""
+    signal.alarm(60)  # a process that hangs is ended
+    try:
+        classifier.predict(files)
+    except EnvironmentFault as error:
+        classifier.run_ = None
+        return error.exit_code if "spawn" in str(error) else 1
+    return 0
 
 
 def test_an_unfitted_estimator_pickles_its_arguments_only(classifier: ImageClassifier) -> None:

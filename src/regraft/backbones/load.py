@@ -47,6 +47,7 @@ from regraft.backbones.zoo import Entry, find_entry, is_zoo_name, locate_keras_c
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.model_scan.model_file import check_model_file
 from regraft.model_scan.trust import make_trust_refusal
+from regraft.system.backend import claim_backend
 from regraft.system.console import TERMINAL, Reporter
 
 __all__ = ["Backbone", "load_backbone"]
@@ -111,8 +112,8 @@ def load_backbone(
     Raises:
         UsageError: unknown name, weights or contract, a handle without a version, an impossible size, weights
             of another architecture, or a contract for a backbone that has its own.
-        EnvironmentFault: the backbone is damaged, or is not on this machine and cannot be downloaded; or a
-            package is missing.
+        EnvironmentFault: the backbone is damaged, or is not on this machine and cannot be downloaded; a
+            package is missing; or the process was forked from one that computes with Keras.
         ModelRefused: the `.keras` file cannot be read safely, a SavedModel is not trusted, or a SavedModel or
             preset is not for images.
 
@@ -126,6 +127,7 @@ def load_backbone(
             'Keras is set to images with channels first. Set "image_data_format" to "channels_last" in '
             f"{locate_keras_cache().parent / 'keras.json'}."
         )
+    claim_backend()
     if pixels is not None:
         check_contract(pixels)
     request = _Request(weights, image_size, seed, pixels, trust, reporter)
@@ -161,7 +163,7 @@ def _from_path_or_handle(name: str | Path, request: _Request) -> Backbone:
     if path.is_dir():
         raise UsageError(
             f"backbone: the folder {path} holds neither a SavedModel (saved_model.pb) nor a preset "
-            "(config.json)."
+            f"(config.json).{_suggest_model_inside(path)}"
         )
     if path.is_file():
         check_model_file(path)
@@ -169,6 +171,12 @@ def _from_path_or_handle(name: str | Path, request: _Request) -> Backbone:
             f"backbone: {path} is a .keras file by its content. Rename it so that it ends in .keras."
         )
     return _from_zoo(find_entry(text), request)
+
+
+def _suggest_model_inside(folder: Path) -> str:
+    """Return a hint that names the only model in a folder, such as that of a run, or the empty string."""
+    models = [*folder.glob("*.keras"), *(file.parent for file in folder.glob("*/saved_model.pb"))]
+    return f" Name the model in it: {models[0]}." if len(models) == 1 else ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from regraft.backbones.zoo import Entry
 from regraft.errors import BackendLimit, EnvironmentFault, ModelRefused, UsageError, shorten_error
 from regraft.model_scan.model_file import check_model_file
 from regraft.model_scan.trust import expect_trust
-from regraft.system.backend import get_backend_name
+from regraft.system.backend import claim_backend, get_backend_name
 
 __all__ = [
     "add_contract",
@@ -43,8 +43,10 @@ def read_model(path: Path, *, trust: bool = False) -> keras.Model:
     Raises:
         ModelRefused: the file is damaged, or holds code, a layer of another kind or a SavedModel that is not
             trusted.
-        EnvironmentFault: the file needs KerasHub, TensorFlow or another backend.
+        EnvironmentFault: the file needs KerasHub, TensorFlow or another backend, or the backend cannot
+            compute in this process.
     """
+    claim_backend()
     # KerasHub is left out: it also registers classes that read files.
     names = keras.saving.get_custom_objects()
     user_names = [name for name in names if not name.startswith(("keras_", "regraft>"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.system.signals import get_exit_code
@@ -16,7 +17,8 @@ __all__ = ["finish_run", "print_scores"]
 def finish_run(run: Run) -> None:
     """Print a run's scores and the path of its report; exit with the signal's code if a signal stopped it."""
     print_scores(run.metrics)
-    print(f"Report: {run.path / 'report.html'}")
+    report, here = run.path / "report.html", Path.cwd()
+    print(f"Report: {report.relative_to(here) if report.is_relative_to(here) else report}")
     if run.interrupted:
         sys.exit(get_exit_code())
 

@@ -43,7 +43,7 @@ class Catalog:
     """A list of images with their targets.
 
     Attributes:
-        root: the folder that paths are relative to.
+        root: the folder that paths are relative to; made absolute.
         outputs: names of the model's outputs: classes or labels, sorted, or the targets of regression.
         samples: sorted by path where they come from a folder, otherwise in the order of the source.
         refused: the files or rows that are not used.
@@ -61,6 +61,10 @@ class Catalog:
     task: str = "multiclass"
     why: str = ""
     source: Source = field(default=Source.from_memory("catalog"), init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # The current folder may change before the files are read.
+        object.__setattr__(self, "root", self.root.absolute())
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
 
 from regraft.data.catalog import Catalog
+from regraft.data.image_inputs import inspect_image, inspect_path, is_path
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
-from regraft.data.samples import ImageFile, RejectedFile, Sample, inspect_file
+from regraft.data.samples import ImageFile, RejectedFile, Sample
 from regraft.errors import DataError
 
 __all__ = ["make_catalog", "require_all_usable"]
@@ -41,21 +41,18 @@ def make_catalog(images: Any, writer: ImageWriter) -> Catalog:
         EnvironmentFault: the files cannot be written.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile; from pathlib import Path
         >>> writer = ImageWriter(Path(tempfile.mkdtemp()))
         >>> len(make_catalog(np.zeros((3, 8, 8, 3), np.uint8), writer))
         3
     """
     items = _list_items(images)
     with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(_inspect_path, items))
-    files = [
-        _write_image(writer, item) if verdict is None else verdict
-        for item, verdict in zip(items, verdicts, strict=True)
-    ]
+        verdicts = iter(list(pool.map(inspect_path, filter(is_path, items))))
+    files = [next(verdicts) if is_path(item) else inspect_image(item, writer) for item in items]
     if getattr(getattr(items[0], "dtype", None), "kind", "") == "f":
         writer.check_scale()  # only for fractions: a few dark images of whole numbers are no mistake
-    names = [os.fspath(item) if _is_path(item) else f"image {row}" for row, item in enumerate(items)]
+    names = [os.fspath(item) if is_path(item) else f"image {row}" for row, item in enumerate(items)]
     require_all_usable(
         RejectedFile(name, file.code, file.detail)
         for name, file in zip(names, files, strict=True)
@@ -105,22 +102,3 @@ def _to_array(images: Any) -> Any:
     if names.ndim != 1:
         raise DataError(f"{_EXPECTED}Received: {names.shape[1:]} values for each of {len(names)} rows.")
     return names
-
-
-def _is_path(item: Any) -> bool:
-    return isinstance(item, str | os.PathLike)
-
-
-def _inspect_path(item: Any) -> ImageFile | Rejection | None:
-    """Return the file at a path, or why it is refused; None for an image in memory."""
-    if not _is_path(item):
-        return None
-    verdict = inspect_file(Path(item))
-    return verdict if isinstance(verdict, Rejection) else ImageFile(str(Path(item).absolute()), verdict)
-
-
-def _write_image(writer: ImageWriter, image: Any) -> ImageFile | Rejection:
-    try:
-        return writer.write(image)
-    except Rejection as rejection:
-        return rejection

@@ -5,8 +5,10 @@ When the object is pickled, the bytes of the files go with it. No Keras object i
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
-from functools import cached_property
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from regraft.pipeline.outputs import claim_folder
 from regraft.pipeline.run_folder import write_run
 from regraft.recipe import Recipe
 from regraft.system.console import SILENT, Reporter
+from regraft.system.process_cache import ProcessCache
 from regraft.training.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -50,8 +53,10 @@ class TemporaryRun:
     """
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True)
-        self.path = Path(self._directory.name) / "run"
+        folder = Path(tempfile.mkdtemp(prefix="regraft-"))
+        weakref.finalize(self, _remove, folder, os.getpid())
+        self.path = folder / "run"
+        self._cache = ProcessCache()
         if files is not None:
             self.path.mkdir()
             for name, content in files.items():
@@ -68,13 +73,16 @@ class TemporaryRun:
         with claim_folder(self.path, overwrite=False) as folder:
             write_run(outcome, folder, self.path, None, reporter)
 
-    @cached_property
+    @property
     def bundle(self) -> Bundle:
         """The run as opened by `load`, its model in safe mode.
 
         The types of an estimator in the head are trusted: whoever called `fit` passed it in, in this process
         or in the one that pickled this object.
         """
+        return self._cache.get("bundle", self._open_bundle)
+
+    def _open_bundle(self) -> Bundle:
         return load(self.path, trusted=_list_types(self.path / ESTIMATOR), reporter=SILENT)
 
     def predict(self, context: Context, catalog: Catalog) -> Answers:
@@ -118,9 +126,12 @@ class TemporaryRun:
         )
         return np.array([answers[sample.digest] for sample in catalog.samples], np.float32)
 
-    @cached_property
+    @property
     def _cut(self) -> Cut:
         """The model, cut between backbone and head as in training."""
+        return self._cache.get("cut", self._cut_model)
+
+    def _cut_model(self) -> Cut:
         from regraft.models.cut import Cut, cut
         from regraft.models.head import is_head
 
@@ -128,6 +139,12 @@ class TemporaryRun:
         if any(is_head(layer) and layer.weights for layer in model.layers):
             return cut(model, is_head)
         return Cut(name_output(model, "cut_0"), _make_identity(model), ("cut_0",))
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove the folder of an object that has gone; not where a forked process ends, whose parent has it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _list_types(file: Path) -> list[str]:

@@ -5,7 +5,11 @@ This needs only NumPy and OpenVINO: a process that predicts imports neither Kera
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
+import os
+import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +36,7 @@ BATCH = 8
 Array = NDArray[np.float32]
 Outputs = dict[str, Array]
 Precision = Literal["f32", "bf16"]
+_networks: weakref.WeakSet[Any] = weakref.WeakSet()  # those compiled in this process
 
 
 def openvino_name(precision: Precision) -> str | None:
@@ -56,6 +61,8 @@ def has_bf16() -> bool:
 
 class OpenVinoEngine:
     """A network compiled with static shapes, which has as many batches under way as suit the processor.
+
+    Several threads and loops may run it at once. It belongs to the process that made it.
 
     Args:
         graph: an OpenVINO file. One input: float RGB pixels (any, size, size, 3) in 0..255. Each output has
@@ -95,25 +102,28 @@ class OpenVinoEngine:
             for name in output.get_names()
             if name.startswith("out_")  # a name that `convert` gave
         }
-        count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = [self._compiled.create_infer_request() for _ in range(count)]
+        self._most_requests = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        _networks.add(self._compiled)
 
     def run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Outputs]:
-        """Yield the outputs of each batch, in order, as `features.engine.Engine` describes them."""
-        waiting: list[tuple[Any, int]] = []
-        free = list(self._requests)
+        """Yield the outputs of each batch, in order, as `features.engine.Engine` describes them.
+
+        Each call has infer requests of its own: making one takes a tenth of a millisecond.
+        """
+        under_way: deque[tuple[Any, int]] = deque()
         try:
             for batch in batches:
-                if not free:
-                    free.append(waiting[0][0])
-                    yield self._finish(*waiting.pop(0))
-                request = free.pop()
+                if len(under_way) < self._most_requests:
+                    request = self._compiled.create_infer_request()
+                else:
+                    request, rows = under_way.popleft()
+                    yield self._finish(request, rows)
                 request.start_async({0: pad_batch(batch, self.batch)}, share_inputs=False)
-                waiting.append((request, len(batch)))
-            while waiting:
-                yield self._finish(*waiting.pop(0))
+                under_way.append((request, len(batch)))
+            while under_way:
+                yield self._finish(*under_way.popleft())
         finally:  # also for a caller that stops early: no request stays under way
-            for request, _ in waiting:
+            for request, _ in under_way:
                 request.wait()
 
     def _finish(self, request: Any, rows: int) -> Outputs:
@@ -122,6 +132,17 @@ class OpenVinoEngine:
             name: request.get_output_tensor(number).data[:rows].copy()
             for name, number in self._numbers.items()
         }
+
+
+def _keep_inherited_networks() -> None:
+    """Keep a parent's networks in a forked process: releasing them waits for threads that it lacks."""
+    for network in _networks:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(network))
+    _networks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited_networks)
 
 
 def expect_any_batch(graph: Path) -> None:

@@ -61,7 +61,7 @@ class Store:
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None, reporter: Reporter = TERMINAL) -> None:
-        self.root = Path(root) if root is not None else get_default_root()
+        self.root = (Path(root) if root is not None else get_default_root()).absolute()
         self._entries: dict[str, Entries] = {}
         self.reporter = reporter
         self.fallback = MemoryFallback(reporter)

@@ -10,26 +10,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, RejectedFile
-from regraft.data.folders import list_images
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.rejections import Rejection
-from regraft.data.samples import inspect_file
-from regraft.errors import DataError, ModelRefused, UsageError
+from regraft.errors import ModelRefused, UsageError
 from regraft.evaluation.scores import compute_scores
 from regraft.features.openvino import BATCH
+from regraft.inference.inputs import InputImage, list_samples, name_sample, open_samples
+from regraft.inference.labels import number_targets, open_labelled
 from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, check_answers, make_default_engine, run_engine
 from regraft.metrics.intervals import Interval
 from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
-from regraft.recipe import Recipe, TaskChoice
 from regraft.system.console import TERMINAL, Reporter
 from regraft.system.files import hash_file
+from regraft.system.process_cache import ProcessCache
 from regraft.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -91,8 +91,11 @@ class Evaluation:
 class Bundle:
     """The model of a run with everything that is needed to use it. Returned by `load`.
 
+    Threads may share it, and it may be pickled. A process that gets it by a pickle or a fork opens the files
+    of the run folder again, so a change to `model` stays in the process that made it.
+
     Attributes:
-        path: the run folder.
+        path: the run folder, an absolute path.
         manifest: the content of manifest.json.
         task: "multiclass", "binary", "multilabel" or "regression".
         outputs: names of classes, labels or targets, in the order of the model's outputs. A model of two
@@ -111,7 +114,7 @@ class Bundle:
         trust: bool = False,
         reporter: Reporter = TERMINAL,
     ) -> None:
-        self.path, self._reporter = path, reporter
+        self.path, self._reporter = path.absolute(), reporter
         self._trusted = tuple(trusted)
         self._trust = trust
         self.manifest = manifest
@@ -120,21 +123,27 @@ class Bundle:
         self.thresholds: dict[str, float] = dict(manifest["thresholds"])
         self.image_size: int = int(manifest["pixels"]["size"])
         self.images_per_sample: int = int(manifest["photos"])
-        self._engines: dict[int, Engine] = {}
+        self._cache = ProcessCache()
 
-    @cached_property
+    @property
     def model(self) -> keras.Model:
         """The trained network, an ordinary `keras.Model` from RGB 0..255 to answers; see `regraft.tasks`."""
+        return self._cache.get("model", self._read_model)
+
+    def _read_model(self) -> keras.Model:
         from regraft.backbones.user_model import read_model
 
         self._check_file("model.keras")
         return read_model(self.path / "model.keras", trust=self._trust)
 
-    @cached_property
+    @property
     def estimator(self) -> EstimatorHead | None:
         """The scikit-learn head behind the model's output; None if the model has a Keras head."""
         if ESTIMATOR not in self.manifest["files"]:
             return None
+        return self._cache.get("estimator", self._read_estimator)
+
+    def _read_estimator(self) -> EstimatorHead:
         from regraft.solvers.estimator_io import read_estimator
 
         self._check_file(ESTIMATOR)
@@ -149,16 +158,18 @@ class Bundle:
         Raises:
             ModelRefused: a file differs from the manifest, or the engine does not give the answers that the
                 model gave when it was trained.
+            EnvironmentFault: this process was forked from one that computes with Keras, which is needed here.
         """
-        if "model" in self.__dict__:
+        if "model" in self._cache:
             return make_default_engine(self.model)
         if not self._has_graph:
             return self._test_engine(make_default_engine(self.model))
         batch = 1 if samples < BATCH else BATCH
-        if batch not in self._engines:
-            graph = read_graph(self.path, batch, self._reporter)
-            self._engines[batch] = self._test_engine(graph or make_default_engine(self.model))
-        return self._engines[batch]
+        return self._cache.get(("engine", batch), lambda: self._make_graph_engine(batch))
+
+    def _make_graph_engine(self, batch: int) -> Engine:
+        graph = read_graph(self.path, batch, self._reporter)
+        return self._test_engine(graph or make_default_engine(self.model))
 
     def _test_engine(self, engine: Engine) -> Engine:
         """Return the engine if it passes the self-test of the run."""
@@ -179,49 +190,61 @@ class Bundle:
             self._check_file(name)
         return True
 
-    def predict(
-        self, images: Sequence[str | os.PathLike[str] | Sequence[str | os.PathLike[str]]]
-    ) -> Iterator[Prediction | RejectedFile]:
+    def predict(self, images: Any, *, scale: float = 1.0) -> Iterator[Prediction | RejectedFile]:
         """Predict samples in order.
 
         Args:
-            images: image files, or folders, which stand for every image in them. If a sample has several
-                images, a sequence of files for each sample.
+            images: one image, or several: paths of image files, or of folders, which stand for every image in
+                them; arrays (height, width, 3), (height, width, 1) or (height, width) in 0..255, or one array
+                of many; Pillow images; the bytes of image files. If a sample has several images, a list of
+                them for each sample.
+            scale: the factor that brings the pixels of arrays to 0..255, such as 255 for pixels in 0..1.
+
+        Returns:
+            The answer to each sample. An image from memory is called by its number, "image 0".
 
         Raises:
-            UsageError: a path does not exist, or a sample has the wrong number of images.
+            UsageError: a path does not exist, an item is no image, or a sample has the wrong number of them.
+            DataError: the pixels of an array are not in 0..255.
         """
-        samples = [sample for item in images for sample in self._list_samples(item)]
-        verdicts = [[inspect_file(file) for file in sample] for sample in samples]
-        rejections = [next((v for v in row if isinstance(v, Rejection)), None) for row in verdicts]
-        jobs = [
-            Job(file, digest)
-            for sample, row, rejection in zip(samples, verdicts, rejections, strict=True)
-            if rejection is None
-            for file, digest in zip(sample, row, strict=True)
-            if isinstance(digest, str)
-        ]
-        answers = self._predict_jobs(jobs)
-        for sample, rejection in zip(samples, rejections, strict=True):
-            answer = rejection or next(answers)
-            name = ", ".join(os.fspath(file) for file in sample)
-            yield (
-                RejectedFile(name, answer.code, answer.detail)
-                if isinstance(answer, Rejection)
-                else self._make_prediction(name, answer)
-            )
+        return self._predict_samples(list_samples(images, self.images_per_sample, self._reporter), scale)
 
-    def evaluate(self, data: Catalog | str | os.PathLike[str]) -> list[Evaluation]:
+    def _predict_samples(
+        self, samples: Sequence[tuple[InputImage, ...]], scale: float
+    ) -> Iterator[Prediction | RejectedFile]:
+        with open_samples(samples, scale=scale) as verdicts:
+            usable = [file for files in verdicts if not isinstance(files, Rejection) for file in files]
+            answers = self._predict_jobs([Job(Path(file.path), file.digest) for file in usable])
+            for sample, verdict in zip(samples, verdicts, strict=True):
+                answer = verdict if isinstance(verdict, Rejection) else next(answers)
+                name = name_sample(sample)
+                yield (
+                    RejectedFile(name, answer.code, answer.detail)
+                    if isinstance(answer, Rejection)
+                    else self._make_prediction(name, answer)
+                )
+
+    def evaluate(
+        self,
+        data: Catalog | str | os.PathLike[str],
+        *,
+        image: str | Sequence[str] = (),
+        target: str | Sequence[str] = (),
+        separator: str = "",
+    ) -> list[Evaluation]:
         """Score the model on samples with targets, by part; without parts there is one, "all".
 
         Args:
-            data: as for `train`; a table needs the columns of the one that the model was trained on.
+            data: as for `train`. Its classes, labels or targets may be some of the model's.
+            image, target, separator: see `Catalog.from_table`; those of the run where they are not given.
 
         Raises:
+            UsageError: there is no such table, folder or column, or its targets are of another task.
             DataError: a class or target is unknown to the model, or no image can be used.
         """
-        catalog = data if isinstance(data, Catalog) else self._open_catalog(Path(data))
-        targets = self._renumber_targets(catalog)
+        columns = (image, target, separator)
+        catalog = open_labelled(data, self.manifest, columns)
+        targets = number_targets(catalog, self.outputs)
         jobs = [Job(catalog.root / image.path, image.digest) for s in catalog.samples for image in s.images]
         pairs = list(zip(catalog.samples, self._predict_jobs(jobs), strict=True))
         refused = [
@@ -268,49 +291,6 @@ class Bundle:
             )
         return answer
 
-    def _open_catalog(self, path: Path) -> Catalog:
-        """Open a folder, or a table with the columns of the one trained on."""
-        columns = self.manifest["columns"]
-        recipe = Recipe(
-            image=tuple(columns["image"]),
-            target=tuple(columns["target"]),
-            separator=columns["separator"],
-            task=cast("TaskChoice", self.task),
-        )
-        return Catalog.open(path, recipe)
-
-    def _renumber_targets(self, catalog: Catalog) -> NDArray[Any]:
-        """Return the catalog's targets, numbered like the model's outputs."""
-        unknown = sorted(set(catalog.outputs) - set(self.outputs))
-        if unknown:
-            raise DataError(
-                f"Expected classes that the model knows: {', '.join(self.outputs)}. "
-                f"Received also: {', '.join(unknown)}."
-            )
-        number = np.array([self.outputs.index(name) for name in catalog.outputs])
-        targets = catalog.targets(catalog.samples)
-        if targets.ndim == 1:
-            return np.asarray(number[targets])
-        renumbered = np.zeros((len(targets), len(self.outputs)), np.float32)
-        renumbered[:, number] = targets
-        return renumbered
-
-    def _list_samples(self, item: Any) -> Iterator[tuple[Path, ...]]:
-        """Yield the samples that one argument of `predict` stands for."""
-        if self.images_per_sample == 1 and isinstance(item, str | os.PathLike):
-            yield from ((file,) for file in self._list_files(Path(item)))
-            return
-        paths = () if isinstance(item, str | os.PathLike) else tuple(Path(path) for path in item)
-        if len(paths) != self.images_per_sample:
-            raise UsageError(f"Expected {self.images_per_sample} images per sample. Received: {item}.")
-        yield tuple(file for path in paths for file in self._list_files(path))
-
-    def _list_files(self, path: Path) -> list[Path]:
-        """Return a file, or every image in a folder; report what is left out."""
-        if not path.exists():
-            raise UsageError(f"Expected an image file or a folder. There is nothing at {path}.")
-        return list_images(path, reporter=self._reporter)
-
     def _make_prediction(self, image: str, answer: NDArray[np.float32]) -> Prediction:
         numbers = TASKS[self.task].expand_binary(answer[None].astype(np.float64))[0]
         values = dict(zip(self.outputs, numbers.tolist(), strict=True))
@@ -348,7 +328,7 @@ def load(
 
     Example:
         bundle = load("runs/clothes")
-        for prediction in bundle.predict(["photo.jpg"]):
+        for prediction in bundle.predict("photos"):
             print(prediction.label, prediction.probability)
     """
     expect_local_path(path, RUN)

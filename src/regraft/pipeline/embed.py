@@ -38,6 +38,7 @@ from regraft.pipeline.outputs import require_inputs_outside, require_new_file
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_refused
 from regraft.recipe import HeadSpec, Recipe
 from regraft.system.atomic import make_temporary_folder
+from regraft.system.backend import claim_backend
 from regraft.system.console import TERMINAL, Reporter
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def load_embedding_network(
         >>> network.outputs[0].shape
         (None, 512)
     """
+    claim_backend()
     check_pooling(recipe.head.pooling)
     relevant = Recipe(
         backbone=recipe.backbone,

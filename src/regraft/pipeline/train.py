@@ -59,7 +59,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        path: the run folder.
+        path: the run folder, an absolute path.
         metrics: the content of metrics.json.
         interrupted: whether Ctrl-C stopped training; the model is then the best so far.
     """
@@ -220,4 +220,4 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
 
 def _write_run_folder(context: Context, outcome: Outcome, folder: Path, out: Path) -> Run:
     metrics = write_run(outcome, folder, out, lambda: open_sample_images(outcome), context.reporter)
-    return Run(out, metrics, outcome.decision.interrupted, outcome.network.model)
+    return Run(out.absolute(), metrics, outcome.decision.interrupted, outcome.network.model)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "choose_openvino",
+    "claim_backend",
     "compute_initial_values",
     "get_backend_name",
     "get_installed_versions",
@@ -44,7 +45,9 @@ BACKENDS = (*GRADIENTS, "openvino", "numpy")
 PACKAGES = (
     "regraft", "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow", "cykooz-resizer"
 )  # fmt: skip
+NOT_AFTER_FORK = ("tensorflow", "jax")  # whose threads a forked process lacks, so that it waits for ever
 _chosen = False  # by `choose_openvino`; global, since a process has one backend
+_owner: int | None = None  # the process that computes with Keras' backend; a forked one inherits its parent's
 
 
 def get_keras_home() -> Path:
@@ -102,6 +105,22 @@ def require_backend() -> None:
             f"{source} names the backend {name}, which is not installed. Install it, or set "
             f"KERAS_BACKEND={DEFAULT}."
         )
+
+
+def claim_backend() -> None:
+    """Note that this process computes with Keras' backend.
+
+    Raises:
+        EnvironmentFault: it was forked from a process that did so already, and the backend would hang here.
+    """
+    global _owner  # noqa: PLW0603
+    if _owner not in (None, os.getpid()) and (name := get_backend_name()) in NOT_AFTER_FORK:
+        raise EnvironmentFault(
+            f"{name} cannot compute in this process, which was forked from one that had loaded a network. "
+            'Start processes with multiprocessing.get_context("spawn"), or load networks only in the forked '
+            "ones."
+        )
+    _owner = os.getpid()
 
 
 def require_gradients() -> None:
