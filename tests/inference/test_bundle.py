@@ -21,6 +21,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import regraft
 from regraft.inference.inputs import list_samples
+from regraft.system.console import SILENT
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -266,21 +267,26 @@ def test_pixels_in_0_to_1_are_refused_with_the_cure(bundle: regraft.Bundle) -> N
 
 
 def test_samples_of_one_image_are_paths_folders_or_images(photos: Path, files: list[Path]) -> None:
-    assert [image.source for (image,) in list_samples(str(photos), 1)] == files
-    assert len(list_samples([photos, files[0], files[0].read_bytes(), (files[0],)], 1)) == len(files) + 3
+    assert [image.source for (image,) in list_samples(str(photos), 1, SILENT)] == files
+    assert (
+        len(list_samples([photos, files[0], files[0].read_bytes(), (files[0],)], 1, SILENT)) == len(files) + 3
+    )
     for wrong in (7, [7], [None], [{"image": "a.png"}], {"image": "a.png"}, [files[:2]], "nowhere.png"):
         with pytest.raises(regraft.UsageError, match=r"Expected .*(Received|nothing at)"):
-            list_samples(wrong, 1)
+            list_samples(wrong, 1, SILENT)
 
 
 def test_samples_of_several_images_are_lists_of_them(files: list[Path]) -> None:
     pixels = np.zeros((5, 2, 8, 8, 3), np.uint8)
-    assert [len(sample) for sample in list_samples([files[:2], (files[0], pixels[0, 0])], 2)] == [2, 2]
-    assert [len(sample) for sample in list_samples(pixels, 2)] == [2] * 5
-    assert list_samples([list(pixels[0]), list(pixels[1])], 2)[1][0].name == "image 2"
+    assert [len(sample) for sample in list_samples([files[:2], (files[0], pixels[0, 0])], 2, SILENT)] == [
+        2,
+        2,
+    ]
+    assert [len(sample) for sample in list_samples(pixels, 2, SILENT)] == [2] * 5
+    assert list_samples([list(pixels[0]), list(pixels[1])], 2, SILENT)[1][0].name == "image 2"
     for wrong in (files[0], [files[0]], [files[:3]], [pixels[0, 0]], [b""], files):
         with pytest.raises(regraft.UsageError, match="2 images per sample"):
-            list_samples(wrong, 2)
+            list_samples(wrong, 2, SILENT)
 
 
 # --- paths are resolved once

@@ -93,7 +93,7 @@ def test_a_run_made_from_a_table_is_scored_on_folders(tmp_path: Path) -> None:
     write_photos(tmp_path, classes=2, each=2)
     manifest = make_manifest("binary", ["green", "blue"], image=["file"], target=["label"], separator="|")
     assert set(name_targets(tmp_path, manifest)) == {"green", "blue"}
-    with pytest.raises(UsageError, match="--target name columns of a table"):
+    with pytest.raises(UsageError, match="--target: expected a table"):
         name_targets(tmp_path, manifest, ((), ("label",), ""))
 
 
