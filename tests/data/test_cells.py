@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from regraft.data.table_files import escape_formula, normalise_cell
+from regraft.data.cells import escape_formula, normalise_cell
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_delimiter_is_the_one_that_finds_the_columns(tmp_path):
 
 
 def test_spaces_around_names_do_not_matter(tmp_path):
-    assert read_table(written(tmp_path, "file, label\na.png, cat\n"), ["label"]).columns["label"] == [" cat"]
+    assert read_table(written(tmp_path, "file, label\na.png, cat\n"), ["label"]).columns["label"] == ["cat"]
 
 
 def test_an_unknown_column_names_those_there_are_and_the_nearest(tmp_path):

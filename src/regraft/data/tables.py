@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from regraft.data.cells import convert_cell, get_items, normalise_cell
 from regraft.data.folders import PART_NAMES
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
 from regraft.data.samples import (
@@ -27,15 +28,14 @@ from regraft.data.samples import (
     inspect_files,
     require_majority_usable,
 )
-from regraft.data.table_files import Table, normalise_cell, read_table
-from regraft.data.targets import Targets, read_targets
+from regraft.data.table_files import Table, read_table
+from regraft.data.targets import Targets, read_targets, read_values
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter
 
 __all__ = ["Columns", "list_rows"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
-_DECIMAL_COMMA = re.compile(r"\s*([+-]?\d+),(\d+)\s*")
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,14 @@ class Columns:
 
 
 class _Row(NamedTuple):
+    """A row whose images can be looked for: `index` is its place in the columns, `number` that in the file."""
+
+    index: int
     number: int
     paths: tuple[str, ...]
-    target: Target
     part: str
     group: str
+    target: Target | None = None
 
 
 def list_rows(
@@ -80,48 +83,35 @@ def list_rows(
     root = table.folder if root is None else Path(root)
     if not root.is_dir():
         raise UsageError(f"Expected the folder that paths are relative to. Received: {root}.")
-    targets = _read_targets(table, columns, task)
     refused = {n: _reject_row(n, "", Rejection("malformed_row", text)) for n, text in table.refused.items()}
-    rows = _find_usable_rows(table, columns, targets, root, refused)
-    notes: list[str] = []
-    rows = _drop_repeated_rows(rows, notes, refused)
-    samples = _make_samples(rows, root, refused, reporter)
-    numbers = list(samples)
-    repeated, contradictory = find_same_files(root, list(samples.values())), dict[int, str]()
-    if n := len(repeated):
-        links = "rows name links to files that" if n > 1 else "row names a link to a file that"
-        notes.append(f"{n:,} {links} an earlier row names; each image counts once.")
-    if targets.task in ("multiclass", "binary"):
-        contradictory = find_contradictions(list(samples.values()), targets.outputs)
-    for index, detail in contradictory.items():
-        number = numbers[index]
-        refused[number] = _reject_row(number, samples[number].path, Rejection(CONFLICTING_COPIES, detail))
-    for index in repeated | contradictory.keys():
-        del samples[numbers[index]]
-    used = tuple(samples.values())
-    all_refused = tuple(refused[number] for number in sorted(refused))
     total = len(table.numbers) + len(table.refused)
-    require_majority_usable(all_refused, total, f"rows of {table.name} (paths are taken from {root})")
-    _check_parts_and_groups(used, columns, notes)
-    return Listing(root, targets.outputs, used, all_refused, tuple(notes), targets.task, targets.why)
+
+    def require_majority() -> tuple[RejectedFile, ...]:
+        all_refused = tuple(refused[number] for number in sorted(refused))
+        require_majority_usable(all_refused, total, f"rows of {table.name} (paths are taken from {root})")
+        return all_refused
+
+    rows = _find_usable_rows(table, columns, root, refused)
+    rows, digests = _inspect_images(rows, root, refused, reporter)
+    require_majority()
+    # A row that is refused has no say in what the task is.
+    targets = _read_targets(table, columns, [row.index for row in rows], task)
+    notes = list(targets.notes)
+    rows = _drop_repeated_rows(_add_targets(rows, targets, refused), notes, refused)
+    samples = _drop_repeated_images(rows, digests, targets, root, notes, refused)
+    all_refused = require_majority()
+    _check_parts_and_groups(samples, columns, notes)
+    return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
 
 
 def _reject_row(number: int, image: str, rejection: Rejection) -> RejectedFile:
     return RejectedFile(image or f"row {number}", rejection.code, f"row {number}: {rejection.detail}")
 
 
-def _read_targets(table: Table, columns: Columns, task: str) -> Targets:
-    cells = [[normalise_cell(value) for value in table.columns[name]] for name in columns.target]
-    if table.decimal_comma and columns.separator != ",":
-        cells = [[cell and _DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in column] for column in cells]
-    rows = list(zip(*cells, strict=True))
-    return read_targets(rows, columns.target, task=task, separator=columns.separator)
-
-
 def _find_usable_rows(
-    table: Table, columns: Columns, targets: Targets, root: Path, refused: dict[int, RejectedFile]
+    table: Table, columns: Columns, root: Path, refused: dict[int, RejectedFile]
 ) -> list[_Row]:
-    """Return the rows whose cells can all be used; the others join `refused`."""
+    """Return the rows with usable paths and parts; the others join `refused`."""
     resolve = _make_resolver(os.path.realpath(root))
     paths = list(zip(*(table.columns[name] for name in columns.image), strict=True))
     parts = table.columns[columns.split] if columns.split else [""] * len(paths)
@@ -131,16 +121,61 @@ def _find_usable_rows(
         texts = [_to_text(value) for value in paths[index]]
         try:
             images = tuple(resolve(text) for text in texts)
-            if index in targets.refused:
-                raise Rejection(*targets.refused[index])
             part = _read_part(parts[index]) if columns.split else ""
         except Rejection as rejection:
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
-            target = targets.values[index]
-            if target is not None:
-                rows.append(_Row(number, images, target, part, normalise_cell(groups[index]) or ""))
+            rows.append(_Row(index, number, images, part, normalise_cell(groups[index]) or ""))
     return rows
+
+
+def _inspect_images(
+    rows: list[_Row], root: Path, refused: dict[int, RejectedFile], reporter: Reporter
+) -> tuple[list[_Row], dict[str, str]]:
+    """Return the rows whose files may all be images, and the digests of files by path."""
+    paths = list(dict.fromkeys(path for row in rows for path in row.paths))
+    results = dict(zip(paths, inspect_files([root / path for path in paths], reporter=reporter), strict=True))
+    usable = []
+    for row in rows:
+        for path in row.paths:
+            result = results[path]
+            if isinstance(result, Rejection):
+                if not os.path.exists(root / path):  # noqa: PTH110 - any name will do
+                    result = Rejection("missing_file", "there is no such file")
+                refused[row.number] = _reject_row(row.number, path, result)
+                break
+        else:
+            usable.append(row)
+    return usable, {path: result for path, result in results.items() if isinstance(result, str)}
+
+
+def _read_targets(table: Table, columns: Columns, indices: Sequence[int], task: str) -> Targets:
+    values = [[table.columns[name][index] for index in indices] for name in columns.target]
+    if len(values) == 1:
+        return read_values(
+            values[0],
+            columns.target[0],
+            task=task,
+            separator=columns.separator,
+            has_decimal_commas=table.decimal_comma,
+        )
+    for name, column in zip(columns.target, values, strict=True):
+        if any(get_items(value) is not None for value in column):
+            raise UsageError(
+                f"Several target columns: expected one value in each cell. Received: lists in column {name}. "
+                "A column of lists is a target by itself."
+            )
+    rows = list(zip(*([convert_cell(value) for value in column] for column in values), strict=True))
+    return read_targets(rows, columns.target, task=task, has_decimal_commas=table.decimal_comma)
+
+
+def _add_targets(rows: list[_Row], targets: Targets, refused: dict[int, RejectedFile]) -> list[_Row]:
+    """Return the rows with their targets; those without one join `refused`."""
+    for index, fault in targets.refused.items():
+        row = rows[index]
+        refused[row.number] = _reject_row(row.number, row.paths[0], Rejection(*fault))
+    pairs = zip(rows, targets.values, strict=True)
+    return [row._replace(target=target) for row, target in pairs if target is not None]
 
 
 def _to_text(value: Any) -> str:
@@ -205,29 +240,32 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
     return unique
 
 
-def _make_samples(
-    rows: list[_Row], root: Path, refused: dict[int, RejectedFile], reporter: Reporter
-) -> dict[int, Sample]:
-    """Return the samples by the numbers of their rows."""
-    paths = list(dict.fromkeys(path for row in rows for path in row.paths))
-    results = inspect_files([root / path for path in paths], reporter=reporter)
-    results_by_path = dict(zip(paths, results, strict=True))
-    samples = {}
+def _drop_repeated_images(
+    rows: list[_Row],
+    digests: dict[str, str],
+    targets: Targets,
+    root: Path,
+    notes: list[str],
+    refused: dict[int, RejectedFile],
+) -> tuple[Sample, ...]:
+    """Return one sample for each image: drop links to the same file and refuse contradictory copies."""
+    samples = []
     for row in rows:
-        images = []
-        for path in row.paths:
-            result = results_by_path[path]
-            if isinstance(result, Rejection):
-                if not os.path.exists(root / path):  # noqa: PTH110 - any name will do
-                    result = Rejection("missing_file", "there is no such file")
-                refused[row.number] = _reject_row(row.number, path, result)
-                break
-            images.append(ImageFile(path, result))
-        else:
-            first, *others = images
-            source = first.path, row.target, first.digest, row.part, row.group
-            samples[row.number] = Sample(*source, tuple(others))
-    return samples
+        first, *others = (ImageFile(path, digests[path]) for path in row.paths)
+        samples.append(
+            Sample(first.path, cast("Target", row.target), first.digest, row.part, row.group, tuple(others))
+        )
+    repeated, contradictory = find_same_files(root, samples), dict[int, str]()
+    if n := len(repeated):
+        links = "rows name links to files that" if n > 1 else "row names a link to a file that"
+        notes.append(f"{n:,} {links} an earlier row names; each image counts once.")
+    if targets.task in ("multiclass", "binary"):
+        contradictory = find_contradictions(samples, targets.outputs)
+    for index, detail in contradictory.items():
+        number = rows[index].number
+        refused[number] = _reject_row(number, samples[index].path, Rejection(CONFLICTING_COPIES, detail))
+    left_out = repeated | contradictory.keys()
+    return tuple(sample for index, sample in enumerate(samples) if index not in left_out)
 
 
 def _check_parts_and_groups(samples: Sequence[Sample], columns: Columns, notes: list[str]) -> None:
