@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.data.cells import write_number
 from regraft.data.folders import LAYOUT, list_folder
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
@@ -33,6 +34,8 @@ from regraft.system.console import TERMINAL, Reporter
 __all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample", "compute_target_scale"]
 
 PARTS = ("train", "validation", "test")
+MANY_SINGLE = 10  # images from which a class for almost each of them is an error
+SINGLE_SHARE = 0.9  # of the images, more than which are "almost each"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -287,7 +290,7 @@ class Catalog:
     def describe_target(self, sample: Sample) -> str:
         """Return the target of a sample as text: its class, its labels, or its values."""
         if self.task == "regression":
-            return ", ".join(f"{value:g}" for value in cast("tuple[float, ...]", sample.target))
+            return ", ".join(write_number(value) for value in cast("tuple[float, ...]", sample.target))
         return ", ".join(self.outputs[label] for label in _get_labels(sample))
 
     def part(self, name: str) -> tuple[Sample, ...]:
@@ -299,16 +302,16 @@ class Catalog:
 
         Returns:
             int64 (n,) class numbers for multiclass and binary; float32 (n, labels) of 0 and 1 for multilabel;
-            float32 (n, targets) for regression.
+            float64 (n, targets) for regression.
         """
         if self.task in ("multiclass", "binary"):
             return np.array([sample.target for sample in samples], np.int64)
+        if self.task == "regression":
+            values = [sample.target for sample in samples]
+            return np.array(values, np.float64).reshape(len(samples), len(self.outputs))
         targets = np.zeros((len(samples), len(self.outputs)), np.float32)
         for row, sample in zip(targets, samples, strict=True):
-            if self.task == "regression":
-                row[:] = sample.target
-            else:
-                row[list(cast("tuple[int, ...]", sample.target))] = 1
+            row[list(cast("tuple[int, ...]", sample.target))] = 1
         return targets
 
     def count_samples(self, part: str) -> list[int]:
@@ -331,11 +334,13 @@ class Catalog:
         """Check that a model can be trained on it; return it without classes and labels that have no image.
 
         Raises:
-            DataError: there are fewer than two classes, no training sample has some class or label, or a
-                target is the same number in all training samples.
+            DataError: there are fewer than two classes, almost every image has a class of its own, no
+                training sample has some class or label, or a target is the same number in all training
+                samples.
         """
         if self.task == "regression":
             return _require_variation(self)
+        _require_repetition(self)
         trained = {label for s in self.samples if s.part in ("", "train") for label in _get_labels(s)}
         names = [name for label, name in enumerate(self.outputs) if label in trained]
         unseen = {
@@ -353,6 +358,8 @@ class Catalog:
                 f"in {self.root}. {_explain_too_few(self)}"
             )
         return self if len(names) == len(self.outputs) else _drop_other_outputs(self, names)
+
+    learnable = require_learnable  # its earlier name
 
 
 def _require_samples(catalog: Catalog) -> Catalog:
@@ -374,9 +381,23 @@ def _require_variation(catalog: Catalog) -> Catalog:
     """Check that every target of a regression has at least two different values to learn from."""
     for name, values in zip(catalog.outputs, _get_training_targets(catalog).T, strict=True):
         if len(set(values.tolist())) < 2:
-            received = f"{values[0]:g} in every training sample" if len(values) else "no training sample"
+            received = f"{write_number(values[0])} in every training sample" if len(values) else "no training sample"
             raise DataError(f"Expected different numbers of {name} to learn from. Received: {received}.")
     return catalog
+
+
+def _require_repetition(catalog: Catalog) -> None:
+    """Check that a target is not different in almost every image: then it holds numbers, dates or names."""
+    if catalog.task == "multilabel" or len(catalog) < MANY_SINGLE or not catalog.why:
+        return
+    counts = Counter(cast("int", sample.target) for sample in catalog.samples)
+    single = [catalog.outputs[label] for label, count in sorted(counts.items()) if count == 1]
+    if len(single) > SINGLE_SHARE * len(catalog):
+        raise DataError(
+            f"Expected several images of each class. Received: {len(single):,} classes with one image each in "
+            f"{len(catalog):,} images, such as {', '.join(map(repr, single[:3]))}. If these are numbers, write "
+            "them like 1200 or 0.5 (0,5 where all are written so); if not, choose another target column."
+        )
 
 
 def _get_training_targets(catalog: Catalog) -> NDArray[Any]:
@@ -411,6 +432,6 @@ def compute_target_scale(catalog: Catalog) -> tuple[list[float], list[float]] | 
     """Return standard deviation (1 instead of 0) and mean of training targets; None unless regression."""
     if catalog.task != "regression":
         return None
-    targets = _get_training_targets(catalog).astype(np.float64)
+    targets = _get_training_targets(catalog)
     deviation = targets.std(0)
     return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()

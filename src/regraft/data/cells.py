@@ -28,6 +28,7 @@ __all__ = [
     "normalise_cell",
     "read_decimal_commas",
     "unify_numbers",
+    "write_number",
 ]
 
 Cell = str | None
@@ -57,11 +58,19 @@ def convert_cell(value: Any) -> Cell:
         return None
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
+    text = write_number(value) if isinstance(value, float) and math.isfinite(value) else str(value).strip()
     match = _WHOLE_NUMBER.fullmatch(text)
     return match[1] if match else text or None
+
+
+def write_number(value: float) -> str:
+    """Return a number as text with all its digits, a whole one without a point.
+
+    >>> write_number(1234567.0), write_number(0.1)
+    ('1234567', '0.1')
+    """
+    number = float(value)
+    return str(int(number)) if number.is_integer() else repr(number)
 
 
 def normalise_cell(value: Any) -> Cell:
