@@ -65,9 +65,9 @@ class Columns:
 
 
 class _Row(NamedTuple):
-    """A row whose images can be looked for: `index` is its place in the columns, `number` that in the file."""
+    """A row whose images can be looked for: `position` is its place in the columns, `number` that in the file."""
 
-    index: int
+    position: int
     number: int
     paths: tuple[str, ...]
     part: str
@@ -95,7 +95,7 @@ def list_rows(
     rows, digests = _inspect_images(rows, root, refused, reporter)
     require_majority()
     # A row that is refused has no say in what the task is.
-    targets = _read_targets(table, columns, [row.index for row in rows], task)
+    targets = _read_targets(table, columns, [row.position for row in rows], task)
     notes = list(targets.notes)
     rows = _drop_repeated_rows(_add_targets(rows, targets, refused), notes, refused)
     samples = _drop_repeated_images(rows, digests, targets, root, notes, refused)
@@ -117,15 +117,15 @@ def _find_usable_rows(
     parts = table.columns[columns.split] if columns.split else [""] * len(paths)
     groups = table.columns[columns.group] if columns.group else [""] * len(paths)
     rows = []
-    for index, number in enumerate(table.numbers):
-        texts = [_to_text(value) for value in paths[index]]
+    for position, number in enumerate(table.numbers):
+        texts = [_to_text(value) for value in paths[position]]
         try:
             images = tuple(resolve(text) for text in texts)
-            part = _read_part(parts[index]) if columns.split else ""
+            part = _read_part(parts[position]) if columns.split else ""
         except Rejection as rejection:
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
-            rows.append(_Row(index, number, images, part, normalise_cell(groups[index]) or ""))
+            rows.append(_Row(position, number, images, part, normalise_cell(groups[position]) or ""))
     return rows
 
 
@@ -149,8 +149,8 @@ def _inspect_images(
     return usable, {path: result for path, result in results.items() if isinstance(result, str)}
 
 
-def _read_targets(table: Table, columns: Columns, indices: Sequence[int], task: str) -> Targets:
-    values = [[table.columns[name][index] for index in indices] for name in columns.target]
+def _read_targets(table: Table, columns: Columns, positions: Sequence[int], task: str) -> Targets:
+    values = [[table.columns[name][position] for position in positions] for name in columns.target]
     if len(values) == 1:
         return read_values(
             values[0],

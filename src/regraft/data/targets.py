@@ -144,9 +144,14 @@ def read_values(
     """
     lists = list_items(values)
     if lists is None:
-        options = {"task": task, "separator": separator, "names": names}
-        rows = [(convert_cell(value),) for value in values]
-        return read_targets(rows, [column], has_decimal_commas=has_decimal_commas, **options)
+        return read_targets(
+            [(convert_cell(value),) for value in values],
+            [column],
+            task=task,
+            separator=separator,
+            names=names,
+            has_decimal_commas=has_decimal_commas,
+        )
     are_sets = any(isinstance(value, set | frozenset) for value in values)
     if are_sets or _are_label_lists(lists, task, names):
         return read_label_lists([cells or () for cells in lists], column, task=task, names=names)
