@@ -61,7 +61,7 @@ class Task:
         if self.name == "multiclass":
             one_hot: NDArray[np.float32] = np.eye(outputs, dtype=np.float32)[targets]
             return one_hot
-        dtype = np.float64 if self.name == "regression" else np.float32
+        dtype: Any = np.float64 if self.name == "regression" else np.float32
         encoded: Floats = np.asarray(targets, dtype).reshape(len(targets), self.count_units(outputs))
         return encoded
 

@@ -65,7 +65,7 @@ class Columns:
 
 
 class _Row(NamedTuple):
-    """A row whose images can be looked for: `position` is its place in the columns, `number` that in the file."""
+    """A row with usable paths: `position` is its place in the columns, `number` that in the file."""
 
     position: int
     number: int
@@ -98,10 +98,14 @@ def list_rows(
     targets = _read_targets(table, columns, [row.position for row in rows], task)
     notes = list(targets.notes)
     rows = _drop_repeated_rows(_add_targets(rows, targets, refused), notes, refused)
-    samples = _drop_repeated_images(rows, digests, targets, root, notes, refused)
+    classes = targets.outputs if targets.task in ("multiclass", "binary") else ()
+    samples = [_make_sample(row, digests) for row in rows]
+    samples = _drop_repeated_images(rows, samples, root=root, classes=classes, notes=notes, refused=refused)
     all_refused = require_majority()
     _check_parts_and_groups(samples, columns, notes)
-    return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
+    return Listing(
+        root, targets.outputs, tuple(samples), all_refused, tuple(notes), targets.task, targets.why
+    )
 
 
 def _reject_row(number: int, image: str, rejection: Rejection) -> RejectedFile:
@@ -240,32 +244,33 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
     return unique
 
 
+def _make_sample(row: _Row, digests: dict[str, str]) -> Sample:
+    first, *others = (ImageFile(path, digests[path]) for path in row.paths)
+    target = cast("Target", row.target)
+    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others))
+
+
 def _drop_repeated_images(
     rows: list[_Row],
-    digests: dict[str, str],
-    targets: Targets,
+    samples: list[Sample],
+    *,
     root: Path,
+    classes: Sequence[str],
     notes: list[str],
     refused: dict[int, RejectedFile],
-) -> tuple[Sample, ...]:
+) -> list[Sample]:
     """Return one sample for each image: drop links to the same file and refuse contradictory copies."""
-    samples = []
-    for row in rows:
-        first, *others = (ImageFile(path, digests[path]) for path in row.paths)
-        samples.append(
-            Sample(first.path, cast("Target", row.target), first.digest, row.part, row.group, tuple(others))
-        )
     repeated, contradictory = find_same_files(root, samples), dict[int, str]()
     if n := len(repeated):
         links = "rows name links to files that" if n > 1 else "row names a link to a file that"
         notes.append(f"{n:,} {links} an earlier row names; each image counts once.")
-    if targets.task in ("multiclass", "binary"):
-        contradictory = find_contradictions(samples, targets.outputs)
+    if classes:
+        contradictory = find_contradictions(samples, classes)
     for index, detail in contradictory.items():
         number = rows[index].number
         refused[number] = _reject_row(number, samples[index].path, Rejection(CONFLICTING_COPIES, detail))
     left_out = repeated | contradictory.keys()
-    return tuple(sample for index, sample in enumerate(samples) if index not in left_out)
+    return [sample for index, sample in enumerate(samples) if index not in left_out]
 
 
 def _check_parts_and_groups(samples: Sequence[Sample], columns: Columns, notes: list[str]) -> None:

@@ -11,9 +11,9 @@
 | several columns of 0 and 1 (false and true, no and yes) | multilabel; classes where each row has one 1 |
 | several columns of numbers | regression |
 
-A value that does not fit the rest (a missing one, a text among numbers) costs only its own sample. Numbers are
-written in one way before they are compared, so 1, +1 and 1e0 are one class. A decimal comma is read where every
-cell of the column is such a number; in a table with semicolons, where most are.
+A value that does not fit the rest (a missing one, a text among numbers) costs only its own sample. Numbers
+are written in one way before they are compared, so 1, +1 and 1e0 are one class. A decimal comma is read where
+every cell of the column is such a number; in a table with semicolons, where most are.
 """
 
 from __future__ import annotations
@@ -197,7 +197,9 @@ def read_label_lists(
         [(0, 1), (), (0,)]
     """
     _check_task(task)
-    _require(task in ("auto", "multilabel"), task, [column], "lists and separators mean several labels a sample")
+    _require(
+        task in ("auto", "multilabel"), task, [column], "lists and separators mean several labels a sample"
+    )
     texts = [[cell for label in labels if (cell := convert_cell(label)) is not None] for labels in lists]
     words = Counter(label for labels in texts for label in labels if is_missing_word(label, names))
     clean = [[label for label in labels if label not in words] for labels in texts]

@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from regraft.data.cells import escape_formula
 from regraft.data.images.decoder_name import DECODER
 from regraft.data.images.decoder_pool import DecodingPool, Job
-from regraft.data.cells import escape_formula
 from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model

@@ -125,7 +125,7 @@ class TrainingData:
         return self.task.encode(self.catalog.targets(self.catalog.part(part)), len(self.catalog.outputs))
 
     def standardise_targets(self, part: str) -> NDArray[np.float32]:
-        """Return the targets of a part as a network sees them in training: numbers by their mean and spread."""
+        """Return the targets of a part as networks train on them: numbers by their mean and spread."""
         scale, offset = self._scale
         return ((self.encode_targets(part) - offset) / scale).astype(np.float32)
 
