@@ -99,13 +99,11 @@ def list_rows(
     notes = list(targets.notes)
     rows = _drop_repeated_rows(_add_targets(rows, targets, refused), notes, refused)
     classes = targets.outputs if targets.task in ("multiclass", "binary") else ()
-    samples = [_make_sample(row, digests) for row in rows]
+    samples = tuple(_make_sample(row, digests) for row in rows)
     samples = _drop_repeated_images(rows, samples, root=root, classes=classes, notes=notes, refused=refused)
     all_refused = require_majority()
     _check_parts_and_groups(samples, columns, notes)
-    return Listing(
-        root, targets.outputs, tuple(samples), all_refused, tuple(notes), targets.task, targets.why
-    )
+    return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
 
 
 def _reject_row(number: int, image: str, rejection: Rejection) -> RejectedFile:
@@ -252,13 +250,13 @@ def _make_sample(row: _Row, digests: dict[str, str]) -> Sample:
 
 def _drop_repeated_images(
     rows: list[_Row],
-    samples: list[Sample],
+    samples: tuple[Sample, ...],
     *,
     root: Path,
     classes: Sequence[str],
     notes: list[str],
     refused: dict[int, RejectedFile],
-) -> list[Sample]:
+) -> tuple[Sample, ...]:
     """Return one sample for each image: drop links to the same file and refuse contradictory copies."""
     repeated, contradictory = find_same_files(root, samples), dict[int, str]()
     if n := len(repeated):
@@ -270,7 +268,7 @@ def _drop_repeated_images(
         number = rows[index].number
         refused[number] = _reject_row(number, samples[index].path, Rejection(CONFLICTING_COPIES, detail))
     left_out = repeated | contradictory.keys()
-    return [sample for index, sample in enumerate(samples) if index not in left_out]
+    return tuple(sample for index, sample in enumerate(samples) if index not in left_out)
 
 
 def _check_parts_and_groups(samples: Sequence[Sample], columns: Columns, notes: list[str]) -> None:
