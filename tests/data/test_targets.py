@@ -181,3 +181,12 @@ def test_labels_are_classes_only_where_each_sample_has_one():
     assert convert_targets([(1,), (0,)], ("a", "b"), "multilabel", "multiclass").values == [1, 0]
     with pytest.raises(UsageError, match="or several"):
         convert_targets([(0, 1)], ("a", "b"), "multilabel", "multiclass")
+
+
+def test_a_word_for_a_missing_value_is_a_class_where_the_names_hold_it():
+    found = one(["None", "crack", "None"], names=["None", "crack"])
+    assert (found.values, found.refused, found.notes) == ([0, 1, 0], {}, ())
+    found = one(["None", "crack", "hole", None])
+    assert found.values == [None, 0, 1, None]
+    assert found.refused[0][1] == "Column label holds None, which is read as a missing value"
+    assert found.refused[3][1] == "Column label has no value"
