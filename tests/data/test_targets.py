@@ -188,5 +188,7 @@ def test_a_word_for_a_missing_value_is_a_class_where_the_names_hold_it():
     assert (found.values, found.refused, found.notes) == ([0, 1, 0], {}, ())
     found = one(["None", "crack", "hole", None])
     assert found.values == [None, 0, 1, None]
-    assert found.refused[0][1] == "Column label holds None, which is read as a missing value"
+    assert found.refused[0][1] == (
+        "Column label holds None, which is read as a missing value; a class needs another name"
+    )
     assert found.refused[3][1] == "Column label has no value"

@@ -105,11 +105,11 @@ class Catalog:
         Args:
             source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
             image: column of paths; several columns where a sample has several images.
-            target: column of classes, labels or numbers; several for several labels (0 and 1) or numbers.
+            target: column of classes, numbers, or lists of labels; several for labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
             group: column of groups, such as patients; all samples of a group stay in one part.
             split: column with the part of each row: train, validation (val, valid) or test.
-            separator: text between the labels of a cell, such as "|".
+            separator: text between the labels of a cell, such as "|"; lists need none.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             reporter: shows progress where there are many files.
 
@@ -148,7 +148,8 @@ class Catalog:
         Args:
             images: (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255, or a list of images: such arrays of
                 different sizes, or Pillow images. Values are rounded to 8 bits.
-            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers.
+            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers; n
+                lists, tuples, sets or arrays of labels.
             names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.

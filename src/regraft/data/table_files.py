@@ -43,7 +43,7 @@ class Table:
         columns: the values of each column, as read, one for each row.
         numbers: the numbers of these rows.
         refused: the faults of rows that do not fit the header, by the number of the row.
-        decimal_comma: whether numbers may be written as 0,5.
+        decimal_comma: whether numbers are usually written as 0,5.
     """
 
     name: str

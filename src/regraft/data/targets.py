@@ -312,6 +312,7 @@ def _explain_missing_words(targets: Targets, words: Mapping[int, tuple[str, str]
     for row, (column, word) in words.items():
         if targets.refused.get(row, ("",))[0] == "missing_label":
             detail = f"{_name_column(column)} holds {word}, which is read as a missing value"
+            detail += "" if targets.task == "regression" else "; a class needs another name"
             targets.refused[row] = "missing_label", detail
     if targets.task in ("multiclass", "binary"):
         for column in {column for column, _ in words.values()}:
