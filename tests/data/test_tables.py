@@ -1,6 +1,7 @@
 """The rows of a table: faults are refused by row number, and all other rows are used."""
 
 import time
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from regraft.data.catalog import Catalog
 from regraft.errors import DataError, UsageError
+from regraft.recipe import Recipe
 
 
 def picture(path, number):
@@ -352,3 +354,15 @@ def test_flags_in_exponents_are_flags(root):
     rows = [f"images/{n}.png,{n % 2:.18e},{n % 3 == 0:.18e}" for n in range(12)]
     catalog = listed(table(root, *rows, header="file,a,b"), target=("a", "b"))
     assert catalog.task == "multilabel"
+
+
+def test_a_recipe_names_the_folder_of_the_images_and_columns_with_commas(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("tables")
+    path = table(elsewhere, *(f"{n}.png,{n / 7}" for n in range(12)), header='file,"length, m"')
+    recipe = Recipe(image=("file",), target=("length, m",), root=str(root / "images"))
+    catalog = Catalog.open(path, recipe)
+    assert (catalog.root, catalog.outputs, len(catalog)) == (root / "images", ("length, m",), 12)
+    with pytest.raises(UsageError, match="Expected the folder that paths are relative to"):
+        Catalog.open(path, replace(recipe, root=str(root / "nowhere")))
+    with pytest.raises(DataError, match="missing_file"):
+        Catalog.open(path, replace(recipe, root=""))
