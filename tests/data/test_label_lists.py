@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from regraft.data.catalog import Catalog
-from regraft.data.targets import read_values
+from regraft.data.raw_targets import read_raw_targets
 from regraft.errors import UsageError
 
 TAGS = [["cat", "in"], ["dog"], [], ["cat", "out"], ["dog", "out"], ["cat"]]
@@ -23,6 +23,10 @@ def root(tmp_path):
 
 def labels(catalog):
     return [[catalog.outputs[label] for label in sample.target] for sample in catalog.samples]
+
+
+def read_values(values, column, **options):
+    return read_raw_targets([values], [column], **options)
 
 
 def make_frame(lists):

@@ -2,12 +2,13 @@
 
 import pytest
 
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.targets import convert_targets, put_positive_last, read_targets
 from regraft.errors import DataError, UsageError
 
 
 def one(cells, **options):
-    return read_targets([(cell,) for cell in cells], ["label"], **options)
+    return read_raw_targets([cells], ["label"], **options)
 
 
 def test_text_is_classes_sorted_and_two_of_them_are_binary():

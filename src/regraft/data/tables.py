@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from regraft.data.cells import convert_cell, get_items, normalise_cell
+from regraft.data.cells import normalise_cell
 from regraft.data.folders import PART_NAMES
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.samples import (
     ImageFile,
     Listing,
@@ -29,7 +30,7 @@ from regraft.data.samples import (
     require_majority_usable,
 )
 from regraft.data.table_files import Table, read_table
-from regraft.data.targets import Targets, read_targets, read_values
+from regraft.data.targets import Targets
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter
 
@@ -152,23 +153,13 @@ def _inspect_images(
 
 
 def _read_targets(table: Table, columns: Columns, positions: Sequence[int], task: str) -> Targets:
-    values = [[table.columns[name][position] for position in positions] for name in columns.target]
-    if len(values) == 1:
-        return read_values(
-            values[0],
-            columns.target[0],
-            task=task,
-            separator=columns.separator,
-            has_decimal_commas=table.decimal_comma,
-        )
-    for name, column in zip(columns.target, values, strict=True):
-        if any(get_items(value) is not None for value in column):
-            raise UsageError(
-                f"Several target columns: expected one value in each cell. Received: lists in column {name}. "
-                "A column of lists is a target by itself."
-            )
-    rows = list(zip(*([convert_cell(value) for value in column] for column in values), strict=True))
-    return read_targets(rows, columns.target, task=task, has_decimal_commas=table.decimal_comma)
+    return read_raw_targets(
+        [[table.columns[name][position] for position in positions] for name in columns.target],
+        columns.target,
+        task=task,
+        separator=columns.separator,
+        has_decimal_commas=table.decimal_comma,
+    )
 
 
 def _add_targets(rows: list[_Row], targets: Targets, refused: dict[int, RejectedFile]) -> list[_Row]:
