@@ -17,10 +17,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.data.cells import write_number
 from regraft.data.folders import list_folder, suggest_inner_folder
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
+from regraft.data.learnable import check_numbers, check_repetition
 from regraft.data.parts import LAYOUT
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target, report_notes
 from regraft.data.sources import Source, require_on_disk
@@ -112,11 +114,11 @@ class Catalog:
         Args:
             source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
             image: column of paths; several columns where a sample has several images.
-            target: column of classes, labels or numbers; several for several labels (0 and 1) or numbers.
+            target: column of classes, numbers, or lists of labels; several for labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
             group: column of groups, such as patients; all samples of a group stay in one part.
             split: column with the part of each row: train, validation (val, dev, ...) or test.
-            separator: text between the labels of a cell, such as "|".
+            separator: text between the labels of a cell, such as "|"; lists need none.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             reporter: shows what is left out, and progress where there are many files.
 
@@ -156,7 +158,8 @@ class Catalog:
         Args:
             images: (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255, or a list of images: such arrays of
                 different sizes, or Pillow images. Values are rounded to 8 bits.
-            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers.
+            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers; n
+                lists, tuples, sets or arrays of labels.
             names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.
@@ -299,7 +302,7 @@ class Catalog:
     def describe_target(self, sample: Sample) -> str:
         """Return the target of a sample as text: its class, its labels, or its values."""
         if self.task == "regression":
-            return ", ".join(f"{value:g}" for value in cast("tuple[float, ...]", sample.target))
+            return ", ".join(write_number(value) for value in cast("tuple[float, ...]", sample.target))
         return ", ".join(self.outputs[label] for label in _get_labels(sample))
 
     def part(self, name: str) -> tuple[Sample, ...]:
@@ -311,16 +314,16 @@ class Catalog:
 
         Returns:
             int64 (n,) class numbers for multiclass and binary; float32 (n, labels) of 0 and 1 for multilabel;
-            float32 (n, targets) for regression.
+            float64 (n, targets) for regression.
         """
         if self.task in ("multiclass", "binary"):
             return np.array([sample.target for sample in samples], np.int64)
+        if self.task == "regression":
+            values = [sample.target for sample in samples]
+            return np.array(values, np.float64).reshape(len(samples), len(self.outputs))
         targets = np.zeros((len(samples), len(self.outputs)), np.float32)
         for row, sample in zip(targets, samples, strict=True):
-            if self.task == "regression":
-                row[:] = sample.target
-            else:
-                row[list(cast("tuple[int, ...]", sample.target))] = 1
+            row[list(cast("tuple[int, ...]", sample.target))] = 1
         return targets
 
     def count_samples(self, part: str) -> list[int]:
@@ -343,11 +346,15 @@ class Catalog:
         """Check that a model can be trained on it; return it without classes and labels that have no image.
 
         Raises:
-            DataError: there are fewer than two classes, no training sample has some class or label, or a
-                target is the same number in all training samples.
+            DataError: there are fewer than two classes, almost every image has a class of its own, no
+                training sample has some class or label, or a target is the same number in all training
+                samples.
         """
         if self.task == "regression":
-            return _require_variation(self)
+            notes = check_numbers(_get_training_targets(self), self.outputs)
+            return replace(self, notes=(*self.notes, *notes)) if notes else self
+        if self.task != "multilabel" and self.why:  # inferred from values, not from folders
+            check_repetition([_get_labels(sample)[0] for sample in self.samples], self.outputs)
         trained = {label for s in self.samples if s.part in ("", "train") for label in _get_labels(s)}
         names = [name for label, name in enumerate(self.outputs) if label in trained]
         unseen = {
@@ -365,6 +372,8 @@ class Catalog:
                 f"in {self.root}. {_explain_too_few(self)}"
             )
         return self if len(names) == len(self.outputs) else _drop_other_outputs(self, names)
+
+    learnable = require_learnable  # its earlier name
 
 
 def _complete(catalog: Catalog, source: Source, reporter: Reporter) -> Catalog:
@@ -396,15 +405,6 @@ def _explain_too_few(catalog: Catalog) -> str:
         were = "were" if len(catalog.refused) > 1 else "was"
         refused = f"{len(catalog.refused):,} {were} refused, the first: {first.image} ({reason}). "
     return refused if catalog.why else refused + suggest_inner_folder(catalog.root) + LAYOUT
-
-
-def _require_variation(catalog: Catalog) -> Catalog:
-    """Check that every target of a regression has at least two different values to learn from."""
-    for name, values in zip(catalog.outputs, _get_training_targets(catalog).T, strict=True):
-        if len(set(values.tolist())) < 2:
-            received = f"{values[0]:g} in every training sample" if len(values) else "no training sample"
-            raise DataError(f"Expected different numbers of {name} to learn from. Received: {received}.")
-    return catalog
 
 
 def _get_training_targets(catalog: Catalog) -> NDArray[Any]:
@@ -440,6 +440,6 @@ def compute_target_scale(catalog: Catalog) -> tuple[list[float], list[float]] | 
     """Return standard deviation (1 instead of 0) and mean of training targets; None unless regression."""
     if catalog.task != "regression":
         return None
-    targets = _get_training_targets(catalog).astype(np.float64)
+    targets = _get_training_targets(catalog)
     deviation = targets.std(0)
     return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()

@@ -17,17 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from regraft.data.cells import normalise_cell
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.samples import ImageFile, Listing, RejectedFile, Sample, require_majority_usable
-from regraft.data.table_files import Cell, normalise_cell
-from regraft.data.targets import TARGET_NAME, Targets, read_targets
+from regraft.data.targets import TARGET_NAME
 from regraft.errors import DataError, UsageError, suggest_nearest
 from regraft.system.console import Reporter
 
 __all__ = ["Stream", "list_stream", "open_arrays", "open_source"]
-
-UNIT_SEPARATOR = "\x1f"  # joins labels that come as a list
 
 
 class Stream(NamedTuple):
@@ -86,45 +85,36 @@ def list_stream(
     """Write every image and read the targets. Arguments and errors are those of `Catalog.from_arrays`."""
     files: dict[int, ImageFile] = {}
     refused: dict[int, RejectedFile] = {}
-    rows = []
+    values = []
     with reporter.track("Reading images", stream.total) as advance:
         for number, (image, target) in enumerate(stream.pairs):
-            rows.append(_to_cells(target))
+            values.append(_to_plain(target))
             try:
                 files[number] = writer.write(image)
             except Rejection as rejection:
                 refused[number] = RejectedFile(f"image {number}", rejection.code, rejection.detail)
             advance(1)
-    if not rows:
+    if not values:
         raise DataError("The stream holds nothing.")
     writer.check_scale()
-    group_names = _read_groups(groups, len(rows))
-    targets = _read_targets(rows, stream, names, task)
-    for number, fault in targets.refused.items():
-        refused.setdefault(number, RejectedFile(f"image {number}", *fault))
+    group_names = _read_groups(groups, len(values))
+    require_majority_usable(tuple(refused.values()), len(values), "images")
+    # An image that is refused has no say in what the task is.
+    used = [values[number] for number in files]
+    targets = read_raw_targets([used], [stream.target], task=task, names=tuple(names) or stream.names)
+    for index, number in enumerate(files):
+        if index in targets.refused:
+            refused[number] = RejectedFile(f"image {number}", *targets.refused[index])
     all_refused = tuple(refused[number] for number in sorted(refused))
-    require_majority_usable(all_refused, len(rows), "images")
+    require_majority_usable(all_refused, len(values), "images")
     samples = tuple(
         Sample(file.path, target, file.digest, group=group_names[number])
-        for number, file in files.items()
-        if (target := targets.values[number]) is not None
+        for (number, file), target in zip(files.items(), targets.values, strict=True)
+        if target is not None
     )
-    notes = ("Pixel values were rounded to whole numbers.",) if writer.has_rounded else ()
+    rounded = ("Pixel values were rounded to whole numbers.",) if writer.has_rounded else ()
+    notes = (*rounded, *targets.notes)
     return Listing(writer.root, targets.outputs, samples, all_refused, notes, targets.task, targets.why)
-
-
-def _read_targets(rows: list[tuple[Cell, ...]], stream: Stream, names: Sequence[str], task: str) -> Targets:
-    names = tuple(names) or stream.names
-    widths = {len(cells) for cells in rows}
-    if widths == {1}:
-        return read_targets(rows, [stream.target], task=task, names=names)
-    width = max(widths)
-    if len(widths) > 1 or (stream.names and width != len(names)):  # lists of labels
-        joined = [(UNIT_SEPARATOR.join(cell for cell in cells if cell),) for cells in rows]
-        return read_targets(joined, [stream.target], task=task, separator=UNIT_SEPARATOR, names=names)
-    if names and len(names) != width:
-        raise UsageError(f"Expected {width} names, one for each target. Received: {len(names)}.")
-    return read_targets(rows, names or [str(column) for column in range(width)], task=task)
 
 
 def _read_groups(groups: Any, n: int) -> list[str]:
@@ -227,10 +217,3 @@ def _to_plain(value: Any) -> Any:
     if hasattr(value, "numpy"):
         return value.numpy()
     return np.asarray(value) if hasattr(value, "__array__") else value
-
-
-def _to_cells(target: Any) -> tuple[Cell, ...]:
-    target = _to_plain(target)
-    if isinstance(target, str | bytes) or np.ndim(target) == 0:
-        return (normalise_cell(target),)
-    return tuple(normalise_cell(value) for value in np.ravel(target))

@@ -1,19 +1,19 @@
-"""Read columns of a CSV file, a Parquet file or a data frame; convert cells to text and back.
+"""Read columns of a CSV file, a Parquet file or a data frame.
 
-The reader copes with all that spreadsheets do to a CSV file: byte order mark, UTF-16, semicolons or tabs,
-line ends of any system, line breaks in quotes, blank rows. Rows are numbered as in a spreadsheet: the header
-is row 1.
+The reader copes with all that spreadsheets and other programs do to a CSV file: byte order mark, UTF-16,
+semicolons or tabs, a first line `sep=;`, line ends of any system, line breaks in quotes, blanks before
+quotes, blank rows, commas at the end of rows, cells of any size. Rows are numbered as in a spreadsheet: the
+header is row 1, unless blank rows come before it.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-import math
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -21,18 +21,10 @@ from typing import Any
 
 from regraft.errors import DataError, EnvironmentFault, UsageError, suggest_nearest, wrap_os_errors
 
-__all__ = ["FLAGS", "Cell", "Table", "escape_formula", "is_flag", "is_number", "normalise_cell", "read_table"]
+__all__ = ["Table", "read_table"]
 
-Cell = str | None  # None is a missing value
-
-# Missing values of pandas: nobody means a class of that name.
-_MISSING = frozenset(
-    ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#N/A", "#NA")
-)
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
-
+_DELIMITER_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's, before the header
+_MOST_CHARACTERS = 2**31 - 1  # in a cell: as many as csv can be asked for on every system
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -51,7 +43,7 @@ class Table:
         columns: the values of each column, as read, one for each row.
         numbers: the numbers of these rows.
         refused: the faults of rows that do not fit the header, by the number of the row.
-        decimal_comma: whether numbers may be written as 0,5.
+        decimal_comma: whether numbers are usually written as 0,5.
     """
 
     name: str
@@ -132,41 +124,74 @@ def _read_csv(path: Path, head: bytes, names: Sequence[str]) -> Table:
         )
     # Open with universal newlines, since csv does not take a single carriage return for a line end.
     try:
-        with path.open(encoding=encoding) as file:
-            header = file.readline()
-            delimiter = max(DELIMITERS, key=lambda delimiter: _score_delimiter(header, delimiter, names))
-            reader = csv.reader(chain([header], file), delimiter=delimiter, strict=True)
-            return _read_rows(path, reader, names, delimiter)
+        with path.open(encoding=encoding) as file, _allow_large_cells():
+            number, header, delimiter = _find_header(file)
+            delimiter = delimiter or max(DELIMITERS, key=lambda mark: _score_delimiter(header, mark, names))
+            reader = csv.reader(
+                chain([header], file), delimiter=delimiter, skipinitialspace=True, strict=True
+            )
+            return _read_rows(path, reader, names, delimiter=delimiter, first=number)
     except UnicodeError as error:
         raise DataError(f"{path} is neither UTF-8 nor UTF-16 text. Save it as CSV UTF-8.") from error
 
 
+@contextmanager
+def _allow_large_cells() -> Iterator[None]:
+    """Let csv read cells of any size, such as outlines of objects or encoded images."""
+    limit = csv.field_size_limit(_MOST_CHARACTERS)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _find_header(lines: Iterable[str]) -> tuple[int, str, str]:
+    """Return the header's row number and text, and its delimiter where a line names it, otherwise ""."""
+    number, delimiter = 1, ""
+    for line in lines:
+        if match := _DELIMITER_LINE.fullmatch(line.rstrip("\n")):
+            delimiter = match[1]  # spreadsheets do not count this line
+        elif line.strip(" \n" + "".join(DELIMITERS)):
+            return number, line, delimiter
+        else:
+            number += 1
+    return number, "", delimiter
+
+
 def _score_delimiter(header: str, delimiter: str, names: Sequence[str]) -> tuple[int, int]:
     """Return how many of the names, and how many columns, a header has when read with a delimiter."""
-    columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    reader = csv.reader([header], delimiter=delimiter, skipinitialspace=True)
+    columns = [name.strip() for name in next(reader, [])]
     return len(set(columns) & set(names)), len(columns)
 
 
-def _read_rows(path: Path, reader: Any, names: Sequence[str], delimiter: str) -> Table:
+def _read_rows(path: Path, reader: Any, names: Sequence[str], *, delimiter: str, first: int) -> Table:
+    """Read the rows from the header on, which is the row `first`."""
     table = Table(path.name, path.parent, {name: [] for name in names}, [], decimal_comma=delimiter == ";")
-    number = 1
+    number = first
     try:
-        header = [name.strip() for name in next(reader)]
+        header = [name.strip() for name in next(reader, [])]
         _check_columns(header, names, path.name)
         indices = [(table.columns[name], header.index(name)) for name in names]
-        for number, row in enumerate(reader, 2):
-            if len(row) == len(header):
-                if any(row):
-                    table.numbers.append(number)
-                    for values, index in indices:
-                        values.append(row[index])
-            elif any(row):
+        width = max((index for index, name in enumerate(header, 1) if name), default=0)
+        for number, row in enumerate(reader, first + 1):
+            if _is_blank(row):
+                continue
+            if len(row) >= width and _is_blank(row[len(header) :]):
+                table.numbers.append(number)
+                for values, index in indices:
+                    values.append(row[index])
+            else:
                 table.refused[number] = f"{len(row)} cells in it, and {len(header)} in the header"
     except csv.Error as error:
         raise DataError(
             f"{path.name} cannot be read beyond row {number}: {error}. Is a quotation mark never closed?"
         ) from error
     return table
+
+
+def _is_blank(cells: Sequence[str]) -> bool:
+    return not any(map(str.strip, cells))
 
 
 def _check_columns(header: Sequence[str], names: Iterable[str], table: str) -> None:
@@ -184,46 +209,3 @@ def _check_columns(header: Sequence[str], names: Iterable[str], table: str) -> N
                 f"{table} has no column {name}. It has: {', '.join(header[:30])}"
                 f"{', ...' if len(header) > 30 else ''}.{hint}"
             )
-
-
-def normalise_cell(value: Any) -> Cell:
-    """Return a raw value as text, the same for 1, 1.0, "1" and " 1.0 "; None where it is missing.
-
-    >>> [normalise_cell(value) for value in (1, 1.0, " 1.0 ", True, "007", float("nan"), "n/a")]
-    ['1', '1', '1', 'True', '007', None, None]
-    """
-    value = value.item() if hasattr(value, "item") else value
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return None
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = unicodedata.normalize("NFC", str(value).strip())
-    if match := _WHOLE_NUMBER.fullmatch(text):
-        return match[1]
-    return None if text in _MISSING else text
-
-
-def is_number(cell: str) -> bool:
-    """Tell whether a cell is a finite number in digits. 007 is a code, and 1,000 is text.
-
-    >>> [is_number(cell) for cell in ("0.5", "-3", "1e-3", "007", "inf", "1,000")]
-    [True, True, True, False, False, False]
-    """
-    return _NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
-
-
-def is_flag(cell: str) -> bool:
-    """Tell whether a cell is 0, 1, false, true, no or yes."""
-    return cell.lower() in FLAGS
-
-
-def escape_formula(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula. Numbers stay numbers.
-
-    >>> escape_formula("=1+1"), escape_formula("-0.5"), escape_formula("cat")
-    ("'=1+1", '-0.5', 'cat')
-    """
-    begins_formula = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    return f"'{text}" if begins_formula and not is_number(text) else text

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from regraft.data.cells import normalise_cell
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
 from regraft.data.parts import read_parts
 from regraft.data.path_hints import describe_where_files_lie
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.samples import (
     ImageFile,
     Listing,
@@ -29,15 +31,14 @@ from regraft.data.samples import (
     inspect_files,
     require_majority_usable,
 )
-from regraft.data.table_files import Table, normalise_cell, read_table
-from regraft.data.targets import Targets, read_targets
+from regraft.data.table_files import Table, read_table
+from regraft.data.targets import Targets
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter, format_names
 
 __all__ = ["Columns", "list_rows"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
-_DECIMAL_COMMA = re.compile(r"\s*([+-]?\d+),(\d+)\s*")
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,14 @@ class Columns:
 
 
 class _Row(NamedTuple):
+    """A row with usable paths: `position` is its place in the columns, `number` that in the file."""
+
+    position: int
     number: int
     paths: tuple[str, ...]
-    target: Target
     part: str
     group: str
+    target: Target | None = None
 
 
 def list_rows(
@@ -82,72 +86,96 @@ def list_rows(
     root = table.folder if root is None else Path(root)
     if not root.is_dir():
         raise UsageError(f"Expected the folder that paths are relative to. Received: {root}.")
-    targets = _read_targets(table, columns, task)
     refused = {n: _reject_row(n, "", Rejection("malformed_row", text)) for n, text in table.refused.items()}
-    rows = _find_usable_rows(table, columns, targets, root, refused)
-    notes: list[str] = []
-    rows = _drop_repeated_rows(rows, notes, refused)
-    samples = _make_samples(rows, root, refused, reporter)
-    numbers = list(samples)
-    repeated, contradictory = find_same_files(root, list(samples.values())), dict[int, str]()
-    if n := len(repeated):
-        links = "rows name links to files that" if n > 1 else "row names a link to a file that"
-        notes.append(f"{n:,} {links} an earlier row names; each image counts once.")
-    if targets.task in ("multiclass", "binary"):
-        contradictory = find_contradictions(list(samples.values()), targets.outputs)
-    for index, detail in contradictory.items():
-        number = numbers[index]
-        refused[number] = _reject_row(number, samples[number].path, Rejection(CONFLICTING_COPIES, detail))
-    for index in repeated | contradictory.keys():
-        del samples[numbers[index]]
-    used = tuple(samples.values())
-    all_refused = tuple(refused[number] for number in sorted(refused))
     total = len(table.numbers) + len(table.refused)
-    missing = [item.image for item in all_refused if item.code == "missing_file"]
+
+    def require_majority(hint: str = "") -> tuple[RejectedFile, ...]:
+        all_refused = tuple(refused[number] for number in sorted(refused))
+        where = f"rows of {table.name} (paths are taken from {root})"
+        require_majority_usable(all_refused, total, where, hint)
+        return all_refused
+
+    rows = _find_usable_rows(table, columns, root, refused)
+    rows, digests = _inspect_images(rows, root, refused, reporter)
+    missing = [item.image for item in refused.values() if item.code == "missing_file"]
     hint = describe_where_files_lie(root, missing)
-    where = f"rows of {table.name} (paths are taken from {root})"
-    require_majority_usable(all_refused, total, where, hint)
-    notes += [hint] if hint else []
-    _check_parts_and_groups(used, columns, notes)
-    return Listing(root, targets.outputs, used, all_refused, tuple(notes), targets.task, targets.why)
+    require_majority(hint)
+    # A row that is refused has no say in what the task is.
+    targets = _read_targets(table, columns, [row.position for row in rows], task)
+    notes = [*targets.notes, *filter(None, [hint])]
+    rows = _drop_repeated_rows(_add_targets(rows, targets, refused), notes, refused)
+    classes = targets.outputs if targets.task in ("multiclass", "binary") else ()
+    samples = tuple(_make_sample(row, digests) for row in rows)
+    samples = _drop_repeated_images(rows, samples, root=root, classes=classes, notes=notes, refused=refused)
+    all_refused = require_majority()
+    _check_parts_and_groups(samples, columns, notes)
+    return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
 
 
 def _reject_row(number: int, image: str, rejection: Rejection) -> RejectedFile:
     return RejectedFile(image or f"row {number}", rejection.code, f"row {number}: {rejection.detail}")
 
 
-def _read_targets(table: Table, columns: Columns, task: str) -> Targets:
-    cells = [[normalise_cell(value) for value in table.columns[name]] for name in columns.target]
-    if table.decimal_comma and columns.separator != ",":
-        cells = [[cell and _DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in column] for column in cells]
-    rows = list(zip(*cells, strict=True))
-    return read_targets(rows, columns.target, task=task, separator=columns.separator)
-
-
 def _find_usable_rows(
-    table: Table, columns: Columns, targets: Targets, root: Path, refused: dict[int, RejectedFile]
+    table: Table, columns: Columns, root: Path, refused: dict[int, RejectedFile]
 ) -> list[_Row]:
-    """Return the rows whose cells can all be used; the others join `refused`."""
+    """Return the rows with usable paths and parts; the others join `refused`."""
     resolve = _make_resolver(os.path.realpath(root))
     paths = list(zip(*(table.columns[name] for name in columns.image), strict=True))
     parts = _read_parts(table, columns.split) if columns.split else [""] * len(paths)
     groups = table.columns[columns.group] if columns.group else [""] * len(paths)
     rows = []
-    for index, number in enumerate(table.numbers):
-        texts = [_to_text(value) for value in paths[index]]
+    for position, number in enumerate(table.numbers):
+        texts = [_to_text(value) for value in paths[position]]
         try:
             images = tuple(resolve(text) for text in texts)
-            if index in targets.refused:
-                raise Rejection(*targets.refused[index])
-            if columns.split and not parts[index]:
+            if columns.split and not parts[position]:
                 raise Rejection("unknown_part", f"the cell of column {columns.split} is empty")
         except Rejection as rejection:
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
-            target = targets.values[index]
-            if target is not None:
-                rows.append(_Row(number, images, target, parts[index], normalise_cell(groups[index]) or ""))
+            group = normalise_cell(groups[position]) or ""
+            rows.append(_Row(position, number, images, parts[position], group))
     return rows
+
+
+def _inspect_images(
+    rows: list[_Row], root: Path, refused: dict[int, RejectedFile], reporter: Reporter
+) -> tuple[list[_Row], dict[str, str]]:
+    """Return the rows whose files may all be images, and the digests of files by path."""
+    paths = list(dict.fromkeys(path for row in rows for path in row.paths))
+    results = dict(zip(paths, inspect_files([root / path for path in paths], reporter=reporter), strict=True))
+    usable = []
+    for row in rows:
+        for path in row.paths:
+            result = results[path]
+            if isinstance(result, Rejection):
+                if not os.path.exists(root / path):  # noqa: PTH110 - any name will do
+                    result = Rejection("missing_file", "there is no such file")
+                refused[row.number] = _reject_row(row.number, path, result)
+                break
+        else:
+            usable.append(row)
+    return usable, {path: result for path, result in results.items() if isinstance(result, str)}
+
+
+def _read_targets(table: Table, columns: Columns, positions: Sequence[int], task: str) -> Targets:
+    return read_raw_targets(
+        [[table.columns[name][position] for position in positions] for name in columns.target],
+        columns.target,
+        task=task,
+        separator=columns.separator,
+        has_decimal_commas=table.decimal_comma,
+    )
+
+
+def _add_targets(rows: list[_Row], targets: Targets, refused: dict[int, RejectedFile]) -> list[_Row]:
+    """Return the rows with their targets; those without one join `refused`."""
+    for index, fault in targets.refused.items():
+        row = rows[index]
+        refused[row.number] = _reject_row(row.number, row.paths[0], Rejection(*fault))
+    pairs = zip(rows, targets.values, strict=True)
+    return [row._replace(target=target) for row, target in pairs if target is not None]
 
 
 def _to_text(value: Any) -> str:
@@ -226,29 +254,33 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
     return unique
 
 
-def _make_samples(
-    rows: list[_Row], root: Path, refused: dict[int, RejectedFile], reporter: Reporter
-) -> dict[int, Sample]:
-    """Return the samples by the numbers of their rows."""
-    paths = list(dict.fromkeys(path for row in rows for path in row.paths))
-    results = inspect_files([root / path for path in paths], reporter=reporter)
-    results_by_path = dict(zip(paths, results, strict=True))
-    samples = {}
-    for row in rows:
-        images = []
-        for path in row.paths:
-            result = results_by_path[path]
-            if isinstance(result, Rejection):
-                if not os.path.exists(root / path):  # noqa: PTH110 - any name will do
-                    result = Rejection("missing_file", "there is no such file")
-                refused[row.number] = _reject_row(row.number, path, result)
-                break
-            images.append(ImageFile(path, result))
-        else:
-            first, *others = images
-            source = first.path, row.target, first.digest, row.part, row.group
-            samples[row.number] = Sample(*source, tuple(others))
-    return samples
+def _make_sample(row: _Row, digests: dict[str, str]) -> Sample:
+    first, *others = (ImageFile(path, digests[path]) for path in row.paths)
+    target = cast("Target", row.target)
+    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others))
+
+
+def _drop_repeated_images(
+    rows: list[_Row],
+    samples: tuple[Sample, ...],
+    *,
+    root: Path,
+    classes: Sequence[str],
+    notes: list[str],
+    refused: dict[int, RejectedFile],
+) -> tuple[Sample, ...]:
+    """Return one sample for each image: drop links to the same file and refuse contradictory copies."""
+    repeated, contradictory = find_same_files(root, samples), dict[int, str]()
+    if n := len(repeated):
+        links = "rows name links to files that" if n > 1 else "row names a link to a file that"
+        notes.append(f"{n:,} {links} an earlier row names; each image counts once.")
+    if classes:
+        contradictory = find_contradictions(samples, classes)
+    for index, detail in contradictory.items():
+        number = rows[index].number
+        refused[number] = _reject_row(number, samples[index].path, Rejection(CONFLICTING_COPIES, detail))
+    left_out = repeated | contradictory.keys()
+    return tuple(sample for index, sample in enumerate(samples) if index not in left_out)
 
 
 def _check_parts_and_groups(samples: Sequence[Sample], columns: Columns, notes: list[str]) -> None:

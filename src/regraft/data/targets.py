@@ -1,9 +1,10 @@
-"""Infer the task from the raw values of a target, and make its outputs and one target for each sample.
+"""Infer the task from the cells of a target, and make its outputs and one target for each sample.
 
 | values | task |
 |---|---|
 | one text column | multiclass; binary where there are two classes |
-| one column, a separator between labels | multilabel; an empty cell has no labels |
+| lists of labels, or a separator between them | multilabel; an empty one has no labels |
+| lists of as many numbers each | as several columns |
 | one column of numbers that are not whole | regression |
 | one column of whole numbers | classes where few of them differ (see `FEW`), regression otherwise |
 | several columns of 0 and 1 (false and true, no and yes) | multilabel; classes where each row has one 1 |
@@ -18,12 +19,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from regraft.data.cells import FLAGS, Cell, do_most_fit, is_flag, is_number
 from regraft.data.samples import Target
-from regraft.data.table_files import FLAGS, Cell, is_flag, is_number, normalise_cell
 from regraft.errors import DataError, UsageError, suggest_nearest
 from regraft.tasks import TASKS
 
-__all__ = ["FEW", "TARGET_NAME", "Targets", "convert_targets", "put_positive_last", "read_targets"]
+__all__ = [
+    "FEW",
+    "TARGET_NAME",
+    "Targets",
+    "convert_targets",
+    "name_column",
+    "put_positive_last",
+    "read_label_lists",
+    "read_targets",
+]
 
 FEW = 20  # up to as many different whole numbers may be classes; more only where they count 0, 1, 2, ...
 MOST_CLASSES = 1000  # up to as many whole numbers that count from 0 are classes
@@ -41,6 +51,7 @@ class Targets:
         values: one target for each row; None for a refused one.
         refused: code and detail of refused rows, by the number of the row.
         why: the reason for this task, for the reader.
+        notes: sentences for the report.
     """
 
     task: str
@@ -48,6 +59,7 @@ class Targets:
     values: list[Target | None]
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     why: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_targets(
@@ -55,16 +67,14 @@ def read_targets(
     columns: Sequence[str],
     *,
     task: str = "auto",
-    separator: str = "",
     names: Sequence[str] = (),
 ) -> Targets:
     """Infer the task from the values, or check that they fit the task asked for.
 
     Args:
-        rows: for each sample, a cell of each column, as `normalise_cell` returns it.
+        rows: for each sample, a cell of each column, as `data.raw_targets` makes it.
         columns: names of the columns; those of several columns become the outputs.
         task: "multiclass", "binary", "multilabel" or "regression"; "auto" to infer it.
-        separator: text between the labels of a cell; "" where each cell is one value.
         names: names[i] is the class that the whole number i stands for, in a single column.
 
     Raises:
@@ -78,13 +88,38 @@ def read_targets(
         'regression'
     """
     _check_task(task)
-    if separator:
-        _require(task in ("auto", "multilabel"), task, columns, "a separator means several labels a sample")
-        cells = [row[0] for row in rows]
-        return _read_label_lists([_split_labels(cell, separator) for cell in cells], columns[0], names)
     if len(columns) > 1:
         return _read_columns(rows, columns, task)
     return _read_column([row[0] for row in rows], columns[0], task=task, names=names)
+
+
+def read_label_lists(
+    lists: Sequence[Sequence[str]], column: str, *, task: str = "auto", names: Sequence[str] = ()
+) -> Targets:
+    """Make multilabel targets of the labels of each sample; the other arguments are those of `read_targets`.
+
+    Raises:
+        UsageError: the task is none of several labels.
+        DataError: there are no labels.
+
+    Example:
+        >>> read_label_lists([["cat", "indoors"], [], ["cat"]], "tags").values
+        [(0, 1), (), (0,)]
+    """
+    _check_task(task)
+    reason = "lists and separators mean several labels a sample"
+    _require(task in ("auto", "multilabel"), task, [column], reason)
+    outputs = tuple(names) or _sort_outputs({label for labels in lists for label in labels})
+    if not outputs:
+        raise DataError(f"{name_column(column)} holds no label in any row.")
+    numbers = _number_outputs(outputs, names)
+    targets = Targets("multilabel", outputs, [], why=f"{name_column(column)} holds {len(outputs)} labels")
+    for row, labels in enumerate(lists):
+        unknown = [label for label in labels if label not in numbers]
+        if unknown:
+            targets.refused[row] = _refuse_label(unknown[0], column, len(outputs))
+        targets.values.append(None if unknown else tuple(sorted({numbers[label] for label in labels})))
+    return targets
 
 
 def put_positive_last(outputs: Sequence[str]) -> tuple[str, ...]:
@@ -102,7 +137,7 @@ def put_positive_last(outputs: Sequence[str]) -> tuple[str, ...]:
 def _read_column(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[str]) -> Targets:
     counts = Counter(cell for cell in cells if cell is not None)
     if not counts:
-        raise DataError(f"{_name_column(column)} holds no values: every one of {len(cells)} is missing.")
+        raise DataError(f"{name_column(column)} holds no values: every one of {len(cells)} is missing.")
     numbers = {cell: float(cell) for cell in counts if is_number(cell)}
     are_mostly_numbers = 2 * sum(counts[cell] for cell in numbers) > counts.total()
     may_be_classes = names or not are_mostly_numbers or _are_class_numbers(numbers, counts)
@@ -138,7 +173,7 @@ def _make_classes(cells: Sequence[Cell], column: str, *, task: str, names: Seque
     are_numbers = not names and all(is_number(cell) for cell in distinct)
     targets = Targets(task, outputs, [])
     kind = "different whole numbers" if are_numbers else "classes"
-    targets.why = f"{_name_column(column)} holds {n} {kind}{_name_positive(targets)}"
+    targets.why = f"{name_column(column)} holds {n} {kind}{_name_positive(targets)}"
     for row, cell in enumerate(cells):
         label = numbers.get(cell or "")
         if label is None:
@@ -155,8 +190,8 @@ def _number_outputs(outputs: Sequence[str], names: Sequence[str]) -> dict[str, i
 
 def _refuse_label(cell: Cell, column: str, n: int) -> tuple[str, str]:
     if cell is None:
-        return "missing_label", f"{_name_column(column)} has no value"
-    detail = f"{_name_column(column)} holds {cell!r}, and the {n} names given stand for 0 to {n - 1}"
+        return "missing_label", f"{name_column(column)} has no value"
+    detail = f"{name_column(column)} holds {cell!r}, and the {n} names given stand for 0 to {n - 1}"
     return "unknown_class", detail
 
 
@@ -164,55 +199,32 @@ def _name_positive(targets: Targets) -> str:
     return f"; the positive class is {targets.outputs[1]}" if targets.task == "binary" else ""
 
 
-def _split_labels(cell: Cell, separator: str) -> list[str]:
-    labels = (normalise_cell(label) for label in (cell or "").split(separator))
-    return [label for label in labels if label is not None]
-
-
-def _read_label_lists(lists: Sequence[Sequence[str]], column: str, names: Sequence[str]) -> Targets:
-    outputs = tuple(names) or _sort_outputs({label for labels in lists for label in labels})
-    if not outputs:
-        raise DataError(f"{_name_column(column)} holds no label in any row.")
-    numbers = _number_outputs(outputs, names)
-    targets = Targets("multilabel", outputs, [], why=f"{_name_column(column)} holds {len(outputs)} labels")
-    for row, labels in enumerate(lists):
-        unknown = [label for label in labels if label not in numbers]
-        if unknown:
-            targets.refused[row] = _refuse_label(unknown[0], column, len(outputs))
-        targets.values.append(None if unknown else tuple(sorted({numbers[label] for label in labels})))
-    return targets
-
-
 def _read_columns(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) -> Targets:
     cells_by_column = [[cell for cell in cells if cell is not None] for cells in zip(*rows, strict=True)]
     for column, cells in zip(columns, cells_by_column, strict=True):
         if not cells:
-            raise DataError(f"{_name_column(column)} holds no values: every one of {len(rows)} is missing.")
+            raise DataError(f"{name_column(column)} holds no values: every one of {len(rows)} is missing.")
     are_flags = all(
-        _do_most_fit(cells, is_flag) and not _has_other_numbers(cells) for cells in cells_by_column
+        do_most_fit(cells, is_flag) and not _has_other_numbers(cells) for cells in cells_by_column
     )
     if task != "regression" and are_flags:
         return _make_labels(rows, columns, task)
     for column, cells in zip(columns, cells_by_column, strict=True):
         needs_flags = task not in ("auto", "regression")
-        if not _do_most_fit(cells, is_number) or (needs_flags and _has_other_numbers(cells)):
+        if not do_most_fit(cells, is_number) or (needs_flags and _has_other_numbers(cells)):
             expected = {"auto": "0 and 1, or numbers,", "regression": "numbers"}.get(task, "0 and 1")
             example = next((cell for cell in cells if not is_flag(cell)), cells[0])
             raise UsageError(
                 f"Several target columns{'' if task == 'auto' else f' for {task}'}: expected {expected} in "
-                f"each. Received: {_name_column(column)} with values such as {example!r}."
+                f"each. Received: {name_column(column)} with values such as {example!r}."
             )
     return _make_regression(rows, columns)
-
-
-def _do_most_fit(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:
-    return 2 * sum(map(fits, cells)) > len(cells)
 
 
 def _are_measurements(cells: Sequence[Cell]) -> bool:
     """Tell whether cells are numbers, some of them with decimals, and few of them repeated."""
     present = [cell for cell in cells if cell is not None]
-    if len(present) <= FEW or 2 * len(set(present)) <= len(present) or not _do_most_fit(present, is_number):
+    if len(present) <= FEW or 2 * len(set(present)) <= len(present) or not do_most_fit(present, is_number):
         return False
     return not all(float(cell).is_integer() for cell in present if is_number(cell))
 
@@ -266,7 +278,7 @@ def _make_regression(rows: Sequence[Sequence[Cell]], columns: Sequence[str]) -> 
         targets.why = f"{len(columns)} columns hold numbers"
     else:
         distinct = len(set(targets.values) - {None})
-        targets.why = f"{_name_column(columns[0])} holds {distinct:,} distinct numbers"
+        targets.why = f"{name_column(columns[0])} holds {distinct:,} distinct numbers"
     return targets
 
 
@@ -283,9 +295,9 @@ def _find_fault(
     """Return code and detail of the first cell of a row that cannot be used."""
     for column, cell in zip(columns, row, strict=True):
         if cell is None:
-            return "missing_label", f"{_name_column(column)} has no value"
+            return "missing_label", f"{name_column(column)} has no value"
         if not fits(cell):
-            return "not_a_number", f"{_name_column(column)} holds {cell!r} where {expected} is expected"
+            return "not_a_number", f"{name_column(column)} holds {cell!r} where {expected} is expected"
     return None
 
 
@@ -295,7 +307,8 @@ def _sort_outputs(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (float(name) if are_numbers else 0.0, name)))
 
 
-def _name_column(name: str) -> str:
+def name_column(name: str) -> str:
+    """Return the name of a column, or of a target without one, as a sentence begins with it."""
     return f"Column {name}" if name != TARGET_NAME else "The target"
 
 

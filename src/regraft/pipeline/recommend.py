@@ -294,13 +294,19 @@ def _write_advice(ranked: Sequence[RankedBackbone], score_name: str) -> str:
     return advice
 
 
+def _join_columns(names: Sequence[str]) -> str:
+    """Return column names as options take them: with commas between, and quotes around a name with one."""
+    quoted = (name.replace('"', '""') for name in names)
+    return ",".join(f'"{name}"' if "," in name or '"' in name else name for name in quoted)
+
+
 def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
     """Return the command that trains the best backbone on the recipe's data; the call for data in Python."""
     if is_in_memory(recipe.data):
         return _show_call(recipe, best)
     settings = {
-        "image": ",".join(recipe.image),
-        "target": ",".join(recipe.target),
+        "image": _join_columns(recipe.image),
+        "target": _join_columns(recipe.target),
         "group": recipe.group,
         "split": recipe.split,
         "separator": recipe.separator,

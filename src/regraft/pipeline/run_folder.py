@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from regraft.backbones.zoo import locate_backbone, locate_weights
+from regraft.data.cells import escape_formula
 from regraft.data.images.decoder_name import DECODER
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
-from regraft.data.table_files import escape_formula
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model
 from regraft.recipe import Recipe, TaskChoice
