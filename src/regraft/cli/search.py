@@ -21,7 +21,17 @@ _SOLVERS = ", ".join(SearchSpace.solvers)
 
 
 @opt.with_settings(
-    "image", "target", "separator", "task", "backbone", "weights", "pixels", "image_size", "augment", "seed"
+    "image",
+    "target",
+    "separator",
+    "task",
+    "backbone",
+    "weights",
+    "pixels",
+    "image_size",
+    "depth",
+    "augment",
+    "seed",
 )
 def search(
     data: opt.DataArgument,

@@ -22,6 +22,7 @@ from regraft.data.folders import LAYOUT, list_folder
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target
 from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.data.tables import Columns, list_rows
@@ -51,6 +52,7 @@ class Catalog:
         notes: sentences for the report.
         task: "multiclass", "binary", "multilabel" or "regression".
         why: the reason for this task, for the reader; "" where it was not inferred.
+        depth: how many bits of 16-bit samples are used; see `Recipe.depth`.
     """
 
     root: Path
@@ -60,6 +62,7 @@ class Catalog:
     notes: tuple[str, ...] = ()
     task: str = "multiclass"
     why: str = ""
+    depth: int = FULL_DEPTH
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:
@@ -213,12 +216,17 @@ class Catalog:
     def open(cls, data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
         """List a folder, or a table whose columns the recipe names; a catalog is used as it is.
 
+        The recipe also sets `depth`.
+
         Raises:
             UsageError, DataError, EnvironmentFault: see `from_folder` and `from_table`.
         """
-        if isinstance(data, Catalog):
-            return data.as_task(recipe.task)
-        path = Path(data)
+        catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else cls._list(Path(data), recipe)
+        return replace(catalog, depth=recipe.depth)
+
+    @classmethod
+    def _list(cls, path: Path, recipe: Recipe) -> Catalog:
+        """List a folder or a table; see `open`."""
         columns = {"image": recipe.image, "target": recipe.target}
         if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
             missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
@@ -381,7 +389,9 @@ def _require_variation(catalog: Catalog) -> Catalog:
     """Check that every target of a regression has at least two different values to learn from."""
     for name, values in zip(catalog.outputs, _get_training_targets(catalog).T, strict=True):
         if len(set(values.tolist())) < 2:
-            received = f"{write_number(values[0])} in every training sample" if len(values) else "no training sample"
+            received = (
+                f"{write_number(values[0])} in every training sample" if len(values) else "no training sample"
+            )
             raise DataError(f"Expected different numbers of {name} to learn from. Received: {received}.")
     return catalog
 

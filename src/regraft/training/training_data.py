@@ -162,7 +162,7 @@ class TrainingData:
 
     def make_pixel_data(self, phase: Phase) -> PhaseData:
         """Return batches of decoded pixels; those of training are augmented."""
-        pixels = self.store.entries(pixel_key(self.backbone.image_size))
+        pixels = self.store.entries(pixel_key(self.backbone.image_size, self.catalog.depth))
 
         def read(samples: list[Sample]) -> Inputs:
             return (pixels.read([sample.digest for sample in samples], "pixels"),)

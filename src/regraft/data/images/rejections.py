@@ -72,6 +72,7 @@ _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\
 NOTES = {
     "animated_first_frame": "are animations; the first frame is used",
     "bad_colour_profile": "hold a colour profile that cannot be used; their numbers are taken as sRGB",
+    "clipped": "hold 16-bit samples beyond --depth, which became white",
     "extension_mismatch": "have an extension that is not their format's",
     "extreme_aspect": "are more than ten times as long as wide; squashed to a square, little is left of them",
     "first_page": "have several pages or images; the first is used",
@@ -79,6 +80,7 @@ NOTES = {
     "jpeg_missing_scans": "are progressive JPEGs without all of their last scans, hence blurred",
     "tiny_image": "are smaller than 32 pixels on a side",
     "uniform": "are one colour all over",
+    "unused_bits": "hold 16-bit samples that use less than a quarter of the range, so they are dark: see --depth",
 }
 
 
