@@ -21,18 +21,9 @@ _SOLVERS = ", ".join(SearchSpace.solvers)
 
 
 @opt.with_settings(
-    "image",
-    "target",
-    "separator",
-    "task",
-    "backbone",
-    "weights",
-    "pixels",
-    "image_size",
-    "depth",
-    "augment",
-    "seed",
-)
+    "image", "target", "separator", "task",
+    "backbone", "weights", "pixels", "image_size", "depth", "augment", "seed",
+)  # fmt: skip
 def search(
     data: opt.DataArgument,
     out: opt.RunFolder = Path("run"),

@@ -151,13 +151,15 @@ class Catalog:
 
         Args:
             images: (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255, or a list of images: such arrays of
-                different sizes, or Pillow images. Values are rounded to 8 bits.
+                different sizes, or Pillow images. Values are rounded to 8 bits. With a fourth channel, which
+                is opacity, (n, h, w, 4), images are laid on white.
             targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers.
             names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.
             store: as for `train`; None for the user's cache folder.
-            scale: factor of the pixels, such as 255 where they are in 0..1.
+            scale: factor of the pixels of arrays and of 16-bit Pillow images, such as 255 where they are in
+                0..1, or 255/4095 where they have 12 bits.
             reporter: shows progress.
 
         Raises:
@@ -193,8 +195,9 @@ class Catalog:
 
         Args:
             source: a `tf.data.Dataset`, a Keras `PyDataset`, a Hugging Face data set, a PyTorch loader or
-                data set, or any iterable of (image, target), in batches or not. Images are arrays, channels
-                first or last, Pillow images, or the bytes of image files.
+                data set, or any iterable of (image, target), in batches or not: all items are batches, or
+                none. Images are arrays, channels first or last, Pillow images, or the bytes of image files. An
+                item that is no image with a target, or that the source cannot give by number, is refused.
             columns: names of image and target where rows are dictionaries.
             limit: number of images to take; needed where a stream has no end.
             names, task, store, scale, reporter: as for `from_arrays`.

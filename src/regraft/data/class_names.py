@@ -3,7 +3,7 @@
 | library | where |
 |---|---|
 | Hugging Face | `features[column].names`, or `.feature.names` of a list of labels |
-| Keras, `image_dataset_from_directory` | `class_names`, which `prefetch` and its like hide |
+| Keras, `image_dataset_from_directory` | `class_names` |
 | Keras, `flow_from_directory` | `class_indices`: name -> number |
 | torchvision | `classes`, or `class_to_idx`: name -> number |
 
@@ -20,20 +20,6 @@ import numpy as np
 __all__ = ["find_class_names"]
 
 MAX_LAYERS = 16  # around a data set
-# Data sets of tf.data that leave labels as they are, by the name of their type; `map` may change them.
-_PLAIN_STEPS = (
-    "Batch",
-    "Cache",
-    "Options",
-    "Prefetch",
-    "Rebatch",
-    "Repeat",
-    "Shard",
-    "Shuffle",
-    "Skip",
-    "Take",
-    "Unbatch",
-)
 
 
 def find_class_names(source: Any, column: str) -> tuple[str, ...]:
@@ -57,7 +43,7 @@ def find_class_names(source: Any, column: str) -> tuple[str, ...]:
         if isinstance(members, list | tuple) and members:
             names_of_members = {find_class_names(member, column) for member in members}
             return names_of_members.pop() if len(names_of_members) == 1 else ()
-        source = _unwrap(source)
+        source = getattr(source, "dataset", None)
         if source is None:
             break
     return ()
@@ -86,11 +72,3 @@ def _read_names(candidate: Any) -> tuple[str, ...]:
     if isinstance(candidate, list | tuple) and all(isinstance(name, str) for name in candidate):
         return tuple(candidate)
     return ()
-
-
-def _unwrap(source: Any) -> Any:
-    """Return the data set inside a loader, a subset, or a step of tf.data that leaves labels as they are."""
-    step = type(source).__name__.removeprefix("_").removeprefix("Parallel")
-    if step.startswith(_PLAIN_STEPS) and (inner := getattr(source, "_input_dataset", None)) is not None:
-        return inner  # a private name: tf.data has no public one, and without it no names are found
-    return getattr(source, "dataset", None)

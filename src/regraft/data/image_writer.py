@@ -54,9 +54,13 @@ class ImageWriter:
         self.root = root
         self.has_rounded = False
         self._scale = scale
+        self._number = -1  # of the image that is being written
         self._count = 0
         self._highest = 0.0
-        self._highest_unscaled = 0.0
+        self._deep_range = (
+            0.0,
+            0.0,
+        )  # the highest value of images of more than 8 bits, after and before scaling
         self._has_channels_first = False
 
     def write(self, image: Any) -> ImageFile:
@@ -73,6 +77,7 @@ class ImageWriter:
             DataError: no image of this source can be used, because of the range of its values.
             EnvironmentFault: the folder cannot be written.
         """
+        self._number += 1
         if isinstance(image, Rejection):
             raise image
         if isinstance(image, bytes):
@@ -101,11 +106,12 @@ class ImageWriter:
 
     def describe_darkness(self) -> str:
         """Return a warning, at the end of a source, that its pixels are nearly black; "" if they are not."""
-        if not self._highest_unscaled or self._highest >= DARK:
+        scaled, unscaled = self._deep_range
+        if not 0 < scaled < DARK:
             return ""
         return (
-            f"The pixels reach only {self._highest:.3g} of 255 after scaling, so the images are nearly black. "
-            f"The highest value is {self._highest_unscaled:,.6g}: pass {_suggest_scale(self._highest_unscaled)}."
+            f"The images are nearly black: after scaling, pixels reach only {scaled:.3g} of 255. The highest "
+            f"value is {unscaled:g}: pass {_suggest_scale(unscaled)}."
         )
 
     def _from_pillow(self, image: Image.Image) -> Image.Image:
@@ -114,13 +120,13 @@ class ImageWriter:
         try:
             if not image.mode.startswith("I"):
                 return to_upright_rgb(image)
-            converted = to_upright_rgb(image, white=white)
-            highest = sample_range.measure(image)
+            converted, highest = to_upright_rgb(image, white=white), sample_range.measure(image)
         except Rejection:
             raise
         except Exception as error:
             raise Rejection("corrupt", str(error)[:120]) from error
         self._check_range(0, highest, 255 / white)
+        self._deep_range = max(self._deep_range, (highest * 255 / white, float(highest)))
         return converted
 
     def _from_array(self, values: NDArray[Any]) -> Image.Image:
@@ -132,8 +138,12 @@ class ImageWriter:
             raise Rejection("bad_dimensions", f"{values.shape[1]} x {values.shape[0]}")
         if not np.isfinite(values).all():
             raise Rejection("not_finite", "a pixel that is no finite number")
-        colours = values[..., :3]
-        self._check_range(float(colours.min()), float(colours.max()), self._scale, values.dtype == np.uint8)
+        colours = values[..., :3] if values.ndim == 3 else values
+        lowest, highest = float(colours.min()), float(colours.max())
+        self._check_range(lowest, highest, self._scale)
+        self._count_image(highest * self._scale)
+        if values.dtype != np.uint8:
+            self._deep_range = max(self._deep_range, (highest * self._scale, highest))
         if self._scale != 1:
             values = values * self._scale
         if values.shape[2:] == (4,) and not 1 < values[..., 3].max() < 255.5 and values[..., 3].any():
@@ -143,24 +153,26 @@ class ImageWriter:
             # 254/255 * 255 is not quite a whole number either
             self.has_rounded |= bool((np.abs(rounded - values) > 1e-3).any())
             values = rounded.astype(np.uint8)
-        return to_upright_rgb(Image.fromarray(values))
+        image = Image.fromarray(values)
+        return to_upright_rgb(image) if image.mode == "RGBA" else image
 
-    def _check_range(self, lowest: float, highest: float, scale: float, is_8_bit: bool = False) -> None:
+    def _check_range(self, lowest: float, highest: float, scale: float) -> None:
         """Check the values of an image before they are scaled."""
         if lowest * scale < -0.5:
             raise DataError(
-                f"Expected pixels in 0..255. Received: {lowest * scale:g} in image {self._count}. Leave out the "
-                "step that normalises them: the network does that itself."
+                f"Expected pixels in 0..255. Received: {lowest * scale:g} in image {self._number}. Leave out "
+                "the step that normalises them: the network does that itself."
             )
         if highest * scale >= 255.5:
             raise DataError(
-                f"Expected pixels in 0..255. Received: {highest * scale:g} in image {self._count}. "
+                f"Expected pixels in 0..255. Received: {highest * scale:g} in image {self._number}. "
                 f"Pass {_suggest_scale(highest)} to bring them there."
             )
+
+    def _count_image(self, highest: float) -> None:
+        """Count an array with this highest value, after scaling."""
         self._count += 1
-        self._highest = max(self._highest, highest * scale)
-        if not is_8_bit:
-            self._highest_unscaled = max(self._highest_unscaled, highest)
+        self._highest = max(self._highest, highest)
         if self._count == ENOUGH_IMAGES:
             self.check_scale()
 
@@ -216,12 +228,10 @@ def _suggest_scale(highest: float) -> str:
     """Return the argument that brings values up to this one to 0..255.
 
     >>> _suggest_scale(2900), _suggest_scale(60000)
-    ('scale=255/4095 if 12 bits are used', 'scale=1/257')
+    ('scale=255/4095 if white is 4095', 'scale=1/257')
     """
     bits = count_bits(int(highest))
-    if bits == FULL_DEPTH:
-        return "scale=1/257"
-    if bits > FULL_DEPTH:
-        return "scale"
-    white = get_white(bits)
-    return f"scale=255/{white} if {bits} bits are used"
+    if bits >= FULL_DEPTH:
+        return "scale=1/257" if bits == FULL_DEPTH else "scale"
+    white = highest if highest <= get_white(8) else get_white(bits)
+    return f"scale=255/{white:g} if white is {white:g}"

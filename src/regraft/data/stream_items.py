@@ -26,6 +26,8 @@ __all__ = ["Pair", "iter_items", "split_items", "to_plain"]
 
 MAX_LOOK_AHEAD = 16  # items that are read, at most, to learn whether items are batches
 
+ENOUGH_ROWS = 8  # one-hot rows of three; batches of three labels, 0 or 1, all look so once in 2,500 times
+
 Pair = tuple[Any, Any]  # an image, or why there is none, and its target
 
 
@@ -112,7 +114,7 @@ def _decide_layout(
     Raises:
         DataError, UsageError: see `split_items`.
     """
-    shape: tuple[int, ...] = ()
+    unclear: list[Pair] = []
     for item in islice(items, MAX_LOOK_AHEAD):
         first_items.append(item)
         if isinstance(item, Rejection):
@@ -126,16 +128,21 @@ def _decide_layout(
         is_batch = _is_batch(image, target)
         if is_batch is not None:
             return is_batch
-        shape = max(shape, np.shape(image))
+        unclear.append((image, target))
     if not first_items:
         raise DataError("The stream holds nothing.")
-    if not shape or shape[0] == 1 or _says_batches(source, columns):
+    shape = max((image.shape for image, _ in unclear), default=(1,))
+    if shape[0] == 1:
         return True  # an array (1, h, w) with one target is the same image either way
+    if (is_batched := _read_declaration(source, columns)) is not None:
+        return is_batched
+    if len(unclear) >= ENOUGH_ROWS and all(_is_one_hot(target) for _, target in unclear):
+        return False
     rows, height, width = shape
     raise UsageError(
-        f"An array of shape {shape} with {rows} targets may be {rows} grey images or one image whose channels "
-        f"come first. Give grey images an axis for their channel: ({rows}, {height}, {width}, 1). Or put the "
-        f"channels of the one image last: ({height}, {width}, {rows})."
+        f"An array of shape {shape} with {rows} targets may be {rows} grey images, or one image whose "
+        f"channels come first. If it is grey images, add an axis for their channel: ({rows}, {height}, "
+        f"{width}, 1). If it is one image, put its channels last: ({height}, {width}, {rows})."
     )
 
 
@@ -152,16 +159,22 @@ def _is_batch(image: Any, target: Any) -> bool | None:
     return None if len(image) in (1, 3) else True
 
 
-def _says_batches(source: Any, columns: tuple[str, str]) -> bool:
-    """Tell whether a source declares that its items are batches, as loaders and Keras' data sets do."""
+def _read_declaration(source: Any, columns: tuple[str, str]) -> bool | None:
+    """Tell whether a source declares that its items are batches or samples; None if it says nothing."""
     if hasattr(source, "num_batches") or isinstance(getattr(source, "batch_size", None), int):
-        return True
+        return True  # Keras and the loaders of PyTorch
+    if hasattr(source, "features") or not hasattr(source, "__iter__"):
+        return False  # the data sets of Hugging Face and PyTorch
     try:
         _, target = _read_pair(getattr(source, "element_spec", None), columns)
-        shape = list(target.shape)
+        return True if next(iter(target.shape)) is None else None
     except Exception:  # it is not of tf.data, or the number of its axes is unknown
-        return False
-    return bool(shape) and shape[0] is None
+        return None
+
+
+def _is_one_hot(target: Any) -> bool:
+    """Tell whether a target is zeros and a single one."""
+    return sorted(np.ravel(target).tolist()) == [0] * (np.size(target) - 1) + [1]
 
 
 def _split_item(item: Any, columns: tuple[str, str], is_batched: bool) -> Iterable[Pair]:

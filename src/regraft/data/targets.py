@@ -192,9 +192,7 @@ def read_label_lists(
         [(0, 1), (), (0,)]
     """
     _check_task(task)
-    _require(
-        task in ("auto", "multilabel"), task, [column], "lists and separators mean several labels a sample"
-    )
+    _require(task in ("auto", "multilabel"), task, [column], "lists and separators mean several labels a sample")
     texts = [[cell for label in labels if (cell := convert_cell(label)) is not None] for labels in lists]
     words = Counter(label for labels in texts for label in labels if is_missing_word(label, names))
     clean = [[label for label in labels if label not in words] for labels in texts]

@@ -335,26 +335,23 @@ def _find_wrong_ranges(catalog: Catalog, facts: Sequence[ImageFacts]) -> list[Pr
     """Compare the highest 16-bit sample of all images with the range that is used."""
     highest, white = max((fact.highest for fact in facts), default=0), get_white(catalog.depth)
     dark, clipped = (_list_cases(catalog, facts, note) for note in (UNUSED_BITS, CLIPPED))
-    bits = count_bits(highest)
+    bits, is_dark = count_bits(highest), UNUSED_BITS in judge(highest, catalog.depth)
     images = _count(len(dark), "image holds", "images hold")
-    if UNUSED_BITS in judge(highest, catalog.depth):
-        weight, summary = (
-            "warning",
-            (
-                f"{images} 16-bit samples, none above {highest:,}, though white is {white:,}, so they are nearly "
-                f"black. If the device gives {bits} bits, pass --depth {bits}."
-            ),
+    summary = f"{images} 16-bit samples in less than a quarter of the range"
+    if is_dark:
+        summary += (
+            f" and {'is' if len(dark) == 1 else 'are'} nearly black: the highest sample is {highest:,}, and "
+            f"white is {white:,}. If the device gives {bits} bits, pass --depth {bits}"
         )
-    else:
-        weight, summary = "note", f"{images} 16-bit samples that use less than a quarter of the range."
+    beyond = _count(len(clipped), "image holds", "images hold")
     return [
-        _make_problem(UNUSED_BITS, weight, dark, summary),
+        _make_problem(UNUSED_BITS, "warning" if is_dark else "note", dark, f"{summary}."),
         _make_problem(
             CLIPPED,
             "warning",
             clipped,
-            f"{_count(len(clipped), 'image holds', 'images hold')} samples beyond --depth {catalog.depth}, up to "
-            f"{highest:,}. All above {white:,} became white. Pass --depth {bits}.",
+            f"{beyond} 16-bit samples up to {highest:,}, and all above {white:,} became white. Pass "
+            f"--depth {bits}.",
         ),
     ]
 

@@ -24,7 +24,7 @@ from regraft.system.console import Reporter
 
 __all__ = ["decode_missing", "facts_key", "facts_to_tensors", "read_facts"]
 
-# The bytes of a row; another layout needs another key or `store.FORM`. The longest name of a format has 5 letters.
+# The bytes of a row; another layout needs another key. The longest name of a format has 5 letters.
 RECORD = np.dtype(
     [
         ("size", "<u4", (2,)),

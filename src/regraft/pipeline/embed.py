@@ -91,8 +91,8 @@ def embed(
     Args:
         data: a folder, with or without class folders; or a table with the columns that the recipe names,
             whose target is optional.
-        recipe: backbone, weights, pixels, image size, depth, `head.pooling`, and the columns of a table; everything
-            else is ignored.
+        recipe: backbone, weights, pixels, image size, depth, `head.pooling`, and the columns of a table;
+            everything else is ignored.
         out: the file to write; its extension chooses the format.
         overwrite: replace `out` if it exists.
         trust: you know where a SavedModel comes from; see `load_backbone`.

@@ -1,7 +1,8 @@
 """Convert pixels of any kind to 8-bit RGB in the sRGB colour space, on white where they are transparent.
 
-Samples of 16 bits keep their high byte, or are scaled by `sample_range`. Little CMS applies the colour profile of a file, with relative
-colorimetric intent and black-point compensation; a profile that amounts to sRGB changes nothing.
+Samples of 16 bits keep their high byte, or are scaled by `sample_range`. Little CMS applies the colour
+profile of a file, with relative colorimetric intent and black-point compensation; a profile that amounts to
+sRGB changes nothing.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ dies or asks for too much memory costs a single file. The child runs this module
 to over pipes. With `multiprocessing` a user's script would need an `if __name__ == "__main__"` guard, or a
 process that holds a deep-learning runtime would be forked.
 
-The child first writes `ready`. Then, for each file, it reads a JSON line `[path, digest, size, depth]` and writes
-either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or `{"code": ..., "detail": ...}`.
+The child first writes `ready`. Then, for each file, it reads a JSON line `[path, digest, size, depth]` and
+writes either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or
+`{"code": ..., "detail": ...}`.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 | code | meaning |
 |---|---|
 | `empty` | zero bytes |
-| `unreadable` | the file cannot be opened or read |
+| `unreadable` | the file, or the row of a data set, cannot be opened or read |
 | `not_a_file` | a pipe, socket, device or folder |
 | `file_too_large` | more bytes than `samples.MAX_FILE_BYTES` |
-| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes) |
+| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes, an array of another shape) |
 | `unsupported_format` | an image, document or video in a format that is not decoded |
 | `needs_plugin` | HEIC or HEIF without `pillow-heif`: `pip install regraft[heif]` |
 | `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range is not stated |
@@ -27,7 +27,7 @@
 | `unknown_part` | a split column that holds neither train nor validation nor test |
 | `conflicting_rows` | rows name the same image with different targets, parts or groups |
 | `conflicting_copies` | files with the same bytes have different classes |
-| `malformed_row` | a row has more or fewer cells than the header |
+| `malformed_row` | a row has more or fewer cells than the header; an item of a stream is no image with a target |
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ NOTES = {
     "jpeg_missing_scans": "are progressive JPEGs without all of their last scans, hence blurred",
     "tiny_image": "are smaller than 32 pixels on a side",
     "uniform": "are one colour all over",
-    "unused_bits": "hold 16-bit samples that use less than a quarter of the range, so they are dark: see --depth",
+    "unused_bits": "hold 16-bit samples in less than a quarter of their range, so they are dark",
 }
 
 

@@ -1,7 +1,7 @@
 """The range of 16-bit samples: many files hold 10, 12 or 14 bits in 16, and would come out nearly black.
 
-Pillow reads 16-bit grey as it is, but of 16-bit colour only the high bytes. Where a smaller range is asked for,
-such a file is read a second time for its low bytes.
+Pillow reads 16-bit grey as it is, but of 16-bit colour only the high bytes. Where a smaller range is asked
+for, such a file is read a second time for its low bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def scale_samples(samples: NDArray[np.integer], white: float) -> NDArray[np.uint
     [0, 128, 255, 255]
     """
     if white == get_white(FULL_DEPTH):
-        return (np.clip(samples, 0, white) >> 8).astype(np.uint8)
+        return (np.clip(samples, 0, get_white(FULL_DEPTH)) >> 8).astype(np.uint8)
     return np.rint(np.clip(samples, 0, white) * (255 / white)).astype(np.uint8)
 
 
@@ -87,7 +87,7 @@ def judge(highest: int, depth: int) -> list[str]:
 
 
 def read_low_bytes(image: Image.Image) -> Image.Image:
-    """Decode the low bytes of a 16-bit colour image, of which nothing was decoded yet, in the place of the high.
+    """Decode the low bytes, in place of the high ones, of a 16-bit colour image that was only opened.
 
     Raises:
         Rejection: `unsupported_bit_depth`, for rare arrangements of channels.
@@ -99,22 +99,22 @@ def read_low_bytes(image: Image.Image) -> Image.Image:
     elif channels in ("RGB", "RGBA", "RGBX"):
         other = f"{channels};16{_OTHER_ORDER[order]}"
     else:
-        raise Rejection(
-            "unsupported_bit_depth", f"{raw_mode} samples with --depth; convert the file to 8 bits"
-        )
+        detail = f"{raw_mode} samples cannot be scaled by --depth; convert the file to 8 bits"
+        raise Rejection("unsupported_bit_depth", detail)
     tiles = []
     for tile in image.tile:
         args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
         tiles.append(tile._replace(args=args))
     image.tile = tiles
     image.load()
-    return (
-        image if channels != "LA" else Image.merge("RGBA", [image.getchannel(band) for band in (1, 1, 1, 3)])
-    )
+    if channels != "LA":
+        return image
+    grey, opacity = image.getchannel(1), image.getchannel(3)
+    return Image.merge("RGBA", [grey, grey, grey, opacity])
 
 
 def join_bytes(high: Image.Image, low: Image.Image, white: float) -> Image.Image:
-    """Return a colour image scaled to 8 bits, from its high and its low bytes; opacity keeps its high bytes."""
+    """Return a colour image in 8 bits, from its high and its low bytes; opacity keeps its high bytes."""
     joined = Image.new(high.mode, high.size)
     joined.info = high.info
     for top in range(0, high.height, STRIP_ROWS):
