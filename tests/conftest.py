@@ -194,9 +194,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from regraft.data.images.rejections import Rejection
 
     class InThisProcess(child.DecoderProcess):
-        def decode(self, path: Path, expected: str, size: int):
+        def decode(self, path: Path, expected: str, size: int, depth: int = 16):
             try:
-                return child._decode_file(str(path), size, expected)
+                return child._decode_file(str(path), size, expected, depth)
             except Rejection as refusal:
                 return refusal
 

@@ -43,9 +43,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     files: list[str] = []
     for module in (extract_module, image_facts_module):
 
-        def open_counted(jobs, size, pool=module.DecodingPool):
+        def open_counted(jobs, size, pool=module.DecodingPool, **options):
             files.extend(job.path.name for job in jobs)
-            return pool(jobs, size, workers=1)
+            return pool(jobs, size, workers=1, **options)
 
         monkeypatch.setattr(module, "DecodingPool", open_counted)
     return files

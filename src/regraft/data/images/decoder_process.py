@@ -5,7 +5,7 @@ dies or asks for too much memory costs a single file. The child runs this module
 to over pipes. With `multiprocessing` a user's script would need an `if __name__ == "__main__"` guard, or a
 process that holds a deep-learning runtime would be forked.
 
-The child first writes `ready`. Then, for each file, it reads a JSON line `[path, digest, size, depth]` and
+The child first writes `ready`. Then, for each file, it reads a JSON line `[path, size, digest, depth]` and
 writes either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or
 `{"code": ..., "detail": ...}`.
 """
@@ -122,7 +122,7 @@ class _Process:
             OSError, EOFError, ValueError: the process ended before it had replied.
         """
         with self._time_limit():
-            self._requests.write(json.dumps([os.fspath(path), expected, size, depth]).encode() + b"\n")
+            self._requests.write(json.dumps([os.fspath(path), size, expected, depth]).encode() + b"\n")
             self._requests.flush()
             line = self._replies.readline()
             if not line.endswith(b"\n"):
@@ -161,7 +161,7 @@ class _Process:
                 return
 
 
-def _decode_file(path: str, expected: str, size: int, depth: int) -> DecodedImage:
+def _decode_file(path: str, size: int, expected: str, depth: int = FULL_DEPTH) -> DecodedImage:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
