@@ -39,9 +39,9 @@ def network():
 class InThisProcess(DecoderProcess):
     """Decode without a child process: these have tests of their own, and are slow to start."""
 
-    def decode(self, path, expected, size):
+    def decode(self, path, expected, size, depth=16):
         try:
-            return decoder_process._decode_file(str(path), size, expected)
+            return decoder_process._decode_file(str(path), size, expected, depth)
         except Rejection as rejection:
             return rejection
 

@@ -196,8 +196,8 @@ class Catalog:
         Args:
             source: a `tf.data.Dataset`, a Keras `PyDataset`, a Hugging Face data set, a PyTorch loader or
                 data set, or any iterable of (image, target), in batches or not: all items are batches, or
-                none. Images are arrays, channels first or last, Pillow images, or the bytes of image files. An
-                item that is no image with a target, or that the source cannot give by number, is refused.
+                none. Images are arrays, channels first or last, Pillow images, or the bytes of image files.
+                An item that is no image with a target, or that the source cannot read, is refused.
             columns: names of image and target where rows are dictionaries.
             limit: number of images to take; needed where a stream has no end.
             names, task, store, scale, reporter: as for `from_arrays`.

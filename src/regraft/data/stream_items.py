@@ -131,18 +131,17 @@ def _decide_layout(
         unclear.append((image, target))
     if not first_items:
         raise DataError("The stream holds nothing.")
-    shape = max((image.shape for image, _ in unclear), default=(1,))
-    if shape[0] == 1:
+    rows, height, width = max((image.shape for image, _ in unclear), default=(1, 0, 0))
+    if rows == 1:
         return True  # an array (1, h, w) with one target is the same image either way
     if (is_batched := _read_declaration(source, columns)) is not None:
         return is_batched
     if len(unclear) >= ENOUGH_ROWS and all(_is_one_hot(target) for _, target in unclear):
         return False
-    rows, height, width = shape
     raise UsageError(
-        f"An array of shape {shape} with {rows} targets may be {rows} grey images, or one image whose "
-        f"channels come first. If it is grey images, add an axis for their channel: ({rows}, {height}, "
-        f"{width}, 1). If it is one image, put its channels last: ({height}, {width}, {rows})."
+        f"An array of shape ({rows}, {height}, {width}) with {rows} targets may be {rows} grey images, or "
+        f"one image whose channels come first. If it is grey images, add an axis for their channel: ({rows}, "
+        f"{height}, {width}, 1). If it is one image, put its channels last: ({height}, {width}, {rows})."
     )
 
 

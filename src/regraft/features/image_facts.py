@@ -77,8 +77,12 @@ def read_facts(entries: Entries, digests: Sequence[str]) -> list[ImageFacts]:
     records = entries.read(digests, "facts").view(RECORD)[:, 0]
     columns = (records[name].tolist() for name in ("size", "format", "notes", "highest"))
     return [
-        ImageFacts(*size, kind.decode("ascii"), tuple(compress(NOTES, flags)), thumbnail.tobytes(), highest)
-        for size, kind, flags, highest, thumbnail in zip(*columns, records["thumbnail"], strict=True)
+        ImageFacts(
+            width, height, kind.decode("ascii"), tuple(compress(NOTES, flags)), thumbnail.tobytes(), highest
+        )
+        for (width, height), kind, flags, highest, thumbnail in zip(
+            *columns, records["thumbnail"], strict=True
+        )
     ]
 
 

@@ -22,6 +22,7 @@ from PIL import (  # plugins are imported by name: no other format ever sees the
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
@@ -181,7 +182,7 @@ def to_upright_rgb(image: Image.Image, *, white: float = WHITE) -> Image.Image:
     return _to_upright_srgb(to_rgb(image, None, white=white), image, [])
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     if (rejection := sniff(data)) is not None:
         raise rejection
     formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]

@@ -6,7 +6,7 @@
 | `unreadable` | the file, or the row of a data set, cannot be opened or read |
 | `not_a_file` | a pipe, socket, device or folder |
 | `file_too_large` | more bytes than `samples.MAX_FILE_BYTES` |
-| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes, an array of another shape) |
+| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes, another array) |
 | `unsupported_format` | an image, document or video in a format that is not decoded |
 | `needs_plugin` | HEIC or HEIF without `pillow-heif`: `pip install regraft[heif]` |
 | `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range is not stated |
@@ -27,7 +27,7 @@
 | `unknown_part` | a split column that holds neither train nor validation nor test |
 | `conflicting_rows` | rows name the same image with different targets, parts or groups |
 | `conflicting_copies` | files with the same bytes have different classes |
-| `malformed_row` | a row has more or fewer cells than the header; an item of a stream is no image with a target |
+| `malformed_row` | a row has more or fewer cells than the header; an item is no image with a target |
 """
 
 from __future__ import annotations

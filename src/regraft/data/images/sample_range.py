@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from regraft.data.images.rejections import Rejection
 
@@ -37,7 +37,7 @@ def get_white(depth: int) -> int:
     >>> get_white(12)
     4095
     """
-    return 2**depth - 1
+    return (1 << depth) - 1
 
 
 def scale_samples(samples: NDArray[np.integer], white: float) -> NDArray[np.uint8]:
@@ -47,8 +47,10 @@ def scale_samples(samples: NDArray[np.integer], white: float) -> NDArray[np.uint
     [0, 128, 255, 255]
     """
     if white == get_white(FULL_DEPTH):
-        return (np.clip(samples, 0, get_white(FULL_DEPTH)) >> 8).astype(np.uint8)
-    return np.rint(np.clip(samples, 0, white) * (255 / white)).astype(np.uint8)
+        scaled = np.clip(samples, 0, get_white(FULL_DEPTH)) >> 8
+    else:
+        scaled = np.rint(np.clip(samples, 0, white) * (255 / white))
+    return np.asarray(scaled, np.uint8)
 
 
 def has_16_bits(image: Image.Image) -> bool:
@@ -60,10 +62,11 @@ def has_16_bits(image: Image.Image) -> bool:
 def measure(image: Image.Image) -> int:
     """Return the highest sample of a decoded image with 16 bits; of colour, all that its high byte allows."""
     if image.mode.startswith("I"):
-        extrema = image.getextrema() or (0, int(np.asarray(image).max()))
-        return min(get_white(FULL_DEPTH), max(0, int(extrema[1])))
-    bands = image.getextrema()[:3]
-    return max(int(highest) for _, highest in bands) << 8 | 255
+        extrema = image.getextrema() or np.asarray(
+            image
+        )  # earlier versions of Pillow give None for some modes
+        return int(np.clip(np.max(extrema), 0, get_white(FULL_DEPTH)))
+    return int(np.max(image.getextrema()[:3])) << 8 | 255
 
 
 def count_bits(highest: int) -> int:
@@ -86,7 +89,7 @@ def judge(highest: int, depth: int) -> list[str]:
     return ["unused_bits"] if count_bits(highest) < depth - 1 else []
 
 
-def read_low_bytes(image: Image.Image) -> Image.Image:
+def read_low_bytes(image: ImageFile.ImageFile) -> Image.Image:
     """Decode the low bytes, in place of the high ones, of a 16-bit colour image that was only opened.
 
     Raises:
@@ -103,7 +106,7 @@ def read_low_bytes(image: Image.Image) -> Image.Image:
         raise Rejection("unsupported_bit_depth", detail)
     tiles = []
     for tile in image.tile:
-        args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
+        args = (other, *tile.args[1:]) if isinstance(tile.args, tuple) else other
         tiles.append(tile._replace(args=args))
     image.tile = tiles
     image.load()
@@ -128,5 +131,5 @@ def join_bytes(high: Image.Image, low: Image.Image, white: float) -> Image.Image
 
 def _get_raw_mode(image: Image.Image) -> str:
     """Return how the bytes of a file that was only opened are arranged, such as RGB;16B."""
-    args = image.tile[0].args if image.tile else ""
-    return str(args if isinstance(args, str) else args[0])
+    args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    return str(args[0] if isinstance(args, tuple) else args)
