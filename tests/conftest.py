@@ -118,9 +118,9 @@ def decoded_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     names: list[str] = []
 
-    def open_pool(jobs, size):
+    def open_pool(jobs, size, **options):
         names.extend(job.path.name for job in jobs)
-        return DecodingPool(jobs, size, workers=1)
+        return DecodingPool(jobs, size, workers=1, **options)
 
     for module in ("extract", "image_facts"):
         monkeypatch.setattr(f"regraft.features.{module}.DecodingPool", open_pool)
@@ -241,9 +241,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from regraft.data.images.rejections import Rejection
 
     class InThisProcess(child.DecoderProcess):
-        def decode(self, path: Path, expected: str, size: int):
+        def decode(self, path: Path, expected: str, size: int, depth: int = 16):
             try:
-                return child._decode_file(str(path), size, expected)
+                return child._decode_file(str(path), size, expected, depth)
             except Rejection as refusal:
                 return refusal
 

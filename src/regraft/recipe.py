@@ -166,6 +166,7 @@ class Recipe:
         pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
             "" if the backbone's are known.
         image_size: side of the square input in pixels; None for the backbone's default.
+        depth: how many bits of 16-bit samples are used, 8 to 16: 12 for a camera whose white is 4095.
         phases: training by gradient, in order, after the head is trained; none keeps the backbone frozen.
         augment: changes of training images: any of `AUGMENTATIONS`, or "auto": flip and crop for labels and
             none for regression, since a changed image may have another target.
@@ -204,6 +205,7 @@ class Recipe:
     weights: str = "imagenet"
     pixels: str = ""
     image_size: int | None = None
+    depth: int = 16
     precision: PrecisionChoice = "auto"
     budget: float = 900.0
     store_limit: float = 20e9
@@ -220,6 +222,7 @@ class Recipe:
         _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
         _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
+        _expect(8 <= self.depth <= 16, "depth", "bits, from 8 to 16", self.depth)
         _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
         _expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
         _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)

@@ -6,8 +6,10 @@ import struct
 import numpy as np
 import pytest
 from conftest import largest_file
+from helpers.reporters import Recorder
 from PIL import Image
 
+from regraft.data.catalog import Catalog
 from regraft.data.image_writer import ENOUGH_IMAGES, ImageWriter
 from regraft.data.images.decode import decode
 from regraft.data.images.decode import digest as digest_of
@@ -123,13 +125,28 @@ def test_dark_images_among_others_are_none(tmp_path):
     [
         ((noise(4, 4, 3) / 127.5) - 1, "normalises them"),
         (noise(4, 4, 3).astype(float) * 257, "scale=1/257"),
-        (noise(4, 4, 4), "shape .*4, 4, 4"),
-        (noise(4), r"shape .*\(4,\)"),
-        (np.array([["a", "b"]]), "arrays of numbers"),
+        (np.full((4, 4, 3), 3000, np.uint16), r"3000 .*scale=255/4095 if white is 4095"),
+        (noise(4, 4, 3).astype(float) * 1000, "Pass scale to"),
     ],
 )
-def test_what_cannot_be_pixels_is_an_error(tmp_path, picture, why):
+def test_pixels_out_of_range_are_an_error_of_the_source(tmp_path, picture, why):
     with pytest.raises(DataError, match=why):
+        ImageWriter(tmp_path).write(picture)
+
+
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        (noise(6, 7, 5), r"\(height, width, 3\).* received \(6, 7, 5\)"),
+        (noise(4), r"received \(4,\)"),
+        (noise(2, 4, 4, 3), r"received \(2, 4, 4, 3\)"),
+        (np.array([["a", "b"]]), "array of numbers, received <U1"),
+        (None, "received None"),
+        ("photo.jpg", "array of numbers"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_itself(tmp_path, picture, why):
+    with pytest.raises(Rejection, match=f"not_an_image: .*{why}"):
         ImageWriter(tmp_path).write(picture)
 
 
@@ -148,3 +165,71 @@ def test_a_disk_that_takes_no_more_is_a_fault_of_the_environment_and_leaves_noth
     with largest_file(1000), pytest.raises(EnvironmentFault, match="File too large"):
         ImageWriter(tmp_path).write(noise(40, 40, 3))
     assert not list(tmp_path.rglob("*.*"))
+
+
+# --- opacity
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("first", [False, True])
+def test_arrays_with_opacity_are_laid_on_white_as_files_are(tmp_path, kind, first):
+    rgba = noise(6, 7, 4)
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, "PNG")
+    writer = ImageWriter(tmp_path)
+    array = np.moveaxis(rgba, 2, 0) if first else rgba
+    assert (pixels(writer, writer.write(array.astype(kind))) == decode(buffer.getvalue(), None).pixels).all()
+
+
+def test_opacity_is_scaled_with_the_pixels(tmp_path):
+    rgba = noise(6, 7, 4)
+    exact, scaled = ImageWriter(tmp_path), ImageWriter(tmp_path, scale=255)
+    assert scaled.write(rgba / 255) == exact.write(rgba)
+
+
+def test_opacity_in_another_range_than_the_pixels_is_refused(tmp_path):
+    rgba = noise(6, 7, 4).astype(float)
+    rgba[..., 3] /= 255
+    with pytest.raises(Rejection, match=r"opacity in 0\.\.255"):
+        ImageWriter(tmp_path).write(rgba)
+
+
+# --- fewer bits than 16
+
+
+def describe_darkness(tmp_path, image, scale=1.0):
+    writer = ImageWriter(tmp_path, scale=scale)
+    writer.write(image)
+    return writer.describe_darkness()
+
+
+def test_pixels_that_a_scale_leaves_nearly_black_are_a_warning_with_the_range(tmp_path):
+    twelve = np.full((4, 4), 3900, np.uint16)
+    warning = describe_darkness(tmp_path, twelve, 1 / 257)
+    assert "15.2 of 255" in warning
+    assert "3900: pass scale=255/4095 if white is 4095" in warning
+    assert "scale=255/1023" in describe_darkness(tmp_path, np.full((4, 4), 900.0), 1 / 257)
+    assert "scale=255/16 " in describe_darkness(tmp_path, np.full((4, 4), 16.0))
+    assert not describe_darkness(tmp_path, twelve, 255 / 4095)
+    assert not describe_darkness(tmp_path, np.full((4, 4), 60000, np.uint16), 1 / 257)
+    assert not describe_darkness(tmp_path, np.full((4, 4, 3), 9, np.uint8))
+
+
+def test_16_bit_pillow_images_are_scaled_and_warned_of_too(tmp_path):
+    grey = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    image = Image.fromarray(grey)
+    plain, scaled = ImageWriter(tmp_path), ImageWriter(tmp_path, scale=255 / 4095)
+    assert (pixels(plain, plain.write(image))[..., 0] == grey >> 8).all()
+    assert "scale=255/4095" in plain.describe_darkness()
+    assert (pixels(scaled, scaled.write(image))[..., 0] == np.rint(grey / 4095 * 255)).all()
+    assert not scaled.describe_darkness()
+    with pytest.raises(DataError, match="scale=255/4095"):
+        ImageWriter(tmp_path, scale=255 / 1023).write(image)
+
+
+def test_who_reads_dark_arrays_is_warned_and_the_report_says_so(tmp_path):
+    reporter = Recorder()
+    images = np.random.default_rng(0).integers(0, 4096, (4, 8, 8)).astype(np.uint16)
+    catalog = Catalog.from_arrays(images, [0, 1, 0, 1], scale=1 / 257, store=tmp_path, reporter=reporter)
+    assert any("nearly black" in note for note in catalog.notes)
+    assert any("nearly black" in line for line in reporter.warnings)

@@ -161,7 +161,7 @@ def test_another_size_prefix_weight_or_decoder_has_another_key(network, photos, 
     weights[0] = weights[0] + 1e-3
     changed.set_weights(weights)
     keys.add(extract(changed, photos, store).key)
-    monkeypatch.setattr("regraft.features.engine.DECODER", "decode 99")
+    monkeypatch.setattr("regraft.data.images.decoder_name.DECODER", "decode 99")
     features = extract(network, photos, store)
     assert counts(features) == (12, 0)
     assert len(keys | {features.key}) == 5

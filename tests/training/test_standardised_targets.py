@@ -10,7 +10,7 @@ import pytest
 from conftest import small_network
 
 from regraft.backbones.load import load_backbone
-from regraft.data.catalog import Catalog, compute_target_scale
+from regraft.data.catalog import Catalog
 from regraft.data.samples import Sample
 from regraft.data.split import split
 from regraft.models.cut import cut
@@ -19,7 +19,7 @@ from regraft.models.head import UNITS, drop_units, graft
 from regraft.recipe import HeadSpec, Recipe
 from regraft.solvers.decision import LinearHead
 from regraft.tasks import TASKS
-from regraft.training.training_data import TrainingData
+from regraft.training.training_data import TrainingData, compute_target_scale
 
 START = 1_700_000_000.0  # float32 has steps of 128 there
 TIMES = START + np.arange(40.0)

@@ -15,7 +15,7 @@ __all__ = ["embed"]
 
 
 @opt.with_settings(
-    "image", "target", "root", "backbone", "weights", "pixels", "image_size", "pooling",
+    "image", "target", "root", "backbone", "weights", "pixels", "image_size", "depth", "pooling",
     target="Column of the table to copy as the class.",
     pooling="Pooling of the feature map: avg, max or both.",
 )  # fmt: skip

@@ -63,6 +63,7 @@ _HELP = {
     "weights": "Weights of the backbone: imagenet, a file, or random.",
     "pixels": "Pixel values that your own backbone expects: raw, unit, tf, torch or caffe. [default: raw]",
     "image_size": "Input size in pixels. [default: the backbone's]",
+    "depth": "Bits that 16-bit files use, such as 12 if white is 4095.",
     "unfreeze": f"Layers to fine-tune: {PLANS}; once for each phase.",
     "learning_rate": "Peak learning rate of the head; once, or once for each phase.",
     "epochs": "Epochs; once, or once for each phase. [default: as many as fit the budget]",

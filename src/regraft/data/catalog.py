@@ -22,6 +22,7 @@ from regraft.data.folders import list_folder, suggest_inner_folder
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.learnable import check_numbers, check_repetition
 from regraft.data.parts import LAYOUT
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target, report_notes
@@ -34,7 +35,7 @@ from regraft.recipe import Recipe
 from regraft.system.cache_dir import find_writable_root
 from regraft.system.console import TERMINAL, Reporter, format_names
 
-__all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample", "compute_target_scale"]
+__all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample"]
 
 PARTS = ("train", "validation", "test")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -52,6 +53,7 @@ class Catalog:
         notes: sentences for the report.
         task: "multiclass", "binary", "multilabel" or "regression".
         why: the reason for this task, for the reader; "" where it was not inferred.
+        depth: how many bits of 16-bit samples are used; see `Recipe.depth`.
         source: where the catalog was read from. A changed copy comes from Python.
     """
 
@@ -62,6 +64,7 @@ class Catalog:
     notes: tuple[str, ...] = ()
     task: str = "multiclass"
     why: str = ""
+    depth: int = FULL_DEPTH
     source: Source = field(default=Source.from_memory("catalog"), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -157,14 +160,16 @@ class Catalog:
 
         Args:
             images: (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255, or a list of images: such arrays of
-                different sizes, or Pillow images. Values are rounded to 8 bits.
+                different sizes, or Pillow images. Values are rounded to 8 bits. With a fourth channel, which
+                is opacity, (n, h, w, 4), images are laid on white.
             targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers; n
                 lists, tuples, sets or arrays of labels.
             names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.
             store: as for `train`; None for the user's cache folder.
-            scale: factor of the pixels, such as 255 where they are in 0..1.
+            scale: factor of the pixels of arrays and of 16-bit Pillow images, such as 255 where they are in
+                0..1, or 255/4095 where they have 12 bits.
             reporter: shows what is left out, and progress.
 
         Raises:
@@ -200,8 +205,9 @@ class Catalog:
 
         Args:
             source: a `tf.data.Dataset`, a Keras `PyDataset`, a Hugging Face data set, a PyTorch loader or
-                data set, or any iterable of (image, target), in batches or not. Images are arrays, channels
-                first or last, Pillow images, or the bytes of image files.
+                data set, or any iterable of (image, target), in batches or not: all items are batches, or
+                none. Images are arrays, channels first or last, Pillow images, or the bytes of image files.
+                An item that is no image with a target, or that the source cannot read, is refused.
             columns: names of image and target where rows are dictionaries.
             limit: number of images to take; needed where a stream has no end.
             names, task, store, scale, reporter: as for `from_arrays`.
@@ -224,11 +230,17 @@ class Catalog:
     def open(cls, data: Catalog | str | os.PathLike[str], recipe: Recipe) -> Catalog:
         """List a folder, or a table whose columns the recipe names; a catalog is used as it is.
 
+        The recipe also sets `depth`.
+
         Raises:
             UsageError, DataError, EnvironmentFault: see `from_folder` and `from_table`.
         """
-        if isinstance(data, Catalog):
-            return data.as_task(recipe.task)
+        catalog = data.as_task(recipe.task) if isinstance(data, Catalog) else cls._list(data, recipe)
+        return _set_source(replace(catalog, depth=recipe.depth), catalog.source)
+
+    @classmethod
+    def _list(cls, data: str | os.PathLike[str], recipe: Recipe) -> Catalog:
+        """List a folder or a table; see `open`."""
         require_on_disk(data)
         path = Path(data)
         columns = {"image": recipe.image, "target": recipe.target}
@@ -434,12 +446,3 @@ def _renumber(target: Target, new_numbers: Mapping[int, int]) -> Target:
     if isinstance(target, int):
         return new_numbers[target]
     return tuple(new_numbers[int(label)] for label in target)
-
-
-def compute_target_scale(catalog: Catalog) -> tuple[list[float], list[float]] | None:
-    """Return standard deviation (1 instead of 0) and mean of training targets; None unless regression."""
-    if catalog.task != "regression":
-        return None
-    targets = _get_training_targets(catalog)
-    deviation = targets.std(0)
-    return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()

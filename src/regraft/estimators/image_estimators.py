@@ -55,6 +55,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
     weights: str = "imagenet"
     pixels: str = ""
     image_size: int | None = None
+    depth: int = 16
     precision: PrecisionChoice = "auto"
     scale: float = 1.0
     store: str | PathLike[str] | None = None
@@ -74,6 +75,7 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
             weights=fspath(self.weights),
             pixels=self.pixels,
             image_size=self.image_size,
+            depth=self.depth,
             precision=self.precision,
         )
 
@@ -83,7 +85,8 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
         )
 
     def _catalog(self, context: Context, images: Any) -> Catalog:
-        return make_catalog(images, ImageWriter(context.store.root / "spool", scale=self.scale))
+        catalog = make_catalog(images, ImageWriter(context.store.root / "spool", scale=self.scale))
+        return replace(catalog, depth=self.depth)
 
     @property
     def _reporter(self) -> Reporter:
@@ -97,7 +100,8 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
     Nothing is learnt: `fit` only checks its arguments, and `transform` works without it.
 
     Args:
-        backbone, weights, pixels, image_size, precision, scale, store, trust, verbose: see `ImageClassifier`.
+        backbone, weights, pixels, image_size, depth, precision, scale, store, trust, verbose: see
+            `ImageClassifier`.
         pooling: how the feature map becomes one vector: "avg", "max" or "both".
 
     Example:
@@ -230,6 +234,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         weights: "imagenet", a weights file, or "random".
         pixels: the pixel contract of your own backbone, see `load_backbone`; "" for plain RGB 0..255.
         image_size: the side of the backbone's square input in pixels; None for its own.
+        depth: how many bits of 16-bit files are used, 8 to 16.
         precision: the precision of the backbone: "f32", "bf16", or "auto" for bf16 if it is faster and
             does no harm to the answers.
         scale: the factor that brings pixels of arrays to 0..255, such as 255 for pixels in 0..1.
@@ -323,7 +328,8 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
     """Predict one or several numbers from images.
 
     Args:
-        backbone, weights, pixels, image_size, precision, scale, store, trust, verbose: see `ImageClassifier`.
+        backbone, weights, pixels, image_size, depth, precision, scale, store, trust, verbose: see
+            `ImageClassifier`.
         unfreeze, head, budget, validation, random_state: see `ImageClassifier`.
 
     Attributes:

@@ -10,6 +10,8 @@
 | `imbalance` | warning | none: the largest class has ten times the images of the smallest, or more |
 | `small_classes` | warning | a class or label of fewer than five images |
 | `uniform_images` | warning | an image of one colour |
+| `unused_bits` | warning | a 16-bit image, where all of them together use less than a quarter of the range |
+| `clipped` | warning | a 16-bit image with samples beyond the range that was asked for |
 | `near_copies` | note | one image in files of different bytes: saved again, resized, mirrored, turned |
 | `copies` | note | files of the same bytes |
 | `chained_pictures` | note | none: images look like their neighbours, as the frames of a film do |
@@ -32,14 +34,15 @@ from regraft.data.catalog import Catalog, Sample
 from regraft.data.duplicates import NearDuplicates, find_leaks, group_samples
 from regraft.data.images.decode import ImageFacts
 from regraft.data.images.rejections import NOTES
+from regraft.data.images.sample_range import count_bits, get_white, judge
 from regraft.evaluation.label_errors import LabelError
 from regraft.evaluation.shortcuts import find_shortcuts
 
-__all__ = ["Case", "ImageRef", "Problem", "find_data_cautions", "find_problems"]
+__all__ = ["Case", "ImageRef", "Problem", "find_data_cautions", "find_problems", "find_range_cautions"]
 
 MIN_IMBALANCE = 10  # images of the largest class for one of the smallest
 MIN_CLASS_SIZE = 5  # images of a class
-UNIFORM = "uniform"  # the decoder's note that has a problem of its own
+UNIFORM, UNUSED_BITS, CLIPPED = "uniform", "unused_bits", "clipped"  # notes that have problems of their own
 TRANSFORMS = {"": "saved again", "mirrored": "mirrored", "turned": "turned"}
 
 
@@ -110,6 +113,7 @@ def find_problems(
         _find_imbalance(catalog),
         _find_small_classes(catalog),
         _find_uniform_images(catalog, facts_of_samples),
+        *_find_wrong_ranges(catalog, facts_of_samples),
         *_find_copies(catalog, copies, copied),
         *_report_notes(catalog, facts_of_samples),
     ]
@@ -136,7 +140,14 @@ def find_data_cautions(
     """
     imbalance = _find_imbalance(catalog) if class_weight == "none" else None
     problems = [*_report_shortcuts(catalog, facts, groups), imbalance]
-    return [problem.summary for problem in problems if problem is not None]
+    summaries = [problem.summary for problem in problems if problem is not None]
+    return [*find_range_cautions(catalog, facts), *summaries]
+
+
+def find_range_cautions(catalog: Catalog, facts: Sequence[ImageFacts]) -> list[str]:
+    """Return what is wrong with the range of 16-bit samples, as sentences; arguments as above."""
+    problems = _find_wrong_ranges(catalog, facts)
+    return [problem.summary for problem in problems if problem is not None and problem.weight == "warning"]
 
 
 def _report_shortcuts(catalog: Catalog, facts: Sequence[ImageFacts], groups: NDArray[Any]) -> list[Problem]:
@@ -306,11 +317,7 @@ def _find_small_classes(catalog: Catalog) -> Problem | None:
 
 
 def _find_uniform_images(catalog: Catalog, facts: Sequence[ImageFacts]) -> Problem | None:
-    cases = [
-        _make_case(catalog, [sample])
-        for sample, fact in zip(catalog.samples, facts, strict=True)
-        if UNIFORM in fact.notes
-    ]
+    cases = _list_cases(catalog, facts, UNIFORM)
     return _make_problem(
         "uniform_images",
         "warning",
@@ -319,11 +326,41 @@ def _find_uniform_images(catalog: Catalog, facts: Sequence[ImageFacts]) -> Probl
     )
 
 
+def _list_cases(catalog: Catalog, facts: Sequence[ImageFacts], note: str) -> list[Case]:
+    pairs = zip(catalog.samples, facts, strict=True)
+    return [_make_case(catalog, [sample]) for sample, fact in pairs if note in fact.notes]
+
+
+def _find_wrong_ranges(catalog: Catalog, facts: Sequence[ImageFacts]) -> list[Problem | None]:
+    """Compare the highest 16-bit sample of all images with the range that is used."""
+    highest, white = max((fact.highest for fact in facts), default=0), get_white(catalog.depth)
+    dark, clipped = (_list_cases(catalog, facts, note) for note in (UNUSED_BITS, CLIPPED))
+    bits, is_dark = count_bits(highest), UNUSED_BITS in judge(highest, catalog.depth)
+    images = _count(len(dark), "image holds", "images hold")
+    summary = f"{images} 16-bit samples in less than a quarter of the range"
+    if is_dark:
+        summary += (
+            f" and {'is' if len(dark) == 1 else 'are'} nearly black: the highest sample is {highest:,}, and "
+            f"white is {white:,}. If the device gives {bits} bits, pass --depth {bits}"
+        )
+    beyond = _count(len(clipped), "image holds", "images hold")
+    return [
+        _make_problem(UNUSED_BITS, "warning" if is_dark else "note", dark, f"{summary}."),
+        _make_problem(
+            CLIPPED,
+            "warning",
+            clipped,
+            f"{beyond} 16-bit samples up to {highest:,}, and all above {white:,} became white. Pass "
+            f"--depth {bits}.",
+        ),
+    ]
+
+
 def _report_notes(catalog: Catalog, facts: Sequence[ImageFacts]) -> list[Problem | None]:
     """Return the decoder's notes on files that it accepted."""
     by_note = defaultdict(list)
     for sample, fact in zip(catalog.samples, facts, strict=True):
-        for note in set(fact.notes) - {UNIFORM}:
+        for note in set(fact.notes) - {UNIFORM, UNUSED_BITS, CLIPPED}:
             detail = f"{fact.width} x {fact.height} {fact.format}"
             by_note[note].append(_make_case(catalog, [sample], detail))
     return [

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.augmentation import View
-from regraft.data.images.decoder_name import DECODER
+from regraft.data.images.decoder_name import name_decoder
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import BackendLimit, shorten_error
 from regraft.features.convert import convert
 from regraft.features.keras_engine import KerasEngine, Network, find_accelerator
@@ -90,10 +91,13 @@ class EngineRunner:
         """The name of the engine that is tried first."""
         return self.network.engine_name(self.precision)
 
-    def feature_key(self, view: View, engine: str | None = None) -> str:
-        """Return the store's key of what an engine of this name computes from a view of an image."""
-        size, name = self.network.size, self.network.fingerprint
-        return f"prefix {name}\n{DECODER}\nsize {size}\nengine {engine or self.engine_name}\n{view.key}"
+    def feature_key(self, view: View, engine: str | None = None, *, depth: int = FULL_DEPTH) -> str:
+        """Return the store's key of what an engine of this name computes from a view of an image.
+
+        `depth` is how many bits of 16-bit samples are used.
+        """
+        size, name, decoder = self.network.size, self.network.fingerprint, name_decoder(depth)
+        return f"prefix {name}\n{decoder}\nsize {size}\nengine {engine or self.engine_name}\n{view.key}"
 
     @cached_property
     def engine(self) -> Engine:

@@ -144,9 +144,9 @@ def extract_features(
     plan = partial(
         _Extraction, catalog=catalog, store=store, size=network.size, keep_pixels=keep_pixels, view=view
     )
-    work = plan(runner.feature_key(view))
+    work = plan(runner.feature_key(view, depth=catalog.depth))
     if work.missing and runner.engine.name != runner.engine_name:  # the first choice cannot run it
-        work = plan(runner.feature_key(view, runner.engine.name))
+        work = plan(runner.feature_key(view, runner.engine.name, depth=catalog.depth))
     with _choose_decoding(catalog, work.to_decode, size=network.size, decoding=decoding) as pool:
         work.run(pool, runner, reporter)
     runner.release()
@@ -168,7 +168,7 @@ def _choose_decoding(
         if decoding.size == size and set(digests) <= {job.digest for job in decoding.jobs}:
             return decoding
         decoding.close()
-    return DecodingPool(catalog.make_jobs(digests), size)
+    return DecodingPool(catalog.make_jobs(digests), size, depth=catalog.depth)
 
 
 class _Extraction:
@@ -188,7 +188,8 @@ class _Extraction:
     def __init__(
         self, key: str, *, catalog: Catalog, store: Store, size: int, keep_pixels: bool, view: View
     ) -> None:
-        self.features, self.pixels, self.facts = map(store.entries, (key, pixel_key(size), facts_key(size)))
+        keys = key, pixel_key(size, catalog.depth), facts_key(size, catalog.depth)
+        self.features, self.pixels, self.facts = map(store.entries, keys)
         self._view = view
         self._label = f" of view {view.number}" if view.number else ""
         self.rejections: dict[str, Rejection] = {}

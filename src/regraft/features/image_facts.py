@@ -15,28 +15,33 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, RejectedFile
 from regraft.data.images.decode import THUMBNAIL, ImageFacts
-from regraft.data.images.decoder_name import DECODER
+from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.decoder_pool import DecodingPool
 from regraft.data.images.rejections import NOTES, Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.features.store import Entries, ShardWriter, Store
 from regraft.system.console import Reporter
 
 __all__ = ["decode_missing", "facts_key", "facts_to_tensors", "read_facts"]
 
-# The bytes of a row; another layout needs another `store.FORM`. The longest name of a format has 5 letters.
+# The bytes of a row; another layout needs another key. The longest name of a format has 5 letters.
 RECORD = np.dtype(
     [
         ("size", "<u4", (2,)),
         ("format", "S8"),
         ("notes", "?", (len(NOTES),)),
         ("thumbnail", "u1", (3 * THUMBNAIL**2,)),
+        ("highest", "<u2"),
     ]
 )
 
 
-def facts_key(size: int) -> str:
-    """Return the store's key of facts that are learnt by decoding to this side in pixels."""
-    return f"facts\n{DECODER}\nsize {size}\nnotes {' '.join(NOTES)}"
+def facts_key(size: int, depth: int = FULL_DEPTH) -> str:
+    """Return the store's key of facts that are learnt by decoding to this side in pixels.
+
+    `depth` is how many bits of 16-bit samples are used.
+    """
+    return f"facts\n{name_decoder(depth)}\nsize {size}\nnotes {' '.join(NOTES)}"
 
 
 def facts_to_tensors(facts: Sequence[ImageFacts]) -> dict[str, NDArray[np.uint8]]:
@@ -52,6 +57,7 @@ def facts_to_tensors(facts: Sequence[ImageFacts]) -> dict[str, NDArray[np.uint8]
         record["format"] = image.format.encode("ascii")
         record["notes"] = [note in image.notes for note in NOTES]
         record["thumbnail"] = np.frombuffer(image.thumbnail, np.uint8)
+        record["highest"] = image.highest
     return {"facts": records.view(np.uint8).reshape(len(facts), RECORD.itemsize)}
 
 
@@ -69,11 +75,13 @@ def read_facts(entries: Entries, digests: Sequence[str]) -> list[ImageFacts]:
     if not digests:
         return []
     records = entries.read(digests, "facts").view(RECORD)[:, 0]
-    sizes, formats, notes = (records[name].tolist() for name in ("size", "format", "notes"))
+    columns = (records[name].tolist() for name in ("size", "format", "notes", "highest"))
     return [
-        ImageFacts(width, height, kind.decode("ascii"), tuple(compress(NOTES, flags)), thumbnail.tobytes())
-        for (width, height), kind, flags, thumbnail in zip(
-            sizes, formats, notes, records["thumbnail"], strict=True
+        ImageFacts(
+            width, height, kind.decode("ascii"), tuple(compress(NOTES, flags)), thumbnail.tobytes(), highest
+        )
+        for (width, height), kind, flags, highest, thumbnail in zip(
+            *columns, records["thumbnail"], strict=True
         )
     ]
 
@@ -99,12 +107,12 @@ def decode_missing(
         catalog = Catalog.from_folder("photos")
         facts, refused = decode_missing(catalog, store=Store(), size=224, reporter=TERMINAL)
     """
-    entries = store.entries(facts_key(size))
+    entries = store.entries(facts_key(size, catalog.depth))
     missing = entries.find_missing(catalog.digests)
     rejections: dict[str, Rejection] = {}
     with (
         reporter.track("Decoded", len(missing)) as advance,
-        DecodingPool(catalog.make_jobs(missing), size) as decoding,
+        DecodingPool(catalog.make_jobs(missing), size, depth=catalog.depth) as decoding,
         ThreadPoolExecutor(1) as thread,
     ):
         writer = ShardWriter(entries, thread)

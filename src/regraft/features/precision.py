@@ -20,6 +20,7 @@ from regraft.data.catalog import Catalog, Sample
 from regraft.data.images.decode import DecodedImage, ImageFacts
 from regraft.data.images.decoder_pool import DecodingPool
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.features.engine import EngineRunner, is_fast_in_bf16
 from regraft.features.image_facts import facts_key, facts_to_tensors
 from regraft.features.keras_engine import Network
@@ -92,11 +93,14 @@ def choose_precision(
     runners, samples = [runner.with_precision("f32"), runner.with_precision("bf16")], sample_images(catalog)
     first = [(digest, sample.target) for digest, sample in samples.items()][:HINT_IMAGES]
     data = f"{catalog.task} of {len(catalog.outputs)}: {first}"
+    if catalog.depth != FULL_DEPTH:
+        data = f"{data} at {catalog.depth} bits"
     question = f"precision: {runners[1].engine_name} through {runner.network.fingerprint} for {data}"
     if (answer := store.recall(question)) is not None:
         return runners[answer == "bf16"], 0
     comparison, digests = None, catalog.digests
-    if 2 * len(store.entries(runners[0].feature_key(View())).find_missing(digests)) > len(digests):
+    stored = store.entries(runners[0].feature_key(View(), depth=catalog.depth))
+    if 2 * len(stored.find_missing(digests)) > len(digests):
         comparison = _run_both(runners, catalog, digests=list(samples), decoding=decoding)
     if comparison is None:
         store.remember(question, "f32")
@@ -108,16 +112,12 @@ def choose_precision(
     store.remember(question, chosen.precision)
     ratio = comparison.seconds[0] / comparison.seconds[1]
     reporter.info(f"Precision: {chosen.precision} is used. {finding}; bf16 is {ratio:.1f} times as fast.")
-    return chosen, _store_features(comparison, comparison.features[is_harmless], runner=chosen, store=store)
-
-
-def _store_features(comparison: _Comparison, features: Outputs, *, runner: EngineRunner, store: Store) -> int:
-    """Store features and facts; return the number of images that had no features before."""
-    entries, digests = store.entries(runner.feature_key(View())), comparison.digests
-    missing = len(entries.find_missing(digests))
-    entries.put(digests, features)
-    store.entries(facts_key(runner.network.size)).put(digests, facts_to_tensors(comparison.facts))
-    return missing
+    features = store.entries(chosen.feature_key(View(), depth=catalog.depth))
+    facts = store.entries(facts_key(chosen.network.size, catalog.depth))
+    missing = len(features.find_missing(comparison.digests))
+    features.put(comparison.digests, comparison.features[is_harmless])
+    facts.put(comparison.digests, facts_to_tensors(comparison.facts))
+    return chosen, missing
 
 
 def sample_images(catalog: Catalog) -> dict[str, Sample]:
@@ -185,7 +185,7 @@ def _open_images(
     if decoding is not None and first == digests and len(digests) <= decoding.reach:
         yield ((digest, decoding.peek(number)) for number, digest in enumerate(digests))
     else:
-        with DecodingPool(catalog.make_jobs(digests), size) as pool:
+        with DecodingPool(catalog.make_jobs(digests), size, depth=catalog.depth) as pool:
             yield zip(digests, pool, strict=True)
 
 

@@ -28,7 +28,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.images.decoder_name import DECODER
+from regraft.data.images.decoder_name import name_decoder
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import EnvironmentFault, describe_os_error
 from regraft.features.shard import Shard, digests_to_bytes, write_shard
 from regraft.system.atomic import make_temporary_file, remove_stale
@@ -47,9 +48,12 @@ Indices = NDArray[np.int64]
 _LAST = np.array([b"\xff" * 16])  # sorts behind every digest
 
 
-def pixel_key(size: int) -> str:
-    """Return the key of decoded pixels: one tensor called "pixels", uint8 of shape (size, size, 3)."""
-    return f"pixels\n{DECODER}\nsize {size}"
+def pixel_key(size: int, depth: int = FULL_DEPTH) -> str:
+    """Return the key of decoded pixels: one tensor called "pixels", uint8 of shape (size, size, 3).
+
+    `depth` is how many bits of 16-bit samples are used.
+    """
+    return f"pixels\n{name_decoder(depth)}\nsize {size}"
 
 
 class Store:

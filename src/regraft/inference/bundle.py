@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from regraft.data.catalog import Catalog, RejectedFile
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import ModelRefused, UsageError
 from regraft.evaluation.scores import compute_scores
 from regraft.features.openvino import BATCH
@@ -123,6 +124,7 @@ class Bundle:
         self.thresholds: dict[str, float] = dict(manifest["thresholds"])
         self.image_size: int = int(manifest["pixels"]["size"])
         self.images_per_sample: int = int(manifest["photos"])
+        self._depth = int(manifest["pixels"].get("depth", FULL_DEPTH))  # earlier runs do not state it
         self._cache = ProcessCache()
 
     @property
@@ -274,7 +276,7 @@ class Bundle:
         """
         if not jobs:
             return
-        with DecodingPool(jobs, self.image_size) as decoding:
+        with DecodingPool(jobs, self.image_size, depth=self._depth) as decoding:
             engine = self.make_engine(len(jobs) // self.images_per_sample)
             for output in run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter):
                 yield output if isinstance(output, Rejection) else self._finish_answer(output)

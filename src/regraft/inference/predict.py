@@ -114,7 +114,7 @@ def predict_contents(
         reporter: shows progress.
     """
     digests = list(dict.fromkeys(sample.digest for sample in samples))
-    with DecodingPool(catalog.make_jobs(digests), size) as decoding:
+    with DecodingPool(catalog.make_jobs(digests), size, depth=catalog.depth) as decoding:
         answers = run_engine(make_engine(len(digests)), decoding, reporter=reporter)
         return dict(zip(digests, answers, strict=True))
 

@@ -28,6 +28,7 @@ from regraft.backbones.zoo import find_entry, is_zoo_name
 from regraft.data.catalog import PARTS, Catalog, RejectedFile
 from regraft.data.duplicates import NearDuplicates, group_samples
 from regraft.data.images.decode import ImageFacts
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.sources import name_data
 from regraft.errors import DataError, EnvironmentFault
 from regraft.evaluation.label_errors import LABEL_TASKS, LabelError, find_label_errors
@@ -87,11 +88,13 @@ class Checkup:
         findings: see `Findings`.
         root: the folder that image names are relative to.
         fault: the error that `train` would raise on these data, if any.
+        depth: how many bits of 16-bit samples are shown.
     """
 
     findings: Findings
     root: Path
     fault: DataError | None = None
+    depth: int = FULL_DEPTH
 
     def find_problem(self, code: str) -> Problem | None:
         """Return the problem with this code, or None."""
@@ -111,7 +114,7 @@ class Checkup:
             weights=WEIGHTS,
             cases=MAX_CASES,
             images=MAX_IMAGES,
-            thumbnail=lambda image: make_thumbnail(self.root / image),
+            thumbnail=lambda image: make_thumbnail(self.root / image, depth=self.depth),
         )
 
 
@@ -174,7 +177,7 @@ def check(
         notes=catalog.notes,
         unchecked=unchecked,
     )
-    return Checkup(findings, catalog.root, fault)
+    return Checkup(findings, catalog.root, fault, catalog.depth)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from regraft.data.catalog import TABLE_SUFFIXES, Catalog
 from regraft.data.folders import list_all_images
 from regraft.data.samples import RejectedFile, report_notes
 from regraft.errors import DataError, EnvironmentFault, UsageError, wrap_os_errors
+from regraft.evaluation.problems import find_range_cautions
 from regraft.pipeline.context import Context
 from regraft.pipeline.outputs import require_inputs_outside, require_new_file
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_refused
@@ -91,8 +92,8 @@ def embed(
     Args:
         data: a folder, with or without class folders, of which every image below it gets a row; or a table
             with the columns that the recipe names, whose target is optional.
-        recipe: backbone, weights, pixels, image size, `head.pooling`, and the columns of a table; everything
-            else is ignored.
+        recipe: backbone, weights, pixels, image size, depth, `head.pooling`, and the columns of a table;
+            everything else is ignored.
         out: the file to write; its extension chooses the format.
         overwrite: replace `out` if it exists.
         trust: you know where a SavedModel comes from; see `load_backbone`.
@@ -113,11 +114,13 @@ def embed(
     with ExitStack() as stack:
         with wrap_os_errors(f"{out} cannot be written"):
             folder = stack.enter_context(make_temporary_folder(out.parent, f".{out.name}.writing-"))
-        catalog = _list_images(context, Path(data), recipe)
+        catalog = replace(_list_images(context, Path(data), recipe), depth=recipe.depth)
         network = load_embedding_network(recipe, trust=trust, reporter=context.reporter)
         features = extract_and_remember(context, network, catalog, replace(recipe, phases=()))
         catalog = catalog.exclude(features.refused)
         report_refused(context.reporter, catalog)
+        for caution in find_range_cautions(catalog, features.facts(catalog.samples)):
+            context.reporter.warn(caution)
         recipe_text = replace(recipe, data=fspath(data)).to_toml()
         table = FeatureTable(_make_columns(catalog), read_vectors(features, catalog), recipe_text)
         with wrap_os_errors(f"{out} cannot be written"):

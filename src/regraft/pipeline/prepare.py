@@ -17,6 +17,7 @@ from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import PARTS, Catalog
 from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
 from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.samples import report_notes
 from regraft.data.sources import IN_MEMORY_PREFIX, is_in_memory, name_data
 from regraft.data.split import split
@@ -138,12 +139,13 @@ def begin_decoding(
     digests = catalog.digests
     key = store.recall(feature_key_hint(recipe))
     missing = set(digests if key is None else store.entries(key).find_missing(digests))
-    missing |= set(store.entries(facts_key(size)).find_missing(digests))
+    missing |= set(store.entries(facts_key(size, catalog.depth)).find_missing(digests))
     if recipe.keeps_pixels:
-        missing |= set(store.entries(pixel_key(size)).find_missing(digests))
+        missing |= set(store.entries(pixel_key(size, catalog.depth)).find_missing(digests))
     first = sample_images(catalog) if recipe.precision == "auto" else {}  # they decide the precision
     order = dict.fromkeys([*first, *digests])
-    decoding = DecodingPool(catalog.make_jobs([digest for digest in order if digest in missing]), size)
+    jobs = catalog.make_jobs([digest for digest in order if digest in missing])
+    decoding = DecodingPool(jobs, size, depth=catalog.depth)
     stack.callback(decoding.close)
     return decoding
 
@@ -152,7 +154,8 @@ def feature_key_hint(recipe: Recipe) -> str:
     """Return the name of the hint that holds the key of such a recipe's features."""
     head = (recipe.head.pooling, recipe.head.taps)
     network = (recipe.backbone, recipe.weights, recipe.image_size, *head, recipe.seed, recipe.precision)
-    return f"key of {network}"
+    name = f"key of {network}"
+    return name if recipe.depth == FULL_DEPTH else f"{name} at {recipe.depth} bits"
 
 
 def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from regraft.backbones.zoo import locate_backbone, locate_weights
 from regraft.data.cells import escape_formula
-from regraft.data.images.decoder_name import DECODER
+from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
 from regraft.inference.bundle import MANIFEST_FORMAT
@@ -66,7 +66,7 @@ def open_sample_images(outcome: Outcome) -> DecodingPool:
     catalog = outcome.catalog
     samples = (catalog.part("validation") or catalog.samples)[:GRAPH_CHECK_SAMPLES]
     jobs = [Job(catalog.root / image.path, image.digest) for sample in samples for image in sample.images]
-    return DecodingPool(jobs, outcome.backbone.image_size, workers=1)
+    return DecodingPool(jobs, outcome.backbone.image_size, workers=1, depth=catalog.depth)
 
 
 def _write_scores(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
@@ -179,7 +179,8 @@ def _make_manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
             "range": "RGB 0..255, float32",
             "resize": "the whole image to a square, bilinear with antialiasing",
             "orientation": "EXIF applied",
-            "decoder": DECODER,
+            "decoder": name_decoder(catalog.depth),
+            "depth": catalog.depth,
         },
         "backbone": {
             "name": backbone.name,

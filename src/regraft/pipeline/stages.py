@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import Catalog, compute_target_scale
+from regraft.data.catalog import Catalog
 from regraft.data.images.rejections import Rejection
 from regraft.errors import DataError, UsageError
 from regraft.pipeline.context import Context
 from regraft.recipe import Recipe
 from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, extract_views
+from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
 
 if TYPE_CHECKING:
     import keras

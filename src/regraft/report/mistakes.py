@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from regraft.data.catalog import Catalog
 from regraft.data.images.decode import decode
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import DataError
 from regraft.report.content import WrongImage, WrongLabels, WrongNumbers
 
@@ -47,7 +48,7 @@ def list_wrong_images(catalog: Catalog, part: str, probabilities: Array) -> list
             predicted=catalog.outputs[predicted[row]],
             probability=float(probabilities[row, predicted[row]]),
             truth_probability=float(probabilities[row, truth[row]]),
-            thumbnail=make_thumbnail(catalog.root / samples[row].path),
+            thumbnail=make_thumbnail(catalog.root / samples[row].path, depth=catalog.depth),
         )
         for row in rank_wrong_answers(truth, probabilities)
     ]
@@ -67,7 +68,7 @@ def list_wrong_labels(catalog: Catalog, part: str, answers: Array, thresholds: A
             missed=with_probabilities(row, truth[row] & ~predicted[row]),
             added=with_probabilities(row, predicted[row] & ~truth[row]),
             right=[name for name, _ in with_probabilities(row, truth[row] & predicted[row])],
-            thumbnail=make_thumbnail(catalog.root / samples[row].path),
+            thumbnail=make_thumbnail(catalog.root / samples[row].path, depth=catalog.depth),
         )
         for row in rank_wrong_labels(truth, answers, thresholds)
     ]
@@ -81,18 +82,21 @@ def list_wrong_numbers(catalog: Catalog, part: str, answers: Array) -> list[Wron
         WrongNumbers(
             image=samples[row].path,
             values=list(zip(catalog.outputs, truth[row].tolist(), answers[row].tolist(), strict=True)),
-            thumbnail=make_thumbnail(catalog.root / samples[row].path),
+            thumbnail=make_thumbnail(catalog.root / samples[row].path, depth=catalog.depth),
         )
         for row in rank_errors(truth, answers)
     ]
 
 
-def make_thumbnail(path: Path) -> bytes:
-    """Return a small JPEG of an image file; b"" if the file is gone or holds no image."""
+def make_thumbnail(path: Path, *, depth: int = FULL_DEPTH) -> bytes:
+    """Return a small JPEG of an image file; b"" if the file is gone or holds no image.
+
+    `depth` is how many bits of 16-bit samples are used.
+    """
     from PIL import Image
 
     try:
-        image = Image.fromarray(decode(path.read_bytes(), None).pixels)
+        image = Image.fromarray(decode(path.read_bytes(), None, depth=depth).pixels)
     except Exception:
         return b""
     image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))

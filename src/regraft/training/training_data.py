@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from regraft.data.augmentation import View, augment_batch, resolve_augment
 from regraft.data.batches import Batch, Batches, add_noise
-from regraft.data.catalog import Catalog, Sample, compute_target_scale
+from regraft.data.catalog import Catalog, Sample
 from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from regraft.backbones.load import Backbone
 
-__all__ = ["PhaseData", "StoredFeatures", "TrainingData", "extract_views"]
+__all__ = ["PhaseData", "StoredFeatures", "TrainingData", "compute_target_scale", "extract_views"]
 
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and stay in memory, at most
 
@@ -170,7 +170,7 @@ class TrainingData:
 
     def make_pixel_data(self, phase: Phase) -> PhaseData:
         """Return batches of decoded pixels; those of training are augmented."""
-        pixels = self.store.entries(pixel_key(self.backbone.image_size))
+        pixels = self.store.entries(pixel_key(self.backbone.image_size, self.catalog.depth))
 
         def read(samples: list[Sample]) -> Inputs:
             return (pixels.read([sample.digest for sample in samples], "pixels"),)
@@ -268,3 +268,12 @@ def extract_views(
         for view in views
     ]
     return (first, *further)
+
+
+def compute_target_scale(catalog: Catalog) -> tuple[list[float], list[float]] | None:
+    """Return standard deviation (1 instead of 0) and mean of training targets; None unless regression."""
+    if catalog.task != "regression":
+        return None
+    targets = catalog.targets([sample for sample in catalog.samples if sample.part in ("", "train")])
+    deviation = targets.std(0)
+    return np.where(deviation > 0, deviation, 1.0).tolist(), targets.mean(0).tolist()

@@ -1,20 +1,22 @@
 """Convert pixels of any kind to 8-bit RGB in the sRGB colour space, on white where they are transparent.
 
-Samples of 16 bits keep their high byte. Little CMS applies the colour profile of a file, with relative
-colorimetric intent and black-point compensation; a profile that amounts to sRGB changes nothing.
+Samples of 16 bits keep their high byte, or are scaled by `sample_range`. Little CMS applies the colour
+profile of a file, with relative colorimetric intent and black-point compensation; a profile that amounts to
+sRGB changes nothing.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageChops
 
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH, get_white, scale_samples
 
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKGROUND", "BadProfile", "to_rgb", "to_srgb"]
 
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+WHITE = get_white(FULL_DEPTH)
 STRIP_PIXELS = 2**20  # converted at a time, so that a large image is not in memory two or three times
 MAX_PROFILE_BYTES = 4 * 2**20  # profiles of printing presses reach three million
 SRGB_TOLERANCE = 2  # of 255: a profile that changes no colour by more is sRGB
@@ -32,20 +35,21 @@ class BadProfile(ValueError):  # noqa: N818 - a note on a file, not a failure
     """A colour profile is broken, or is for other colours than those of the image."""
 
 
-def to_rgb(image: Image.Image, size: int | None) -> Image.Image:
+def to_rgb(image: Image.Image, size: int | None, *, white: float = WHITE) -> Image.Image:
     """Convert a loaded image to 8-bit RGB, in the colours of its own profile unless it is CMYK.
 
     Args:
         image: of any mode, with `format` and `info` as read by Pillow.
         size: side of the square it will be resized to, in pixels. An image at least eight times as large is
             averaged over blocks of pixels, down to four times `size`; None keeps every pixel.
+        white: the 16-bit sample of grey that becomes white.
 
     Raises:
         Rejection: `unsupported_bit_depth`.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    convert = _choose_converter(image)
+    convert = _choose_converter(image, white)
     width, height = image.size
     across, down = (1 if size is None else max(1, side // (4 * size)) for side in image.size)
     rows = max(1, STRIP_PIXELS // width // down) * down
@@ -78,12 +82,12 @@ def to_srgb(rgb: Image.Image, image: Image.Image) -> Image.Image:
     return transform.apply(rgb if mode == "RGB" else rgb.getchannel(0))
 
 
-def _choose_converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+def _choose_converter(image: Image.Image, white: float) -> Callable[[Image.Image], Image.Image]:
     """Return the function that converts any strip of an image to RGB."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise Rejection("unsupported_bit_depth", f"{image.mode} samples; convert the file to 8 or 16 bits")
     if image.mode.startswith("I"):
-        return _convert_grey16
+        return partial(_convert_grey16, white=white)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _lay_on_background
     if image.mode != "CMYK":
@@ -105,10 +109,10 @@ def _lay_on_background(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (*BACKGROUND, 255)), rgba).convert("RGB")
 
 
-def _convert_grey16(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey by its high byte. Pillow would clip, and forget which grey is transparent."""
+def _convert_grey16(image: Image.Image, white: float) -> Image.Image:
+    """Convert 16-bit grey. Pillow would clip, and forget which grey is transparent."""
     grey = np.asarray(image)
-    rgb = np.repeat((np.clip(grey, 0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    rgb = np.repeat(scale_samples(grey, white)[..., None], 3, axis=2)
     if (transparent := image.info.get("transparency")) is not None:
         rgb[grey == transparent] = BACKGROUND
     return Image.fromarray(rgb)

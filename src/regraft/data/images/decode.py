@@ -22,6 +22,7 @@ from PIL import (  # plugins are imported by name: no other format ever sees the
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
@@ -30,10 +31,11 @@ from PIL import (  # plugins are imported by name: no other format ever sees the
     WebPImagePlugin,  # noqa: F401
 )
 
-from regraft.data.images import headers, jpeg
-from regraft.data.images.colour import BadProfile, to_rgb, to_srgb
+from regraft.data.images import headers, jpeg, sample_range
+from regraft.data.images.colour import WHITE, BadProfile, to_rgb, to_srgb
 from regraft.data.images.rejections import Rejection, is_heif, register_heif, sniff
 from regraft.data.images.resize import average, resize
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import shorten_error
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class ImageFacts:
     """The facts that the decoder found in a file: size in pixels as stored, format, and notes to report.
 
     `thumbnail` is the image as 16 by 16 RGB pixels, by which near-duplicates are found; see
-    `data.duplicates`.
+    `data.duplicates`. `highest` is the highest of 16-bit samples, or 0 where samples have at most 8 bits.
     """
 
     width: int
@@ -84,16 +86,17 @@ class ImageFacts:
     format: str
     notes: tuple[str, ...] = field(default=())
     thumbnail: bytes = field(default=bytes(3 * THUMBNAIL**2), repr=False, compare=False)
+    highest: int = 0
 
     def as_json(self) -> list[Any]:
         """Return the facts as plain values, in the order of the fields."""
-        return [self.width, self.height, self.format, list(self.notes), self.thumbnail.hex()]
+        return [self.width, self.height, self.format, list(self.notes), self.thumbnail.hex(), self.highest]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> ImageFacts:
         """Make the facts from what `as_json` returned."""
-        width, height, kind, notes, thumbnail = values
-        return cls(int(width), int(height), str(kind), tuple(notes), bytes.fromhex(thumbnail))
+        width, height, kind, notes, thumbnail, highest = values
+        return cls(int(width), int(height), str(kind), tuple(notes), bytes.fromhex(thumbnail), int(highest))
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,14 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def decode(data: bytes, size: int | None, *, name: str = "") -> DecodedImage:
+def decode(data: bytes, size: int | None, *, name: str = "", depth: int = FULL_DEPTH) -> DecodedImage:
     """Decode one image and resize it to a square.
 
     Args:
         data: the whole file.
         size: side of the result in pixels; None keeps the image as large as it is.
         name: name of the file, only to note an extension that contradicts the content.
+        depth: how many bits of 16-bit samples are used: white is 2 ** depth - 1, and so is all above it.
 
     Returns:
         The facts, and RGB pixels in 0..255, uint8 of shape (size, size, 3): upright by the EXIF orientation,
@@ -134,7 +138,7 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> DecodedImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of EXIF and bombs; here they are rejections
         try:
-            return _decode(data, size, name)
+            return _decode(data, size, name, depth)
         except Rejection:
             raise
         except MemoryError as error:
@@ -144,32 +148,41 @@ def decode(data: bytes, size: int | None, *, name: str = "") -> DecodedImage:
             raise Rejection("truncated" if "truncated" in text.lower() else "corrupt", text) from error
 
 
-def _decode(data: bytes, size: int | None, name: str) -> DecodedImage:
+def _decode(data: bytes, size: int | None, name: str, depth: int) -> DecodedImage:
     image = _open(data)
+    has_16_bits = sample_range.has_16_bits(image)
     width, height, kind = image.width, image.height, image.format or ""
     notes = _make_notes(image, data, name)
     if size is not None:  # a JPEG of at least twice the size is decoded smaller, but never below the size
         image.draft(None, (size, size))
-    rgb = to_rgb(_load(image, data, size, notes), size)
+    loaded, highest, white = _load(image, data, size, notes), 0, sample_range.get_white(depth)
+    if has_16_bits:
+        highest = sample_range.measure(loaded)
+        notes += sample_range.judge(highest, depth)
+        if depth != FULL_DEPTH and not loaded.mode.startswith("I"):
+            loaded = sample_range.join_bytes(loaded, sample_range.read_low_bytes(_open(data)), white)
+    rgb = to_rgb(loaded, size, white=white)
     upright = _to_upright_srgb(rgb if size is None else resize(rgb, size), image, notes)
     pixels = np.asarray(upright)
     if _is_uniform(pixels):
         notes.append("uniform")
     thumbnail = average(upright, THUMBNAIL).tobytes()
-    return DecodedImage(pixels, ImageFacts(width, height, kind, tuple(sorted(notes)), thumbnail))
+    return DecodedImage(pixels, ImageFacts(width, height, kind, tuple(sorted(notes)), thumbnail, highest))
 
 
-def to_upright_rgb(image: Image.Image) -> Image.Image:
+def to_upright_rgb(image: Image.Image, *, white: float = WHITE) -> Image.Image:
     """Convert an open image to 8-bit RGB: in sRGB, upright, and on white where it is transparent.
+
+    `white` is the 16-bit sample of grey that becomes white.
 
     Raises:
         Rejection: `unsupported_bit_depth`.
     """
     image.load()
-    return _to_upright_srgb(to_rgb(image, None), image, [])
+    return _to_upright_srgb(to_rgb(image, None, white=white), image, [])
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     if (rejection := sniff(data)) is not None:
         raise rejection
     formats = [kind for kind in FORMATS if kind not in ("MPO", "HEIF")]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from regraft.data.images.decode import DecodedImage
 from regraft.data.images.decoder_process import DecoderProcess
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import EnvironmentFault
 
 __all__ = ["DecodingPool", "Job"]
@@ -37,13 +38,21 @@ class DecodingPool:
         size: side of the decoded squares in pixels.
         workers: number of processes; None for one per processor.
         buffer_bytes: how many bytes of pixels may wait for the reader; 64 images may at any size.
+        depth: how many bits of 16-bit samples are used.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], size: int, *, workers: int | None = None, buffer_bytes: int = BUFFER_BYTES
+        self,
+        jobs: Sequence[Job],
+        size: int,
+        *,
+        workers: int | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+        depth: int = FULL_DEPTH,
     ) -> None:
         self.jobs = list(jobs)
         self.size = size
+        self.depth = depth
         self.reach = max(64, buffer_bytes // (size * size * 3))  # jobs decoded ahead of the reader, at most
         self._next_job = 0
         self._read_count = 0
@@ -124,7 +133,7 @@ class DecodingPool:
         while (number := self._take_job()) is not None:
             result: DecodedImage | Rejection | EnvironmentFault
             try:
-                result = process.decode(*self.jobs[number], self.size)
+                result = process.decode(*self.jobs[number], self.size, self.depth)
             except EnvironmentFault as fault:
                 result = fault
             with self._changed:

@@ -5,8 +5,9 @@ dies or asks for too much memory costs a single file. The child runs this module
 to over pipes. With `multiprocessing` a user's script would need an `if __name__ == "__main__"` guard, or a
 process that holds a deep-learning runtime would be forked.
 
-The child first writes `ready`. Then, for each file, it reads a JSON line `[path, size, digest]` and writes
-either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or `{"code": ..., "detail": ...}`.
+The child first writes `ready`. Then, for each file, it reads a JSON line `[path, size, digest, depth]` and
+writes either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or
+`{"code": ..., "detail": ...}`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from PIL import AvifImagePlugin, Image
 from regraft.data.images.decode import DecodedImage, ImageFacts, decode, digest
 from regraft.data.images.headers import MAX_PIXELS, read_limit_factor
 from regraft.data.images.rejections import Rejection
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import EnvironmentFault, describe_os_error
 from regraft.system.imports import make_child_environment
 
@@ -56,12 +58,17 @@ class DecoderProcess:
         self.timeout = timeout
         self._process: _Process | None = None
 
-    def decode(self, path: Path, expected: str, size: int) -> DecodedImage | Rejection:
-        """Return the image of a file with the digest `expected`, or the reason why it is not used."""
+    def decode(
+        self, path: Path, expected: str, size: int, depth: int = FULL_DEPTH
+    ) -> DecodedImage | Rejection:
+        """Return the image of a file with the digest `expected`, or the reason why it is not used.
+
+        `size` and `depth` are those of `decode.decode`.
+        """
         process = self._process = self._process or _Process()
         begun = time.monotonic()
         try:
-            return process.ask(path, expected, size, self.timeout)
+            return process.ask(path, expected, size=size, depth=depth, timeout=self.timeout)
         except (OSError, EOFError, ValueError):
             self.end()
         if time.monotonic() - begun >= self.timeout:
@@ -112,14 +119,16 @@ class _Process:
             self.end()
             raise EnvironmentFault(f"The decoding process ({sys.executable} -m {MODULE}) does not start.")
 
-    def ask(self, path: Path, expected: str, size: int, timeout: float) -> DecodedImage | Rejection:
+    def ask(
+        self, path: Path, expected: str, *, size: int, depth: int, timeout: float
+    ) -> DecodedImage | Rejection:
         """Send a request and return the reply.
 
         Raises:
             OSError, EOFError, ValueError: the process ended before it had replied.
         """
         with self._time_limit(timeout):
-            self._requests.write(json.dumps([os.fspath(path), size, expected]).encode() + b"\n")
+            self._requests.write(json.dumps([os.fspath(path), size, expected, depth]).encode() + b"\n")
             self._requests.flush()
             line = self._replies.readline()
             if not line.endswith(b"\n"):
@@ -158,14 +167,14 @@ class _Process:
                 return
 
 
-def _decode_file(path: str, size: int, expected: str) -> DecodedImage:
+def _decode_file(path: str, size: int, expected: str, depth: int = FULL_DEPTH) -> DecodedImage:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise Rejection("unreadable", describe_os_error(error)) from error
     if digest(data) != expected:
         raise Rejection("changed", "the file changed while the run was reading it")
-    return decode(data, size, name=path)
+    return decode(data, size, name=path, depth=depth)
 
 
 def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:

@@ -3,10 +3,10 @@
 | code | meaning |
 |---|---|
 | `empty` | zero bytes |
-| `unreadable` | the file cannot be opened or read |
+| `unreadable` | the file, or the row of a data set, cannot be opened or read |
 | `not_a_file` | a pipe, socket, device or folder |
 | `file_too_large` | more bytes than `samples.MAX_FILE_BYTES` |
-| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes) |
+| `not_an_image` | the content is no image at all (text, HTML, JSON, unknown bytes, another array) |
 | `unsupported_format` | an image, document or video in a format that is not decoded |
 | `needs_plugin` | HEIC or HEIF without `pillow-heif`: `pip install regraft[heif]` |
 | `unsupported_bit_depth` | float, 12-bit or 32-bit samples, whose range is not stated |
@@ -27,7 +27,7 @@
 | `unknown_part` | the cell of the split column is empty |
 | `conflicting_rows` | rows name the same image with different targets, parts or groups |
 | `conflicting_copies` | files with the same bytes have different classes |
-| `malformed_row` | a row has more or fewer cells than the header |
+| `malformed_row` | a row has more or fewer cells than the header; an item is no image with a target |
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\
 NOTES = {
     "animated_first_frame": "are animations; the first frame is used",
     "bad_colour_profile": "hold a colour profile that cannot be used; their numbers are taken as sRGB",
+    "clipped": "hold 16-bit samples beyond --depth, which became white",
     "extension_mismatch": "have an extension that is not their format's",
     "extreme_aspect": "are more than ten times as long as wide; squashed to a square, little is left of them",
     "first_page": "have several pages or images; the first is used",
@@ -98,6 +99,7 @@ NOTES = {
     "jpeg_missing_scans": "are progressive JPEGs without all of their last scans, hence blurred",
     "tiny_image": "are smaller than 32 pixels on a side",
     "uniform": "are one colour all over",
+    "unused_bits": "hold 16-bit samples in less than a quarter of their range, so they are dark",
 }
 
 
