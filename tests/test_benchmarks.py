@@ -126,7 +126,9 @@ def test_the_reason_of_a_missed_target_is_read_from_its_benchmark(here, tmp_path
     monkeypatch.setattr(here.page, "HERE", tmp_path)
     assert here.page.read_bounds("solvers.py") == {"ridge": "memory, and its width.", "lda": "less."}
     row = here.rows.Row("ridge, 20 settings", "s", (11.0,), at_most=10)
-    assert "target at most 10 s. memory, and its width." in page(here, make_result(here, here.rows.Sheet([row])))
+    assert "target at most 10 s. memory, and its width." in page(
+        here, make_result(here, here.rows.Sheet([row]))
+    )
 
 
 def test_printed_lines_become_rows(here):

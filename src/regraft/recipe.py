@@ -155,6 +155,7 @@ class Recipe:
         image, target: columns of the table: image files (several make one sample), and what to predict.
         group, split: columns of the table: groups that stay in one part, and the user's own parts.
         separator: separator between several labels in a cell.
+        root: folder that the paths in the table are relative to; "" for the folder of the table.
         task: the kind of target; "auto" detects it from the data and reports it.
         validation: share of the training images held out for validation if the data have no such part; 0 for
             none.
@@ -196,6 +197,7 @@ class Recipe:
     group: str = ""
     split: str = ""
     separator: str = ""
+    root: str = ""
     task: TaskChoice = "auto"
     validation: float = 0.2
     backbone: str = "mobilenet_v2"

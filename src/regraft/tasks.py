@@ -50,8 +50,10 @@ class Task:
         """Return the width of the output layer for this number of classes, labels or targets."""
         return 1 if self.name == "binary" else outputs
 
-    def encode(self, targets: NDArray[Any], outputs: int) -> NDArray[np.float32]:
-        """Return targets in the shape of answers, float32 (n, units): one-hot for classes.
+    def encode(self, targets: NDArray[Any], outputs: int) -> Floats:
+        """Return targets in the shape of answers, (n, units): one-hot for classes.
+
+        They are float32, and float64 for regression: a date in seconds has ten digits.
 
         >>> TASKS["multiclass"].encode(np.array([2, 0]), 3).tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
@@ -59,7 +61,9 @@ class Task:
         if self.name == "multiclass":
             one_hot: NDArray[np.float32] = np.eye(outputs, dtype=np.float32)[targets]
             return one_hot
-        return np.asarray(targets, np.float32).reshape(len(targets), self.count_units(outputs))
+        dtype: Any = np.float64 if self.name == "regression" else np.float32
+        encoded: Floats = np.asarray(targets, dtype).reshape(len(targets), self.count_units(outputs))
+        return encoded
 
     def expand_binary(self, answers: NDArray[Any]) -> NDArray[Any]:
         """Return answers with one column for each output: both probabilities where a binary model gives one.

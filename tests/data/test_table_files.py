@@ -1,6 +1,7 @@
 """CSV from spreadsheets, Parquet and data frames: the same columns with the same row numbers."""
 
 import builtins
+import csv
 
 import pandas
 import pytest
@@ -129,3 +130,53 @@ def test_data_frames_are_tables():
         read_table(frame, ["label"])
     with pytest.raises(DataError, match="differ in length"):
         read_table({"a": [1], "b": [1, 2]}, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,label\na.png,größe,\nb.png,klein,\n",
+        "file,label,\na.png,größe\nb.png,klein\n",
+        "file,label,,\na.png,größe,,\nb.png,klein\n",
+        "sep=;\nfile;label\na.png;größe\nb.png;klein\n",
+        '"sep=|"\nfile|label\na.png|größe\nb.png|klein\n',
+        "SEP=\t\nfile\tlabel\na.png\tgröße\nb.png\tklein\n",
+        'file, label\na.png, "größe"\n "b.png", "klein"\n',
+        'file; "label"\n"a.png"; "größe"\n"b.png"; klein\n',
+        'file,label,outline\na.png,größe,"' + "7 " * 100_000 + '"\nb.png,klein,\n',
+    ],
+)
+def test_csv_of_other_programs_is_read(tmp_path, text):
+    table = read_table(written(tmp_path, text), ["file", "label"])
+    assert (table.columns, table.numbers, table.refused) == (COLUMNS, [2, 3], {})
+
+
+@pytest.mark.parametrize("blank", ["\n", ",,\n", " \n", "\n;;\n"])
+def test_blank_rows_before_the_header_count_as_rows(tmp_path, blank):
+    table = read_table(
+        written(tmp_path, blank + "file,label\na.png,größe\n ,\nb.png,klein\n"), ["file", "label"]
+    )
+    first = blank.count("\n") + 2
+    assert (table.columns, table.numbers) == (COLUMNS, [first, first + 2])
+
+
+def test_a_comma_in_a_blank_started_cell_stays_in_it(tmp_path):
+    table = read_table(written(tmp_path, 'file,label\na.png, "cat, black"\n'), ["label"])
+    assert table.columns == {"label": ["cat, black"]}
+
+
+def test_a_cell_behind_the_last_column_is_a_fault_of_its_row(tmp_path):
+    table = read_table(written(tmp_path, "file,label\na.png,cat,\nb.png,dog,x\nc.png\n"), ["file"])
+    assert table.columns == {"file": ["a.png"]}
+    assert table.refused == {3: "3 cells in it, and 2 in the header", 4: "1 cells in it, and 2 in the header"}
+
+
+def test_the_limit_of_other_readers_is_left_as_it_was(tmp_path):
+    limit = csv.field_size_limit()
+    read_table(written(tmp_path, "file,label\na.png,1\n"), ["file"])
+    assert csv.field_size_limit() == limit
+
+
+def test_blank_lines_alone_are_an_error(tmp_path):
+    with pytest.raises(UsageError, match="no column file"):
+        read_table(written(tmp_path, ",,,\n;\n"), ["file"])

@@ -1,6 +1,7 @@
 """The rows of a table: faults are refused by row number, and all other rows are used."""
 
 import time
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from regraft.data.catalog import Catalog
 from regraft.errors import DataError, UsageError
+from regraft.recipe import Recipe
 
 
 def picture(path, number):
@@ -260,3 +262,107 @@ def test_a_hundred_thousand_rows_take_seconds(root):
     catalog = listed(path)
     assert time.monotonic() - begun < 60  # minutes if it were quadratic
     assert len(catalog) == 200
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("screw 3,5 mm", "screw 4,0 mm", "nut"),
+        ("1,2-diol", "1,3-diol", "diol"),
+        ("1.100,50 EUR", "2.200,75 EUR", "free"),
+        ("3,5", "nut", "bolt"),
+    ],
+)
+def test_a_comma_in_a_class_of_a_table_with_semicolons_stays(root, labels):
+    rows = [f"images/{n}.png;{labels[n % 3]}" for n in range(12)]
+    assert sorted(listed(table(root, *rows, header="file;label")).outputs) == sorted(labels)
+
+
+def test_commas_in_classes_stay_where_classes_are_asked_for(root):
+    rows = [f"images/{n}.png;{('1,5', '2,5')[n % 2]}" for n in range(12)]
+    path = table(root, *rows, header="file;label")
+    assert listed(path, task="multiclass").outputs == ("1,5", "2,5")
+    assert listed(path).task == "regression"
+
+
+def test_commas_in_labels_stay(root):
+    rows = [f"images/{n}.png;{('size 1,5|red', '2,5', 'red')[n % 3]}" for n in range(12)]
+    assert listed(table(root, *rows, header="file;label"), separator="|").outputs == (
+        "2,5",
+        "red",
+        "size 1,5",
+    )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["Total,12", "nowhere.png,12.5", "images/broken.png,bird", ",fish", "../x.png,7", "images/1.png,a,b"],
+)
+@pytest.mark.parametrize("task", ["auto", "binary"])
+def test_a_refused_row_has_no_say_in_the_task(root, bad, task):
+    (root / "images" / "broken.png").write_text("<!DOCTYPE html>404")
+    catalog = listed(table(root, *good(*range(12)), bad), task=task)
+    assert (catalog.task, catalog.outputs, len(catalog.refused)) == ("binary", ("cat", "dog"), 1)
+
+
+def test_refused_rows_do_not_make_numbers_classes(root):
+    rows = [f"images/{n}.png,{n / 8}" for n in range(12)]
+    totals = [f"total {n}.png,many" for n in range(12)]
+    catalog = listed(table(root, *rows, *totals))
+    assert (catalog.task, len(catalog)) == ("regression", 12)
+
+
+def test_a_row_without_a_part_has_no_say_in_the_classes(root):
+    rows = [f"{row},train" for row in good(*range(10))]
+    catalog = listed(table(root, *rows, "images/11.png,cow,", header="file,label,part"), split="part")
+    assert (catalog.task, catalog.outputs) == ("binary", ("cat", "dog"))
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "null", "nan", "#N/A"])
+def test_words_read_as_missing_are_named_with_the_way_to_keep_them(root, word):
+    rows = [f"images/{n}.png,{(word, 'crack', 'hole')[n % 3]}" for n in range(12)]
+    catalog = listed(table(root, *rows))
+    assert catalog.outputs == ("crack", "hole")
+    assert len(catalog.refused) == 4
+    assert all(f"holds {word}, which is read as a missing value" in item.detail for item in catalog.refused)
+    assert catalog.notes == (
+        f"Column label holds {word} 4 times, which is read as a missing value. If it is a class, give it "
+        "another name, such as no_class.",
+    )
+
+
+@pytest.mark.parametrize("word", ["none", "No", "missing", "Nan's"])
+def test_other_words_are_classes(root, word):
+    rows = [f"images/{n}.png,{(word, 'crack', 'hole')[n % 3]}" for n in range(12)]
+    assert set(listed(table(root, *rows)).outputs) == {word, "crack", "hole"}
+
+
+def test_missing_numbers_are_refused_without_a_note(root):
+    rows = [f"images/{n}.png,{'NA' if n == 3 else n / 7}" for n in range(12)]
+    catalog = listed(table(root, *rows))
+    assert (catalog.task, catalog.notes) == ("regression", ())
+    assert catalog.refused[0].detail == "row 5: Column label holds NA, which is read as a missing value"
+
+
+@pytest.mark.parametrize("spellings", [("1", "+1", "1e0"), ("0", "-0.0", "-0"), ("100000", "1e5", "1.0E+05")])
+def test_one_number_is_one_class_in_any_spelling(root, spellings):
+    rows = [f"images/{n}.png,{(*spellings, '7')[n % 4]}" for n in range(12)]
+    assert listed(table(root, *rows)).outputs == tuple(sorted((spellings[0], "7")))
+
+
+def test_flags_in_exponents_are_flags(root):
+    rows = [f"images/{n}.png,{n % 2:.18e},{n % 3 == 0:.18e}" for n in range(12)]
+    catalog = listed(table(root, *rows, header="file,a,b"), target=("a", "b"))
+    assert catalog.task == "multilabel"
+
+
+def test_a_recipe_names_the_folder_of_the_images_and_columns_with_commas(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("tables")
+    path = table(elsewhere, *(f"{n}.png,{n / 7}" for n in range(12)), header='file,"length, m"')
+    recipe = Recipe(image=("file",), target=("length, m",), root=str(root / "images"))
+    catalog = Catalog.open(path, recipe)
+    assert (catalog.root, catalog.outputs, len(catalog)) == (root / "images", ("length, m",), 12)
+    with pytest.raises(UsageError, match="Expected the folder that paths are relative to"):
+        Catalog.open(path, replace(recipe, root=str(root / "nowhere")))
+    with pytest.raises(DataError, match="missing_file"):
+        Catalog.open(path, replace(recipe, root=""))

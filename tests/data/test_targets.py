@@ -2,12 +2,13 @@
 
 import pytest
 
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.targets import convert_targets, put_positive_last, read_targets
 from regraft.errors import DataError, UsageError
 
 
 def one(cells, **options):
-    return read_targets([(cell,) for cell in cells], ["label"], **options)
+    return read_raw_targets([cells], ["label"], **options)
 
 
 def test_text_is_classes_sorted_and_two_of_them_are_binary():
@@ -181,3 +182,14 @@ def test_labels_are_classes_only_where_each_sample_has_one():
     assert convert_targets([(1,), (0,)], ("a", "b"), "multilabel", "multiclass").values == [1, 0]
     with pytest.raises(UsageError, match="or several"):
         convert_targets([(0, 1)], ("a", "b"), "multilabel", "multiclass")
+
+
+def test_a_word_for_a_missing_value_is_a_class_where_the_names_hold_it():
+    found = one(["None", "crack", "None"], names=["None", "crack"])
+    assert (found.values, found.refused, found.notes) == ([0, 1, 0], {}, ())
+    found = one(["None", "crack", "hole", None])
+    assert found.values == [None, 0, 1, None]
+    assert found.refused[0][1] == (
+        "Column label holds None, which is read as a missing value; a class needs another name"
+    )
+    assert found.refused[3][1] == "Column label has no value"

@@ -25,7 +25,7 @@ MAX_CASES = 5  # shown of a problem
 
 
 @opt.with_settings(
-    "image", "target", "group", "split", "separator", "task",
+    "image", "target", "group", "split", "separator", "root", "task",
     "backbone", "weights", "pixels", "image_size", "depth", "seed",
 )  # fmt: skip
 def check(

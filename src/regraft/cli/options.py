@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "StoreOption",
     "TrustFlag",
     "make_recipe",
+    "split_columns",
     "split_commas",
     "with_settings",
 ]
@@ -50,10 +52,11 @@ StoreOption = Annotated[
 # field's default is appended, unless the text names one in words.
 _HELP = {
     "image": "Columns of a table with image files, comma-separated; several make one sample.",
-    "target": "Columns of a table to predict, comma-separated.",
+    "target": "Columns of a table to predict, comma-separated; a name with a comma in quotes.",
     "group": "Column of group IDs (patient, scene); a group is never split across parts.",
     "split": "Column that assigns rows to parts: train, validation or test.",
     "separator": 'Separator between labels in a cell, such as "|".',
+    "root": "Folder that the paths in a table are relative to. [default: the table's folder]",
     "task": "Kind of target: {}; auto detects it from the data.",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
@@ -86,6 +89,16 @@ def split_commas(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(item.strip() for item in text.split(",") if item.strip())
 
 
+def split_columns(text: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated list of columns; those with commas stand in double quotes.
+
+    >>> split_columns('weight,"size, mm"')
+    ('weight', 'size, mm')
+    """
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(name.strip() for name in names if name.strip())
+
+
 def _parse_units(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in split_commas(text))
@@ -94,7 +107,8 @@ def _parse_units(text: str) -> tuple[int, ...]:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("image", "target", "augment"), split_commas),
+    **dict.fromkeys(("image", "target"), split_columns),
+    "augment": split_commas,
     "hidden": _parse_units,
     "budget": parse_duration,
     "store_limit": parse_size,

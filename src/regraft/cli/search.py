@@ -21,7 +21,7 @@ _SOLVERS = ", ".join(SearchSpace.solvers)
 
 
 @opt.with_settings(
-    "image", "target", "separator", "task",
+    "image", "target", "separator", "root", "task",
     "backbone", "weights", "pixels", "image_size", "depth", "augment", "seed",
 )  # fmt: skip
 def search(

@@ -23,6 +23,7 @@ from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
 from regraft.data.images.sample_range import FULL_DEPTH
+from regraft.data.learnable import check_numbers, check_repetition
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target
 from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.data.tables import Columns, list_rows
@@ -35,8 +36,6 @@ from regraft.system.console import TERMINAL, Reporter
 __all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample", "compute_target_scale"]
 
 PARTS = ("train", "validation", "test")
-MANY_SINGLE = 10  # images from which a class for almost each of them is an error
-SINGLE_SHARE = 0.9  # of the images, more than which are "almost each"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -109,11 +108,11 @@ class Catalog:
         Args:
             source: path of a CSV or Parquet file, or a data frame (pandas, polars, a dictionary of lists).
             image: column of paths; several columns where a sample has several images.
-            target: column of classes, labels or numbers; several for several labels (0 and 1) or numbers.
+            target: column of classes, numbers, or lists of labels; several for labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
             group: column of groups, such as patients; all samples of a group stay in one part.
             split: column with the part of each row: train, validation (val, valid) or test.
-            separator: text between the labels of a cell, such as "|".
+            separator: text between the labels of a cell, such as "|"; lists need none.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             reporter: shows progress where there are many files.
 
@@ -153,7 +152,8 @@ class Catalog:
             images: (n, h, w, 3), (n, h, w, 1) or (n, h, w) in 0..255, or a list of images: such arrays of
                 different sizes, or Pillow images. Values are rounded to 8 bits. With a fourth channel, which
                 is opacity, (n, h, w, 4), images are laid on white.
-            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers.
+            targets: (n,) classes or numbers; (n, k) one-hot rows, 0 and 1 for each label, or numbers; n
+                lists, tuples, sets or arrays of labels.
             names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.
@@ -236,7 +236,8 @@ class Catalog:
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
             names = ("image", "target", "group", "split", "separator", "task")
-            return cls.from_table(path, **{name: getattr(recipe, name) for name in names})
+            settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+            return cls.from_table(path, root=recipe.root or None, **settings)
         options = [f"--{name}" for name, value in columns.items() if value]
         if options:
             raise UsageError(
@@ -350,8 +351,10 @@ class Catalog:
                 samples.
         """
         if self.task == "regression":
-            return _require_variation(self)
-        _require_repetition(self)
+            notes = check_numbers(_get_training_targets(self), self.outputs)
+            return replace(self, notes=(*self.notes, *notes)) if notes else self
+        if self.task != "multilabel" and self.why:  # inferred from values, not from folders
+            check_repetition([_get_labels(sample)[0] for sample in self.samples], self.outputs)
         trained = {label for s in self.samples if s.part in ("", "train") for label in _get_labels(s)}
         names = [name for label, name in enumerate(self.outputs) if label in trained]
         unseen = {
@@ -386,31 +389,6 @@ def _explain_too_few(catalog: Catalog) -> str:
         f"{len(catalog.refused)} were refused, the first: {first.image} ({first.code}). " if first else ""
     )
     return refused + ("" if catalog.why else LAYOUT)
-
-
-def _require_variation(catalog: Catalog) -> Catalog:
-    """Check that every target of a regression has at least two different values to learn from."""
-    for name, values in zip(catalog.outputs, _get_training_targets(catalog).T, strict=True):
-        if len(set(values.tolist())) < 2:
-            received = (
-                f"{write_number(values[0])} in every training sample" if len(values) else "no training sample"
-            )
-            raise DataError(f"Expected different numbers of {name} to learn from. Received: {received}.")
-    return catalog
-
-
-def _require_repetition(catalog: Catalog) -> None:
-    """Check that a target is not different in almost every image: then it holds numbers, dates or names."""
-    if catalog.task == "multilabel" or len(catalog) < MANY_SINGLE or not catalog.why:
-        return
-    counts = Counter(cast("int", sample.target) for sample in catalog.samples)
-    single = [catalog.outputs[label] for label, count in sorted(counts.items()) if count == 1]
-    if len(single) > SINGLE_SHARE * len(catalog):
-        raise DataError(
-            f"Expected several images of each class. Received: {len(single):,} classes with one image each in "
-            f"{len(catalog):,} images, such as {', '.join(map(repr, single[:3]))}. If these are numbers, write "
-            "them like 1200 or 0.5 (0,5 where all are written so); if not, choose another target column."
-        )
 
 
 def _get_training_targets(catalog: Catalog) -> NDArray[Any]:

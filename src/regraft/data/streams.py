@@ -10,9 +10,10 @@ from regraft.data.cells import normalise_cell
 from regraft.data.class_names import find_class_names
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.samples import ImageFile, Listing, RejectedFile, Sample, require_majority_usable
 from regraft.data.stream_items import Pair, iter_items, split_items, to_plain
-from regraft.data.targets import TARGET_NAME, read_values
+from regraft.data.targets import TARGET_NAME
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter
 
@@ -87,7 +88,7 @@ def list_stream(
     require_majority_usable(tuple(refused.values()), len(values), "images")
     # An image that is refused has no say in what the task is.
     used = [values[number] for number in files]
-    targets = read_values(used, stream.target, task=task, names=tuple(names) or stream.names)
+    targets = read_raw_targets([used], [stream.target], task=task, names=tuple(names) or stream.names)
     for index, number in enumerate(files):
         if index in targets.refused:
             refused[number] = RejectedFile(f"image {number}", *targets.refused[index])

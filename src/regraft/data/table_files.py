@@ -1,9 +1,9 @@
 """Read columns of a CSV file, a Parquet file or a data frame.
 
 The reader copes with all that spreadsheets and other programs do to a CSV file: byte order mark, UTF-16,
-semicolons or tabs, a first line `sep=;`, line ends of any system, line breaks in quotes, blanks before quotes,
-blank rows, commas at the end of rows, cells of any size. Rows are numbered as in a spreadsheet: the header is
-row 1, unless blank rows come before it.
+semicolons or tabs, a first line `sep=;`, line ends of any system, line breaks in quotes, blanks before
+quotes, blank rows, commas at the end of rows, cells of any size. Rows are numbered as in a spreadsheet: the
+header is row 1, unless blank rows come before it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Table:
         columns: the values of each column, as read, one for each row.
         numbers: the numbers of these rows.
         refused: the faults of rows that do not fit the header, by the number of the row.
-        decimal_comma: whether numbers may be written as 0,5.
+        decimal_comma: whether numbers are usually written as 0,5.
     """
 
     name: str
@@ -130,7 +130,7 @@ def _read_csv(path: Path, head: bytes, names: Sequence[str]) -> Table:
             reader = csv.reader(
                 chain([header], file), delimiter=delimiter, skipinitialspace=True, strict=True
             )
-            return _read_rows(path, reader, names, delimiter=delimiter, number=number)
+            return _read_rows(path, reader, names, delimiter=delimiter, first=number)
     except UnicodeError as error:
         raise DataError(f"{path} is neither UTF-8 nor UTF-16 text. Save it as CSV UTF-8.") from error
 
@@ -165,15 +165,16 @@ def _score_delimiter(header: str, delimiter: str, names: Sequence[str]) -> tuple
     return len(set(columns) & set(names)), len(columns)
 
 
-def _read_rows(path: Path, reader: Any, names: Sequence[str], *, delimiter: str, number: int) -> Table:
-    """Read the rows from the header on, whose number is given."""
+def _read_rows(path: Path, reader: Any, names: Sequence[str], *, delimiter: str, first: int) -> Table:
+    """Read the rows from the header on, which is the row `first`."""
     table = Table(path.name, path.parent, {name: [] for name in names}, [], decimal_comma=delimiter == ";")
+    number = first
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(header, names, path.name)
         indices = [(table.columns[name], header.index(name)) for name in names]
         width = max((index for index, name in enumerate(header, 1) if name), default=0)
-        for number, row in enumerate(reader, number + 1):
+        for number, row in enumerate(reader, first + 1):
             if _is_blank(row):
                 continue
             if len(row) >= width and _is_blank(row[len(header) :]):

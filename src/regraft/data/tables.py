@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from regraft.data.cells import convert_cell, get_items, normalise_cell
+from regraft.data.cells import normalise_cell
 from regraft.data.folders import PART_NAMES
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
+from regraft.data.raw_targets import read_raw_targets
 from regraft.data.samples import (
     ImageFile,
     Listing,
@@ -29,7 +30,7 @@ from regraft.data.samples import (
     require_majority_usable,
 )
 from regraft.data.table_files import Table, read_table
-from regraft.data.targets import Targets, read_targets, read_values
+from regraft.data.targets import Targets
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter
 
@@ -65,9 +66,9 @@ class Columns:
 
 
 class _Row(NamedTuple):
-    """A row whose images can be looked for: `index` is its place in the columns, `number` that in the file."""
+    """A row with usable paths: `position` is its place in the columns, `number` that in the file."""
 
-    index: int
+    position: int
     number: int
     paths: tuple[str, ...]
     part: str
@@ -95,10 +96,12 @@ def list_rows(
     rows, digests = _inspect_images(rows, root, refused, reporter)
     require_majority()
     # A row that is refused has no say in what the task is.
-    targets = _read_targets(table, columns, [row.index for row in rows], task)
+    targets = _read_targets(table, columns, [row.position for row in rows], task)
     notes = list(targets.notes)
     rows = _drop_repeated_rows(_add_targets(rows, targets, refused), notes, refused)
-    samples = _drop_repeated_images(rows, digests, targets, root, notes, refused)
+    classes = targets.outputs if targets.task in ("multiclass", "binary") else ()
+    samples = tuple(_make_sample(row, digests) for row in rows)
+    samples = _drop_repeated_images(rows, samples, root=root, classes=classes, notes=notes, refused=refused)
     all_refused = require_majority()
     _check_parts_and_groups(samples, columns, notes)
     return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
@@ -117,15 +120,15 @@ def _find_usable_rows(
     parts = table.columns[columns.split] if columns.split else [""] * len(paths)
     groups = table.columns[columns.group] if columns.group else [""] * len(paths)
     rows = []
-    for index, number in enumerate(table.numbers):
-        texts = [_to_text(value) for value in paths[index]]
+    for position, number in enumerate(table.numbers):
+        texts = [_to_text(value) for value in paths[position]]
         try:
             images = tuple(resolve(text) for text in texts)
-            part = _read_part(parts[index]) if columns.split else ""
+            part = _read_part(parts[position]) if columns.split else ""
         except Rejection as rejection:
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
-            rows.append(_Row(index, number, images, part, normalise_cell(groups[index]) or ""))
+            rows.append(_Row(position, number, images, part, normalise_cell(groups[position]) or ""))
     return rows
 
 
@@ -149,24 +152,14 @@ def _inspect_images(
     return usable, {path: result for path, result in results.items() if isinstance(result, str)}
 
 
-def _read_targets(table: Table, columns: Columns, indices: Sequence[int], task: str) -> Targets:
-    values = [[table.columns[name][index] for index in indices] for name in columns.target]
-    if len(values) == 1:
-        return read_values(
-            values[0],
-            columns.target[0],
-            task=task,
-            separator=columns.separator,
-            has_decimal_commas=table.decimal_comma,
-        )
-    for name, column in zip(columns.target, values, strict=True):
-        if any(get_items(value) is not None for value in column):
-            raise UsageError(
-                f"Several target columns: expected one value in each cell. Received: lists in column {name}. "
-                "A column of lists is a target by itself."
-            )
-    rows = list(zip(*([convert_cell(value) for value in column] for column in values), strict=True))
-    return read_targets(rows, columns.target, task=task, has_decimal_commas=table.decimal_comma)
+def _read_targets(table: Table, columns: Columns, positions: Sequence[int], task: str) -> Targets:
+    return read_raw_targets(
+        [[table.columns[name][position] for position in positions] for name in columns.target],
+        columns.target,
+        task=task,
+        separator=columns.separator,
+        has_decimal_commas=table.decimal_comma,
+    )
 
 
 def _add_targets(rows: list[_Row], targets: Targets, refused: dict[int, RejectedFile]) -> list[_Row]:
@@ -240,27 +233,28 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
     return unique
 
 
+def _make_sample(row: _Row, digests: dict[str, str]) -> Sample:
+    first, *others = (ImageFile(path, digests[path]) for path in row.paths)
+    target = cast("Target", row.target)
+    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others))
+
+
 def _drop_repeated_images(
     rows: list[_Row],
-    digests: dict[str, str],
-    targets: Targets,
+    samples: tuple[Sample, ...],
+    *,
     root: Path,
+    classes: Sequence[str],
     notes: list[str],
     refused: dict[int, RejectedFile],
 ) -> tuple[Sample, ...]:
     """Return one sample for each image: drop links to the same file and refuse contradictory copies."""
-    samples = []
-    for row in rows:
-        first, *others = (ImageFile(path, digests[path]) for path in row.paths)
-        samples.append(
-            Sample(first.path, cast("Target", row.target), first.digest, row.part, row.group, tuple(others))
-        )
     repeated, contradictory = find_same_files(root, samples), dict[int, str]()
     if n := len(repeated):
         links = "rows name links to files that" if n > 1 else "row names a link to a file that"
         notes.append(f"{n:,} {links} an earlier row names; each image counts once.")
-    if targets.task in ("multiclass", "binary"):
-        contradictory = find_contradictions(samples, targets.outputs)
+    if classes:
+        contradictory = find_contradictions(samples, classes)
     for index, detail in contradictory.items():
         number = rows[index].number
         refused[number] = _reject_row(number, samples[index].path, Rejection(CONFLICTING_COPIES, detail))

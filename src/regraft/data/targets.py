@@ -1,19 +1,16 @@
-"""Infer the task from the raw values of a target, and make its outputs and one target for each sample.
+"""Infer the task from the cells of a target, and make its outputs and one target for each sample.
 
 | values | task |
 |---|---|
 | one text column | multiclass; binary where there are two classes |
-| one column, a separator between labels | multilabel; an empty cell has no labels |
-| lists of labels, of any length | multilabel; an empty list has no labels |
+| lists of labels, or a separator between them | multilabel; an empty one has no labels |
 | lists of as many numbers each | as several columns |
 | one column of numbers that are not whole | regression |
 | one column of whole numbers | classes where few of them differ (see `FEW`), regression otherwise |
 | several columns of 0 and 1 (false and true, no and yes) | multilabel; classes where each row has one 1 |
 | several columns of numbers | regression |
 
-A value that does not fit the rest (a missing one, a text among numbers) costs only its own sample. Numbers are
-written in one way before they are compared, so 1, +1 and 1e0 are one class. A decimal comma is read where every
-cell of the column is such a number; in a table with semicolons, where most are.
+A value that does not fit the rest (a missing one, a text among numbers) costs only its own sample.
 """
 
 from __future__ import annotations
@@ -21,20 +18,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from regraft.data.cells import (
-    FLAGS,
-    Cell,
-    convert_cell,
-    do_most_fit,
-    is_flag,
-    is_missing_word,
-    is_number,
-    list_items,
-    read_decimal_commas,
-    unify_numbers,
-)
+from regraft.data.cells import FLAGS, Cell, do_most_fit, is_flag, is_number
 from regraft.data.samples import Target
 from regraft.errors import DataError, UsageError, suggest_nearest
 from regraft.tasks import TASKS
@@ -44,10 +29,10 @@ __all__ = [
     "TARGET_NAME",
     "Targets",
     "convert_targets",
+    "name_column",
     "put_positive_last",
     "read_label_lists",
     "read_targets",
-    "read_values",
 ]
 
 FEW = 20  # up to as many different whole numbers may be classes; more only where they count 0, 1, 2, ...
@@ -82,19 +67,15 @@ def read_targets(
     columns: Sequence[str],
     *,
     task: str = "auto",
-    separator: str = "",
     names: Sequence[str] = (),
-    has_decimal_commas: bool = False,
 ) -> Targets:
     """Infer the task from the values, or check that they fit the task asked for.
 
     Args:
-        rows: for each sample, a cell of each column, as `convert_cell` returns it.
+        rows: for each sample, a cell of each column, as `data.raw_targets` makes it.
         columns: names of the columns; those of several columns become the outputs.
         task: "multiclass", "binary", "multilabel" or "regression"; "auto" to infer it.
-        separator: text between the labels of a cell; "" where each cell is one value.
         names: names[i] is the class that the whole number i stands for, in a single column.
-        has_decimal_commas: whether the source usually writes numbers as 0,5.
 
     Raises:
         UsageError: the values cannot be targets of the task asked for.
@@ -107,79 +88,13 @@ def read_targets(
         'regression'
     """
     _check_task(task)
-    if separator:
-        lists = [(cell or "").split(separator) for cell, *_ in rows]
-        return read_label_lists(lists, columns[0], task=task, names=names)
-    columns_of_cells = [list(cells) for cells in zip(*rows, strict=True)]
-    words = _take_missing_words(columns_of_cells, columns, names)
-    if task in ("auto", "regression") and not names:
-        columns_of_cells = [read_decimal_commas(cells, has_decimal_commas) for cells in columns_of_cells]
-    columns_of_cells = [unify_numbers(cells, names) for cells in columns_of_cells]
     if len(columns) > 1:
-        targets = _read_columns(list(zip(*columns_of_cells, strict=True)), columns, task)
-    else:
-        targets = _read_column(columns_of_cells[0], columns[0], task=task, names=names)
-    _explain_missing_words(targets, words)
-    return targets
-
-
-def read_values(
-    values: Sequence[Any],
-    column: str,
-    *,
-    task: str = "auto",
-    separator: str = "",
-    names: Sequence[str] = (),
-    has_decimal_commas: bool = False,
-) -> Targets:
-    """Read the raw values of one target: single values, lists of labels, or lists of as many numbers each.
-
-    Arguments and errors are those of `read_targets`.
-
-    Example:
-        >>> read_values([{"cat", "indoors"}, {"dog"}], "tags").outputs
-        ('cat', 'dog', 'indoors')
-        >>> read_values([[0.5, 2.5], [1.5, 7.5]], "size").task
-        'regression'
-    """
-    lists = list_items(values)
-    if lists is None:
-        options = {"task": task, "separator": separator, "names": names}
-        rows = [(convert_cell(value),) for value in values]
-        return read_targets(rows, [column], has_decimal_commas=has_decimal_commas, **options)
-    are_sets = any(isinstance(value, set | frozenset) for value in values)
-    if are_sets or _are_label_lists(lists, task, names):
-        return read_label_lists([cells or () for cells in lists], column, task=task, names=names)
-    width = max(len(cells) for cells in lists if cells is not None)
-    if width > 1 and names and len(names) != width:
-        raise UsageError(f"Expected {width} names, one for each target. Received: {len(names)}.")
-    columns = [column] if width == 1 else names or [str(number) for number in range(width)]
-    return read_targets(
-        [cells or [None] * width for cells in lists], columns, task=task, names=names if width == 1 else ()
-    )
-
-
-def _are_label_lists(lists: Sequence[Sequence[Cell] | None], task: str, names: Sequence[str]) -> bool:
-    """Tell whether lists hold labels; otherwise each place in them is a column of its own."""
-    rows = [cells for cells in lists if cells is not None]
-    widths = {len(cells) for cells in rows}
-    present = [cell for cells in rows for cell in cells if cell is not None]
-    if len(widths) != 1:
-        return True
-    if widths == {1}:
-        return False
-    if not do_most_fit(present, is_number) and not do_most_fit(present, is_flag):
-        return True
-    if any(len(set(cells)) < len(cells) for cells in rows):
-        return False
-    if names:
-        known = {*names, *map(str, range(len(names)))}
-        return len(names) not in widths and do_most_fit(present, known.__contains__)
-    return task == "multilabel" and not all(map(is_flag, present))
+        return _read_columns(rows, columns, task)
+    return _read_column([row[0] for row in rows], columns[0], task=task, names=names)
 
 
 def read_label_lists(
-    lists: Sequence[Sequence[Cell]], column: str, *, task: str = "auto", names: Sequence[str] = ()
+    lists: Sequence[Sequence[str]], column: str, *, task: str = "auto", names: Sequence[str] = ()
 ) -> Targets:
     """Make multilabel targets of the labels of each sample; the other arguments are those of `read_targets`.
 
@@ -192,17 +107,14 @@ def read_label_lists(
         [(0, 1), (), (0,)]
     """
     _check_task(task)
-    _require(task in ("auto", "multilabel"), task, [column], "lists and separators mean several labels a sample")
-    texts = [[cell for label in labels if (cell := convert_cell(label)) is not None] for labels in lists]
-    words = Counter(label for labels in texts for label in labels if is_missing_word(label, names))
-    clean = [[label for label in labels if label not in words] for labels in texts]
-    outputs = tuple(names) or _sort_outputs({label for labels in clean for label in labels})
+    reason = "lists and separators mean several labels a sample"
+    _require(task in ("auto", "multilabel"), task, [column], reason)
+    outputs = tuple(names) or _sort_outputs({label for labels in lists for label in labels})
     if not outputs:
-        raise DataError(f"{_name_column(column)} holds no label in any row.")
+        raise DataError(f"{name_column(column)} holds no label in any row.")
     numbers = _number_outputs(outputs, names)
-    targets = Targets("multilabel", outputs, [], why=f"{_name_column(column)} holds {len(outputs)} labels")
-    targets.notes = _note_missing_words(words, column, "label")
-    for row, labels in enumerate(clean):
+    targets = Targets("multilabel", outputs, [], why=f"{name_column(column)} holds {len(outputs)} labels")
+    for row, labels in enumerate(lists):
         unknown = [label for label in labels if label not in numbers]
         if unknown:
             targets.refused[row] = _refuse_label(unknown[0], column, len(outputs))
@@ -225,7 +137,7 @@ def put_positive_last(outputs: Sequence[str]) -> tuple[str, ...]:
 def _read_column(cells: Sequence[Cell], column: str, *, task: str, names: Sequence[str]) -> Targets:
     counts = Counter(cell for cell in cells if cell is not None)
     if not counts:
-        raise DataError(f"{_name_column(column)} holds no values: every one of {len(cells)} is missing.")
+        raise DataError(f"{name_column(column)} holds no values: every one of {len(cells)} is missing.")
     numbers = {cell: float(cell) for cell in counts if is_number(cell)}
     are_mostly_numbers = 2 * sum(counts[cell] for cell in numbers) > counts.total()
     may_be_classes = names or not are_mostly_numbers or _are_class_numbers(numbers, counts)
@@ -261,7 +173,7 @@ def _make_classes(cells: Sequence[Cell], column: str, *, task: str, names: Seque
     are_numbers = not names and all(is_number(cell) for cell in distinct)
     targets = Targets(task, outputs, [])
     kind = "different whole numbers" if are_numbers else "classes"
-    targets.why = f"{_name_column(column)} holds {n} {kind}{_name_positive(targets)}"
+    targets.why = f"{name_column(column)} holds {n} {kind}{_name_positive(targets)}"
     for row, cell in enumerate(cells):
         label = numbers.get(cell or "")
         if label is None:
@@ -278,8 +190,8 @@ def _number_outputs(outputs: Sequence[str], names: Sequence[str]) -> dict[str, i
 
 def _refuse_label(cell: Cell, column: str, n: int) -> tuple[str, str]:
     if cell is None:
-        return "missing_label", f"{_name_column(column)} has no value"
-    detail = f"{_name_column(column)} holds {cell!r}, and the {n} names given stand for 0 to {n - 1}"
+        return "missing_label", f"{name_column(column)} has no value"
+    detail = f"{name_column(column)} holds {cell!r}, and the {n} names given stand for 0 to {n - 1}"
     return "unknown_class", detail
 
 
@@ -287,45 +199,11 @@ def _name_positive(targets: Targets) -> str:
     return f"; the positive class is {targets.outputs[1]}" if targets.task == "binary" else ""
 
 
-def _take_missing_words(
-    columns_of_cells: Sequence[list[Cell]], columns: Sequence[str], names: Sequence[str]
-) -> dict[int, tuple[str, str]]:
-    """Replace words for a missing value by None; return the first column and word of each such row."""
-    words: dict[int, tuple[str, str]] = {}
-    for column, cells in zip(columns, columns_of_cells, strict=True):
-        for row, cell in enumerate(cells):
-            if cell is not None and is_missing_word(cell, names):
-                words.setdefault(row, (column, cell))
-                cells[row] = None
-    return words
-
-
-def _explain_missing_words(targets: Targets, words: Mapping[int, tuple[str, str]]) -> None:
-    """Say in refusals, and for classes in notes, which words were read as missing values."""
-    for row, (column, word) in words.items():
-        if targets.refused.get(row, ("",))[0] == "missing_label":
-            detail = f"{_name_column(column)} holds {word}, which is read as a missing value"
-            targets.refused[row] = "missing_label", detail
-    if targets.task in ("multiclass", "binary"):
-        for column in {column for column, _ in words.values()}:
-            counts = Counter(word for name, word in words.values() if name == column)
-            targets.notes += _note_missing_words(counts, column, "class")
-
-
-def _note_missing_words(counts: Mapping[str, int], column: str, kind: str) -> tuple[str, ...]:
-    """Return a note for each word that was read as a missing value, with the way to keep it."""
-    return tuple(
-        f"{_name_column(column)} holds {word} {count:,} time{'s' if count > 1 else ''}, which is read as a "
-        f"missing value. If it is a {kind}, give it another name, such as no_{kind}."
-        for word, count in sorted(counts.items())
-    )
-
-
 def _read_columns(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: str) -> Targets:
     cells_by_column = [[cell for cell in cells if cell is not None] for cells in zip(*rows, strict=True)]
     for column, cells in zip(columns, cells_by_column, strict=True):
         if not cells:
-            raise DataError(f"{_name_column(column)} holds no values: every one of {len(rows)} is missing.")
+            raise DataError(f"{name_column(column)} holds no values: every one of {len(rows)} is missing.")
     are_flags = all(
         do_most_fit(cells, is_flag) and not _has_other_numbers(cells) for cells in cells_by_column
     )
@@ -338,7 +216,7 @@ def _read_columns(rows: Sequence[Sequence[Cell]], columns: Sequence[str], task: 
             example = next((cell for cell in cells if not is_flag(cell)), cells[0])
             raise UsageError(
                 f"Several target columns{'' if task == 'auto' else f' for {task}'}: expected {expected} in "
-                f"each. Received: {_name_column(column)} with values such as {example!r}."
+                f"each. Received: {name_column(column)} with values such as {example!r}."
             )
     return _make_regression(rows, columns)
 
@@ -400,7 +278,7 @@ def _make_regression(rows: Sequence[Sequence[Cell]], columns: Sequence[str]) -> 
         targets.why = f"{len(columns)} columns hold numbers"
     else:
         distinct = len(set(targets.values) - {None})
-        targets.why = f"{_name_column(columns[0])} holds {distinct:,} distinct numbers"
+        targets.why = f"{name_column(columns[0])} holds {distinct:,} distinct numbers"
     return targets
 
 
@@ -417,9 +295,9 @@ def _find_fault(
     """Return code and detail of the first cell of a row that cannot be used."""
     for column, cell in zip(columns, row, strict=True):
         if cell is None:
-            return "missing_label", f"{_name_column(column)} has no value"
+            return "missing_label", f"{name_column(column)} has no value"
         if not fits(cell):
-            return "not_a_number", f"{_name_column(column)} holds {cell!r} where {expected} is expected"
+            return "not_a_number", f"{name_column(column)} holds {cell!r} where {expected} is expected"
     return None
 
 
@@ -429,7 +307,8 @@ def _sort_outputs(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (float(name) if are_numbers else 0.0, name)))
 
 
-def _name_column(name: str) -> str:
+def name_column(name: str) -> str:
+    """Return the name of a column, or of a target without one, as a sentence begins with it."""
     return f"Column {name}" if name != TARGET_NAME else "The target"
 
 

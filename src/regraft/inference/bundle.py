@@ -293,7 +293,7 @@ class Bundle:
         targets = catalog.targets(catalog.samples)
         if targets.ndim == 1:
             return np.asarray(number[targets])
-        renumbered = np.zeros((len(targets), len(self.outputs)), np.float32)
+        renumbered = np.zeros((len(targets), len(self.outputs)), targets.dtype)
         renumbered[:, number] = targets
         return renumbered
 

@@ -240,7 +240,8 @@ def _count_convolution(config: dict[str, Any], shape: Any) -> int:
     if "depth_multiplier" in config:
         inner = channels * _read_length(config["depth_multiplier"])
         return inner * (kernel + 1) + (inner + 1) * _read_length(config.get("filters") or 0)
-    return (channels * kernel // _read_length(config.get("groups", 1)) + 1) * _read_length(config["filters"])
+    groups = max(1, _read_length(config.get("groups", 1)))  # Keras itself refuses 0 groups
+    return (channels * kernel // groups + 1) * _read_length(config["filters"])
 
 
 def _count_dense(config: dict[str, Any], shape: Any) -> int:

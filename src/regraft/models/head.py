@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from regraft.backbones.classifier import get_activation_name, is_head
-from regraft.backbones.graph import find_operation
+from regraft.backbones.graph import find_node, find_operation
 from regraft.backbones.load import Backbone
 from regraft.errors import UsageError, shorten_error, suggest_nearest
 from regraft.models.attention import cbam, pool, squeeze_excitation
@@ -20,7 +20,16 @@ from regraft.recipe import HeadSpec
 from regraft.solvers.decision import HEAD_OUTPUT
 from regraft.tasks import TASKS, Task
 
-__all__ = ["CUSTOM", "UNITS", "build_multi_image_model", "graft", "is_head", "is_linear", "pool_features"]
+__all__ = [
+    "CUSTOM",
+    "UNITS",
+    "build_multi_image_model",
+    "drop_units",
+    "graft",
+    "is_head",
+    "is_linear",
+    "pool_features",
+]
 
 UNITS = "head_units"  # name of the layer that converts a regression's answers to the targets' units
 CUSTOM = "head_custom"  # name of the Sequential around a user's own head
@@ -222,6 +231,19 @@ def _convert_units(answer: Any, task: str, units: tuple[Sequence[float], Sequenc
             f"Received: {len(scale)} and {len(offset)} for {answer.shape[-1]} outputs, {task}."
         )
     return keras.layers.Rescaling(scale, offset, name=UNITS, dtype="float32")(answer)
+
+
+def drop_units(network: keras.Model) -> keras.Model:
+    """Return a network that answers in standardised numbers, without the layer that gives them their units.
+
+    Such answers keep the digits that float32 has no room for next to a large offset. A network without such a
+    last layer is returned as it is.
+    """
+    node = find_node(network.outputs[0])
+    if node.operation.name != UNITS:
+        return network
+    inputs = network.inputs
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], node.input_tensors[0])
 
 
 def build_multi_image_model(prefix: keras.Model, head: keras.Model, images: int) -> keras.Model:

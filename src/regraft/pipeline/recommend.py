@@ -286,14 +286,21 @@ def _write_advice(ranked: Sequence[RankedBackbone], score_name: str) -> str:
     return advice
 
 
+def _join_columns(names: Sequence[str]) -> str:
+    """Return column names as options take them: with commas between, and quotes around a name with one."""
+    quoted = (name.replace('"', '""') for name in names)
+    return ",".join(f'"{name}"' if "," in name or '"' in name else name for name in quoted)
+
+
 def _make_train_command(data: str, recipe: Recipe, best: RankedBackbone) -> str:
     """Return the `regraft train` command for the same data with the best backbone."""
     settings = {
-        "image": ",".join(recipe.image),
-        "target": ",".join(recipe.target),
+        "image": _join_columns(recipe.image),
+        "target": _join_columns(recipe.target),
         "group": recipe.group,
         "split": recipe.split,
         "separator": recipe.separator,
+        "root": recipe.root,
         "task": "" if recipe.task == "auto" else recipe.task,
         "backbone": best.backbone,
         "weights": "" if best.weights == "imagenet" else best.weights,

@@ -177,6 +177,7 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
         head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases, auto is another number
         data=_make_absolute(recipe.data),
+        root=_make_absolute(recipe.root) if recipe.root else "",
         backbone=_make_absolute(recipe.backbone),
         weights=_make_absolute(recipe.weights),
         task=cast("TaskChoice", outcome.catalog.task),

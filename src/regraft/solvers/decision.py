@@ -261,8 +261,8 @@ class LinearHead:
     kernel: Floats
     bias: Floats
     activation: str
-    scale: Floats | None = None
-    offset: Floats | None = None
+    scale: Matrix | None = None
+    offset: Matrix | None = None
 
     @classmethod
     def from_weights(
@@ -281,7 +281,7 @@ class LinearHead:
         """
         if units is None:
             return cls(kernel.astype(np.float32), bias.astype(np.float32), activation)
-        scale, offset = (np.asarray(values, np.float32) for values in units)
+        scale, offset = (np.asarray(values, np.float64) for values in units)
         return cls(
             (kernel / scale).astype(np.float32),
             ((bias - offset) / scale).astype(np.float32),
@@ -290,8 +290,11 @@ class LinearHead:
             offset,
         )
 
-    def predict(self, inputs: Sequence[NDArray[Any]]) -> Floats:
-        """Return the answers (n, units), float32, to features: arrays (n, ...) side by side."""
+    def predict(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.floating[Any]]:
+        """Return the answers (n, units) to features: arrays (n, ...) side by side.
+
+        They are float32, and float64 in the targets' own units.
+        """
         features = np.concatenate([np.asarray(block, np.float32) for block in inputs], 1)
         values: Floats = features @ self.kernel + self.bias
         if self.activation == "softmax":

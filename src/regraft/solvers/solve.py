@@ -86,14 +86,14 @@ class SolvedHead:
         return replace(self.rule, link=self.link) if isinstance(self.rule, EstimatorHead) else None
 
     @property
-    def weights(self) -> NDArray[np.float32] | None:
-        """Kernel (d, units) of the one Dense layer that a linear head is, or None."""
-        return self._raw_rule.weights.astype(np.float32) if self._raw_rule else None
+    def weights(self) -> Matrix | None:
+        """Kernel (d, units) of the one Dense layer that a linear head is, in float64, or None."""
+        return self._raw_rule.weights if self._raw_rule else None
 
     @property
-    def bias(self) -> NDArray[np.float32] | None:
-        """Bias (units,) of that layer, or None."""
-        return self._raw_rule.bias.astype(np.float32) if self._raw_rule else None
+    def bias(self) -> Matrix | None:
+        """Bias (units,) of that layer, in float64, or None."""
+        return self._raw_rule.bias if self._raw_rule else None
 
     @property
     def _raw_rule(self) -> Linear | None:

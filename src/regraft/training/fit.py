@@ -21,7 +21,7 @@ from regraft.data.catalog import Sample
 from regraft.errors import UsageError
 from regraft.models.cut import Cut, cut
 from regraft.models.freeze import freeze, list_mutable_weights, resolve_plan
-from regraft.models.head import UNITS, is_linear
+from regraft.models.head import UNITS, drop_units, is_linear
 from regraft.recipe import HEAD_PHASE, Phase, Recipe, Solver
 from regraft.solvers.decision import HEAD_OUTPUT, LinearHead
 from regraft.solvers.estimator_io import EstimatorHead
@@ -89,8 +89,9 @@ class Trainer:
         crossing = tuple(find_operation(tensor).name for tensor in outputs)
 
         def make() -> keras.Model:
-            plan = resolve_plan(backbone, phase.unfreeze)
-            return cut(model, plan).join_halves() if stored is None else stored.make_trainable_suffix()
+            if stored is not None:
+                return drop_units(stored.make_trainable_suffix())
+            return cut(drop_units(model), resolve_plan(backbone, phase.unfreeze)).join_halves()
 
         compiled = self.compiled or CompiledNetworks()
         network = compiled.get(
@@ -112,14 +113,14 @@ class Trainer:
 
 def _make_loss(data: PhaseData) -> Callable[[Any, Any], Any]:
     """Return the training loss, on targets with their weights beside them, (b, units, 2)."""
-    name, spread = data.task.name, np.asarray(data.spread, np.float32)
+    name = data.task.name
 
     def loss(weighted: Any, answers: Any) -> Any:
         truth, weights = weighted[..., 0], weighted[..., 1]
         if name == "multiclass":
             return keras.ops.categorical_crossentropy(truth, answers) * weights[:, 0]
         if name == "regression":
-            return keras.ops.mean(weights * ((answers - truth) / spread) ** 2, axis=-1)
+            return keras.ops.mean(weights * (answers - truth) ** 2, axis=-1)
         return keras.ops.mean(weights * keras.ops.binary_crossentropy(truth, answers), axis=-1)
 
     return loss
@@ -167,7 +168,7 @@ class FittedHead:
         kernel, bias = self.model.get_layer(HEAD_OUTPUT).get_weights()
         if units is None:
             return LinearHead(kernel, bias, activation)
-        scale, offset = (np.asarray(values, np.float32) for values in units)
+        scale, offset = (np.asarray(values, np.float64) for values in units)
         return LinearHead(kernel, bias, activation, scale, offset)
 
 

@@ -208,7 +208,7 @@ class TrainingLoop:
             for batch in data.validation.iter_in_order()
         ]
         answers, truth = np.concatenate(predictions), data.validation.targets
-        val_loss = float(data.task.compute_losses(answers, truth, data.spread).mean())
+        val_loss = float(data.task.compute_losses(answers, truth).mean())
         score = data.task.score(answers, truth)
         return EpochRecord(epoch, loss, val_loss, score, network.rates.head, time.monotonic() - begun)
 

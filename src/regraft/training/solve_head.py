@@ -16,7 +16,7 @@ from regraft.training.training_data import TrainingData
 
 __all__ = ["Solution", "Weights", "choose_tap_numbers", "resolve_solver", "solve_head", "solver_name"]
 
-Weights = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (d, units) and bias (units,)
+Weights = tuple[NDArray[np.float64], NDArray[np.float64]]  # kernel (d, units) and bias (units,)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from regraft.data.augmentation import View, augment_batch, resolve_augment
 from regraft.data.batches import Batch, Batches, add_noise
-from regraft.data.catalog import Catalog, Sample
+from regraft.data.catalog import Catalog, Sample, compute_target_scale
 from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
@@ -105,21 +105,29 @@ class TrainingData:
         return self.task.compute_balanced_weights(self.encode_targets("train"))
 
     @cached_property
-    def spread(self) -> NDArray[np.float32] | float:
+    def spread(self) -> NDArray[np.float64]:
         """Standard deviation of each regression target in training; 1 for constants and for other tasks."""
-        if self.task.name != "regression":
-            return 1.0
-        deviation = self.encode_targets("train").std(0)
-        return np.where(deviation > 0, deviation, 1).astype(np.float32)
+        return self._scale[0]
+
+    @cached_property
+    def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Standard deviation and mean of the training targets; 1 and 0 for other tasks than regression."""
+        scale, offset = compute_target_scale(self.catalog) or (1.0, 0.0)
+        return np.asarray(scale), np.asarray(offset)
 
     @property
     def features(self) -> StoredFeatures:
         """The features of every view that the head takes."""
         return StoredFeatures(self.views, self.names)
 
-    def encode_targets(self, part: str) -> NDArray[np.float32]:
+    def encode_targets(self, part: str) -> NDArray[np.floating[Any]]:
         """Return the targets of a part in the shape of answers, (n, units)."""
         return self.task.encode(self.catalog.targets(self.catalog.part(part)), len(self.catalog.outputs))
+
+    def standardise_targets(self, part: str) -> NDArray[np.float32]:
+        """Return the targets of a part as networks train on them: numbers by their mean and spread."""
+        scale, offset = self._scale
+        return ((self.encode_targets(part) - offset) / scale).astype(np.float32)
 
     def read_inputs(self, samples: Sequence[Sample], view: int = 0) -> Inputs:
         """Return the tensors of samples that a head takes, each (n, ...)."""
@@ -131,14 +139,14 @@ class TrainingData:
         pairs = [(sample, view) for view in range(count) for sample in self.catalog.part("train")]
         train = Batches(
             pairs,
-            np.tile(self.encode_targets("train"), (count, 1)),
+            np.tile(self.standardise_targets("train"), (count, 1)),
             self.features.make_reader(pairs),
             weights=None if self.weights is None else np.tile(self.weights, (count, 1)),
             batch_size=phase.batch_size,
             augment=self._noise,
             seed=self.recipe.seed,
         )
-        return PhaseData(self.task, train, self._make_validation(self.features, phase), self.spread)
+        return PhaseData(self.task, train, self._make_validation(self.features, phase))
 
     def make_boundary_data(self, phase: Phase, features: StoredFeatures) -> PhaseData:
         """Return batches of what is stored at a boundary; an epoch is every sample once, in a random view."""
@@ -150,7 +158,7 @@ class TrainingData:
 
         train = Batches(
             [(sample, 0) for sample in samples],
-            self.encode_targets("train"),
+            self.standardise_targets("train"),
             features.make_reader([(sample, view) for view in range(count) for sample in samples]),
             weights=self.weights,
             batch_size=phase.batch_size,
@@ -158,7 +166,7 @@ class TrainingData:
             augment=self._noise,
             seed=self.recipe.seed,
         )
-        return PhaseData(self.task, train, self._make_validation(features, phase), self.spread)
+        return PhaseData(self.task, train, self._make_validation(features, phase))
 
     def make_pixel_data(self, phase: Phase) -> PhaseData:
         """Return batches of decoded pixels; those of training are augmented."""
@@ -171,7 +179,7 @@ class TrainingData:
         train, validation = (
             Batches(
                 self.catalog.part(part),
-                self.encode_targets(part),
+                self.standardise_targets(part),
                 read,
                 weights=self.weights if part == "train" else None,
                 batch_size=phase.batch_size,
@@ -180,7 +188,7 @@ class TrainingData:
             )
             for part in ("train", "validation")
         )
-        return PhaseData(self.task, train, validation, self.spread)
+        return PhaseData(self.task, train, validation)
 
     @property
     def _noise(self) -> Callable[[Batch, list[int]], Batch] | None:
@@ -192,7 +200,7 @@ class TrainingData:
         """Return batches of the validation samples as they are."""
         pairs = [(sample, 0) for sample in self.catalog.part("validation")]
         reader = features.make_reader(pairs)
-        return Batches(pairs, self.encode_targets("validation"), reader, batch_size=phase.batch_size)
+        return Batches(pairs, self.standardise_targets("validation"), reader, batch_size=phase.batch_size)
 
 
 @dataclass(frozen=True)
@@ -201,14 +209,13 @@ class PhaseData:
 
     Attributes:
         task: defines loss and score.
-        train, validation: batches of what the network takes: stored features, or pixels.
-        spread: standard deviation of each regression target in training, (units,); 1 otherwise.
+        train, validation: batches of what the network takes: stored features, or pixels; the targets of a
+            regression are standardised.
     """
 
     task: Task
     train: Batches[Any]
     validation: Batches[Any]
-    spread: NDArray[np.float32] | float = 1.0
 
 
 def extract_views(
