@@ -21,6 +21,7 @@ EVERYTHING = Recipe(
     weights="random",
     pixels="unit",
     image_size=160,
+    depth=12,
     augment=("flip", "mixup"),
     views=3,
     feature_noise=0.1,
