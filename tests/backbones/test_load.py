@@ -105,10 +105,13 @@ def test_unknown_name():
         load_backbone("resnet5", weights="random")
 
 
-def test_channels_first_is_refused(monkeypatch):
-    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
-    with pytest.raises(EnvironmentFault, match="channels_last"):
-        load_backbone("vgg16", weights="random")
+def test_channels_first_is_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(EnvironmentFault, match="channels_last"):
+            load_backbone("vgg16", weights="random")
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 def test_contract_of_a_named_backbone_cannot_be_stated():

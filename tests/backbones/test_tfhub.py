@@ -28,8 +28,18 @@ def no_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(tfhub, "TFHUB", "http://127.0.0.1:9")
-    monkeypatch.setattr(tfhub, "KAGGLE", "http://127.0.0.1:9")
+
+
+@pytest.fixture(autouse=True)
+def move_to(monkeypatch):
+    """Return a function that moves both registries to a server; nobody listens on the first."""
+
+    def move(address):
+        for name in ("TFHUB", "KAGGLE"):
+            monkeypatch.setattr(tfhub, name, address)
+
+    move("http://127.0.0.1:9")
+    return move
 
 
 def archive(**files):
@@ -62,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def start_server(monkeypatch):
+def start_server(move_to):
     """Start a server that gives the same bytes for every path; return the paths that it is asked for."""
     running = []
 
@@ -71,8 +81,7 @@ def start_server(monkeypatch):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, content, paths, length))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(server)
-        monkeypatch.setattr(tfhub, "TFHUB", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(tfhub, "KAGGLE", f"http://127.0.0.1:{server.server_port}")
+        move_to(f"http://127.0.0.1:{server.server_port}")
         return paths
 
     yield start
@@ -114,8 +123,8 @@ def test_what_is_no_handle(text):
         ),
     ],
 )
-def test_handle_without_a_version_says_how_to_pin(text, pinned, monkeypatch):
-    monkeypatch.setattr(tfhub, "TFHUB", "https://tfhub.dev")
+def test_handle_without_a_version_says_how_to_pin(text, pinned, move_to):
+    move_to("https://tfhub.dev")
     with pytest.raises(UsageError, match=f"names no version.*for example {pinned}"):
         load_backbone(text)
 
@@ -192,12 +201,12 @@ def test_offline_says_at_once_what_to_do(tmp_path):
         assert part in str(caught.value)
 
 
-def test_silent_server_is_given_up(monkeypatch, start_server):
+def test_silent_server_is_given_up(monkeypatch, move_to):
     import socket
 
     monkeypatch.setattr(weights, "REACH_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(tfhub, "KAGGLE", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        move_to(f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(EnvironmentFault, match=r"timed out|no answer"):
             fetch_module(parse_handle(KAGGLE), reporter=SilentReporter())

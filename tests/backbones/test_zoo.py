@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
@@ -61,9 +60,8 @@ def test_only_mobilenets_have_a_file_a_size():
     ]
 
 
-def test_weights_are_found_in_the_keras_cache(tmp_path, monkeypatch):
+def test_weights_are_found_in_the_keras_cache(tmp_path, temporary_folder, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     entry = ZOO["mobilenet_v2"]
     assert find_weights_on_disk(entry) is None
     file = locate_keras_cache() / entry.weights_file
@@ -74,9 +72,10 @@ def test_weights_are_found_in_the_keras_cache(tmp_path, monkeypatch):
     assert find_weights_on_disk(entry, 96) is None
 
 
-def test_weights_are_found_where_keras_puts_them_when_its_cache_is_read_only(tmp_path, monkeypatch):
+def test_weights_are_found_where_keras_puts_them_when_its_cache_is_read_only(
+    tmp_path, temporary_folder, monkeypatch
+):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     file = tmp_path / ".keras" / "models" / ZOO["vgg16"].weights_file
     file.parent.mkdir(parents=True)
     file.touch()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_photos
+from helpers.images import without_heif
 from helpers.reporters import Recorder
 from PIL import Image
 
@@ -123,8 +124,8 @@ def test_texts_beside_images_are_ignored_and_counted(tmp_path):
     assert catalog.notes == ("Ignored files, not images that regraft reads: 1 .csv, 1 .md, 2 .txt.",)
 
 
-def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("regraft.data.images.rejections.has_heif_plugin", lambda: False)  # a plugin for HEIC
+@without_heif
+def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path):
     root = two_classes(tmp_path)
     (root / "cat" / "a.jpg").write_text("<!DOCTYPE html><p>404")
     (root / "cat" / "b.jpg").write_bytes(b"")
@@ -146,10 +147,9 @@ def test_what_was_meant_as_an_image_and_is_none_is_refused_by_name(tmp_path, mon
     }
 
 
-def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_path, monkeypatch):
+def test_a_file_beyond_the_limit_is_refused_unread_and_a_large_text_ignored(tmp_path):
     root = two_classes(tmp_path)
-    monkeypatch.setattr(samples, "MAX_FILE_BYTES", 1000)
-    picture(root / "cat" / "large.png").open("ab").write(bytes(1000))
+    os.truncate(picture(root / "cat" / "large.png"), samples.MAX_FILE_BYTES + 1)  # takes no room on disk
     (root / "cat" / "large.csv").write_text("1,2\n" * 1000)
     catalog = Catalog.from_folder(root)
     assert codes(catalog) == {"cat/large.png": "file_too_large"}

@@ -1,7 +1,7 @@
 """CSV from spreadsheets, Parquet and data frames: the same columns with the same row numbers."""
 
-import builtins
 import csv
+import sys
 
 import pandas
 import pytest
@@ -110,14 +110,7 @@ def test_parquet_has_the_same_columns(tmp_path):
 
 def test_parquet_without_its_package_names_the_command(tmp_path, monkeypatch):
     (tmp_path / "table.parquet").write_bytes(b"PAR1")
-    imported = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return imported(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # so that importing it fails
     with pytest.raises(EnvironmentFault, match=r'pip install "regraft\[parquet\]"'):
         read_table(tmp_path / "table.parquet", ["file"])
 

@@ -21,9 +21,19 @@ from regraft.features.store import Store
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def see_devices(monkeypatch):
+    """Return a function that lets Keras' backend see other devices."""
+
+    def see(*names):
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda: list(names))
+
+    return see
+
+
+@pytest.fixture
+def gpu(see_devices, monkeypatch):
     """Let Keras' backend see a GPU, with small batches, since the processor computes them."""
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
+    see_devices("gpu:0", "gpu:1")
     monkeypatch.setattr(keras_engine_module, "ACCELERATOR_BATCH", 2 * BATCH)
 
 
@@ -74,9 +84,9 @@ def test_a_gpu_is_preferred_to_openvino_and_has_its_own_keys(network, tmp_path, 
     assert list(tmp_path.iterdir()) == []  # nothing was converted
 
 
-def test_the_device_is_part_of_the_name(network, monkeypatch):
+def test_the_device_is_part_of_the_name(network, see_devices):
     here = KerasEngine(network).name
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["tpu:0"])
+    see_devices("tpu:0")
     assert KerasEngine(network).name == here.replace(" cpu ", " tpu ")
 
 

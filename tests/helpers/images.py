@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regraft.data.images.decode import decode
-from regraft.data.images.rejections import Rejection
+from regraft.data.images.rejections import Rejection, has_heif_plugin
 
 
 def encoded(image, kind="PNG", **options):
@@ -67,3 +67,6 @@ def png(width, height, depth, colour, rows, *chunks):
         + chunk(b"IDAT", body)
         + chunk(b"IEND", b"")
     )
+
+
+without_heif = pytest.mark.skipif(has_heif_plugin(), reason="the plugin for HEIC and HEIF is installed")

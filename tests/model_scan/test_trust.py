@@ -13,7 +13,6 @@ from helpers.networks import answer, pixels
 from typer.testing import CliRunner
 
 import regraft
-from regraft.backbones import savedmodel_layer
 from regraft.backbones.load import load_backbone
 from regraft.cli import app
 from regraft.errors import ModelRefused
@@ -31,7 +30,7 @@ needs_tensorflow = pytest.mark.skipif(
 @pytest.fixture
 def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that trusts nothing yet."""
-    monkeypatch.setattr(trust_module, "_TRUSTED_HERE", set())
+    trust_module._TRUSTED_HERE.clear()
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
     return tmp_path / "another machine"
 
@@ -51,7 +50,7 @@ def test_trust_is_said_once_and_remembered_by_content(
     ):
         expect_trust("it", DIGEST, user_trusts=False)
     expect_trust("it", DIGEST, user_trusts=True)
-    monkeypatch.setattr(trust_module, "_TRUSTED_HERE", set())  # another process
+    trust_module._TRUSTED_HERE.clear()  # another process
     expect_trust("it", DIGEST, user_trusts=False)
     assert not is_trusted("5b" * 32)
 
@@ -72,12 +71,14 @@ def test_what_is_no_digest_makes_no_file(digest: str, another_machine: Path) -> 
 @pytest.mark.slow
 @needs_tensorflow
 def test_the_graph_of_a_stranger_is_not_even_read(
-    module: Path, another_machine: Path, monkeypatch: pytest.MonkeyPatch
+    module: Path, another_machine: Path, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(savedmodel_layer, "read_module", lambda folder: pytest.fail("it was read"))
-        with pytest.raises(ModelRefused, match="vector holds a SavedModel, sha256"):
-            load_backbone(module)
+    unreadable = shutil.copytree(module, tmp_path / "vector")
+    (unreadable / "saved_model.pb").write_bytes(b"no graph")
+    with pytest.raises(ModelRefused, match="vector holds a SavedModel, sha256"):
+        load_backbone(unreadable)
+    with pytest.raises(ModelRefused, match="vector holds a SavedModel, sha256"):
+        load_backbone(module)
     first = load_backbone(module, trust=True).model
     x = pixels(16)
     np.testing.assert_array_equal(answer(load_backbone(module).model, x), answer(first, x))
@@ -103,7 +104,6 @@ def test_a_run_opens_where_it_was_made_and_elsewhere_only_with_trust(
     module: Path,
     another_machine: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     in_this_process: None,
 ) -> None:
     data = write_photos(tmp_path / "photos", classes=2, each=6, size=16)
@@ -114,7 +114,7 @@ def test_a_run_opens_where_it_was_made_and_elsewhere_only_with_trust(
     np.testing.assert_allclose(answer(regraft.load(run.path).model, x), expected, atol=1e-6)
     assert "trust" not in (run.path / "recipe.toml").read_text()
 
-    monkeypatch.setattr(trust_module, "_TRUSTED_HERE", set())
+    trust_module._TRUSTED_HERE.clear()
     shutil.rmtree(another_machine)
     (digest,) = inspect(run.path).savedmodels
     file = run.path / "model.keras"

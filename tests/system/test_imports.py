@@ -45,9 +45,15 @@ def test_a_program_imports_keras_without_optional_packages() -> None:
     assert run_code(code) == "[] tensorflow"
 
 
-def test_importing_begins_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = threading.Event()
-    monkeypatch.setattr(imports, "_import_all", lambda *_: began.set())
+@pytest.fixture
+def began(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set where an import would begin."""
+    event = threading.Event()
+    monkeypatch.setattr(imports, "_import_all", lambda *_: event.set())
+    return event
+
+
+def test_importing_begins_in_the_background(began: threading.Event) -> None:
     with imports.import_in_background("keras"):
         assert began.wait(10)
 
@@ -71,9 +77,9 @@ def test_a_program_ends_without_a_garbage_collection() -> None:
 
 
 @pytest.mark.slow
-def test_an_immediate_mistake_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = threading.Event()
-    monkeypatch.setattr(imports, "_import_all", lambda *_: began.set())
+def test_an_immediate_mistake_imports_nothing(
+    began: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(imports, "DELAY", 0.5)
     with pytest.raises(ValueError, match="mistake"), imports.import_in_background("keras"):
         raise ValueError("mistake")

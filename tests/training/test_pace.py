@@ -33,6 +33,20 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.fixture
+def slow_keras(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let a forward pass take half a second an image; return what tracing the first one takes, in seconds."""
+    now, tracing = [0.0], [0.0]
+
+    def forward(self, images):
+        now[0] += 0.5 * len(images) + tracing[0]
+        tracing[0] = 0.0
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", forward)
+    monkeypatch.setattr("regraft.training.planning.time.monotonic", lambda: now[0])
+    return tracing
+
+
 def pace(model: keras.Model, store: Store, *, engine: float = 1e-3, name: str = "network") -> TrainingPace:
     return TrainingPace(model, SimpleNamespace(seconds_per_image=engine, fingerprint=name), store)
 
@@ -57,14 +71,8 @@ def test_keras_is_timed_once_a_network_and_remembered(model, tmp_path, passes) -
     assert len(passes) == 2 * timed
 
 
-def test_compiling_takes_many_times_what_tracing_a_forward_pass_does(model, tmp_path, monkeypatch) -> None:
-    now, first = [0.0], [2.0]
-
-    def forward(self, images):
-        now[0] += 0.5 + (first.pop() if first else 0.0)
-
-    monkeypatch.setattr(keras.Model, "predict_on_batch", forward)
-    monkeypatch.setattr("regraft.training.planning.time.monotonic", lambda: now[0])
+def test_compiling_takes_many_times_what_tracing_a_forward_pass_does(model, tmp_path, slow_keras) -> None:
+    slow_keras[0] = 2.0
     for _ in range(2):  # measured, remembered
         assert pace(model, Store(tmp_path)).estimate("all").compiling == pytest.approx(COMPILING * 2.0)
 
@@ -78,15 +86,8 @@ def test_a_plan_that_ran_is_estimated_by_what_it_took_and_others_are_not(model, 
     assert again.estimate("last:1") == before
 
 
-def test_an_epoch_of_everything_is_three_forward_passes_of_each_image(model, tmp_path, monkeypatch) -> None:
+def test_an_epoch_of_everything_is_three_forward_passes_of_each_image(model, tmp_path, slow_keras) -> None:
     cut_plan = plan_cut(model, lambda layer: bool(layer.weights), ImageCounts(100, 10), epochs=1, limit=0)
-    now = [0.0]
-
-    def forward(self, images):
-        now[0] += 0.5 * len(images)
-
-    monkeypatch.setattr(keras.Model, "predict_on_batch", forward)
-    monkeypatch.setattr("regraft.training.planning.time.monotonic", lambda: now[0])
     seconds = pace(model, Store(tmp_path)).estimate("all").estimate_epoch(cut_plan)
     assert seconds == pytest.approx(
         100 * 3 * 0.5 + 10 * 0.5, rel=0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,12 +42,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return Recipe(backbone=str(file), budget=600.0, augment=("flip",))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """Let attempts be as short as a set of a hundred images makes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "FEWEST_STEPS", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(striped: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGRAFT_HOME", str(folder / "store"))
-        patch.setattr(tuning, "FEWEST_STEPS", 1)
         return search(striped, recipe, folder / "run", space=SPACE)
 
 
@@ -127,7 +135,6 @@ def test_an_interrupt_keeps_the_best_so_far(
         return [result], reason
 
     monkeypatch.setattr(PhaseRunner, "run", interrupt_third)
-    monkeypatch.setattr(tuning, "FEWEST_STEPS", 1)
     run = search(striped, recipe, tmp_path / "run", space=replace(SPACE, plans=("all",)))
     assert run.interrupted
     assert len(calls) == 3

@@ -27,6 +27,12 @@ SIZE = 16
 
 
 @pytest.fixture
+def start_instead(monkeypatch):
+    """Return a function that lets another program be started as the child."""
+    return lambda program: monkeypatch.setattr(sys, "executable", str(program))
+
+
+@pytest.fixture
 def jobs(tmp_path):
     catalog = Catalog.from_folder(write_photos(tmp_path / "photos", each=4))
     return catalog.make_jobs([sample.digest for sample in catalog.samples])
@@ -136,19 +142,18 @@ def test_a_child_that_hangs_is_refused_by_time_and_replaced(jobs, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs, monkeypatch, tmp_path):
-    half = tmp_path / "half.py"
+def test_a_child_that_stops_in_the_middle_of_its_answer_is_refused_by_time(jobs, start_instead, tmp_path):
+    half = tmp_path / "half"
     half.write_text(
+        f"#!{sys.executable}\n"
         "import sys, time\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         'print(\'{"facts": [1, 1, "PNG", []], "bytes": 768}\', flush=True)\n'
         "time.sleep(60)\n"
     )
-    popen = subprocess.Popen
-    monkeypatch.setattr(
-        decoder_process.subprocess, "Popen", lambda _, **rest: popen([sys.executable, str(half)], **rest)
-    )
+    half.chmod(0o700)
+    start_instead(half)
     assert code(DecoderProcess(timeout=0.8).decode(*jobs[0], SIZE)) == "decode_timeout"
 
 
@@ -282,8 +287,8 @@ def test_no_jobs_are_no_results_and_no_child():
         assert not children()
 
 
-def test_where_no_child_can_start_the_environment_is_at_fault(jobs, monkeypatch):
-    monkeypatch.setattr(decoder_process.sys, "executable", "/nowhere/python")
+def test_where_no_child_can_start_the_environment_is_at_fault(jobs, start_instead):
+    start_instead("/nowhere/python")
     with (
         DecodingPool(jobs, SIZE, workers=1) as results,
         pytest.raises(EnvironmentFault, match="No such file"),
@@ -291,8 +296,8 @@ def test_where_no_child_can_start_the_environment_is_at_fault(jobs, monkeypatch)
         list(results)
 
 
-def test_a_child_that_ends_at_once_is_not_blamed_on_the_files(jobs, monkeypatch):
-    monkeypatch.setattr(decoder_process.sys, "executable", "/bin/true")
+def test_a_child_that_ends_at_once_is_not_blamed_on_the_files(jobs, start_instead):
+    start_instead("/bin/true")
     with (
         DecodingPool(jobs, SIZE, workers=1) as results,
         pytest.raises(EnvironmentFault, match="does not start"),

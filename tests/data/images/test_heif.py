@@ -6,18 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.images import noise, refusal, scene
+from helpers.images import noise, refusal, scene, without_heif
 from PIL import Image
 
-import regraft.data.images.rejections
 from regraft.data.images.decode import decode
 from regraft.data.images.rejections import register_heif, sniff
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
 
-def test_without_the_plugin_an_image_of_a_phone_is_refused_with_what_helps(monkeypatch):
-    monkeypatch.setattr(regraft.data.images.rejections, "has_heif_plugin", lambda: False)
+@without_heif
+def test_without_the_plugin_an_image_of_a_phone_is_refused_with_what_helps():
     found = refusal(HEIC, "IMG_0001.HEIC")
     assert found.code == "needs_plugin"
     assert "pip install pillow-heif" in found.detail
@@ -29,7 +28,7 @@ def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
             super().__init__()
             self.__dict__.update(Image.fromarray(noise()).__dict__, format="HEIF", is_animated=False)
 
-    monkeypatch.setattr(regraft.data.images.rejections, "has_heif_plugin", lambda: True)
+    monkeypatch.setattr("regraft.data.images.rejections.has_heif_plugin", lambda: True)
     monkeypatch.setitem(Image.OPEN, "HEIF", (Plugin, None))
     monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
     registered = []
