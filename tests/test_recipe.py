@@ -26,7 +26,6 @@ EVERYTHING = Recipe(
     views=3,
     feature_noise=0.1,
     class_weight="balanced",
-    depth=12,
     precision="bf16",
     budget=60.0,
     store_limit=1e9,

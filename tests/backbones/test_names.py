@@ -9,8 +9,9 @@ import pytest
 
 import regraft
 from regraft.backbones import load
+from regraft.backbones.info import locate_backbone, locate_weights
 from regraft.backbones.load import load_backbone
-from regraft.backbones.zoo import is_zoo_name, locate_backbone, locate_weights
+from regraft.backbones.zoo import is_zoo_name
 from regraft.pipeline import embed
 from regraft.recipe import Recipe
 

@@ -1,11 +1,14 @@
-"""The description of a backbone without the network itself: plain values that a file can hold."""
+"""The description of a backbone without the network itself, and the files that texts for one mean."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["BackboneInfo"]
+from regraft.backbones.zoo import WEIGHTS_WORDS, is_zoo_name
+
+__all__ = ["BackboneInfo", "locate_backbone", "locate_weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +42,21 @@ class BackboneInfo:
     def short_weights(self) -> str:
         """Return `weights` with every digest cut to twelve digits, for people to read."""
         return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", self.weights)
+
+
+def locate_backbone(backbone: str) -> Path | None:
+    """Return the file or folder that a backbone's text means; None for a name, a handle or a preset.
+
+    >>> locate_backbone("resnet50") is None
+    True
+    """
+    return None if is_zoo_name(backbone) or not Path(backbone).exists() else Path(backbone)
+
+
+def locate_weights(weights: str) -> Path | None:
+    """Return the file that a text for weights means; None for a word, or where there is nothing.
+
+    >>> locate_weights("imagenet") is None
+    True
+    """
+    return None if weights in WEIGHTS_WORDS or not Path(weights).exists() else Path(weights)

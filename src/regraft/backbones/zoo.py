@@ -30,9 +30,7 @@ __all__ = [
     "find_entry",
     "find_weights_on_disk",
     "is_zoo_name",
-    "locate_backbone",
     "locate_keras_cache",
-    "locate_weights",
     "recognise_model",
 ]
 
@@ -376,24 +374,6 @@ def is_zoo_name(backbone: str | Path) -> bool:
     if isinstance(backbone, Path) or set(backbone) & set("/\\:."):
         return False
     return _look_up(backbone) is not None or not Path(backbone).exists()
-
-
-def locate_backbone(backbone: str) -> Path | None:
-    """Return the file or folder that a backbone's text means; None for a name, a handle or a preset.
-
-    >>> locate_backbone("resnet50") is None
-    True
-    """
-    return None if is_zoo_name(backbone) or not Path(backbone).exists() else Path(backbone)
-
-
-def locate_weights(weights: str) -> Path | None:
-    """Return the file that a text for weights means; None for a word, or where there is nothing.
-
-    >>> locate_weights("imagenet") is None
-    True
-    """
-    return None if weights in WEIGHTS_WORDS or not Path(weights).exists() else Path(weights)
 
 
 def find_entry(name: str) -> Entry:

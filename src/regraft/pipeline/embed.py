@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbones.zoo import locate_backbone, locate_weights
+from regraft.backbones.info import locate_backbone, locate_weights
 from regraft.data.catalog import TABLE_SUFFIXES, Catalog
 from regraft.data.folders import list_all_images
 from regraft.data.samples import RejectedFile, report_notes

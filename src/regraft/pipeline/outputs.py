@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.backbones.zoo import locate_backbone, locate_weights
+from regraft.backbones.info import locate_backbone, locate_weights
 from regraft.data.catalog import Catalog
 from regraft.data.images.rejections import HEAD_BYTES, sniff
 from regraft.data.sources import is_in_memory, name_data

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from regraft.backbones.zoo import locate_backbone, locate_weights
+from regraft.backbones.info import locate_backbone, locate_weights
 from regraft.data.cells import escape_formula
 from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.decoder_pool import DecodingPool, Job
