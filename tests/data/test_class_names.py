@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from regraft.data.catalog import Catalog
-from regraft.data.class_names import find_class_names
+from regraft.data.streams import find_class_names
 
 ANIMALS = ("ant", "bee", "cow")
 

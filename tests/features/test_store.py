@@ -16,7 +16,7 @@ from helpers.reporters import Recorder
 from regraft.errors import EnvironmentFault
 from regraft.features import shard as shard_module
 from regraft.features.store import FORM, Store, pixel_key
-from regraft.system.atomic import make_temporary_file
+from regraft.system.files import make_temporary_file
 
 KEY = "prefix abc\nsize 8"
 

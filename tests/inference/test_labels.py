@@ -12,7 +12,7 @@ from conftest import write_photos
 
 from regraft.data.catalog import Catalog
 from regraft.errors import DataError, UsageError
-from regraft.inference.labels import number_targets, open_labelled
+from regraft.inference.inputs import number_targets, open_labelled
 
 NO_COLUMNS = ((), (), "")
 

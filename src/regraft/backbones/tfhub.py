@@ -22,9 +22,9 @@ from pathlib import Path
 from regraft.backbones.savedmodel import is_savedmodel
 from regraft.backbones.weights import DOWNLOAD_ERRORS, download, explain_unreachable
 from regraft.errors import EnvironmentFault, UsageError
-from regraft.system.atomic import make_temporary_folder
 from regraft.system.cache_dir import get_default_root
 from regraft.system.console import Reporter
+from regraft.system.files import make_temporary_folder
 
 __all__ = ["KAGGLE", "Handle", "fetch_module", "locate_kaggle_folder", "parse_handle"]
 

@@ -24,10 +24,9 @@ from regraft.backbones.graph import flatten_layers, list_own_weights
 from regraft.backbones.zoo import WEIGHTS_WORDS, Entry, find_weights_on_disk, locate_keras_cache
 from regraft.errors import EnvironmentFault, UsageError, shorten_error, suggest_nearest, wrap_os_errors
 from regraft.model_scan.hdf5 import is_weight_name, read_arrays
-from regraft.system.atomic import make_temporary_folder
 from regraft.system.backend import compute_initial_values
 from regraft.system.console import Reporter
-from regraft.system.files import hash_file
+from regraft.system.files import hash_file, make_temporary_folder
 
 if TYPE_CHECKING:
     import keras

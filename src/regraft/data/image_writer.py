@@ -24,7 +24,7 @@ from regraft.data.images.rejections import Rejection, sniff
 from regraft.data.images.sample_range import FULL_DEPTH, count_bits, get_white
 from regraft.data.samples import ImageFile
 from regraft.errors import DataError, EnvironmentFault, describe_os_error
-from regraft.system.atomic import make_temporary_file
+from regraft.system.files import make_temporary_file
 
 __all__ = ["ImageWriter"]
 

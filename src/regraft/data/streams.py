@@ -1,4 +1,15 @@
-"""List the samples of arrays, data sets and loaders of any library, writing each image to a file."""
+"""List the samples of arrays, data sets and loaders of any library, writing each image to a file.
+
+Loaders and subsets hold their data set as `dataset`, concatenations as `datasets`. The names of classes are
+in various places:
+
+| library | place |
+|---|---|
+| Hugging Face | `features[column].names`, or `.feature.names` of a list of labels |
+| Keras, `image_dataset_from_directory` | `class_names` |
+| Keras, `flow_from_directory` | `class_indices`: name -> number |
+| torchvision | `classes`, or `class_to_idx`: name -> number |
+"""
 
 from __future__ import annotations
 
@@ -6,8 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from regraft.data.cells import normalise_cell
-from regraft.data.class_names import find_class_names
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
 from regraft.data.raw_targets import read_raw_targets
@@ -17,7 +29,62 @@ from regraft.data.targets import TARGET_NAME
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter
 
-__all__ = ["Stream", "list_stream", "open_arrays", "open_source"]
+__all__ = ["Stream", "find_class_names", "list_stream", "open_arrays", "open_source"]
+
+
+MAX_LAYERS = 16  # around a data set
+
+
+def find_class_names(source: Any, column: str) -> tuple[str, ...]:
+    """Return the names of the classes 0, 1, 2, ... of a source; none where it does not tell them.
+
+    Args:
+        source: a data set or loader.
+        column: the target's name where rows are dictionaries.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> subset = SimpleNamespace(dataset=SimpleNamespace(class_to_idx={"dog": 1, "cat": 0}))
+        >>> find_class_names(SimpleNamespace(dataset=subset), "label")
+        ('cat', 'dog')
+    """
+    for _ in range(MAX_LAYERS):
+        for candidate in _list_candidates(source, column):
+            if names := _read_names(candidate):
+                return names
+        members = getattr(source, "datasets", None)
+        if isinstance(members, list | tuple) and members:
+            names_of_members = {find_class_names(member, column) for member in members}
+            return names_of_members.pop() if len(names_of_members) == 1 else ()
+        source = getattr(source, "dataset", None)
+        if source is None:
+            break
+    return ()
+
+
+def _list_candidates(source: Any, column: str) -> Iterator[Any]:
+    features = getattr(source, "features", None)
+    feature = features.get(column) if isinstance(features, Mapping) else None
+    yield getattr(feature, "names", None)
+    yield getattr(getattr(feature, "feature", None), "names", None)
+    for name in ("class_names", "classes", "class_indices", "class_to_idx"):
+        yield getattr(source, name, None)
+
+
+def _read_names(candidate: Any) -> tuple[str, ...]:
+    """Return the names in a list, or in a mapping from names to numbers; none for anything else."""
+    if isinstance(candidate, Mapping):
+        numbers = list(candidate.values())
+        if not all(isinstance(number, int | np.integer) for number in numbers):
+            return ()
+        if sorted(numbers) != list(range(len(numbers))):
+            return ()
+        candidate = sorted(candidate, key=candidate.__getitem__)
+    if isinstance(candidate, np.ndarray):
+        candidate = candidate.tolist()
+    if isinstance(candidate, list | tuple) and all(isinstance(name, str) for name in candidate):
+        return tuple(candidate)
+    return ()
 
 
 class Stream(NamedTuple):

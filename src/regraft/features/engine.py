@@ -29,9 +29,9 @@ from regraft.features.convert import convert
 from regraft.features.keras_engine import KerasEngine, Network, find_accelerator
 from regraft.features.openvino import BATCH, OpenVinoEngine, Outputs, Precision, has_bf16
 from regraft.features.store import Store
-from regraft.system.atomic import make_temporary_folder
 from regraft.system.backend import get_backend_name
 from regraft.system.console import TERMINAL, Reporter
+from regraft.system.files import make_temporary_folder
 
 if TYPE_CHECKING:
     import keras

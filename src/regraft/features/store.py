@@ -32,9 +32,9 @@ from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import EnvironmentFault, describe_os_error
 from regraft.features.shard import Shard, digests_to_bytes, write_shard
-from regraft.system.atomic import make_temporary_file, remove_stale
 from regraft.system.cache_dir import MemoryFallback, MemoryFile, find_writable_root, get_default_root
 from regraft.system.console import TERMINAL, Reporter
+from regraft.system.files import make_temporary_file, remove_stale
 
 __all__ = ["FORM", "Entries", "ShardWriter", "Store", "pixel_key"]
 

@@ -22,8 +22,14 @@ from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import ModelRefused, UsageError
 from regraft.evaluation.scores import compute_scores
 from regraft.features.openvino import BATCH
-from regraft.inference.inputs import InputImage, list_samples, name_sample, open_samples
-from regraft.inference.labels import number_targets, open_labelled
+from regraft.inference.inputs import (
+    InputImage,
+    list_samples,
+    name_sample,
+    number_targets,
+    open_labelled,
+    open_samples,
+)
 from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, check_answers, make_default_engine, run_engine
 from regraft.metrics.intervals import Interval

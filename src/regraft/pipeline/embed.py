@@ -38,9 +38,9 @@ from regraft.pipeline.context import Context
 from regraft.pipeline.outputs import require_inputs_outside, require_new_file
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_refused
 from regraft.recipe import HeadSpec, Recipe
-from regraft.system.atomic import make_temporary_folder
 from regraft.system.backend import claim_backend
 from regraft.system.console import TERMINAL, Reporter
+from regraft.system.files import make_temporary_folder
 
 if TYPE_CHECKING:
     import keras

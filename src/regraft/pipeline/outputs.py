@@ -19,9 +19,8 @@ from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
 from regraft.recipe import Recipe
-from regraft.system.atomic import make_temporary_folder, replace_atomically
 from regraft.system.cache_dir import get_default_root
-from regraft.system.files import require_absent
+from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
 
 __all__ = [
     "CHECK_FOLDER",

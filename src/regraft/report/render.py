@@ -38,8 +38,8 @@ from regraft.report.charts import (
 )
 from regraft.report.content import NumberFindings, PartScores, Report
 from regraft.report.mistakes import rank_confusions
-from regraft.system.atomic import make_temporary_file
 from regraft.system.console import format_duration
+from regraft.system.files import make_temporary_file
 
 if TYPE_CHECKING:
     import jinja2

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from regraft.errors import EnvironmentFault, describe_os_error
-from regraft.system.atomic import make_temporary_file, make_temporary_folder, remove_stale
 from regraft.system.console import Reporter, format_bytes
+from regraft.system.files import make_temporary_file, make_temporary_folder, remove_stale
 
 __all__ = ["MemoryFallback", "MemoryFile", "find_writable_root", "get_default_root"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import EnvironmentFault, describe_os_error
-from regraft.system.atomic import make_temporary_file
 from regraft.system.console import Reporter, SilentReporter
+from regraft.system.files import make_temporary_file
 
 __all__ = ["Arrays", "PhaseCheckpoint", "read_checkpoint", "write_checkpoint"]
 

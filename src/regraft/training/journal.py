@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import EnvironmentFault, UsageError, describe_os_error, wrap_os_errors
-from regraft.system.atomic import make_temporary_file, remove_stale, try_lock
 from regraft.system.console import Reporter, SilentReporter
+from regraft.system.files import make_temporary_file, remove_stale, try_lock
 from regraft.training.checkpoint import PhaseCheckpoint
 
 __all__ = ["RunJournal"]

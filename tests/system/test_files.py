@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from regraft.system import atomic
-from regraft.system.atomic import (
+from regraft.system import files
+from regraft.system.files import (
     make_temporary_file,
     make_temporary_folder,
     remove_stale,
@@ -21,7 +21,7 @@ from regraft.system.atomic import (
 WRITER = """
 import sys, time
 from pathlib import Path
-from regraft.system.atomic import make_temporary_file, make_temporary_folder
+from regraft.system.files import make_temporary_file, make_temporary_folder
 parent = Path(sys.argv[1])
 with make_temporary_file(parent, ".w-") as file, make_temporary_folder(parent, ".w-") as folder:
     (folder / "half").write_text("half")
@@ -61,7 +61,7 @@ def test_a_temporary_removed_before_it_was_locked_is_made_again(
             remove_stale(tmp_path, ".w-")
         return try_lock(path)
 
-    monkeypatch.setattr(atomic, "try_lock", remove_first)
+    monkeypatch.setattr(files, "try_lock", remove_first)
     with make_temporary_file(tmp_path, ".w-") as path:
         assert path.exists()
     assert len(made) == 2
@@ -84,7 +84,7 @@ def test_a_folder_replaces_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool, existing: bool
 ) -> None:
     if not at_once:  # a file system that cannot exchange
-        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     target = tmp_path / "run"
     if existing:
         target.mkdir()
@@ -102,6 +102,6 @@ def test_two_folders_are_exchanged_in_one_step(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("")
-    assert atomic._exchange(tmp_path / "one", tmp_path / "other")
+    assert files._exchange(tmp_path / "one", tmp_path / "other")
     assert (tmp_path / "one" / "other").exists()
     assert (tmp_path / "other" / "one").exists()
