@@ -203,7 +203,8 @@ def test_a_number_is_scored_as_a_number(photos: Path, tmp_path: Path, any_networ
         f"{file},{mean[file.parent.name] + rng.normal(0, 9000):.2f}" for file in sorted(photos.rglob("*.png"))
     ]
     table.write_text("\n".join(["image,price", *rows]))
-    run = example("regression").main(relative(table, photos), tmp_path / "run", **any_network)
+    table = relative(table, photos)
+    run = example("regression").main(table, tmp_path / "run", **any_network)
     assert head_of(run) == [(128, "relu"), (1, "linear")]
     scores = run.metrics["validation"]
     assert 0 < scores["mae"]["value"] < 82_000  # saying the mean is off by more
