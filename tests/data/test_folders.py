@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import write_noise
 from helpers.reporters import Recorder
 from PIL import Image
 
@@ -17,13 +18,7 @@ from regraft.system.console import SILENT
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two classes of two images each, no two alike."""
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        for number in range(2):
-            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
-    return tmp_path
+    return write_noise(tmp_path, ("cat", "dog"), 2)
 
 
 def add_image(path: Path) -> None:

@@ -5,9 +5,8 @@ import shutil
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers.images import write_noise
 
 from regraft.data.catalog import Catalog
 
@@ -15,13 +14,7 @@ from regraft.data.catalog import Catalog
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two classes of three images each, no two alike."""
-    rng = np.random.default_rng(0)
-    for name in ("cat", "wolf"):
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
-    return tmp_path
+    return write_noise(tmp_path, ("cat", "wolf"), 3)
 
 
 def refused(catalog):

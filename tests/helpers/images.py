@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from regraft.data.images.decode import decode
 from regraft.data.images.rejections import Rejection, has_heif_plugin
@@ -21,6 +22,17 @@ def encoded(image, kind="PNG", **options):
 
 def noise(width=48, height=40, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def write_noise(root, names, count):
+    """Write as many images into a folder of each name, no two alike."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (root / name).mkdir()
+        for number in range(count):
+            image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(image).save(root / name / f"{number}.png")
+    return root
 
 
 def scene(width=96, height=80):

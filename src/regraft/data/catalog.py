@@ -28,6 +28,7 @@ from regraft.data.parts import LAYOUT
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target, report_notes
 from regraft.data.sources import Source, require_on_disk
 from regraft.data.streams import list_stream, open_arrays, open_source
+from regraft.data.table_files import is_table
 from regraft.data.tables import Columns, list_rows
 from regraft.data.targets import convert_targets
 from regraft.errors import DataError, UsageError
@@ -38,7 +39,6 @@ from regraft.system.console import TERMINAL, Reporter, format_names
 __all__ = ["PARTS", "Catalog", "ImageFile", "RejectedFile", "Sample"]
 
 PARTS = ("train", "validation", "test")
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Catalog:
     def from_folder(cls, path: str | os.PathLike[str], *, reporter: Reporter = TERMINAL) -> Catalog:
         """List a folder of class folders, or one with train, validation (val, dev, ...) and test subfolders.
 
-        `reporter` shows what is left out, and progress where there are many files.
+        `reporter` is told which files are not used, and shows progress where there are many.
 
         Raises:
             UsageError: `path` is not a folder.
@@ -123,7 +123,7 @@ class Catalog:
             split: column with the part of each row: train, validation (val, dev, ...) or test.
             separator: text between the labels of a cell, such as "|"; lists need none.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
-            reporter: shows what is left out, and progress where there are many files.
+            reporter: is told which rows are not used, and shows progress where there are many.
 
         Raises:
             UsageError: no such file or column, or the targets cannot be of this task.
@@ -170,7 +170,7 @@ class Catalog:
             store: as for `train`; None for the user's cache folder.
             scale: factor of the pixels of arrays and of 16-bit Pillow images, such as 255 where they are in
                 0..1, or 255/4095 where they have 12 bits.
-            reporter: shows what is left out, and progress.
+            reporter: is told which images are not used, and shows progress.
 
         Raises:
             UsageError: lengths differ, or the targets cannot be of this task.
@@ -244,7 +244,7 @@ class Catalog:
         require_on_disk(data)
         path = Path(data)
         columns = {"image": recipe.image, "target": recipe.target}
-        if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+        if is_table(path):
             missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
@@ -385,7 +385,7 @@ class Catalog:
             )
         return self if len(names) == len(self.outputs) else _drop_other_outputs(self, names)
 
-    learnable = require_learnable  # its earlier name
+    learnable = require_learnable  # the name in programs that were written before it became a verb
 
 
 def _complete(catalog: Catalog, source: Source, reporter: Reporter) -> Catalog:

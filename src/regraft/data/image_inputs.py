@@ -15,6 +15,7 @@ from PIL import Image
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
 from regraft.data.samples import ImageFile, inspect_file
+from regraft.data.stream_items import to_plain
 from regraft.errors import UsageError, shorten_error
 
 __all__ = [
@@ -120,7 +121,7 @@ def _to_array(item: Any) -> NDArray[Any]:
     if isinstance(item, np.ndarray):
         return item
     try:
-        return np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+        return np.asarray(to_plain(item))
     except Exception as error:  # tensors of any library
         raise UsageError(
             f"{EXPECTED}Received: {type(item).__name__}, which becomes no array "

@@ -115,8 +115,8 @@ def _are_label_lists(lists: Sequence[Sequence[Cell] | None], task: str, names: S
     if any(len(set(cells)) < len(cells) for cells in rows):
         return False
     if names:
-        known = {*names, *map(str, range(len(names)))}
-        return len(names) not in widths and do_most_fit(present, known.__contains__)
+        classes = {*names, *map(str, range(len(names)))}
+        return len(names) not in widths and do_most_fit(present, classes.__contains__)
     return task == "multilabel" and not all(map(is_flag, present))
 
 

@@ -21,7 +21,9 @@ from typing import Any
 
 from regraft.errors import DataError, EnvironmentFault, UsageError, suggest_nearest, wrap_os_errors
 
-__all__ = ["Table", "read_table"]
+__all__ = ["Table", "is_table", "read_table"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's, before the header
 _MOST_CHARACTERS = 2**31 - 1  # in a cell: as many as csv can be asked for on every system
@@ -31,6 +33,11 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a path means a table: by its suffix, and because it is no folder."""
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 
 @dataclass

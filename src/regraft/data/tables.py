@@ -304,9 +304,8 @@ def _check_parts_and_groups(samples: Sequence[Sample], columns: Columns, notes: 
         )
     divided = sorted(group for group, group_parts in parts.items() if len(group_parts) > 1)
     if divided:
-        others = f" and {len(divided) - 5} more" if len(divided) > 5 else ""
         raise DataError(
-            f"Groups {', '.join(divided[:5])}{others} of column {columns.group} lie in more than one part of "
+            f"Groups {format_names(divided, most=5)} of column {columns.group} lie in more than one part of "
             f"column {columns.split}: the model would be tested on what it was trained on. "
             "Give each group one part."
         )

@@ -6,13 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.catalog import TABLE_SUFFIXES, Catalog
+from regraft.data.catalog import Catalog
 from regraft.data.folders import list_images
 from regraft.data.image_inputs import (
     EXPECTED,
@@ -27,9 +28,10 @@ from regraft.data.image_inputs import (
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
 from regraft.data.samples import ImageFile
+from regraft.data.table_files import is_table
 from regraft.errors import DataError, UsageError, wrap_os_errors
 from regraft.recipe import Recipe, TaskChoice
-from regraft.system.console import Reporter
+from regraft.system.console import Reporter, format_names
 
 __all__ = ["InputImage", "list_samples", "name_sample", "number_targets", "open_labelled", "open_samples"]
 
@@ -130,7 +132,7 @@ def _list_images(item: Any, number: int, reporter: Reporter) -> Iterator[InputIm
     yield from (InputImage(os.fspath(file), file.absolute()) for file in list_images(path, reporter=reporter))
 
 
-MOST_NAMES = 10  # that a message lists
+_list_names = partial(format_names, most=10)
 
 Names = str | Sequence[str]
 
@@ -150,7 +152,7 @@ def open_labelled(
     """
     image, target = (_to_names(names) for names in columns[:2])
     separator = columns[2]
-    if not isinstance(data, Catalog) and _is_table(Path(data)):
+    if not isinstance(data, Catalog) and is_table(Path(data)):
         own = manifest["columns"]
         image, target = image or tuple(own["image"]), target or tuple(own["target"])
         separator = separator or (own["separator"] if len(target) == 1 else "")
@@ -225,14 +227,5 @@ def _order_targets(names: Sequence[str], outputs: Sequence[str]) -> list[int]:
     return [names.index(name) for name in outputs]
 
 
-def _list_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
-
-
 def _to_names(names: Names) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) and names else tuple(names)
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()

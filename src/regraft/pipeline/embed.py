@@ -29,9 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.info import locate_backbone, locate_weights
-from regraft.data.catalog import TABLE_SUFFIXES, Catalog
+from regraft.data.catalog import Catalog
 from regraft.data.folders import list_all_images
 from regraft.data.samples import RejectedFile, report_notes
+from regraft.data.table_files import is_table
 from regraft.errors import DataError, EnvironmentFault, UsageError, wrap_os_errors
 from regraft.evaluation.problems import find_range_cautions
 from regraft.pipeline.context import Context
@@ -213,7 +214,7 @@ def _digest_content(path: Path) -> str:
 
 def _list_images(context: Context, path: Path, recipe: Recipe) -> Catalog:
     """List a table as `train` does, and every image below a folder, with its class where it has one."""
-    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+    if is_table(path):
         # Without a target every image is a class of its own, which `_make_columns` drops.
         target = recipe.target or recipe.image
         task = recipe.task if recipe.target else "multiclass"

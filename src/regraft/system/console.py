@@ -161,15 +161,15 @@ def format_bytes(size: float) -> str:
     return f"{size / scale:.{digits}f} {unit}"
 
 
-def format_names(names: Iterable[str]) -> str:
-    """Return names separated by commas, the first dozen where they are many.
+def format_names(names: Iterable[str], *, most: int = MAX_NAMES) -> str:
+    """Return names separated by commas; if there are more than `most`, the first ones and how many follow.
 
-    >>> format_names(["cat", "dog"])
-    'cat, dog'
+    >>> format_names(["cat", "dog"]), format_names("abcd", most=2)
+    ('cat, dog', 'a, b and 2 more')
     """
     listed = list(names)
-    others = f" and {len(listed) - MAX_NAMES:,} more" if len(listed) > MAX_NAMES else ""
-    return ", ".join(listed[:MAX_NAMES]) + others
+    others = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + others
 
 
 @contextmanager

@@ -43,7 +43,7 @@ __all__ = ["PhaseRunner", "RecipeTrainer", "reason_not_trainable"]
 
 
 class PhaseRunner:
-    """Runs phases, each on pixels or on what is stored at its boundary, within one budget and one disk limit.
+    """Runs phases on pixels or stored activations, within one budget of time and one of disk space.
 
     Args:
         head, data: a model with its head, and what it learns from.
@@ -202,8 +202,8 @@ class RecipeTrainer:
     def fine_tune(self, head: FittedHead, data: TrainingData) -> Decision:
         """Train by the recipe's phases within its budget; changes the model.
 
-        An "auto" phase first trains what costs little, on what is stored at its boundary; if that took away
-        much of the loss, it then trains everything that fits. A phase that an earlier process of this run
+        An "auto" phase first trains a few layers, on stored activations. If that removes much of the loss, it
+        then trains as many layers as the budget allows. A phase that an earlier process of this run
         finished or began is continued from its checkpoint.
 
         Raises:

@@ -2,7 +2,7 @@
 
 A head is solved if that is possible, and trained by gradient otherwise. The backbone does not run for
 either: its features are stored. A phase that trains part of the backbone runs that part, on pixels or on
-what is stored at a boundary.
+activations that were stored at a boundary.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def plan_cut(
 
 
 def _estimate_trained_work(graph: PartitionedGraph, plan: Predicate, images: ImageCounts) -> int:
-    """Return the work of an epoch behind what is frozen; validation goes through it forward only."""
+    """Return the work of the layers after the boundary in an epoch; validation runs them forward only."""
     layers = [node for node in graph.changing if isinstance(node.operation, keras.layers.Layer)]
     frozen = count_multiplications(node for node in layers if not plan(node.operation))
     train = TRAIN_COST * estimate_work(graph.changing) - (TRAIN_COST - FROZEN_COST) * frozen
@@ -247,7 +247,7 @@ class DepthPlan:
     Attributes:
         phase: with its plan in words.
         plan: the same plan, resolved to layers.
-        cut: where the network is cut for it, and what is stored there.
+        cut: the boundary at which the network is cut, and the cost of storing activations there.
         epochs: how many are expected to fit; 0 if too few do.
         once, epoch: seconds before the first epoch, if nothing is stored yet, and of each.
         remark: why nothing fits, as a phrase.

@@ -149,7 +149,7 @@ class TrainingData:
         return PhaseData(self.task, train, self._make_validation(self.features, phase))
 
     def make_boundary_data(self, phase: Phase, features: StoredFeatures) -> PhaseData:
-        """Return batches of what is stored at a boundary; an epoch is every sample once, in a random view."""
+        """Return batches of stored activations; an epoch takes every sample once, in a random view."""
         samples, count = self.catalog.part("train"), len(features.views)
 
         def draw(pairs: list[Pair], key: list[int]) -> list[Pair]:
