@@ -21,7 +21,7 @@ from regraft.data.samples import RejectedFile
 from regraft.estimators.inputs import require_all_usable
 from regraft.inference.bundle import Bundle, load
 from regraft.inference.model_files import ESTIMATOR
-from regraft.inference.predict import name_output, predict_contents
+from regraft.inference.predict import predict_contents
 from regraft.pipeline.context import Context
 from regraft.pipeline.outputs import claim_folder
 from regraft.pipeline.run_folder import write_run
@@ -116,15 +116,16 @@ class TemporaryRun:
 
     def _predict_from_pixels(self, context: Context, catalog: Catalog) -> Answers:
         bundle, paths = self.bundle, {sample.digest: sample.path for sample in catalog.samples}
-        answers = predict_contents(
+        outputs = predict_contents(
             bundle.make_engine, catalog, catalog.samples, bundle.image_size, reporter=context.reporter
         )
         require_all_usable(
-            RejectedFile(paths[digest], answer.code, answer.detail)
-            for digest, answer in answers.items()
-            if isinstance(answer, Rejection)
+            RejectedFile(paths[digest], output.code, output.detail)
+            for digest, output in outputs.items()
+            if isinstance(output, Rejection)
         )
-        return np.array([answers[sample.digest] for sample in catalog.samples], np.float32)
+        rows = [outputs[sample.digest] for sample in catalog.samples]
+        return np.array([row.answer for row in rows if not isinstance(row, Rejection)], np.float32)
 
     @property
     def _cut(self) -> Cut:
@@ -132,13 +133,16 @@ class TemporaryRun:
         return self._cache.get("cut", self._cut_model)
 
     def _cut_model(self) -> Cut:
+        import keras
+
         from regraft.models.cut import Cut, cut
         from regraft.models.head import is_head
 
         model = self.bundle.model
         if any(is_head(layer) and layer.weights for layer in model.layers):
             return cut(model, is_head)
-        return Cut(name_output(model, "cut_0"), _make_identity(model), ("cut_0",))
+        prefix = keras.Model(model.inputs[0], {"cut_0": model.outputs[0]})
+        return Cut(prefix, _make_identity(model), ("cut_0",))
 
 
 def _remove(folder: Path, process: int) -> None:

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ class OpenVinoEngine:
             a name that begins with `out_`.
         precision: what it computes in. "bf16" is fast only on a processor that has it, but correct on all.
         batch: images computed at a time. It changes the time and not one bit of the result.
+        outputs: names of the outputs to compute, without `out_`; None for all.
 
     Attributes:
         name: engine, version and precision, for the store's keys.
@@ -79,7 +80,14 @@ class OpenVinoEngine:
         RuntimeError: the file is missing, is not a network, or has a layer that OpenVINO does not support.
     """
 
-    def __init__(self, graph: Path, *, precision: Precision = "f32", batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        precision: Precision = "f32",
+        batch: int = BATCH,
+        outputs: Collection[str] | None = None,
+    ) -> None:
         if allocator := find_preloaded_allocator():
             raise RuntimeError(f"it would end the process beside {allocator}, which LD_PRELOAD names")
         openvino = import_openvino()
@@ -87,6 +95,8 @@ class OpenVinoEngine:
         self.batch = batch
         core = openvino.Core()
         model = core.read_model(graph)
+        if outputs is not None:
+            _remove_other_outputs(model, outputs)
         model.reshape([batch, *list(model.input().partial_shape)[1:]])
         prepare = openvino.preprocess.PrePostProcessor(model)
         prepare.input().tensor().set_element_type(openvino.Type.u8)
@@ -97,10 +107,9 @@ class OpenVinoEngine:
             self._compiled = core.compile_model(model, "CPU", hints)
         # Outputs are addressed by name: OpenVINO orders them its own way, and one may have several names.
         self._numbers = {
-            name[4:].removesuffix(":0"): number
+            name: number
             for number, output in enumerate(self._compiled.outputs)
-            for name in output.get_names()
-            if name.startswith("out_")  # a name that `convert` gave
+            for name in _list_names(output)
         }
         self._most_requests = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         _networks.add(self._compiled)
@@ -132,6 +141,18 @@ class OpenVinoEngine:
             name: request.get_output_tensor(number).data[:rows].copy()
             for name, number in self._numbers.items()
         }
+
+
+def _list_names(output: Any) -> list[str]:
+    """Return the names that `convert` gave to an output, without their `out_`."""
+    return [name[4:].removesuffix(":0") for name in output.get_names() if name.startswith("out_")]
+
+
+def _remove_other_outputs(model: Any, outputs: Collection[str]) -> None:
+    """Remove the outputs of a model that have none of these names; what only they need is not computed."""
+    for result in model.get_results():
+        if not any(name in outputs for name in _list_names(result.output(0))):
+            model.remove_result(result)
 
 
 def _keep_inherited_networks() -> None:

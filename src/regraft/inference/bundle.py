@@ -7,13 +7,12 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, RejectedFile
 from regraft.data.images.decoder_pool import DecodingPool, Job
@@ -31,13 +30,15 @@ from regraft.inference.inputs import (
     open_samples,
 )
 from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
-from regraft.inference.predict import SELFTEST, check_answers, make_default_engine, run_engine
+from regraft.inference.predict import SELFTEST, ModelOutput, check_answers, make_default_engine, run_engine
 from regraft.metrics.intervals import Interval
 from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
+from regraft.models.inner_outputs import InnerLayer
 from regraft.system.console import TERMINAL, Reporter
 from regraft.system.files import hash_file
 from regraft.system.process_cache import ProcessCache
 from regraft.tasks import TASKS
+from regraft.uncertainty.file import UNCERTAINTY, Uncertainty, read_uncertainty
 
 if TYPE_CHECKING:
     import keras
@@ -67,12 +68,23 @@ class Prediction:
         task: "multiclass", "binary", "multilabel" or "regression".
         labels: the class; for multi-label, every label that reaches its threshold; for regression, nothing.
         values: by name, the probability of each class or label, or the value of each target in its own unit.
+        set: the classes or labels among which the truth is with the asked coverage, the likeliest first.
+        interval: by target, the lowest and highest value between which the truth is with that coverage.
+        familiarity: the share of images like those of training that look as strange as this one, in 0..1;
+            None if the run cannot tell.
+        known: False if hardly any image of training looks as strange.
+        undecided: whether the set holds several classes.
     """
 
     image: str
     task: str
     labels: tuple[str, ...]
     values: dict[str, float]
+    set: tuple[str, ...] = ()
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    familiarity: float | None = None
+    known: bool = True
+    undecided: bool = False
 
     @property
     def label(self) -> str:
@@ -145,6 +157,23 @@ class Bundle:
         return read_model(self.path / "model.keras", trust=self._trust)
 
     @property
+    def uncertainty(self) -> Uncertainty | None:
+        """What the run knows about the reliability of its answers; None in runs of earlier versions."""
+        if UNCERTAINTY not in self.manifest["files"]:
+            return None
+        return self._cache.get("uncertainty", self._read_uncertainty)
+
+    def _read_uncertainty(self) -> Uncertainty:
+        self._check_file(UNCERTAINTY)
+        return read_uncertainty(self.path / UNCERTAINTY)
+
+    @property
+    def _inner(self) -> InnerLayer | None:
+        """The layer whose output the head sees; None in runs of earlier versions."""
+        inner = self.manifest.get("features")
+        return None if inner is None else InnerLayer(inner["layer"], inner["pooling"])
+
+    @property
     def estimator(self) -> EstimatorHead | None:
         """The scikit-learn head behind the model's output; None if the model has a Keras head."""
         if ESTIMATOR not in self.manifest["files"]:
@@ -169,15 +198,15 @@ class Bundle:
             EnvironmentFault: this process was forked from one that computes with Keras, which is needed here.
         """
         if "model" in self._cache:
-            return make_default_engine(self.model)
+            return make_default_engine(self.model, self._inner)
         if not self._has_graph:
-            return self._test_engine(make_default_engine(self.model))
+            return self._test_engine(make_default_engine(self.model, self._inner))
         batch = 1 if samples < BATCH else BATCH
         return self._cache.get(("engine", batch), lambda: self._make_graph_engine(batch))
 
     def _make_graph_engine(self, batch: int) -> Engine:
         graph = read_graph(self.path, batch, self._reporter)
-        return self._test_engine(graph or make_default_engine(self.model))
+        return self._test_engine(graph or make_default_engine(self.model, self._inner))
 
     def _test_engine(self, engine: Engine) -> Engine:
         """Return the engine if it passes the self-test of the run."""
@@ -198,7 +227,9 @@ class Bundle:
             self._check_file(name)
         return True
 
-    def predict(self, images: Any, *, scale: float = 1.0) -> Iterator[Prediction | RejectedFile]:
+    def predict(
+        self, images: Any, *, scale: float = 1.0, coverage: float = 0.9
+    ) -> Iterator[Prediction | RejectedFile]:
         """Predict samples in order.
 
         Args:
@@ -207,6 +238,7 @@ class Bundle:
                 of many; Pillow images; the bytes of image files. If a sample has several images, a list of
                 them for each sample.
             scale: the factor that brings the pixels of arrays to 0..255, such as 255 for pixels in 0..1.
+            coverage: the share of images whose set or interval should hold the truth, above 0 and below 1.
 
         Returns:
             The answer to each sample. An image from memory is called by its number, "image 0".
@@ -215,21 +247,22 @@ class Bundle:
             UsageError: a path does not exist, an item is no image, or a sample has the wrong number of them.
             DataError: the pixels of an array are not in 0..255.
         """
-        return self._predict_samples(list_samples(images, self.images_per_sample, self._reporter), scale)
+        samples = list_samples(images, self.images_per_sample, self._reporter)
+        return self._predict_samples(samples, scale, coverage)
 
     def _predict_samples(
-        self, samples: Sequence[tuple[InputImage, ...]], scale: float
+        self, samples: Sequence[tuple[InputImage, ...]], scale: float, coverage: float
     ) -> Iterator[Prediction | RejectedFile]:
         with open_samples(samples, scale=scale) as verdicts:
             usable = [file for files in verdicts if not isinstance(files, Rejection) for file in files]
-            answers = self._predict_jobs([Job(Path(file.path), file.digest) for file in usable])
+            outputs = self._predict_jobs([Job(Path(file.path), file.digest) for file in usable])
             for sample, verdict in zip(samples, verdicts, strict=True):
-                answer = verdict if isinstance(verdict, Rejection) else next(answers)
+                output = verdict if isinstance(verdict, Rejection) else next(outputs)
                 name = name_sample(sample)
                 yield (
-                    RejectedFile(name, answer.code, answer.detail)
-                    if isinstance(answer, Rejection)
-                    else self._make_prediction(name, answer)
+                    RejectedFile(name, output.code, output.detail)
+                    if isinstance(output, Rejection)
+                    else self._make_prediction(name, output, coverage)
                 )
 
     def evaluate(
@@ -256,18 +289,18 @@ class Bundle:
         jobs = [Job(catalog.root / image.path, image.digest) for s in catalog.samples for image in s.images]
         pairs = list(zip(catalog.samples, self._predict_jobs(jobs), strict=True))
         refused = [
-            RejectedFile(sample.path, answer.code, answer.detail)
-            for sample, answer in pairs
-            if isinstance(answer, Rejection)
+            RejectedFile(sample.path, output.code, output.detail)
+            for sample, output in pairs
+            if isinstance(output, Rejection)
         ]
         all_refused = catalog.exclude(refused).refused
         limits = [self.thresholds.get(name, 0.5) for name in self.outputs]
         evaluations = []
         for part in sorted({sample.part for sample in catalog.samples}):
             answers = {
-                row: answer
-                for row, (sample, answer) in enumerate(pairs)
-                if sample.part == part and not isinstance(answer, Rejection)
+                row: output.answer
+                for row, (sample, output) in enumerate(pairs)
+                if sample.part == part and not isinstance(output, Rejection)
             }
             if answers:
                 table, truth = np.stack(list(answers.values())), targets[list(answers)]
@@ -275,8 +308,8 @@ class Bundle:
                 evaluations.append(Evaluation(part or "all", len(table), scores, all_refused))
         return evaluations
 
-    def _predict_jobs(self, jobs: Sequence[Job]) -> Iterator[NDArray[np.float32] | Rejection]:
-        """Yield the answer to each sample, (units,), or why it is refused.
+    def _predict_jobs(self, jobs: Sequence[Job]) -> Iterator[ModelOutput | Rejection]:
+        """Yield the answer to each sample with its features, or why it is refused.
 
         Child processes start to decode while the model is being loaded.
         """
@@ -287,20 +320,20 @@ class Bundle:
             for output in run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter):
                 yield output if isinstance(output, Rejection) else self._finish_answer(output)
 
-    def _finish_answer(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the answer to one sample, given the network's output, and check its length."""
-        answer = output
+    def _finish_answer(self, output: ModelOutput) -> ModelOutput:
+        """Let the estimator, if there is one, answer from the network's output; check the answer's length."""
+        answer = output.answer
         if self.estimator is not None:
-            answer = self.estimator.predict(output[None])[0].astype(np.float32)
+            answer = self.estimator.predict(answer[None])[0].astype(np.float32)
         units = TASKS[self.task].count_units(len(self.outputs))
         if len(answer) != units:
             raise ModelRefused(
                 f"{self.path} is damaged: its manifest says {units} answers, the model gives {len(answer)}."
             )
-        return answer
+        return output._replace(answer=answer)
 
-    def _make_prediction(self, image: str, answer: NDArray[np.float32]) -> Prediction:
-        numbers = TASKS[self.task].expand_binary(answer[None].astype(np.float64))[0]
+    def _make_prediction(self, image: str, output: ModelOutput, coverage: float) -> Prediction:
+        numbers = TASKS[self.task].expand_binary(output.answer[None].astype(np.float64))[0]
         values = dict(zip(self.outputs, numbers.tolist(), strict=True))
         if self.task == "regression":
             return Prediction(image, self.task, (), values)

@@ -8,7 +8,7 @@ of its `model.keras` is recorded with it. It is optional: without it Keras runs 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,10 @@ from regraft.inference.predict import (
     compute_answers,
     group_images,
     make_test_images,
-    name_output,
+    name_outputs,
     predict_pixels,
 )
+from regraft.models.inner_outputs import ANSWERS, FEATURES
 from regraft.system.backend import get_backend_name
 from regraft.system.console import Reporter
 from regraft.system.files import hash_file
@@ -72,18 +73,13 @@ def write_trained_model(
         images = [image for image in decoded if not isinstance(image, Rejection)]
     test_images = make_test_images(int(trained.model.inputs[0].shape[-2]), trained.images_per_sample)
     pixels = np.stack([*images, *test_images])
-    answers, graph = write_graph(trained.model, folder, pixels, graph=trained.graph, reporter=reporter)
+    answers, graph = write_graph(trained, folder, pixels, reporter)
     np.savez_compressed(folder / SELFTEST, pictures=test_images, answers=answers[len(images) :])
     return _hash_files(folder, [*names, *graph, SELFTEST])
 
 
 def write_graph(
-    model: keras.Model,
-    folder: Path,
-    pixels: NDArray[np.uint8],
-    *,
-    graph: Path | None = None,
-    reporter: Reporter,
+    trained: TrainedModel, folder: Path, pixels: NDArray[np.uint8], reporter: Reporter
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Write a model's graph to a folder if OpenVINO is installed and gives the model's answers.
 
@@ -91,10 +87,9 @@ def write_graph(
     itself runs on OpenVINO, the graph's answers are not compared.
 
     Args:
-        model: a model from RGB pixels 0..255 to answers.
+        trained: a model from RGB pixels 0..255 to answers.
         folder: the folder to write to.
         pixels: a few samples, uint8 of shape (n, size, size, 3), or (n, images, size, size, 3).
-        graph: the model's graph, if the store holds it already.
         reporter: is told if there is no graph.
 
     Returns:
@@ -103,11 +98,12 @@ def write_graph(
     from regraft.features.engine import expect_near
     from regraft.features.keras_engine import can_convert_to_openvino
 
+    model = trained.model
     if not can_convert_to_openvino():
         return compute_answers(model, pixels), ()
     expected = None if get_backend_name() == "openvino" else compute_answers(model, pixels)
     try:
-        received = _answer_by_graph(model, folder / GRAPH[0], pixels, graph)
+        received = _answer_by_graph(trained, folder / GRAPH[0], pixels)
         if expected is not None:
             expect_near(received, expected, "its answers are")
     except Exception as error:
@@ -121,30 +117,30 @@ def write_graph(
     return received if expected is None else expected, GRAPH
 
 
-def _answer_by_graph(
-    model: keras.Model, target: Path, pixels: NDArray[np.uint8], graph: Path | None
-) -> NDArray[np.float32]:
+def _answer_by_graph(trained: TrainedModel, target: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Convert the model, or copy its graph, to `target`, and return the answers of the graph.
 
     The graph must accept batches of any size.
     """
-    if graph is None:
-        convert(name_output(model), target)
+    if trained.graph is None:
+        convert(name_outputs(trained.model, trained.inner), target)
     else:
         for name in GRAPH:
-            shutil.copyfile(graph.with_suffix(Path(name).suffix), target.with_name(name))
+            shutil.copyfile(trained.graph.with_suffix(Path(name).suffix), target.with_name(name))
     expect_any_batch(target)
     return predict_pixels(OpenVinoEngine(target), pixels)
 
 
-def read_graph(folder: Path, batch: int, reporter: Reporter) -> OpenVinoEngine | None:
-    """Compile the graph in a folder for a batch size.
+def read_graph(
+    folder: Path, batch: int, reporter: Reporter, *, outputs: Sequence[str] = (ANSWERS, FEATURES)
+) -> OpenVinoEngine | None:
+    """Compile the graph in a folder for a batch size and some of its outputs.
 
     Return None if OpenVINO is not installed, or if it cannot run the graph, which is reported. The caller
     must have compared the files with the digests in the manifest.
     """
     try:
-        return OpenVinoEngine(folder / GRAPH[0], batch=batch)
+        return OpenVinoEngine(folder / GRAPH[0], batch=batch, outputs=outputs)
     except ImportError:
         return None
     except RuntimeError as error:

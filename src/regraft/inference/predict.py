@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from regraft.data.images.rejections import Rejection
 from regraft.data.samples import Sample
 from regraft.errors import ModelRefused
 from regraft.features.store import Store
+from regraft.models.inner_outputs import ANSWERS, FEATURES, InnerLayer, name_tensors
 from regraft.system.console import Reporter
 
 if TYPE_CHECKING:
@@ -34,20 +35,19 @@ if TYPE_CHECKING:
     from regraft.features.engine import Engine
 
 __all__ = [
-    "ANSWERS",
     "SELFTEST",
+    "ModelOutput",
     "check_answers",
     "compute_answers",
     "group_images",
     "make_default_engine",
     "make_test_images",
-    "name_output",
+    "name_outputs",
     "predict_contents",
     "predict_pixels",
     "run_engine",
 ]
 
-ANSWERS = "answers"  # the name of a network's output
 SELFTEST = "selftest.npz"
 WARN_ABOVE = 1e-4  # of the largest answer: more than float32 sums in another order differ
 REFUSE_ABOVE = 1e-2  # of the largest answer: another network
@@ -56,25 +56,37 @@ REFUSE_ABOVE = 1e-2  # of the largest answer: another network
 # --- predicting
 
 
-def name_output(model: keras.Model, name: str = ANSWERS) -> keras.Model:
-    """Return the same network with its only output named, as engines need it."""
+class ModelOutput(NamedTuple):
+    """What a model computes of a sample: its answer, (units,), and its features, (d,), if it has them."""
+
+    answer: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+
+
+def name_outputs(model: keras.Model, inner: InnerLayer | None = None) -> keras.Model:
+    """Return the same network with named outputs, as engines need it.
+
+    Args:
+        model: from pixels to answers.
+        inner: where its features and its feature map are; None for the answers alone.
+    """
     import keras
 
     inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
-    return keras.Model(inputs, {name: model.outputs[0]})
+    return keras.Model(inputs, name_tensors(model, inner))
 
 
-def make_default_engine(model: keras.Model) -> Engine:
+def make_default_engine(model: keras.Model, inner: InnerLayer | None = None) -> Engine:
     """Return the fastest engine for a model in memory."""
     from regraft.features.engine import EngineRunner
 
-    return EngineRunner(name_output(model), Store()).engine
+    return EngineRunner(name_outputs(model, inner), Store()).engine
 
 
 def run_engine(
     engine: Engine, decoding: DecodingPool, images_per_sample: int = 1, *, reporter: Reporter
-) -> Iterator[NDArray[np.float32] | Rejection]:
-    """Yield the answers of an engine to samples being decoded; a refused file refuses its sample."""
+) -> Iterator[ModelOutput | Rejection]:
+    """Yield what an engine computes of samples being decoded; a refused file refuses its sample."""
     size, total = engine.batch, len(decoding) // images_per_sample
     # Importing the progress bar takes longer than predicting a few images.
     progress = reporter.track("Predicting", total) if total > 8 else nullcontext(lambda done: None)
@@ -83,9 +95,16 @@ def run_engine(
         while samples := list(islice(group_images(decoded, images_per_sample), 8 * size)):
             pixels = [sample for sample in samples if not isinstance(sample, Rejection)]
             batches = (np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size))
-            rows = chain.from_iterable(output[ANSWERS] for output in engine.run(batches))
+            rows = chain.from_iterable(map(_list_rows, engine.run(batches)))
             yield from (item if isinstance(item, Rejection) else next(rows) for item in samples)
             advance(len(samples))
+
+
+def _list_rows(outputs: dict[str, NDArray[np.float32]]) -> list[ModelOutput]:
+    answers, features = outputs[ANSWERS], outputs.get(FEATURES)
+    return [
+        ModelOutput(answer, None if features is None else features[row]) for row, answer in enumerate(answers)
+    ]
 
 
 def predict_pixels(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -101,8 +120,8 @@ def predict_contents(
     size: int,
     *,
     reporter: Reporter,
-) -> dict[str, NDArray[np.float32] | Rejection]:
-    """Return the answers of a network by digest, for samples of one image.
+) -> dict[str, ModelOutput | Rejection]:
+    """Return what a network computes by digest, for samples of one image.
 
     Decoding starts before the engine is made.
 

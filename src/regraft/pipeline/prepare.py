@@ -262,11 +262,13 @@ class SplitData(NamedTuple):
 
     Attributes:
         catalog: the usable samples, each in a part; copies of an image share one.
+        groups: the number of each sample's group, (n,): copies of an image are in one group.
         leaks: part -> how many of its samples are copies of images in an earlier part.
         cautions: warnings about the data.
     """
 
     catalog: Catalog
+    groups: NDArray[np.int64]
     leaks: dict[str, int]
     cautions: list[str]
 
@@ -295,7 +297,8 @@ def split_catalog(context: Context, catalog: Catalog, features: Features, recipe
         warnings.append(NO_VALIDATION)
     copies = _describe_copies(groups, leaks)
     context.reporter.info(copies)
-    return SplitData(replace(catalog, notes=(*catalog.notes, copies)), leaks, [*leak_warnings, *warnings])
+    cautions = [*leak_warnings, *warnings]
+    return SplitData(replace(catalog, notes=(*catalog.notes, copies)), groups, leaks, cautions)
 
 
 def _describe_parts(catalog: Catalog) -> str:

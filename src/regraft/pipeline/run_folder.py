@@ -23,7 +23,9 @@ from regraft.report.content import PartScores
 from regraft.report.render import write_report
 from regraft.system.backend import get_versions
 from regraft.system.console import Reporter
+from regraft.system.files import hash_file
 from regraft.training.outcome import Outcome
+from regraft.uncertainty.file import UNCERTAINTY, fit_uncertainty, write_uncertainty
 
 if TYPE_CHECKING:
     from regraft.training.loop import PhaseResult
@@ -56,6 +58,7 @@ def write_run(
         scores = pool.submit(_write_scores, outcome, folder, out)
         _write_records(outcome, folder)
         files = write_trained_model(outcome.network, folder, open_images, reporter)
+        files[UNCERTAINTY] = _write_uncertainty(outcome, folder)
         metrics = scores.result()
     _write_json(folder / "manifest.json", _make_manifest(outcome, files))
     return metrics
@@ -67,6 +70,15 @@ def open_sample_images(outcome: Outcome) -> DecodingPool:
     samples = (catalog.part("validation") or catalog.samples)[:GRAPH_CHECK_SAMPLES]
     jobs = [Job(catalog.root / image.path, image.digest) for sample in samples for image in sample.images]
     return DecodingPool(jobs, outcome.backbone.image_size, workers=1, depth=catalog.depth)
+
+
+def _write_uncertainty(outcome: Outcome, folder: Path) -> str:
+    """Fit and write what the run knows about the reliability of its answers; return the file's SHA-256."""
+    uncertainty = fit_uncertainty(
+        outcome.held_out, outcome.reference, task=outcome.catalog.task, seed=outcome.recipe.seed
+    )
+    write_uncertainty(uncertainty, folder / UNCERTAINTY)
+    return hash_file(folder / UNCERTAINTY)
 
 
 def _write_scores(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
@@ -189,6 +201,7 @@ def _make_manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
             "new_layers": list(backbone.new_layers),
         },
         "head": outcome.head,
+        "features": outcome.network.inner and asdict(outcome.network.inner),
         "trained": [f"{phase.unfreeze}: {phase.trained}" for phase in outcome.decision.phases if phase.best],
         "data": {"root": catalog.root.name, "digest": catalog.digest, "images": len(catalog)},
         "files": files,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,18 +13,24 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
 from regraft.data.images.rejections import Rejection
+from regraft.data.samples import Sample
 from regraft.errors import DataError, UsageError
 from regraft.pipeline.context import Context
 from regraft.recipe import Recipe
-from regraft.training.outcome import TrainedModel
+from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
+from regraft.training.outcome import Decision, TrainedModel
 from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
+from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.backbones.load import Backbone
+    from regraft.features.engine import EngineRunner
     from regraft.features.extract import Features
+    from regraft.inference.predict import ModelOutput
     from regraft.models.cut import Cut
+    from regraft.models.inner_outputs import InnerLayer
     from regraft.models.taps import Tap
     from regraft.training.fine_tuning import RecipeTrainer
     from regraft.training.fit import FittedHead
@@ -32,15 +38,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuiltModel",
+    "FinalAnswers",
     "build_model",
     "choose_taps",
     "find_head_taps",
     "fit_head",
     "gather_training_data",
     "package_model",
+    "predict_finally",
     "predict_from_features",
-    "predict_scored_parts",
 ]
+
+MAX_REFERENCES = 2000  # training images of which a fine-tuned model computes features, about
 
 Answers = dict[str, NDArray[Any]]
 
@@ -50,6 +59,12 @@ class BuiltModel(NamedTuple):
 
     model: keras.Model
     cut: Cut
+
+    def find_inner_layer(self, data: TrainingData) -> InnerLayer:
+        """Return the layer that ends the frozen part: the head pools its output, or takes it as it is."""
+        from regraft.models.inner_outputs import InnerLayer
+
+        return InnerLayer.from_cut(self.cut, data.recipe.head.pooling)
 
 
 def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
@@ -103,6 +118,7 @@ def gather_training_data(
     catalog: Catalog,
     recipe: Recipe,
     features: Features,
+    groups: NDArray[np.int64],
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     views = extract_views(
@@ -114,7 +130,7 @@ def gather_training_data(
         store=context.store,
         reporter=context.reporter,
     )
-    return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names)
+    return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, groups)
 
 
 def choose_taps(
@@ -169,40 +185,121 @@ def predict_from_features(head: FittedHead, data: TrainingData) -> Answers:
     return {part: head.predict(data, catalog.part(part)) for part in _list_scored_parts(catalog)}
 
 
-def predict_scored_parts(
-    context: Context, head: FittedHead, data: TrainingData, *, fine_tuned: bool
-) -> tuple[Answers, Path | None]:
-    """Return the final model's answers for each scored part, (n, units), and the graph that computed them.
+@dataclass(frozen=True)
+class FinalAnswers:
+    """What the final model computes of images.
 
-    If the backbone stayed frozen, they are computed from stored features, and there is no graph.
+    Attributes:
+        answers: of each scored part, (n, units).
+        held_out, reference: see `uncertainty.held_out`; None if there is no such image.
+        graph: path of the graph that computed them; None if they come from stored features.
+    """
+
+    answers: Answers
+    held_out: HeldOutAnswers | None
+    reference: ReferenceImages | None
+    graph: Path | None = None
+
+
+def predict_finally(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
+) -> FinalAnswers:
+    """Return what the final model computes of each scored part, and of images to compare others with.
+
+    If the backbone stayed frozen, all of it comes from stored features.
 
     Raises:
         DataError: an image has changed since it was listed.
     """
-    if not fine_tuned:
-        return predict_from_features(head, data), None  # a phase may have trained the head alone
+    if decision.fine_tuned:
+        return _predict_by_model(context, built, head, data)
+    catalog, answers = data.catalog, predict_from_features(head, data)  # a phase may have trained the head
+    train = catalog.part("train")
+    reference = ReferenceImages(
+        train, catalog.targets(train), data.read_pooled_features(train), data.list_groups("train")
+    )
+    if head.held_out is not None and not decision.changed_model:
+        rows = head.held_out.rows
+        samples = tuple(train[row] for row in rows)
+        held_out = HeldOutAnswers(
+            samples,
+            reference.targets[rows],
+            head.held_out.answers,
+            reference.features[rows],
+            "cross-validation",
+        )
+        return FinalAnswers(answers, held_out, reference)
+    validation = catalog.part("validation")
+    features = data.read_pooled_features(validation) if validation else None
+    return FinalAnswers(answers, _take_validation(catalog, answers, features), reference)
+
+
+def _take_validation(
+    catalog: Catalog, answers: Answers, features: NDArray[np.float32] | None
+) -> HeldOutAnswers | None:
+    samples = catalog.part("validation")
+    if not samples:
+        return None
+    targets = catalog.targets(samples)
+    return HeldOutAnswers(samples, targets, answers["validation"], features, "validation")
+
+
+def _predict_by_model(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData
+) -> FinalAnswers:
     from regraft.features.engine import EngineRunner
-    from regraft.inference.predict import name_output, predict_contents
+    from regraft.inference.predict import name_outputs
 
     catalog, parts = data.catalog, _list_scored_parts(data.catalog)
-    samples = [sample for part in parts for sample in catalog.part(part)]
-    runner, size = EngineRunner(name_output(head.model), context.store), data.backbone.image_size
-    answers = predict_contents(lambda count: runner.engine, catalog, samples, size, reporter=context.reporter)
-    changed = [content for content, answer in answers.items() if isinstance(answer, Rejection)]
+    train, groups = catalog.part("train"), data.list_groups("train")
+    strata = assign_strata(catalog.targets(train), catalog.task)
+    chosen = np.flatnonzero(draw_stratified_sample(strata, MAX_REFERENCES, data.recipe.seed))
+    references = tuple(train[row] for row in chosen)
+    samples = [*(sample for part in parts for sample in catalog.part(part)), *references]
+    runner = EngineRunner(name_outputs(head.model, built.find_inner_layer(data)), context.store)
+    outputs = _compute_outputs(context, runner, data, samples)
+
+    def stack_answers(samples: Sequence[Sample]) -> NDArray[np.float32]:
+        return np.array([outputs[sample.digest].answer for sample in samples])
+
+    def stack_features(samples: Sequence[Sample]) -> NDArray[np.float32]:
+        return np.array([outputs[sample.digest].features for sample in samples])
+
+    answers = {part: stack_answers(catalog.part(part)) for part in parts}
+    held_out = _take_validation(catalog, answers, stack_features(catalog.part("validation")))
+    features = stack_features(references)
+    reference = ReferenceImages(references, catalog.targets(references), features, groups[chosen])
+    return FinalAnswers(answers, held_out, reference, runner.graph)
+
+
+def _compute_outputs(
+    context: Context, runner: EngineRunner, data: TrainingData, samples: list[Sample]
+) -> dict[str, ModelOutput]:
+    """Return what a model computes of samples, by digest.
+
+    Raises:
+        DataError: an image has changed since it was listed.
+    """
+    from regraft.inference.predict import predict_contents
+
+    size, reporter = data.backbone.image_size, context.reporter
+    rows = predict_contents(lambda count: runner.engine, data.catalog, samples, size, reporter=reporter)
+    outputs = {digest: output for digest, output in rows.items() if not isinstance(output, Rejection)}
+    changed = [sample.path for sample in samples if sample.digest not in outputs]
     if changed:
-        names = [sample.path for sample in samples if sample.digest in changed]
         raise DataError(
-            f"{len(names)} images changed while the run was reading them, the first: {names[0]}. "
+            f"{len(changed)} images changed while the run was reading them, the first: {changed[0]}. "
             "Run again once nothing writes to the folder."
         )
-    rows = {part: np.array([answers[sample.digest] for sample in catalog.part(part)]) for part in parts}
-    return rows, runner.graph
+    return outputs
 
 
-def package_model(head: FittedHead, cut: Cut, catalog: Catalog, graph: Path | None) -> TrainedModel:
+def package_model(
+    head: FittedHead, built: BuiltModel, data: TrainingData, graph: Path | None
+) -> TrainedModel:
     """Return the model to write; if samples have several images, it takes all of them."""
     from regraft.models.head import build_multi_image_model
 
-    images = len(catalog.samples[0].images)
-    model = head.model if images == 1 else build_multi_image_model(cut.prefix, head.head, images)
-    return TrainedModel(model, images, head.estimator, graph)
+    images = len(data.catalog.samples[0].images)
+    model = head.model if images == 1 else build_multi_image_model(built.cut.prefix, head.head, images)
+    return TrainedModel(model, images, head.estimator, graph, built.find_inner_layer(data))

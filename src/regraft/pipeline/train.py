@@ -34,8 +34,8 @@ from regraft.pipeline.stages import (
     fit_head,
     gather_training_data,
     package_model,
+    predict_finally,
     predict_from_features,
-    predict_scored_parts,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
@@ -188,7 +188,13 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             features = extract_and_remember(context, built.cut.prefix, catalog, recipe, decoding)
             split = split_catalog(context, catalog, features, recipe)
             training_data = gather_training_data(
-                context, built, backbone=backbone, catalog=split.catalog, recipe=recipe, features=features
+                context,
+                built,
+                backbone=backbone,
+                catalog=split.catalog,
+                recipe=recipe,
+                features=features,
+                groups=split.groups,
             )
         with context.time_stage("head"):
             built, training_data = choose_taps(context, built, taps, training_data)
@@ -198,22 +204,22 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             decision = trainer.fine_tune(head, training_data)
             context.reporter.info(decision.reason)
         with context.time_stage("evaluate"):
-            answers, graph = predict_scored_parts(
-                context, head, training_data, fine_tuned=decision.fine_tuned
-            )
+            final = predict_finally(context, built, head, training_data, decision)
         outcome = Outcome(
             recipe,
             split.catalog,
             backbone,
-            package_model(head, built.cut, split.catalog, graph),
+            package_model(head, built, training_data, final.graph),
             features,
             head.description,
             decision,
-            {part: (answers[part], frozen_answers[part]) for part in answers},
+            {part: (final.answers[part], frozen_answers[part]) for part in final.answers},
             context.seconds,
             in_memory_objects=context.in_memory.names,
             leaks=split.leaks,
             solver=head.solver,
+            held_out=final.held_out,
+            reference=final.reference,
         )
         return add_warnings(outcome, split.cautions, context.reporter)
 

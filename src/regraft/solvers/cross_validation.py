@@ -26,9 +26,9 @@ from regraft.solvers.decision import Link, Rule, Scaler
 from regraft.tasks import TASKS
 
 __all__ = [
-    "EXACT", "ROUGH", "AnswerHeldOut", "Fit", "Mask", "Settings", "SolverSpec", "TrainingRows", "Trial",
-    "assign_strata", "cross_validate", "draw_folds", "draw_stratified_sample", "fit_inverse_temperature",
-    "fit_rule", "make_folds", "score_trial",
+    "EXACT", "ROUGH", "AnswerHeldOut", "Fit", "HeldOut", "Mask", "Settings", "SolverSpec", "TrainingRows",
+    "Trial", "assign_strata", "cross_validate", "draw_folds", "draw_stratified_sample",
+    "fit_inverse_temperature", "fit_rule", "make_folds", "score_trial",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -130,6 +130,19 @@ class SolverSpec:
         if self.is_scaled:
             return Scaler.from_features(rows.data, rows.blocks)
         return Scaler.identity(rows.data.shape[1])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Decision values of rows by heads that were solved without them, before the link.
+
+    Attributes:
+        rows: numbers of the rows, shape (m,), ascending.
+        decisions: shape (m, units).
+    """
+
+    rows: Labels
+    decisions: Matrix
 
 
 @dataclass(frozen=True)

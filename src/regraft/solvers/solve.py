@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from regraft.errors import DataError, RegraftError, UsageError, suggest_nearest
 from regraft.solvers.closed_form import DISCRIMINANT, RIDGE
 from regraft.solvers.cross_validation import (
+    HeldOut,
     Settings,
     SolverSpec,
     TrainingRows,
@@ -69,6 +70,8 @@ class SolvedHead:
         rule: from standardised features to decision values.
         scaler: standardises features.
         link: from decision values to answers.
+        held_out: decision values of rows by heads solved without them, with the chosen settings; None if
+            nothing could be held out.
     """
 
     solver: str
@@ -79,6 +82,7 @@ class SolvedHead:
     rule: Rule
     scaler: Scaler
     link: Link
+    held_out: HeldOut | None = None
 
     @property
     def estimator_head(self) -> EstimatorHead | None:
@@ -178,6 +182,7 @@ def solve(
         rule=rule,
         scaler=scaler,
         link=link,
+        held_out=HeldOut(np.flatnonzero(held), _join_decisions(best)) if best else None,
     )
 
 
@@ -299,6 +304,11 @@ def _solve_units(spec: SolverSpec, rows: TrainingRows, settings: list[Settings])
     weights = [rule.weights[:, unit] for unit, rule in enumerate(rules) if isinstance(rule, Linear)]
     bias = [rule.bias[unit] for unit, rule in enumerate(rules) if isinstance(rule, Linear)]
     return Linear(np.stack(weights, 1), np.array(bias)), scaler
+
+
+def _join_decisions(best: list[Trial]) -> Matrix:
+    """Return the held-out decision values, (m, units), of each unit from its own trial."""
+    return np.stack([trial.decisions[:, unit] for unit, trial in enumerate(best)], 1)
 
 
 def _score(best: list[Trial], rows: TrainingRows, task: str) -> float:

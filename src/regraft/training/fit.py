@@ -31,7 +31,7 @@ from regraft.training.compiled import CompiledNetworks
 from regraft.training.journal import RunJournal
 from regraft.training.loop import PhaseResult, TrainingLoop
 from regraft.training.optimizers import Schedule
-from regraft.training.solve_head import Weights, resolve_solver, solve_head, solver_name
+from regraft.training.solve_head import HeldOutRows, Weights, resolve_solver, solve_head, solver_name
 from regraft.training.training_data import PhaseData, TrainingData
 
 __all__ = ["EPOCHS", "FittedHead", "Trainer", "find_head_phase", "fit_head"]
@@ -138,6 +138,7 @@ class FittedHead:
         trainable: whether training by gradient can continue from it.
         estimator: scikit-learn estimators that answer from the features, if Keras has no layers for them.
         solver: the one that a search chose; None if the recipe sets it.
+        held_out: out-of-fold answers of a solved head; None if it was trained, or nothing was held out.
     """
 
     model: keras.Model
@@ -147,6 +148,7 @@ class FittedHead:
     trainable: bool = True
     estimator: EstimatorHead | None = None
     solver: Solver | None = None
+    held_out: HeldOutRows | None = None
 
     def predict(self, data: TrainingData, samples: tuple[Sample, ...]) -> Answers:
         """Return the answers to samples from their stored features, (n, units)."""
@@ -257,14 +259,21 @@ def _solve_head(
         activation, units = _read_output(model)
         linear = LinearHead.from_weights(*cast("Weights", solution.linear), activation, units)
         model.get_layer(HEAD_OUTPUT).set_weights([linear.kernel, linear.bias])
-        return FittedHead(model, head_cut.suffix, description)
+        return FittedHead(model, head_cut.suffix, description, held_out=solution.held_out)
     pixels, vector = head_cut.prefix.inputs[0], head_cut.prefix.outputs[0]
     if (estimator := solution.head.estimator_head) is not None:
         pooled = keras.Model(pixels, vector)
-        return FittedHead(pooled, pooled, description, trainable=False, estimator=estimator)
+        return FittedHead(
+            pooled,
+            pooled,
+            description,
+            trainable=False,
+            estimator=estimator,
+            held_out=solution.held_out,
+        )
     solved = keras.Model(pixels, solution.head.build_layers(vector), name=model.name)
     head = keras.Model(vector, solved.outputs[0])
-    return FittedHead(solved, head, description, trainable=False)
+    return FittedHead(solved, head, description, trainable=False, held_out=solution.held_out)
 
 
 def _read_output(model: keras.Model) -> tuple[str, tuple[Any, Any] | None]:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import Catalog
 from regraft.recipe import Recipe, Solver
+from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.features.extract import Features
+    from regraft.models.inner_outputs import InnerLayer
     from regraft.solvers.estimator_io import EstimatorHead
     from regraft.training.loop import PhaseResult
 
@@ -82,6 +84,11 @@ class Decision:
         return any(phase.best > 0 and phase.unfreeze != "none" for phase in self.phases)
 
     @property
+    def changed_model(self) -> bool:
+        """Whether training by gradient changed anything, be it the head alone."""
+        return any(phase.best > 0 for phase in self.phases)
+
+    @property
     def interrupted(self) -> bool:
         """Whether the user stopped a phase."""
         return "interrupted" in {
@@ -127,12 +134,14 @@ class TrainedModel:
         images_per_sample: how many images make a sample.
         estimator: scikit-learn estimators that answer from the model's output, if they are the head.
         graph: path of the model in OpenVINO's format, if the store has it.
+        inner: the layer whose output the head sees.
     """
 
     model: keras.Model
     images_per_sample: int = 1
     estimator: EstimatorHead | None = None
     graph: Path | None = None
+    inner: InnerLayer | None = None
 
     @property
     def parameters(self) -> int:
@@ -151,6 +160,7 @@ class Outcome:
         leaks: part -> how many of its samples also show in an earlier part; see `data.duplicates`.
         solver: of the head, if a search chose it; None if the recipe sets it.
         in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
+        held_out, reference: what the uncertainty of answers is measured on, see `uncertainty.held_out`.
     """
 
     recipe: Recipe
@@ -166,3 +176,5 @@ class Outcome:
     in_memory_objects: tuple[str, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
     solver: Solver | None = None
+    held_out: HeldOutAnswers | None = None
+    reference: ReferenceImages | None = None

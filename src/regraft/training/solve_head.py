@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,24 @@ from regraft.solvers.solve import SolvedHead, make_training_rows, solve
 from regraft.system.console import Reporter
 from regraft.training.training_data import TrainingData
 
-__all__ = ["Solution", "Weights", "choose_tap_numbers", "resolve_solver", "solve_head", "solver_name"]
+__all__ = [
+    "HeldOutRows",
+    "Solution",
+    "Weights",
+    "choose_tap_numbers",
+    "resolve_solver",
+    "solve_head",
+    "solver_name",
+]
 
 Weights = tuple[NDArray[np.float64], NDArray[np.float64]]  # kernel (d, units) and bias (units,)
+
+
+class HeldOutRows(NamedTuple):
+    """Numbers of training samples, (m,), and answers to them, (m, units), by heads solved without them."""
+
+    rows: NDArray[np.int64]
+    answers: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,17 +43,19 @@ class Solution:
         description: how it was found, as a phrase.
         linear: kernel and bias of the one Dense layer that it is, in the targets' units; None for another.
         head: the solved head, if it is not linear.
+        held_out: out-of-fold answers; None if nothing could be held out.
     """
 
     description: str
     linear: Weights | None
     head: SolvedHead | None = None
+    held_out: HeldOutRows | None = None
 
 
 class _Rows(NamedTuple):
     """Every view of every training sample: features, each (n, d), targets, weights (n, 1) or (n, units).
 
-    `groups` is the number of each row's sample: a fold never separates the views of a sample.
+    `groups` is the number of each row's group: a fold never separates the views or the copies of an image.
     """
 
     blocks: list[NDArray[np.floating[Any]]]
@@ -54,7 +72,7 @@ class _Rows(NamedTuple):
             [np.concatenate(views) for views in zip(*inputs, strict=True)],
             np.concatenate([catalog.targets(samples)] * count),
             None if data.weights is None else np.concatenate([data.weights] * count),
-            np.tile(np.arange(len(samples)), count),
+            np.tile(data.list_groups("train"), count),
         )
 
 
@@ -97,13 +115,15 @@ def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Soluti
     """
     blocks, targets, weights, groups = _Rows.read(data)
     features = blocks if len(blocks) > 1 else blocks[0]
-    seed = data.recipe.seed
+    seed, samples = data.recipe.seed, len(data.catalog.part("train"))
     if weights is not None and weights.shape[1] > 1:
         heads = [
             solve(solver, features, labels, task="binary", groups=groups, sample_weight=weight, seed=seed)
             for labels, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
         ]
-        return Solution(heads[0].phrase, _join_weights(heads, solver))
+        return Solution(
+            heads[0].phrase, _join_weights(heads, solver), held_out=_join_held_out(heads, samples)
+        )
     solved = solve(
         solver,
         features,
@@ -115,9 +135,25 @@ def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Soluti
     )
     width = sum(block.shape[1] for block in blocks)
     reporter.info(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
+    held_out = _join_held_out([solved], samples)
     if solved.weights is None:
-        return Solution(solved.phrase, None, solved)
-    return Solution(solved.phrase, _join_weights([solved], solver))
+        return Solution(solved.phrase, None, solved, held_out)
+    return Solution(solved.phrase, _join_weights([solved], solver), held_out=held_out)
+
+
+def _join_held_out(heads: list[SolvedHead], samples: int) -> HeldOutRows | None:
+    """Return the out-of-fold answers of heads side by side, to the rows that all heads answered.
+
+    Of the views of a sample only the first counts, the image as it is: its rows come first.
+    """
+    parts = [head.held_out for head in heads if head.held_out is not None]
+    if len(parts) < len(heads):
+        return None
+    rows = reduce(np.intersect1d, [part.rows[part.rows < samples] for part in parts])
+    answers = [
+        head.link(part.decisions[np.isin(part.rows, rows)]) for head, part in zip(heads, parts, strict=True)
+    ]
+    return HeldOutRows(rows, np.concatenate(answers, 1))
 
 
 def _join_weights(heads: list[SolvedHead], solver: Any) -> Weights:

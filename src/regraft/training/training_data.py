@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PhaseData", "StoredFeatures", "TrainingData", "compute_target_scale", "extract_views"]
 
+CHUNK = 1024  # samples whose features are pooled at a time
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and stay in memory, at most
 
 Inputs = tuple[NDArray[Any], ...]
@@ -83,6 +84,8 @@ class TrainingData:
         recipe, catalog, backbone, store: of the run.
         views: the features of each view of the images; the first is the images as they are.
         names: the tensors in them that the head takes, in order.
+        groups: the number of each sample's group, (n,): copies of an image are in one group, and
+            cross-validation never separates them. None if there are no copies.
     """
 
     recipe: Recipe
@@ -91,6 +94,7 @@ class TrainingData:
     store: Store
     views: tuple[Features, ...]
     names: tuple[str, ...]
+    groups: NDArray[np.int64] | None = None
 
     @property
     def task(self) -> Task:
@@ -119,6 +123,18 @@ class TrainingData:
     def features(self) -> StoredFeatures:
         """The features of every view that the head takes."""
         return StoredFeatures(self.views, self.names)
+
+    def list_groups(self, part: str) -> NDArray[np.int64]:
+        """Return the group of each sample of a part, (n,)."""
+        samples = self.catalog.samples
+        groups = np.arange(len(samples)) if self.groups is None else self.groups
+        return groups[[sample.part == part for sample in samples]]
+
+    def read_pooled_features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Return the pooled output of the frozen backbone for samples, (n, d)."""
+        starts = range(0, len(samples), CHUNK)  # feature maps of all samples may not fit into memory
+        chunks = (self.read_inputs(samples[start : start + CHUNK])[-1] for start in starts)
+        return np.concatenate([_pool(chunk, self.recipe.head.pooling) for chunk in chunks])
 
     def encode_targets(self, part: str) -> NDArray[np.floating[Any]]:
         """Return the targets of a part in the shape of answers, (n, units)."""
@@ -201,6 +217,18 @@ class TrainingData:
         pairs = [(sample, 0) for sample in self.catalog.part("validation")]
         reader = features.make_reader(pairs)
         return Batches(pairs, self.standardise_targets("validation"), reader, batch_size=phase.batch_size)
+
+
+def _pool(features: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
+    """Pool feature maps (n, ..., d) to vectors, as `models.attention.pool` does; vectors stay as they are."""
+    if features.ndim == 2:
+        return features
+    positions = features.reshape(len(features), -1, features.shape[-1])
+    mean: NDArray[np.float32] = positions.mean(1, dtype=np.float32)
+    maximum: NDArray[np.float32] = positions.max(1)
+    if pooling == "both":
+        return np.concatenate([mean, maximum], 1)
+    return maximum if pooling == "max" else mean
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ def here(job):
 def children():
     """The ids of the decoder processes of this process."""
     listing = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     lines = [line.split(maxsplit=1) for line in listing.stdout.splitlines()]
     return [int(pid) for pid, command in lines if "regraft.data.images.decoder_process" in command]

@@ -1,0 +1,1 @@
+"""What a model's answers are worth: prediction sets, intervals, and how familiar an image is."""

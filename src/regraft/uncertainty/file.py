@@ -1,0 +1,66 @@
+"""The file of a run folder that holds what is needed to tell how sure an answer is."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.errors import ModelRefused
+from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
+
+__all__ = ["UNCERTAINTY", "Uncertainty", "fit_uncertainty", "read_uncertainty", "write_uncertainty"]
+
+UNCERTAINTY = "uncertainty.npz"  # its name in a run folder
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What a run knows about the reliability of its answers; a part that could not be fitted is None."""
+
+    def to_arrays(self) -> Arrays:
+        """Return all parts as arrays; the names begin with the part's name."""
+        return {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Uncertainty:
+        """Return the parts that arrays from `to_arrays` hold."""
+        return cls()
+
+
+def fit_uncertainty(
+    held_out: HeldOutAnswers | None, reference: ReferenceImages | None, *, task: str, seed: int
+) -> Uncertainty:
+    """Fit every part on what a run learnt.
+
+    Args:
+        held_out: None if there is no image that the model has not learnt from.
+        reference: None if the model has no features.
+        task: one of `tasks.TASKS`.
+        seed: random seed.
+    """
+    return Uncertainty()
+
+
+def write_uncertainty(uncertainty: Uncertainty, path: Path) -> None:
+    """Write the parts to a compressed `.npz` file."""
+    np.savez_compressed(path, allow_pickle=False, **uncertainty.to_arrays())
+
+
+def read_uncertainty(path: Path) -> Uncertainty:
+    """Read what `write_uncertainty` wrote.
+
+    Raises:
+        ModelRefused: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Uncertainty.from_arrays({name: stored[name] for name in stored.files})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
+        raise ModelRefused(f"{path} does not hold what it should: {fault}.") from fault

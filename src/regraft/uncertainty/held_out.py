@@ -1,0 +1,50 @@
+"""The images that a model's uncertainty is measured on, and those that new images are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data.samples import Sample
+
+__all__ = ["HeldOutAnswers", "ReferenceImages"]
+
+
+@dataclass(frozen=True)
+class HeldOutAnswers:
+    """Answers to images that the model has not learnt from.
+
+    Attributes:
+        samples: the images, n of them.
+        targets: class numbers (n,), 0 and 1 per label (n, labels), or numbers (n, targets).
+        answers: the model's answers, (n, units), as in `regraft.tasks`.
+        features: pooled features, float32 (n, d), see `ReferenceImages`; None if the model has none.
+        source: "cross-validation" for training images, each answered by a head that was solved without it;
+            "validation" for the validation part, answered by the model itself.
+    """
+
+    samples: tuple[Sample, ...]
+    targets: NDArray[Any]
+    answers: NDArray[np.floating[Any]]
+    features: NDArray[np.float32] | None
+    source: Literal["cross-validation", "validation"]
+
+
+@dataclass(frozen=True)
+class ReferenceImages:
+    """Training images with the features that the final model computes of them.
+
+    Attributes:
+        samples: the images, n of them; a sample of all training images if the backbone was trained.
+        targets: as in `HeldOutAnswers`.
+        features: pooled output of the backbone, float32 (n, d).
+        groups: shape (n,); images of one group are copies of one another.
+    """
+
+    samples: tuple[Sample, ...]
+    targets: NDArray[Any]
+    features: NDArray[np.float32]
+    groups: NDArray[np.int64]
