@@ -62,7 +62,9 @@ class HeadSpec:
         convolutions: numbers of filters of 3x3 ReLU convolutions before pooling.
         hidden: numbers of units of ReLU layers after pooling.
         normalization: normalisation of the pooled vector and after each hidden layer.
-        dropout: share dropped before the output, in training only.
+        dropout: share dropped before the output, in training only. None: 0.2 for a head that is trained by
+            gradient, and 0 for one that is solved, because noise on thousands of solved weights would undo
+            the solution as soon as fine-tuning starts.
         solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
             without weights before its output; "auto" solves it if it can be solved.
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
@@ -75,7 +77,7 @@ class HeadSpec:
     convolutions: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
     normalization: Normalization = "none"
-    dropout: float = 0.2
+    dropout: float | None = None
     solver: Solver = "auto"
     taps: Taps = "last"
 
@@ -84,7 +86,8 @@ class HeadSpec:
         for name in ("convolutions", "hidden"):
             values = getattr(self, name)
             _expect(all(value > 0 for value in values), f"head.{name}", "whole numbers from 1", values)
-        _expect(0 <= self.dropout < 1, "head.dropout", "a number from 0 to below 1", self.dropout)
+        valid = self.dropout is None or 0 <= self.dropout < 1
+        _expect(valid, "head.dropout", "a number from 0 to below 1", self.dropout)
         solvable = self.linear or self.solver in ("auto", "gradient")
         words = "auto or gradient for a head that has more to learn than its output layer"
         _expect(solvable, "head.solver", words, self.solver)
@@ -386,6 +389,7 @@ _KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     int | None: ((int, type(None)), "a whole number"),
     str | Callable[[Any], bool]: ((object,), PLANS),
     float: ((int, float), "a number"),
+    float | None: ((int, float, type(None)), "a number"),
     tuple[str, ...]: ((tuple,), "a list of texts"),
     tuple[int, ...]: ((tuple,), "a list of whole numbers"),
     tuple[Phase, ...]: ((tuple,), "a list of phases"),

@@ -342,13 +342,29 @@ def test_lists_of_toml_become_tuples():
 
 
 @pytest.mark.parametrize(
+    ("head", "rate"),
+    [
+        (HeadSpec(), None),  # it will be solved, and noise would undo the solution
+        (HeadSpec(solver="ridge"), None),
+        (HeadSpec(solver="gradient"), 0.2),
+        (HeadSpec(hidden=(4,)), 0.2),
+        (HeadSpec(hidden=(4,), dropout=0), None),
+        (HeadSpec(dropout=0.3), 0.3),
+    ],
+)
+def test_only_a_head_that_is_trained_drops_features_by_itself(backbone, head, rate):
+    layers = {layer.name: layer for layer in graft(backbone, head, outputs=3).layers}
+    assert (layers["head_dropout"].rate if "head_dropout" in layers else None) == rate
+
+
+@pytest.mark.parametrize(
     "head",
     [HeadSpec(), RICH, HeadSpec(pooling="gem"), HeadSpec(pooling="attention"), HeadSpec(attention="se")],
 )
 def test_a_trained_model_gets_a_new_head_in_place_of_the_old(backbone, head):
     again = load_backbone(graft(backbone, head, outputs=3))
     assert [layer.name for layer in again.layers] == [layer.name for layer in backbone.layers]
-    assert of_head(graft(again, HeadSpec(), outputs=5)) == ["head_pool", "head_dropout", HEAD_OUTPUT]
+    assert of_head(graft(again, HeadSpec(), outputs=5)) == ["head_pool", HEAD_OUTPUT]
 
 
 def test_two_heads_are_refused(backbone):

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 UNITS = "head_units"  # name of the layer that converts a regression's answers to the targets' units
+DROPOUT = 0.2  # of a head that is trained by gradient, if nothing else is asked for
 CUSTOM = "head_custom"  # name of the Sequential around a user's own head
 
 
@@ -112,7 +113,8 @@ def graft(
     features = backbone.model.outputs[0]
     if isinstance(head, HeadSpec):
         features = _pool_taps(taps, head) if len(taps) > 1 else features
-        answer = _apply_spec(features, head, TASKS[task], outputs=outputs, seed=seed)
+        dropout = _choose_dropout(head, backbone)
+        answer = _apply_spec(features, head, TASKS[task], outputs=outputs, dropout=dropout, seed=seed)
     else:
         answer = _apply_layer(features, head, TASKS[task], outputs=outputs)
     if units is not None:
@@ -123,7 +125,17 @@ def graft(
 # --- from a HeadSpec
 
 
-def _apply_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int, seed: int) -> Any:
+def _choose_dropout(head: HeadSpec, backbone: Backbone) -> float:
+    """Return the share that a head drops: none where training starts from a solved head."""
+    if head.dropout is not None:
+        return head.dropout
+    is_solved = head.linear and head.solver != "gradient" and not backbone.new_layers
+    return 0.0 if is_solved else DROPOUT
+
+
+def _apply_spec(
+    x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: int, dropout: float, seed: int
+) -> Any:
     seeds = random.Random(seed)
     x = _apply_map_layers(x, head, seeds)
     x = _normalize(pool(x, head.pooling, "head_pool"), head, 0)
@@ -133,8 +145,8 @@ def _apply_spec(x: keras.KerasTensor, head: HeadSpec, task: Task, *, outputs: in
             width, activation="relu", kernel_initializer=start, name=f"head_hidden_{number}"
         )
         x = _normalize(dense(x), head, number)
-    if head.dropout:
-        x = keras.layers.Dropout(head.dropout, seed=seeds.getrandbits(31), name="head_dropout")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, seed=seeds.getrandbits(31), name="head_dropout")(x)
     start = keras.initializers.GlorotUniform(seed=seeds.getrandbits(31))
     return keras.layers.Dense(
         task.count_units(outputs),
