@@ -1,0 +1,194 @@
+"""Measure whether the probabilities of solved heads mean what they say, on real photographs.
+
+    python benchmarks/calibration.py [--splits 20] [--solvers logistic ridge lda] [--task multiclass]
+        [--data FOLDER] [--features FILE.npz] [--json FILE]
+
+MobileNetV2's features of all images in `train` and `test` are split at random, class by class: three quarters
+to train, the rest to test. Each head is solved with settings by cross-validation, and calibrated on its
+out-of-fold decision values. Compared are the same decisions uncalibrated (gain 1, no shift) and with the
+temperature that fits the test images best, which nobody can know before. Calibration errors are in 15 bins
+of equal width over the answers of all splits together, beside what a perfectly calibrated model would have.
+With the task multilabel there are five labels, each of them two of the classes.
+
+`--features` names a file with `features` (n, d) and `labels` (n,), where they were computed already.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rows import IMAGES, MOBILENET, Row, Sheet, Side, make_parser
+
+from regraft.metrics.calibration import Calibration, measure_calibration
+from regraft.solvers.calibration import fit_simple_link
+from regraft.solvers.decision import Link
+from regraft.solvers.solve import SolvedHead, solve
+from regraft.tasks import TASKS
+
+MAX_ECE = 0.02
+MAX_GAIN = 0.005  # nats that the best temperature still takes away
+MAX_HARM = 0.002  # nats
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The answers of one split.
+
+    Attributes:
+        truth, answers: of the test images: targets and (n, units).
+        held_truth, held_answers: the same of the training images, out of fold.
+        loss, raw_loss, best_loss: log loss on test: of the answers, of uncalibrated ones, and of those by the
+            best temperature or, of labels, by the best gain and shift.
+        moved: how many test images have another class than by the uncalibrated answers.
+        by_class: whether classes have scales of their own.
+        seconds: of `solve`.
+    """
+
+    truth: NDArray[np.int64]
+    answers: Array
+    held_truth: NDArray[np.int64]
+    held_answers: Array
+    loss: float
+    raw_loss: float
+    best_loss: float
+    moved: int
+    by_class: bool
+    seconds: float
+
+
+def read_features(options) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Read features and class numbers of all images, or compute them."""
+    if options.features:
+        with np.load(options.features, allow_pickle=False) as stored:
+            return stored["features"], stored["labels"]
+    from solvers import extract_data
+
+    data = extract_data(options.data, str(MOBILENET))
+    features = np.concatenate([data.train, data.test]).astype(np.float32)
+    return features, np.concatenate([data.labels, data.truth])
+
+
+def draw_test(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return the mask of a quarter of the images of each class."""
+    rng, mask = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        mask[rows[: round(len(rows) / 4)]] = True
+    return mask
+
+
+def make_targets(labels: NDArray[np.int64], task: str) -> NDArray[np.int64]:
+    """Return the targets of a task: class numbers, 0 or 1, or five labels."""
+    if task == "multiclass":
+        return labels
+    if task == "binary":
+        return (labels % 2).astype(np.int64)
+    first, second = np.arange(5), np.arange(5) + 3
+    return ((labels[:, None] == first) | (labels[:, None] == second)).astype(np.int64)
+
+
+def measure_split(solver: str, features: Array, labels: NDArray[np.int64], task: str, seed: int) -> Split:
+    """Solve a head on one split and answer its test images."""
+    test, targets = draw_test(labels, seed), make_targets(labels, task)
+    begun = time.perf_counter()
+    head = solve(solver, features[~test], targets[~test], task=task, seed=seed)
+    seconds = time.perf_counter() - begun
+    return describe_split(head, features[test], targets[test], targets[~test], task, seconds)
+
+
+def describe_split(
+    head: SolvedHead, features: Array, truth: Array, train: Array, task: str, seconds: float
+) -> Split:
+    """Return the answers of a head with their losses."""
+    decisions, units = head.decide(features), len(head.link.gain)
+    encoded = TASKS[task].encode(truth, units).astype(np.float64)
+    plain = Link(head.link.activation, np.ones(units), np.zeros(units))
+    best = fit_simple_link(decisions, encoded, np.ones(len(decisions)), task=task)
+    answers, raw, fitted = (link(decisions) for link in (head.link, plain, best))
+    held = head.held_out
+    return Split(
+        truth,
+        answers,
+        train[held.rows],
+        head.link(held.decisions),
+        *(float(TASKS[task].compute_losses(table, encoded).mean()) for table in (answers, raw, fitted)),
+        int((answers.argmax(1) != raw.argmax(1)).sum()),
+        "calibrated by class" in head.phrase,
+        seconds,
+    )
+
+
+def join(splits: list[Split], *, held: bool) -> Calibration:
+    """Measure the calibration of the answers of all splits together."""
+    pairs = [(one.held_truth, one.held_answers) if held else (one.truth, one.answers) for one in splits]
+    truth, answers = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    return measure_calibration(truth, answers)
+
+
+def make_rows(solver: str, task: str, splits: list[Split]) -> list[Row]:
+    """Return the lines of one solver."""
+    name, rows = f"{solver}, {task}", []
+    for held, part in ((True, "out of fold"), (False, "test")):
+        measured = join(splits, held=held)
+        chance = measured.chance
+        rows.append(
+            Row(
+                f"{name}: calibration error {part}, all splits",
+                "",
+                (measured.ece,),
+                at_most=MAX_ECE,
+                remark=f"{measured.n:,} answers; a calibrated model {chance.low:.4f} to {chance.high:.4f}",
+            )
+        )
+    losses = Side("log loss", "nats", tuple(split.loss for split in splits))
+    gains = tuple(split.loss - split.best_loss for split in splits)
+    harms = tuple(split.loss - split.raw_loss for split in splits)
+    by_class = sum(split.by_class for split in splits)
+    rows.append(
+        Row(f"{name}: mean gain of the best temperature on test", "nats", (float(np.mean(gains)),),
+            at_most=MAX_GAIN, sides=(losses,), remark=f"by class in {by_class} of {len(splits)} splits"),
+    )  # fmt: skip
+    raw = np.mean([split.raw_loss for split in splits])
+    error = np.std(harms) / len(harms) ** 0.5
+    rows.append(
+        Row(f"{name}: mean that calibration adds to the log loss on test", "nats", (float(np.mean(harms)),),
+            at_most=MAX_HARM, remark=f"standard error {error:.4f}, worst split {max(harms):+.4f}; "
+            f"uncalibrated {raw:.4f} on average"),
+    )  # fmt: skip
+    moved = sum(split.moved for split in splits if not split.by_class)
+    rows.append(Row(f"{name}: test images whose class a temperature changed", "", (moved,), at_most=0))
+    return rows
+
+
+def main() -> None:
+    """Measure every solver on every split."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--solvers", nargs="*", default=["logistic", "ridge", "lda"])
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--task", choices=["multiclass", "binary", "multilabel"], default="multiclass")
+    parser.add_argument("--data", default=str(IMAGES), help="folder with train and test")
+    parser.add_argument("--features", type=Path, help="file of features, so that none are computed")
+    options = parser.parse_args()
+    features, labels = read_features(options)
+    sheet = Sheet()
+    for solver in options.solvers:
+        splits = [
+            measure_split(solver, features, labels, options.task, seed) for seed in range(options.splits)
+        ]
+        rows = make_rows(solver, options.task, splits)
+        for row in rows:
+            verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+            print(f"{row.name}: {row.median:.4f} {row.unit} {verdict} ({row.remark})", flush=True)
+        print(f"{solver}: {np.mean([split.seconds for split in splits]):.2f} s a head", flush=True)
+        sheet.rows += rows
+    sheet.write(options.json)
+
+
+if __name__ == "__main__":
+    main()
