@@ -5,10 +5,11 @@
 
 MobileNetV2's features of all images in `train` and `test` are split at random, class by class: three quarters
 to train, the rest to test. Each head is solved with settings by cross-validation, and calibrated on its
-out-of-fold decision values. Compared are the same decisions uncalibrated (gain 1, no shift) and with the
-temperature that fits the test images best, which nobody can know before. Calibration errors are in 15 bins
-of equal width over the answers of all splits together, beside what a perfectly calibrated model would have.
-With the task multilabel there are five labels, each of them two of the classes.
+out-of-fold decision values. Compared are the same decisions uncalibrated (gain 1, no shift), and the
+calibrated ones with another temperature on top that fits the test images best, which nobody can know before.
+Calibration errors are in 15 bins of equal width over the answers of all splits together, beside what a
+perfectly calibrated model would have. With the task multilabel there are five labels, each of them two of the
+classes.
 
 `--features` names a file with `features` (n, d) and `labels` (n,), where they were computed already.
 """
@@ -26,7 +27,7 @@ from rows import IMAGES, MOBILENET, Row, Sheet, Side, make_parser
 from regraft.metrics.calibration import Calibration, measure_calibration
 from regraft.solvers.calibration import fit_simple_link
 from regraft.solvers.decision import Link
-from regraft.solvers.solve import SolvedHead, solve
+from regraft.solvers.solve import solve
 from regraft.tasks import TASKS
 
 MAX_ECE = 0.02
@@ -99,25 +100,19 @@ def measure_split(solver: str, features: Array, labels: NDArray[np.int64], task:
     begun = time.perf_counter()
     head = solve(solver, features[~test], targets[~test], task=task, seed=seed)
     seconds = time.perf_counter() - begun
-    return describe_split(head, features[test], targets[test], targets[~test], task, seconds)
-
-
-def describe_split(
-    head: SolvedHead, features: Array, truth: Array, train: Array, task: str, seconds: float
-) -> Split:
-    """Return the answers of a head with their losses."""
-    decisions, units = head.decide(features), len(head.link.gain)
-    encoded = TASKS[task].encode(truth, units).astype(np.float64)
+    decisions, units = head.decide(features[test]), len(head.link.gain)
+    encoded = TASKS[task].encode(targets[test], units).astype(np.float64)
     plain = Link(head.link.activation, np.ones(units), np.zeros(units))
-    best = fit_simple_link(decisions, encoded, np.ones(len(decisions)), task=task)
-    answers, raw, fitted = (link(decisions) for link in (head.link, plain, best))
-    held = head.held_out
+    logits = decisions * head.link.gain + head.link.shift
+    best = fit_simple_link(logits, encoded, np.ones(len(logits)), task=task)
+    answers, raw = head.link(decisions), plain(decisions)
+    tables = (answers, raw, best(logits))
     return Split(
-        truth,
+        targets[test],
         answers,
-        train[held.rows],
-        head.link(held.decisions),
-        *(float(TASKS[task].compute_losses(table, encoded).mean()) for table in (answers, raw, fitted)),
+        targets[~test][head.held_out.rows],
+        head.link(head.held_out.decisions),
+        *(float(TASKS[task].compute_losses(table, encoded).mean()) for table in tables),
         int((answers.argmax(1) != raw.argmax(1)).sum()),
         "calibrated by class" in head.phrase,
         seconds,

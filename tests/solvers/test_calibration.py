@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from regraft.solvers.calibration import (
     choose_link,
     compute_decisions,
+    fit_answer_link,
     fit_inverse_temperature,
     fit_platt,
     fit_simple_link,
@@ -217,6 +218,53 @@ def test_decisions_of_probabilities_give_the_probabilities_back(task: str, activ
 def test_probabilities_of_exactly_zero_and_one_have_finite_decisions() -> None:
     for task in ("multiclass", "multilabel"):
         assert np.isfinite(compute_decisions(np.array([[0.0, 1.0], [1.0, 0.0]]), task=task)).all()
+
+
+def test_answers_of_an_over_confident_network_get_their_temperature() -> None:
+    logits, targets = draw_classes(20_000)
+    answers = softmax(3 * logits, axis=1).astype(np.float32)
+    link = fit_answer_link(answers, targets, np.ones((20_000, 1)), task="multiclass")
+    assert link is not None
+    np.testing.assert_allclose(link.gain, 1 / 3, rtol=0.03)
+    assert (link(compute_decisions(answers, task="multiclass")).argmax(1) == answers.argmax(1)).all()
+
+
+@pytest.mark.parametrize("count", [29, 30])
+def test_answers_to_few_images_stay_as_they_are(count: int) -> None:
+    logits, targets = draw_classes(count)
+    link = fit_answer_link(softmax(logits, axis=1), targets, np.ones((count, 1)), task="multiclass")
+    assert (link is None) == (count < 30)
+
+
+def test_answers_that_cannot_be_judged_stay_as_they_are() -> None:
+    logits, targets = draw_classes(50)
+    answers, ones = softmax(logits, axis=1), np.ones((50, 1))
+    assert fit_answer_link(answers, np.eye(4)[np.zeros(50, int)], ones, task="multiclass") is None
+    assert fit_answer_link(np.full((50, 4), np.nan), targets, ones, task="multiclass") is None
+    assert fit_answer_link(logits, logits, ones, task="regression") is None
+
+
+def test_a_label_that_no_image_has_keeps_its_probabilities() -> None:
+    logits, targets = draw_labels(200, 2)
+    targets[:, 1] = 0
+    link = fit_answer_link(expit(3 * logits), targets, np.ones((200, 1)), task="multilabel")
+    assert link is not None
+    assert link.gain[0] < 0.6
+    assert (link.gain[1], link.shift[1]) == (1, 0)
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "multiclass"])
+def test_answers_of_exactly_zero_and_one_give_a_finite_link(task: str) -> None:
+    logits, targets = draw_labels(100, 1) if task == "binary" else draw_labels(100, 3)
+    if task == "multiclass":
+        targets = np.eye(3)[logits.argmax(1)]
+        targets[:20] = np.roll(targets[:20], 1, axis=1)
+    answers = np.eye(3)[logits.argmax(1)] if task == "multiclass" else (logits > 0).astype(float)
+    link = fit_answer_link(answers, targets, np.ones((100, 1)), task=task)
+    assert link is not None
+    assert np.isfinite([link.gain, link.shift]).all()
+    calibrated = link(compute_decisions(answers, task=task))
+    assert 0 < calibrated.min() < calibrated.max() < 1
 
 
 # --- solved heads

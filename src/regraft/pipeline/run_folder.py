@@ -103,7 +103,16 @@ def _write_records(outcome: Outcome, folder: Path) -> None:
     )
     _write_csv(
         folder / "history.csv",
-        ["phase", "epoch", "loss", "val_loss", "val_score", "learning_rate", "seconds"],
+        [
+            "phase",
+            "epoch",
+            "loss",
+            "val_loss",
+            "val_score",
+            "learning_rate",
+            "seconds",
+            "val_loss_calibrated",
+        ],
         [
             [phase.unfreeze, *asdict(record).values()]
             for phase in outcome.decision.phases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,7 @@ class Epoch:
     val_score: float
     learning_rate: float
     seconds: float
+    val_loss_calibrated: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ towards the middle, so that decisions without an error do not become certainties
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from regraft.solvers.decision import Link
 from regraft.tasks import TASKS
 
 __all__ = [
-    "CalibratedLink", "choose_link", "compute_decisions", "fit_inverse_temperature", "fit_platt",
-    "fit_simple_link", "fit_vector_scaling",
+    "MIN_ROWS", "CalibratedLink", "choose_link", "compute_decisions", "fit_answer_link",
+    "fit_inverse_temperature", "fit_platt", "fit_simple_link", "fit_vector_scaling",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -36,6 +36,7 @@ Mask = NDArray[np.bool_]
 LOG_GAINS = (-6.0, 9.0)  # range of the logarithm of the inverse temperature
 FREEDOMS = (0.1, 0.3, 1.0)  # standard deviations that classes' scales and offsets are expected to have
 MIN_PER_CLASS = 10  # rows, on average, below which classes get no scales of their own
+MIN_ROWS = 30  # images below which a network's own probabilities are left as they are
 MAX_NUMBERS = 500_000  # decision values that scales of classes are fitted to; of more, a sample
 SMALLEST = 1e-12  # probability below which a logarithm is not taken
 
@@ -116,6 +117,31 @@ def fit_simple_link(decisions: Matrix, targets: Matrix, weights: Matrix, *, task
     return Link(activation, gains, shifts)
 
 
+def fit_answer_link(
+    answers: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any], *, task: str
+) -> Link | None:
+    """Fit the link behind probabilities that a network gave; None where they had better stay as they are.
+
+    They stay with fewer than `MIN_ROWS` images, which say less about them than training did, and where the
+    images show one class alone. So does a label that all of the images have or lack.
+
+    Args:
+        answers: probabilities, shape (n, units), of images that the network has not learnt from.
+        targets: encoded targets, shape (n, units).
+        weights: shape (n, 1), or (n, units) for labels.
+        task: one of `tasks.TASKS`.
+    """
+    if task == "regression" or len(answers) < MIN_ROWS or not np.isfinite(answers).all():
+        return None
+    encoded = np.asarray(targets, np.float64)
+    varies = np.ptp(encoded, axis=0) > 0
+    if not varies.any():
+        return None
+    decisions = compute_decisions(answers, task=task)
+    link = fit_simple_link(decisions, encoded, np.asarray(weights, np.float64), task=task)
+    return link if task == "multiclass" else replace(link, gain=np.where(varies, link.gain, 1.0))
+
+
 def compute_decisions(answers: NDArray[Any], *, task: str) -> Matrix:
     """Return decision values (n, units) whose softmax or sigmoid gives these probabilities (n, units).
 
@@ -142,15 +168,15 @@ def fit_inverse_temperature(decisions: Matrix, targets: Matrix, weights: Matrix,
     """
     units = decisions.shape[1]
     if task == "multiclass":
-        return np.full(units, _fit_gain(decisions, _soften(targets, units), weights.reshape(-1)))
+        return np.full(units, _fit_gain(decisions, _smooth_targets(targets, units), weights.reshape(-1)))
     pairs = [
         (np.stack([np.zeros_like(values), values], 1), np.stack([1 - truth, truth], 1))
-        for values, truth in zip(decisions.T, _soften(targets, 2).T, strict=True)
+        for values, truth in zip(decisions.T, _smooth_targets(targets, 2).T, strict=True)
     ]
     return np.array([_fit_gain(values, truth, weights) for values, truth in pairs])
 
 
-def _soften(targets: Matrix, outcomes: int) -> Matrix:
+def _smooth_targets(targets: Matrix, outcomes: int) -> Matrix:
     """Move targets (n, units) towards the middle, by one image in all for n + 2."""
     share = 1 / (len(targets) + 2)
     return targets * (1 - share) + share / outcomes
@@ -189,9 +215,9 @@ def fit_platt(decisions: Matrix, targets: Matrix, weights: Matrix) -> tuple[floa
     Example:
         >>> gain, shift = fit_platt(np.array([-3.0, -1.0, 1.0, 3.0]), np.array([0.0, 1, 0, 1]), np.ones(4))
         >>> round(gain, 2), abs(round(shift, 6))
-        (0.34, 0.0)
+        (0.36, 0.0)
     """
-    soft = _soften(targets[:, None], 2)
+    soft = _smooth_targets(targets[:, None], 2)
     pairs = np.stack([np.zeros_like(decisions), decisions], 1)
     start = _fit_gain(pairs, np.concatenate([1 - soft, soft], 1), weights)
     if np.ptp(targets[weights > 0]) == 0:
@@ -261,7 +287,7 @@ def fit_vector_scaling(
 
     count, units = decisions.shape
     gain = fit_inverse_temperature(decisions, targets, weights, task="multiclass")
-    base, soft, shares = decisions * gain, _soften(targets, units), weights / weights.sum()
+    base, soft, shares = decisions * gain, _smooth_targets(targets, units), weights / weights.sum()
     penalty, target_slope = 1 / (count * freedom**2), shares[:, None] * soft
 
     def measure(point: Matrix) -> tuple[float, Matrix]:
