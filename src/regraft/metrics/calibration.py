@@ -8,7 +8,7 @@ without the one that chance alone gives, which is simulated here for the same pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,10 @@ class Calibration:
     chance: Chance
     brier: float
     bins: tuple[ReliabilityBin, ...]
+
+    def to_metrics(self) -> dict[str, Any]:
+        """Return what metrics.json holds of it: `ece`, `ece_chance` (mean, low, high) and `brier`."""
+        return {"ece": self.ece, "ece_chance": asdict(self.chance), "brier": self.brier}
 
 
 def measure_calibration(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regraft.data.catalog import RejectedFile
+from regraft.metrics.calibration import Calibration
 from regraft.metrics.classification import ClassRow
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import LabelRow
@@ -111,6 +112,7 @@ class PartScores:
         caution: a sentence if the model is no better than that, else "".
         probe: the headline score of the head alone on the untouched backbone, if the model is another one.
         findings: the results specific to the task.
+        calibration: what the probabilities are worth; None for numbers.
     """
 
     name: str
@@ -120,6 +122,7 @@ class PartScores:
     caution: str
     probe: Interval | None
     findings: ClassFindings | LabelFindings | NumberFindings
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
