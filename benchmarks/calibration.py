@@ -1,7 +1,7 @@
 """Measure whether the probabilities of solved heads mean what they say, on real photographs.
 
     python benchmarks/calibration.py [--splits 20] [--solvers logistic ridge lda] [--task multiclass]
-        [--data FOLDER] [--features FILE.npz] [--json FILE]
+        [--fine-tune PLAN ...] [--data FOLDER] [--features FILE.npz] [--json FILE]
 
 MobileNetV2's features of all images in `train` and `test` are split at random, class by class: three quarters
 to train, the rest to test. Each head is solved with settings by cross-validation, and calibrated on its
@@ -10,6 +10,12 @@ calibrated ones with another temperature on top that fits the test images best, 
 Calibration errors are in 15 bins of equal width over the answers of all splits together, beside what a
 perfectly calibrated model would have. With the task multilabel there are five labels, each of them two of the
 classes.
+
+An image is in the test part of about a quarter of the splits, so the answers of all splits are not
+independent: chance is that of a single answer to each image.
+
+`--fine-tune` trains MobileNetV2 by gradient by each plan named, three epochs, calibrates it on the validation
+part of its own run, and compares the same answers with and without that on the test images.
 
 `--features` names a file with `features` (n, d) and `labels` (n,), where they were computed already.
 """
@@ -25,7 +31,7 @@ from numpy.typing import NDArray
 from rows import IMAGES, MOBILENET, Row, Sheet, Side, make_parser
 
 from regraft.metrics.calibration import Calibration, measure_calibration
-from regraft.solvers.calibration import fit_simple_link
+from regraft.solvers.calibration import compute_decisions, fit_simple_link
 from regraft.solvers.decision import Link
 from regraft.solvers.solve import solve
 from regraft.tasks import TASKS
@@ -49,6 +55,7 @@ class Split:
         moved: how many test images have another class than by the uncalibrated answers.
         by_class: whether classes have scales of their own.
         seconds: of `solve`.
+        test_rows, held_rows: numbers of the images.
     """
 
     truth: NDArray[np.int64]
@@ -61,6 +68,8 @@ class Split:
     moved: int
     by_class: bool
     seconds: float
+    test_rows: NDArray[np.int64]
+    held_rows: NDArray[np.int64]
 
 
 def read_features(options) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -116,29 +125,36 @@ def measure_split(solver: str, features: Array, labels: NDArray[np.int64], task:
         int((answers.argmax(1) != raw.argmax(1)).sum()),
         "calibrated by class" in head.phrase,
         seconds,
+        np.flatnonzero(test),
+        np.flatnonzero(~test)[head.held_out.rows],
     )
 
 
-def join(splits: list[Split], *, held: bool) -> Calibration:
-    """Measure the calibration of the answers of all splits together."""
-    pairs = [(one.held_truth, one.held_answers) if held else (one.truth, one.answers) for one in splits]
-    truth, answers = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return measure_calibration(truth, answers)
+def join(splits: list[Split], *, held: bool) -> tuple[Calibration, Calibration]:
+    """Measure the calibration of the answers of all splits, and of the first answer to each image."""
+    triples = [
+        (one.held_truth, one.held_answers, one.held_rows) if held else (one.truth, one.answers, one.test_rows)
+        for one in splits
+    ]
+    truth, answers, rows = (np.concatenate(arrays) for arrays in zip(*triples, strict=True))
+    first = np.unique(rows, return_index=True)[1]
+    return measure_calibration(truth, answers), measure_calibration(truth[first], answers[first])
 
 
 def make_rows(solver: str, task: str, splits: list[Split]) -> list[Row]:
     """Return the lines of one solver."""
     name, rows = f"{solver}, {task}", []
     for held, part in ((True, "out of fold"), (False, "test")):
-        measured = join(splits, held=held)
-        chance = measured.chance
+        measured, single = join(splits, held=held)
+        chance = single.chance
         rows.append(
             Row(
                 f"{name}: calibration error {part}, all splits",
                 "",
                 (measured.ece,),
                 at_most=MAX_ECE,
-                remark=f"{measured.n:,} answers; a calibrated model {chance.low:.4f} to {chance.high:.4f}",
+                remark=f"{measured.n:,} answers; by chance {chance.low:.4f} to {chance.high:.4f} with one answer "
+                "to each image",
             )
         )
     losses = Side("log loss", "nats", tuple(split.loss for split in splits))
@@ -156,9 +172,54 @@ def make_rows(solver: str, task: str, splits: list[Split]) -> list[Row]:
             at_most=MAX_HARM, remark=f"standard error {error:.4f}, worst split {max(harms):+.4f}; "
             f"uncalibrated {raw:.4f} on average"),
     )  # fmt: skip
-    moved = sum(split.moved for split in splits if not split.by_class)
-    rows.append(Row(f"{name}: test images whose class a temperature changed", "", (moved,), at_most=0))
+    if task == "multiclass":
+        moved = sum(split.moved for split in splits if not split.by_class)
+        rows.append(Row(f"{name}: test images whose class a temperature changed", "", (moved,), at_most=0))
     return rows
+
+
+def measure_fine_tuning(plan: str, data: str) -> list[Row]:
+    """Fine-tune MobileNetV2 by a plan and compare its test answers with uncalibrated ones."""
+    from regraft.pipeline.context import Context
+    from regraft.pipeline.train import run_stages
+    from regraft.recipe import Phase, Recipe
+
+    recipe = Recipe(weights=str(MOBILENET), phases=(Phase(plan, epochs=3),))
+    outcome = run_stages(Context.open(None), data, recipe)
+    result = outcome.decision.phases[-1]
+    answers, catalog = outcome.answers["test"][0], outcome.catalog
+    truth = catalog.targets(catalog.part("test"))
+    encoded = TASKS["multiclass"].encode(truth, len(catalog.outputs)).astype(np.float64)
+    logits = compute_decisions(answers, task="multiclass")
+    gain = float(result.link.gain[0]) if result.best and result.link else 1.0
+    plain = Link("softmax", np.full(answers.shape[1], 1 / gain), np.zeros(answers.shape[1]))
+    best = fit_simple_link(logits, encoded, np.ones(len(logits)), task="multiclass")
+    loss, raw, fitted = (
+        float(TASKS["multiclass"].compute_losses(table, encoded).mean())
+        for table in (answers, plain(logits), best(logits))
+    )
+    measured, before = measure_calibration(truth, answers), measure_calibration(truth, plain(logits))
+    chance = measured.chance
+    top1 = (answers.argmax(1) == truth).mean()
+    remark = (
+        f"temperature {1 / gain:.3f} from {len(catalog.part('validation'))} validation images, best epoch "
+        f"{result.best}; {measured.n} test images, top-1 {top1:.3f}, log loss {loss:.4f}; calibration error "
+        f"{measured.ece:.4f}, uncalibrated {before.ece:.4f}, by chance {chance.low:.4f} to {chance.high:.4f}"
+    )
+    name = f"fine-tuned {plan}"
+    return [
+        Row(f"{name}: gain of the best temperature on test", "nats", (loss - fitted,),
+            at_most=MAX_GAIN, remark=remark),
+        Row(f"{name}: what calibration adds to the log loss on test", "nats", (loss - raw,),
+            at_most=MAX_HARM, remark=f"uncalibrated {raw:.4f}"),
+    ]  # fmt: skip
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Print a line for each row, with whether its target is met."""
+    for row in rows:
+        verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+        print(f"{row.name}: {row.median:.4f} {row.unit} {verdict} ({row.remark})", flush=True)
 
 
 def main() -> None:
@@ -169,18 +230,22 @@ def main() -> None:
     parser.add_argument("--task", choices=["multiclass", "binary", "multilabel"], default="multiclass")
     parser.add_argument("--data", default=str(IMAGES), help="folder with train and test")
     parser.add_argument("--features", type=Path, help="file of features, so that none are computed")
+    parser.add_argument("--fine-tune", nargs="*", default=[], metavar="PLAN", help="plans, such as last:10")
     options = parser.parse_args()
-    features, labels = read_features(options)
     sheet = Sheet()
+    if options.solvers:
+        features, labels = read_features(options)
     for solver in options.solvers:
         splits = [
             measure_split(solver, features, labels, options.task, seed) for seed in range(options.splits)
         ]
         rows = make_rows(solver, options.task, splits)
-        for row in rows:
-            verdict = {True: "met", False: "MISSED", None: ""}[row.met]
-            print(f"{row.name}: {row.median:.4f} {row.unit} {verdict} ({row.remark})", flush=True)
+        print_rows(rows)
         print(f"{solver}: {np.mean([split.seconds for split in splits]):.2f} s a head", flush=True)
+        sheet.rows += rows
+    for plan in options.fine_tune:
+        rows = measure_fine_tuning(plan, options.data)
+        print_rows(rows)
         sheet.rows += rows
     sheet.write(options.json)
 

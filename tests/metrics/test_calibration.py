@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
@@ -24,7 +26,7 @@ def draw_classes(n: int, classes: int = 10, *, heat: float = 1.0, seed: int = 0)
 def compute_ece_in_a_loop(probabilities: np.ndarray, is_true: np.ndarray, bins: int = 15) -> float:
     total = 0.0
     edges = np.linspace(0, 1, bins + 1)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (probabilities >= low) & ((probabilities < high) | (high == 1))
         if inside.any():
             total += abs(probabilities[inside].mean() - is_true[inside].mean()) * inside.sum()

@@ -236,7 +236,7 @@ def _minimise_platt(decisions: Matrix, soft: Matrix, weights: Matrix, gain: floa
 
     def measure(point: Matrix) -> float:
         values = columns @ point
-        return float(shares @ (np.logaddexp(0, values) - soft * values)) + prior * point[1] ** 2 / 2
+        return float(shares @ (np.logaddexp(0, values) - soft * values) + prior * point[1] ** 2 / 2)
 
     point, ridge = np.array([gain, 0.0]), np.diag([0.0, prior])
     loss = measure(point)
