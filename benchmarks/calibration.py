@@ -14,9 +14,9 @@ classes.
 An image is in the test part of about a quarter of the splits, so the answers of all splits are not
 independent: chance is that of a single answer to each image.
 
-`--fine-tune` trains MobileNetV2 by gradient by each plan named, four epochs at a rate of `--rate`, calibrates it
-on the validation part of its own run, and compares the same answers with and without that on the test images.
-The plan none trains only a head, of a hidden layer with 256 units.
+`--fine-tune` trains MobileNetV2 by gradient by each plan named, four epochs at a rate of `--rate`, calibrates
+it on the validation part of its own run, and compares the same answers with and without that on the test
+images. The plan none trains only a head, of a hidden layer with 256 units.
 
 `--features` names a file with `features` (n, d) and `labels` (n,), where they were computed already.
 """
