@@ -111,6 +111,13 @@ BENCHMARKS = (
         f"--rows 1000 --width 256 --classes 20 --rounds 1 --data {FEW}",
         15,
     ),
+    Benchmark(
+        "calibration",
+        "calibration.py",
+        "--fine-tune none stage:block_13",
+        f"--splits 1 --solvers logistic --data {FEW}",
+        8,
+    ),
     Benchmark("estimates", "estimates.py", "", f"--images 48 --data {FEW} mobilenet_v2", 12),
     Benchmark("boundaries", "boundaries.py", "", "--count 2 mobilenet_v2 vgg16", 30),
 )

@@ -1,10 +1,9 @@
-"""Cross-validation: stratified folds, held-out rows that stay unseen, and the temperature."""
+"""Cross-validation: stratified folds, held-out rows that stay unseen."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import softmax
 
 from regraft.solvers.cross_validation import (
     Fit,
@@ -12,11 +11,10 @@ from regraft.solvers.cross_validation import (
     TrainingRows,
     assign_strata,
     cross_validate,
-    fit_inverse_temperature,
     fit_rule,
     make_folds,
 )
-from regraft.solvers.decision import Linear, Link
+from regraft.solvers.decision import Linear
 from regraft.solvers.logistic import LOGISTIC
 
 
@@ -70,29 +68,6 @@ def test_rows_of_no_weight_do_not_count() -> None:
     light = fit_rule(LOGISTIC, replace(all_rows, targets=wrong, weights=weights), {"penalty": 0.1})[0]
     right = fit_rule(LOGISTIC, replace(all_rows, weights=weights), {"penalty": 0.1})[0]
     np.testing.assert_allclose(light.decide(all_rows.data), right.decide(all_rows.data), atol=1e-5)
-
-
-@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
-def test_the_temperature_of_logits_that_are_too_hot_or_too_cold_is_found(temperature: float) -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (20_000, 4))
-    drawn = (softmax(logits, axis=1).cumsum(1) > rng.random((20_000, 1))).argmax(1)
-    rows = TrainingRows(logits, np.eye(4)[drawn], np.ones(20_000), "multiclass")
-    np.testing.assert_allclose(
-        fit_inverse_temperature(logits * temperature, rows), 1 / temperature, rtol=0.05
-    )
-    yes = (rng.random((20_000, 4)) < 1 / (1 + np.exp(-logits))).astype(float)
-    gains = fit_inverse_temperature(
-        logits * temperature, TrainingRows(logits, yes, np.ones(20_000), "multilabel")
-    )
-    np.testing.assert_allclose(gains, 1 / temperature, rtol=0.1)
-
-
-def test_decisions_without_an_error_do_not_end_in_certainty() -> None:
-    truth = np.eye(2)[np.arange(10) % 2]
-    rows = TrainingRows(truth, truth, np.ones(10), "multiclass")
-    link = Link("softmax", fit_inverse_temperature(truth, rows), np.zeros(2))
-    assert 0.8 < link(truth).max() < 0.99
 
 
 # --- folds

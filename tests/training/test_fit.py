@@ -18,11 +18,13 @@ from regraft.models.cut import cut
 from regraft.models.freeze import freeze, resolve_plan
 from regraft.models.head import HEAD_OUTPUT, graft
 from regraft.recipe import HeadSpec, Phase
+from regraft.solvers.calibration import fit_answer_link
 from regraft.solvers.solve import solve
 from regraft.system.console import TERMINAL, Reporter
 from regraft.tasks import TASKS
 from regraft.training.fit import Trainer
 from regraft.training.optimizers import Schedule, compile_network
+from regraft.training.outcome import Decision
 from regraft.training.training_data import PhaseData
 
 SIZE = 32
@@ -121,6 +123,39 @@ def test_model_ends_with_the_weights_of_the_best_epoch() -> None:
         answer = task.model.predict_on_batch(batch.inputs[0])
         losses.append(-np.log((answer * batch.targets).sum(1)))
     assert np.concatenate(losses).mean() == pytest.approx(result.history[result.best].val_loss, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_the_trained_model_ends_calibrated_on_validation() -> None:
+    """Training on few images by a high rate makes certain of everything; the last step takes that back."""
+    task = SolvedTask(validation=64)
+    head = task.model.get_layer(HEAD_OUTPUT)
+    head.set_weights([5 * array for array in head.get_weights()])
+    result = task.tune(epochs=3, learning_rate=2e-4, warmup=0.0)
+    assert result.best > 0
+    assert not result.uncalibrated
+    record = result.history[result.best]
+    assert record.val_loss_calibrated < 0.9 * record.val_loss
+    assert record.judged_loss == min(epoch.judged_loss for epoch in result.history)
+    answers = np.concatenate(
+        [task.model.predict_on_batch(batch.inputs[0]) for batch in task.validation.iter_in_order()]
+    )
+    truth = task.validation.targets
+    assert -np.log((answers * truth).sum(1)).mean() == pytest.approx(record.judged_loss, rel=1e-3)
+    again = fit_answer_link(answers, truth, np.ones((64, 1)), task="multiclass")
+    np.testing.assert_allclose(again.gain, 1, rtol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_few_validation_images_leave_the_probabilities_and_the_reason_says_so() -> None:
+    result = SolvedTask().tune("last:1", epochs=2, learning_rate=2e-4, warmup=0.0)
+    assert result.link is None
+    assert all(np.isnan(record.val_loss_calibrated) for record in result.history)
+    assert result.uncalibrated == "24 validation images are too few for it"
+    if result.best:
+        assert result.uncalibrated in Decision.from_phases((result,), "top-1").reason
 
 
 @pytest.mark.slow

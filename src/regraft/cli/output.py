@@ -30,5 +30,8 @@ def print_scores(scores: dict[str, Any]) -> None:
             continue
         print(f"{part}, {scores[part]['n']:,} images:")
         for name, score in scores[part].items():
-            if name != "n":
+            if isinstance(score, dict) and "value" in score:
                 print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")
+        if "ece" in scores[part]:
+            error, chance = scores[part]["ece"], scores[part]["ece_chance"]
+            print(f"  {'ece':<18} {error:.3f}   by chance {chance['low']:.3f} to {chance['high']:.3f}")

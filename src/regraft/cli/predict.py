@@ -74,7 +74,11 @@ def evaluate(
         data, image=columns.image, target=columns.target, separator=columns.separator
     )
     scores = {
-        item.part: {"n": item.n, **{name: asdict(score) for name, score in item.scores.items()}}
+        item.part: {
+            "n": item.n,
+            **{name: asdict(score) for name, score in item.scores.items()},
+            **(item.calibration.to_metrics() if item.calibration else {}),
+        }
         for item in evaluations
     }
     refused = [asdict(file) for file in evaluations[0].refused] if evaluations else []

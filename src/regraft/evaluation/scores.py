@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regraft.errors import DataError
+from regraft.metrics.calibration import Calibration, measure_calibration
 from regraft.metrics.classification import score_binary, score_multiclass
 from regraft.metrics.intervals import Interval, wilson_interval
 from regraft.metrics.multilabel import score_multilabel
@@ -17,8 +18,8 @@ from regraft.metrics.regression import MIN_IMAGES, is_better_than_mean, mean_bas
 from regraft.tasks import TASKS
 
 __all__ = [
-    "BASELINES", "MEASURES", "Measure", "compare_with_baseline", "compute_baseline", "compute_scores",
-    "format_three_digits",
+    "BASELINES", "MEASURES", "Measure", "compare_with_baseline", "compute_baseline",
+    "compute_calibration", "compute_scores", "format_three_digits",
 ]  # fmt: skip
 
 
@@ -88,6 +89,19 @@ def compute_scores(
         return score_multilabel(targets, answers, thresholds=thresholds, seed=seed)
     score = {"multiclass": score_multiclass, "binary": score_binary, "regression": score_regression}[task]
     return score(targets, answers, seed=seed)
+
+
+def compute_calibration(
+    task: str, targets: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 0
+) -> Calibration | None:
+    """Return how far a model's probabilities are from what happens; None for numbers.
+
+    Arguments and errors are those of `compute_scores`.
+
+    >>> compute_calibration("regression", [[1.0]], [[1.0]]) is None
+    True
+    """
+    return None if task == "regression" else measure_calibration(targets, answers, seed=seed)
 
 
 def format_three_digits(value: float) -> str:

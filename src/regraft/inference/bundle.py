@@ -19,7 +19,7 @@ from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.rejections import Rejection
 from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import ModelRefused, UsageError
-from regraft.evaluation.scores import compute_scores
+from regraft.evaluation.scores import compute_calibration, compute_scores
 from regraft.features.openvino import BATCH
 from regraft.inference.inputs import (
     InputImage,
@@ -31,6 +31,7 @@ from regraft.inference.inputs import (
 )
 from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, ModelOutput, check_answers, make_default_engine, run_engine
+from regraft.metrics.calibration import Calibration
 from regraft.metrics.intervals import Interval
 from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
 from regraft.models.inner_outputs import InnerLayer
@@ -99,12 +100,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores on one part of a data set with `n` samples, and the files that were refused."""
+    """The scores on one part of a data set with `n` samples, and the files that were refused.
+
+    `calibration` tells what its probabilities are worth; None for numbers.
+    """
 
     part: str
     n: int
     scores: dict[str, Interval]
     refused: tuple[RejectedFile, ...]
+    calibration: Calibration | None = None
 
 
 class Bundle:
@@ -305,7 +310,8 @@ class Bundle:
             if answers:
                 table, truth = np.stack(list(answers.values())), targets[list(answers)]
                 scores = compute_scores(self.task, truth, table, thresholds=np.array(limits))
-                evaluations.append(Evaluation(part or "all", len(table), scores, all_refused))
+                calibration = compute_calibration(self.task, truth, table)
+                evaluations.append(Evaluation(part or "all", len(table), scores, all_refused, calibration))
         return evaluations
 
     def _predict_jobs(self, jobs: Sequence[Job]) -> Iterator[ModelOutput | Rejection]:

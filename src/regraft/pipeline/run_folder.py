@@ -103,7 +103,16 @@ def _write_records(outcome: Outcome, folder: Path) -> None:
     )
     _write_csv(
         folder / "history.csv",
-        ["phase", "epoch", "loss", "val_loss", "val_score", "learning_rate", "seconds"],
+        [
+            "phase",
+            "epoch",
+            "loss",
+            "val_loss",
+            "val_score",
+            "learning_rate",
+            "seconds",
+            "val_loss_calibrated",
+        ],
         [
             [phase.unfreeze, *asdict(record).values()]
             for phase in outcome.decision.phases
@@ -115,7 +124,11 @@ def _write_records(outcome: Outcome, folder: Path) -> None:
 def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     decision, features = outcome.decision, outcome.features
     scores = {
-        part.name: {"n": part.n, **{name: asdict(score) for name, score in part.scores.items()}}
+        part.name: {
+            "n": part.n,
+            **{name: asdict(score) for name, score in part.scores.items()},
+            **(part.calibration.to_metrics() if part.calibration else {}),
+        }
         for part in sorted(parts, key=lambda part: part.name, reverse=True)
     }
     return {

@@ -16,7 +16,12 @@ import numpy.typing as npt
 from regraft.data.catalog import PARTS
 from regraft.data.images.rejections import NOTES
 from regraft.data.sources import is_in_memory
-from regraft.evaluation.scores import compare_with_baseline, compute_baseline, compute_scores
+from regraft.evaluation.scores import (
+    compare_with_baseline,
+    compute_baseline,
+    compute_calibration,
+    compute_scores,
+)
 from regraft.metrics.classification import confusion_matrix, score_classes
 from regraft.metrics.multilabel import choose_thresholds, score_labels
 from regraft.metrics.ranking import compute_curves
@@ -118,6 +123,7 @@ def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
         caution=_find_caution(outcome, name),
         probe=probe,
         findings=_make_findings(outcome, name, limits),
+        calibration=compute_calibration(catalog.task, truth, answers, seed=seed),
     )
 
 

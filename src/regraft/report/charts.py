@@ -24,6 +24,7 @@ __all__ = [
     "Plot",
     "choose_ticks",
     "label_axis",
+    "make_curve",
     "make_error_chart",
     "make_line_chart",
     "make_precision_recall_chart",
@@ -308,7 +309,7 @@ def make_scatter_chart(title: str, truth: npt.ArrayLike, answers: npt.ArrayLike)
         plot=SQUARE,
         x_name="truth",
         y_name="answer",
-        lines=[_make_curve("answer = truth", "reference", ends, ends, (x_axis, y_axis))],
+        lines=[make_curve("answer = truth", "reference", ends, ends, (x_axis, y_axis))],
         x_ticks=label_axis(x_axis, values),
         y_ticks=label_axis(y_axis, values),
         points=[
@@ -344,7 +345,7 @@ def make_error_chart(title: str, errors: npt.ArrayLike) -> Chart:
         plot=WIDE,
         x_name="answer minus truth",
         y_name="",
-        lines=[_make_curve("no error", "reference", [0.0, 0.0], [0.0, y_axis.high], (x_axis, y_axis))],
+        lines=[make_curve("no error", "reference", [0.0, 0.0], [0.0, y_axis.high], (x_axis, y_axis))],
         x_ticks=label_axis(x_axis, x_values),
         y_ticks=label_axis(y_axis, y_values),
         bars=bars,
@@ -371,14 +372,19 @@ def _make_rate_chart(
         x_name=names[0],
         y_name=names[1],
         lines=[
-            _make_curve("the model", "model", x[drawn].tolist(), y[drawn].tolist(), axes),
-            _make_curve("random answers", "reference", chance_x, chance_y, axes),
+            make_curve("the model", "model", x[drawn].tolist(), y[drawn].tolist(), axes),
+            make_curve("random answers", "reference", chance_x, chance_y, axes),
         ],
         x_ticks=label_axis(axes[0], values),
         y_ticks=label_axis(axes[1], values),
     )
 
 
-def _make_curve(name: str, role: str, x: list[float], y: list[float], axes: tuple[Axis, Axis]) -> Line:
+def make_curve(name: str, role: str, x: list[float], y: list[float], axes: tuple[Axis, Axis]) -> Line:
+    """Return a line through points, given in the values of the axes.
+
+    >>> make_curve("a", "model", [0.0, 1.0], [0.0, 1.0], (Axis(0, 1, 0, 100), Axis(0, 1, 100, 0))).path
+    'M0 100L100 0'
+    """
     points = [f"{axes[0].locate(across):g} {axes[1].locate(up):g}" for across, up in zip(x, y, strict=True)]
     return Line(name, role, "M" + "L".join(points))

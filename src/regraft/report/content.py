@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regraft.data.catalog import RejectedFile
+from regraft.metrics.calibration import Calibration
 from regraft.metrics.classification import ClassRow
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import LabelRow
@@ -110,6 +112,7 @@ class PartScores:
         caution: a sentence if the model is no better than that, else "".
         probe: the headline score of the head alone on the untouched backbone, if the model is another one.
         findings: the results specific to the task.
+        calibration: what the probabilities are worth; None for numbers.
     """
 
     name: str
@@ -119,6 +122,7 @@ class PartScores:
     caution: str
     probe: Interval | None
     findings: ClassFindings | LabelFindings | NumberFindings
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Epoch:
     val_score: float
     learning_rate: float
     seconds: float
+    val_loss_calibrated: float = math.nan
 
 
 @dataclass(frozen=True)

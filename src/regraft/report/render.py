@@ -38,6 +38,7 @@ from regraft.report.charts import (
 )
 from regraft.report.content import NumberFindings, PartScores, Report
 from regraft.report.mistakes import rank_confusions
+from regraft.report.reliability import describe_calibration, describe_example, make_reliability_chart
 from regraft.system.console import format_duration
 from regraft.system.files import make_temporary_file
 
@@ -81,6 +82,7 @@ def render(report: Report) -> str:
         template=f"report_{TEMPLATES[report.task]}.html.j2",
         curves=_make_learning_curves(report),
         plots=[_make_answer_charts(part, report.outputs) for part in report.parts],
+        reliability=[_describe_reliability(part, report) for part in report.parts],
     )
 
 
@@ -167,6 +169,15 @@ def _make_answer_charts(part: PartScores, outputs: list[str]) -> list[tuple[str,
     roc = make_roc_chart(curves.false_positive, curves.recall, area=part.scores["auc"].value)
     precision = make_precision_recall_chart(curves.recall, curves.precision, share=share)
     return [(f"How well {outputs[1]} is found", [roc, precision])]
+
+
+def _describe_reliability(part: PartScores, report: Report) -> tuple[str, str, Chart] | None:
+    """Return two texts and a diagram on a part's probabilities; None if it has none."""
+    measured = part.calibration
+    if measured is None:
+        return None
+    example = describe_example(measured, task=report.task, outputs=report.outputs)
+    return example, describe_calibration(measured), make_reliability_chart(measured)
 
 
 # --- any page

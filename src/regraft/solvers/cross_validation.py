@@ -1,12 +1,8 @@
-"""Cross-validation: folds, the choice of a head's settings, and the temperature of its probabilities.
+"""Cross-validation: folds, and the choice of a head's settings.
 
 Each fold standardises, solves and answers on its own; the chosen settings have the lowest loss on the
-held-out images. Folds may share work (`SolverSpec.prepare_folds`) if that leaves their solutions unchanged.
-
-The held-out answers also set the temperature (Guo et al., On Calibration of Modern Neural Networks, 2017):
-one number that divides the decision values and keeps their order. As in Platt scaling (1999), it is fitted to
-targets that are moved slightly towards the middle, so that decisions without an error do not become
-certainties.
+held-out images, with a temperature of its own for each choice (`calibration`). Folds may share work
+(`SolverSpec.prepare_folds`) if that leaves their solutions unchanged.
 """
 
 from __future__ import annotations
@@ -22,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from regraft.solvers.calibration import fit_inverse_temperature
 from regraft.solvers.decision import Link, Rule, Scaler
 from regraft.tasks import TASKS
 
 __all__ = [
     "EXACT", "ROUGH", "AnswerHeldOut", "Fit", "HeldOut", "Mask", "Settings", "SolverSpec", "TrainingRows",
-    "Trial", "assign_strata", "cross_validate", "draw_folds", "draw_stratified_sample",
-    "fit_inverse_temperature", "fit_rule", "make_folds", "score_trial",
+    "Trial", "assign_strata", "cross_validate", "draw_folds", "draw_stratified_sample", "fit_rule",
+    "make_folds", "score_trial",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -39,7 +36,6 @@ Fit = Callable[[Settings], Rule]
 AnswerHeldOut = Callable[[Settings], Matrix]  # decision values (m, units) of the rows that a fold holds out
 
 ROUGH, EXACT = 1e-3, 1e-8  # gradient tolerances
-LOG_GAINS = (-6.0, 9.0)  # range of the logarithm of the inverse temperature
 SINGLE_THREAD_SIZE = 10_000_000  # numbers in a matrix up to which one thread is faster than two
 STRATUM_SIZE = 10  # samples next to each other in the order of a regression's targets
 
@@ -103,7 +99,8 @@ class SolverSpec:
         is_unimodal: the loss has one valley along the grid, so cross-validation stops after two rises.
         is_per_unit: each label or target gets its own settings.
         is_scaled: features are standardised first.
-        is_calibrated: decision values are already on the scale of probabilities.
+        is_calibrated: decision values are already on the scale of probabilities, so that settings are compared
+            without a temperature.
         fold_count: number of folds.
         prepare_folds: takes rows and returns a function from a mask of held-out rows to `AnswerHeldOut`, with
             work shared between folds. Used if there are more rows than features; None prepares each fold
@@ -336,14 +333,11 @@ def fit_rule(spec: SolverSpec, rows: TrainingRows, settings: Settings) -> tuple[
         return fit(settings), scaler
 
 
-# --- temperature
-
-
 def score_trial(settings: Settings, decisions: Matrix, rows: TrainingRows, spec: SolverSpec) -> Trial:
     """Fit the temperature of the rows' decision values (n, units) and measure their losses."""
     task, gain = TASKS[rows.task], np.ones(rows.targets.shape[1])
     if not spec.is_calibrated and rows.task != "regression":
-        gain = fit_inverse_temperature(decisions, rows)
+        gain = fit_inverse_temperature(decisions, rows.targets, rows.weights, task=rows.task)
     link = Link(task.activation, gain, np.zeros_like(gain))
     answers, weights = link(decisions), rows.weights / rows.weights.sum()
     columns = (
@@ -353,41 +347,3 @@ def score_trial(settings: Settings, decisions: Matrix, rows: TrainingRows, spec:
         weights @ task.compute_losses(answers[:, column], rows.targets[:, column]) for column in columns
     ]
     return Trial(settings, decisions, link, np.broadcast_to(np.array(losses), gain.shape))
-
-
-def fit_inverse_temperature(decisions: Matrix, rows: TrainingRows) -> Matrix:
-    """Return 1 / temperature of each unit, shape (units,): one for all classes, or one per label.
-
-    Args:
-        decisions: shape (n, units).
-        rows: targets and weights of the same rows.
-    """
-    units = decisions.shape[1]
-    share = 1 / (len(decisions) + 2)
-    if rows.task == "multiclass":
-        soft = rows.targets * (1 - share) + share / units
-        return np.full(units, _fit_gain(decisions, soft, rows.weights))
-    soft = rows.targets * (1 - share) + share / 2
-    pairs = [
-        (np.stack([np.zeros_like(values), values], 1), np.stack([1 - truth, truth], 1))
-        for values, truth in zip(decisions.T, soft.T, strict=True)
-    ]
-    return np.array([_fit_gain(values, truth, rows.weights) for values, truth in pairs])
-
-
-def _fit_gain(decisions: Matrix, soft_targets: Matrix, weights: Matrix) -> float:
-    """Return the g that minimises the cross-entropy of softmax(g decisions): convex, so its slope is 0."""
-    from scipy.optimize import brentq
-
-    shifted = (decisions - decisions.max(1, keepdims=True)).astype(np.float32)
-    target_mean = float(weights @ np.einsum("ij,ij->i", soft_targets, shifted))
-    powers = np.empty_like(shifted)
-
-    def slope(log_gain: float) -> float:
-        np.exp(np.multiply(shifted, np.float32(np.exp(log_gain)), out=powers), out=powers)
-        return float(weights @ (np.einsum("ij,ij->i", powers, shifted) / powers.sum(1))) - target_mean
-
-    low, high = LOG_GAINS
-    if slope(low) >= 0:
-        return float(np.exp(low))
-    return float(np.exp(high if slope(high) <= 0 else brentq(slope, low, high, xtol=1e-3)))

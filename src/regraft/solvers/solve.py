@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import DataError, RegraftError, UsageError, suggest_nearest
+from regraft.solvers.calibration import CalibratedLink, choose_link
 from regraft.solvers.closed_form import DISCRIMINANT, RIDGE
 from regraft.solvers.cross_validation import (
     HeldOut,
@@ -35,6 +36,7 @@ from regraft.solvers.cross_validation import (
     Trial,
     cross_validate,
     fit_rule,
+    make_folds,
 )
 from regraft.solvers.decision import Linear, Link, Rule, Scaler
 from regraft.solvers.estimator_io import EstimatorHead
@@ -45,6 +47,8 @@ from regraft.tasks import TASKS
 __all__ = ["SOLVER_SPECS", "SolvedHead", "make_training_rows", "solve"]
 
 Matrix = NDArray[np.float64]
+
+CALIBRATION_FOLDS = 5
 
 SOLVER_SPECS: dict[str, SolverSpec] = {
     "logistic": LOGISTIC,
@@ -171,18 +175,21 @@ def solve(
     with _explain_failure(spec, rows):
         trials, held = cross_validate(spec, rows, groups=numbers)
         best = _choose_trials(trials, spec, rows)
-        settings, link = _list_settings(best, spec, rows), _calibrate(link, best)
+        settings = _list_settings(best, spec, rows)
         rule, scaler = _solve_units(spec, rows, settings)
+    held_out = HeldOut(np.flatnonzero(held), _join_decisions(best)) if best else None
+    calibrated = _calibrate(link, held_out, rows, groups=numbers)
+    phrase = _describe(spec, _merge_settings(settings), trials)
     return SolvedHead(
         solver=name,
-        phrase=_describe(spec, _merge_settings(settings), trials),
+        phrase=f"{phrase}, calibrated by class" if calibrated.by_class else phrase,
         settings=_merge_settings(settings),
         losses={_format(trial.settings): float(trial.losses.mean()) for trial in trials},
-        score=_score(best, rows.select_targets(held), task),
+        score=_score(held_out, calibrated.link, rows),
         rule=rule,
         scaler=scaler,
-        link=link,
-        held_out=HeldOut(np.flatnonzero(held), _join_decisions(best)) if best else None,
+        link=calibrated.link,
+        held_out=held_out,
     )
 
 
@@ -285,10 +292,34 @@ def _list_settings(best: list[Trial], spec: SolverSpec, rows: TrainingRows) -> l
     return [trial.settings for trial in best] or [grid[len(grid) // 2]] * rows.targets.shape[1]
 
 
-def _calibrate(link: Link, best: list[Trial]) -> Link:
-    if link.activation == "linear" or not best:
-        return link
-    return replace(link, gain=np.array([trial.link.gain[unit] for unit, trial in enumerate(best)]))
+def _join_decisions(best: list[Trial]) -> Matrix:
+    """Return the held-out decision values, (m, units), of each unit from its own trial."""
+    return np.stack([trial.decisions[:, unit] for unit, trial in enumerate(best)], 1)
+
+
+def _calibrate(
+    link: Link, held_out: HeldOut | None, rows: TrainingRows, *, groups: NDArray[Any] | None
+) -> CalibratedLink:
+    """Fit the link to held-out decision values; a regression keeps the one that it has."""
+    if held_out is None or rows.task == "regression":
+        return CalibratedLink(link)
+    numbers = held_out.rows
+    targets, weights = rows.targets[numbers], rows.weights[numbers]
+    groups, folds = None if groups is None else groups[numbers], []
+    if rows.task == "multiclass":
+        labels = rows.labels[numbers]
+        folds = make_folds(labels, count=CALIBRATION_FOLDS, seed=rows.seed, groups=groups)
+    return choose_link(
+        held_out.decisions, targets, weights, task=rows.task, folds=folds, groups=groups, seed=rows.seed
+    )
+
+
+def _score(held_out: HeldOut | None, link: Link, rows: TrainingRows) -> float:
+    """Return the task's score on held-out rows; the targets of a regression are standardised."""
+    if held_out is None:
+        return float("nan")
+    answers = held_out.decisions if rows.task == "regression" else link(held_out.decisions)
+    return TASKS[rows.task].score(answers, rows.targets[held_out.rows])
 
 
 def _solve_units(spec: SolverSpec, rows: TrainingRows, settings: list[Settings]) -> tuple[Rule, Scaler]:
@@ -304,20 +335,6 @@ def _solve_units(spec: SolverSpec, rows: TrainingRows, settings: list[Settings])
     weights = [rule.weights[:, unit] for unit, rule in enumerate(rules) if isinstance(rule, Linear)]
     bias = [rule.bias[unit] for unit, rule in enumerate(rules) if isinstance(rule, Linear)]
     return Linear(np.stack(weights, 1), np.array(bias)), scaler
-
-
-def _join_decisions(best: list[Trial]) -> Matrix:
-    """Return the held-out decision values, (m, units), of each unit from its own trial."""
-    return np.stack([trial.decisions[:, unit] for unit, trial in enumerate(best)], 1)
-
-
-def _score(best: list[Trial], rows: TrainingRows, task: str) -> float:
-    if not best:
-        return float("nan")
-    different = {id(trial): trial for trial in best}  # usually one for all units
-    answers = {number: trial.link(trial.decisions) for number, trial in different.items()}
-    columns = np.stack([answers[id(trial)][:, unit] for unit, trial in enumerate(best)], 1)
-    return TASKS[task].score(columns, rows.targets)
 
 
 def _merge_settings(settings: list[Settings]) -> Settings:

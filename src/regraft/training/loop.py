@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from regraft.backbones.graph import flatten_layers
 from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
+from regraft.solvers.calibration import MIN_ROWS, compute_decisions, fit_answer_link
+from regraft.solvers.decision import Link
 from regraft.system.console import Reporter, format_duration
 from regraft.system.signals import stop_after_step
+from regraft.training.calibrate import absorb_link, find_output_dense
 from regraft.training.checkpoint import Arrays, PhaseCheckpoint
 from regraft.training.compiled import CompiledNetwork, as_network_input
 from regraft.training.optimizers import Schedule
@@ -33,7 +36,14 @@ __all__ = ["EpochRecord", "PhaseResult", "TrainingLoop"]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the history; see `tasks` for loss and score. Epoch 0 is the model before the phase."""
+    """One line of the history; see `tasks` for loss and score. Epoch 0 is the model before the phase.
+
+    Attributes:
+        loss, val_loss: of the answers as the network gives them.
+        val_score: of calibrated answers, where they are calibrated: a shift can move answers across 0.5.
+        val_loss_calibrated: loss of the same answers once they are calibrated on the validation part; NaN
+            where they are not.
+    """
 
     epoch: int
     loss: float
@@ -41,6 +51,12 @@ class EpochRecord:
     val_score: float
     learning_rate: float
     seconds: float
+    val_loss_calibrated: float = math.nan
+
+    @property
+    def judged_loss(self) -> float:
+        """The loss that compares epochs: calibration removes what over-confidence alone adds to a loss."""
+        return self.val_loss if math.isnan(self.val_loss_calibrated) else self.val_loss_calibrated
 
 
 @dataclass
@@ -56,6 +72,8 @@ class PhaseResult:
         best: the epoch whose weights the model now has, 0 for those it had before.
         stopped: what ended it: "done", "no progress", "budget", "interrupted" or "diverged".
         seconds_left: what was left of the budget then.
+        link: calibration of the best epoch's answers; None if they are not calibrated.
+        uncalibrated: why they are not, as a phrase; "" for numbers.
     """
 
     phase: Phase
@@ -66,6 +84,8 @@ class PhaseResult:
     best: int = 0
     stopped: str = "done"
     seconds_left: float = 0.0
+    link: Link | None = None
+    uncalibrated: str = ""
 
     @property
     def unfreeze(self) -> str:
@@ -79,13 +99,23 @@ class PhaseResult:
     def state(self) -> dict[str, Any]:
         """Return the state as JSON, for `restore`."""
         state = {"planned": self.planned_epochs, "best": self.best, "stopped": self.stopped}
-        return {"history": [asdict(r) for r in self.history], **state, "left": self.seconds_left}
+        link = self.link and [self.link.activation, self.link.gain.tolist(), self.link.shift.tolist()]
+        calibration = {"link": link, "uncalibrated": self.uncalibrated}
+        return {
+            "history": [asdict(r) for r in self.history],
+            **state,
+            "left": self.seconds_left,
+            **calibration,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state that `state` returned."""
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.planned_epochs, self.best = state["planned"], state["best"]
         self.stopped, self.seconds_left = state["stopped"], state["left"]
+        activation, *arrays = state["link"] or [""]
+        self.link = Link(activation, *map(np.array, arrays)) if activation else None
+        self.uncalibrated = state["uncalibrated"]
 
 
 @dataclass
@@ -129,6 +159,7 @@ class TrainingLoop:
     ) -> None:
         self._network, self._phase, self._data = network, phase, data
         self._weights, self._guard = list_mutable_weights(model), FrozenWeightsGuard(model)
+        self._dense = find_output_dense(model, data.task)
         self._checkpoint, self._reporter = checkpoint, reporter
         self._stop = threading.Event()
 
@@ -142,16 +173,31 @@ class TrainingLoop:
                 position = self._run_epoch(position)
         for variable, value in zip(self._weights, self._best, strict=True):
             variable.assign(value)
+        if self._dense is not None and result.best and result.link is not None:
+            absorb_link(self._dense, result.link)
         self._guard.check()
         result.planned_epochs, result.seconds_left = schedule.epochs, schedule.seconds_left
         if result.stopped != "interrupted":
-            self._checkpoint.save({"done": True, "fitted": result.state()}, {"now": self._best})
+            self._checkpoint.save(
+                {"done": True, "fitted": result.state()}, {"now": _copy_values(self._weights)}
+            )
         return result
+
+    def _explain_uncalibrated(self) -> str:
+        """Return why the answers cannot be calibrated, "" if they can or are numbers."""
+        if self._data.task.name == "regression":
+            return ""
+        if self._dense is None:
+            return "the head does not end in a Dense layer that trains"
+        count = len(self._data.validation.samples)
+        return f"{count} validation images are too few for it" if count < MIN_ROWS else ""
 
     def _begin(self, seed: int) -> _Position:
         _seed_layers(self._network.model, seed)
+        self._result.uncalibrated = self._explain_uncalibrated()
         self._best = _copy_values(self._weights)
-        self._result.history.append(self._evaluate(0, math.nan, time.monotonic()))
+        record, _ = self._evaluate(0, math.nan, time.monotonic())
+        self._result.history.append(record)
         return _Position()
 
     def _run_epoch(self, position: _Position) -> _Position:
@@ -162,10 +208,11 @@ class TrainingLoop:
         if self._stop.is_set() and is_finite and not is_complete:
             self._save(position, begun)  # a resumed run trains the rest of the epoch
         loss = position.loss if is_finite else math.nan
-        result.history.append(self._evaluate(position.epoch, loss, begun))
+        record, link = self._evaluate(position.epoch, loss, begun)
+        result.history.append(record)
         result.stopped = self._judge(is_finite)
         if result.best == position.epoch:
-            self._best = _copy_values(self._weights)
+            self._best, result.link = _copy_values(self._weights), link
         self._report_epoch()
         following = _Position(position.epoch + 1)
         if is_complete and is_finite and (self._checkpoint.is_due or self._stop.is_set()):
@@ -200,17 +247,25 @@ class TrainingLoop:
                     self._report_pace()
         return True
 
-    def _evaluate(self, epoch: int, loss: float, begun: float) -> EpochRecord:
-        """Predict the validation samples and return the record of the epoch."""
+    def _evaluate(self, epoch: int, loss: float, begun: float) -> tuple[EpochRecord, Link | None]:
+        """Predict the validation samples; return the record of the epoch and the link that calibrates it."""
         data, network = self._data, self._network
         predictions = [
             np.asarray(network.model.predict_on_batch(as_network_input(batch.inputs)))
             for batch in data.validation.iter_in_order()
         ]
-        answers, truth = np.concatenate(predictions), data.validation.targets
-        val_loss = float(data.task.compute_losses(answers, truth).mean())
-        score = data.task.score(answers, truth)
-        return EpochRecord(epoch, loss, val_loss, score, network.rates.head, time.monotonic() - begun)
+        task, truth = data.task, data.validation.targets
+        answers = np.concatenate(predictions)
+        val_loss, calibrated_loss = float(task.compute_losses(answers, truth).mean()), math.nan
+        link = None
+        if self._dense is not None:
+            link = fit_answer_link(answers, truth, data.validation.weights, task=task.name)
+        if link is not None:
+            answers = link(compute_decisions(answers, task=task.name))
+            calibrated_loss = float(task.compute_losses(answers, truth).mean())
+        score, rate = task.score(answers, truth), network.rates.head
+        seconds = time.monotonic() - begun
+        return EpochRecord(epoch, loss, val_loss, score, rate, seconds, calibrated_loss), link
 
     def _judge(self, is_finite: bool) -> str:
         """Note whether the last epoch is the best; return what ends the phase now, or "done"."""
@@ -218,7 +273,7 @@ class TrainingLoop:
         last, best = result.history[-1], result.history[result.best]
         if not is_finite or not math.isfinite(last.val_loss):
             return "diverged"
-        if last.val_loss < best.val_loss and last.val_score >= result.history[0].val_score:
+        if last.judged_loss < best.judged_loss and last.val_score >= result.history[0].val_score:
             result.best = last.epoch
         if self._schedule.is_over:
             return "budget"
@@ -273,7 +328,7 @@ class TrainingLoop:
         last, score_name = self._result.history[-1], self._data.task.score_name
         self._reporter.info(
             f"Epoch {last.epoch}/{self._schedule.epochs}: loss {last.loss:.3g}, validation loss "
-            f"{last.val_loss:.3g}, {score_name} {last.val_score:.3f} ({format_duration(last.seconds)})"
+            f"{last.judged_loss:.3g}, {score_name} {last.val_score:.3f} ({format_duration(last.seconds)})"
         )
 
 

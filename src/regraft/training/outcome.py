@@ -111,16 +111,17 @@ def _describe(result: PhaseResult, score_name: str) -> str:
     title = "The head, trained by gradient" if result.unfreeze == "none" else f"Fine-tuning {result.unfreeze}"
     title += f" ({result.remark})" if result.remark else ""
     score = f"{'an' if score_name[0] in 'Rm' else 'a'} {score_name}"  # an R2, an mAP, a top-1
+    note = f" Its probabilities are not calibrated: {result.uncalibrated}." if result.uncalibrated else ""
     if result.best:
         return (
-            f"{title}, kept: on validation a loss of {best.val_loss:.3g} against {first.val_loss:.3g} before "
-            f"and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch {result.best} "
-            f"of {last}{end}."
+            f"{title}, kept: on validation a loss of {best.judged_loss:.3g} against {first.judged_loss:.3g} "
+            f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch "
+            f"{result.best} of {last}{end}.{note}"
         )
-    tried = min(result.history[1:], key=lambda record: record.val_loss, default=first)
+    tried = min(result.history[1:], key=lambda record: record.judged_loss, default=first)
     return (
         f"{title}, not kept: it did not beat what was there before on validation, with a loss of "
-        f"{tried.val_loss:.3g} against {first.val_loss:.3g} and {score} of {tried.val_score:.3f} "
+        f"{tried.judged_loss:.3g} against {first.judged_loss:.3g} and {score} of {tried.val_score:.3f} "
         f"against {first.val_score:.3f} at its best{end}."
     )
 

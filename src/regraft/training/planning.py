@@ -358,4 +358,4 @@ def is_worth_going_deeper(result: PhaseResult) -> bool:
     something else goes on gaining with every layer.
     """
     first, best = result.history[0], result.history[result.best]
-    return best.val_loss <= (1 - WORTH) * first.val_loss
+    return best.judged_loss <= (1 - WORTH) * first.judged_loss

@@ -133,7 +133,7 @@ class Tuner:
         (result,), _ = runner.run(phase)
         record, seconds = _choose_record(result), time.monotonic() - begun
         self._reporter.info(
-            f"Tried {_describe(phase)}: validation loss {record.val_loss:.4g}, "
+            f"Tried {_describe(phase)}: validation loss {record.judged_loss:.4g}, "
             f"{data.task.score_name} {record.val_score:.3f} ({format_duration(seconds)})."
         )
         self._attempts.append(
@@ -143,7 +143,7 @@ class Tuner:
                 learning_rate=phase.learning_rate,
                 backbone_rate=phase.backbone_rate,
                 epochs=epochs,
-                val_loss=record.val_loss,
+                val_loss=record.judged_loss,
                 val_score=record.val_score,
                 seconds=seconds,
                 stopped=result.stopped,
@@ -151,10 +151,12 @@ class Tuner:
         )
         if result.stopped in ("budget", "interrupted"):  # no recipe makes it again
             return math.nan
-        if result.best and (self._best is None or record.val_loss < _choose_record(self._best).val_loss):
+        if result.best and (
+            self._best is None or record.judged_loss < _choose_record(self._best).judged_loss
+        ):
             self._best, self._weights = result, head.model.get_weights()
             self._winner = len(self._attempts) - 1
-        return math.inf if result.stopped == "diverged" and not result.best else record.val_loss
+        return math.inf if result.stopped == "diverged" and not result.best else record.judged_loss
 
     def _decide(self, head: FittedHead, data: TrainingData, reason: str) -> Decision:
         """Return what was tried, which of it is best, and why no more was tried."""
@@ -207,8 +209,8 @@ def _choose_record(result: PhaseResult) -> EpochRecord:
     """Return the epoch that an attempt is judged by: the one whose weights stayed, else the lowest loss."""
     if result.best:
         return result.history[result.best]
-    finite = [record for record in result.history[1:] if math.isfinite(record.val_loss)]
-    return min(finite, key=lambda record: record.val_loss, default=result.history[0])
+    finite = [record for record in result.history[1:] if math.isfinite(record.judged_loss)]
+    return min(finite, key=lambda record: record.judged_loss, default=result.history[0])
 
 
 def choose_plans(backbone: Backbone) -> tuple[str, ...]:
