@@ -38,6 +38,7 @@ from regraft.solvers.cross_validation import (
 )
 from regraft.solvers.decision import Linear, Link, Rule, Scaler
 from regraft.solvers.estimator_io import EstimatorHead
+from regraft.solvers.fewer_rows import answer_from_fewer
 from regraft.solvers.logistic import LOGISTIC
 from regraft.solvers.sklearn_heads import BOOSTING, LINEAR_SVM, NEIGHBOURS, RADIAL_SVM, spec_from_estimator
 from regraft.tasks import TASKS
@@ -173,6 +174,7 @@ def solve(
         best = _choose_trials(trials, spec, rows)
         settings, link = _list_settings(best, spec, rows), _calibrate(link, best)
         rule, scaler = _solve_units(spec, rows, settings)
+        fewer = answer_from_fewer(spec, rows, settings, groups=numbers) if best else None
     return SolvedHead(
         solver=name,
         phrase=_describe(spec, _merge_settings(settings), trials),
@@ -182,7 +184,7 @@ def solve(
         rule=rule,
         scaler=scaler,
         link=link,
-        held_out=HeldOut(np.flatnonzero(held), _join_decisions(best)) if best else None,
+        held_out=HeldOut(np.flatnonzero(held), _join_decisions(best), fewer) if best else None,
     )
 
 
