@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.system.console import make_printable
 from regraft.system.signals import get_exit_code
 
 if TYPE_CHECKING:
@@ -30,5 +31,17 @@ def print_scores(scores: dict[str, Any]) -> None:
             continue
         print(f"{part}, {scores[part]['n']:,} images:")
         for name, score in scores[part].items():
-            if name != "n":
+            if isinstance(score, dict):
                 print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")
+        for one in scores[part].get("coverage", []):
+            print(_describe_coverage(one))
+
+
+def _describe_coverage(coverage: dict[str, Any]) -> str:
+    """Return a line on the coverage of sets or intervals, as it is in metrics.json."""
+    name = f"coverage {100 * coverage['level']:g} %"
+    target = f" of {make_printable(coverage['target'])}" if coverage.get("target") else ""
+    band = "" if coverage["low"] is None else f"   chance {coverage['low']:.3f} to {coverage['high']:.3f}"
+    size = "" if coverage["mean_size"] is None else f", mean size {coverage['mean_size']:.3g}"
+    value = "-" if coverage["coverage"] is None else f"{coverage['coverage']:.3f}"
+    return f"  {name + target:<18} {value}{band}{size}"

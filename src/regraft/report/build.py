@@ -23,6 +23,7 @@ from regraft.metrics.ranking import compute_curves
 from regraft.metrics.regression import score_targets
 from regraft.report.content import (
     ClassFindings,
+    CoverageFindings,
     Epoch,
     LabelFindings,
     NumberFindings,
@@ -33,6 +34,8 @@ from regraft.report.mistakes import list_wrong_images, list_wrong_labels, list_w
 from regraft.system.console import Reporter
 from regraft.tasks import TASKS
 from regraft.training.outcome import Outcome
+from regraft.uncertainty.conformal import measure_class_coverages, measure_coverages
+from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, ClassSets
 
 __all__ = [
     "add_warnings",
@@ -118,6 +121,24 @@ def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
         caution=_find_caution(outcome, name),
         probe=probe,
         findings=_make_findings(outcome, name, limits),
+        coverage=_measure_coverage(outcome, name),
+    )
+
+
+def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
+    """Return the coverage on a part; None if there are no limits, or if they were set on the part itself."""
+    conformal, held_out, catalog = outcome.uncertainty.conformal, outcome.held_out, outcome.catalog
+    if conformal is None or held_out is None or held_out.source == part:
+        return None
+    targets, answers = catalog.targets(catalog.part(part)), outcome.answers[part][0]
+    features, names = outcome.part_features.get(part), catalog.outputs
+    classes = []
+    if isinstance(conformal, ClassSets):
+        classes = measure_class_coverages(conformal, targets, answers, level=DEFAULT_COVERAGE, names=names)
+    return CoverageFindings(
+        measure_coverages(conformal, targets, answers, features, names=names),
+        classes,
+        conformal.describe(DEFAULT_COVERAGE, names),
     )
 
 

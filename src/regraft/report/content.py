@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from regraft.data.catalog import RejectedFile
 from regraft.metrics.classification import ClassRow
+from regraft.metrics.coverage import Coverage
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import LabelRow
 from regraft.metrics.ranking import Curves
 from regraft.metrics.regression import TargetRow
+from regraft.uncertainty.conformal import ClassCoverage
 
 if TYPE_CHECKING:
     from regraft.training.loop import PhaseResult
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassFindings",
+    "CoverageFindings",
     "Epoch",
     "LabelFindings",
     "NumberFindings",
@@ -101,6 +104,21 @@ class NumberFindings:
 
 
 @dataclass(frozen=True)
+class CoverageFindings:
+    """How often sets or intervals hold the truth.
+
+    Attributes:
+        levels: the coverage at each of several levels, for each target of numbers.
+        classes: that of each class at a level of 90 %; empty unless there are classes.
+        limits: a sentence on the limits that make the sets or intervals.
+    """
+
+    levels: list[Coverage]
+    classes: list[ClassCoverage]
+    limits: str
+
+
+@dataclass(frozen=True)
 class PartScores:
     """The scores on one part of the data ("validation" or "test") with `n` samples.
 
@@ -110,6 +128,7 @@ class PartScores:
         caution: a sentence if the model is no better than that, else "".
         probe: the headline score of the head alone on the untouched backbone, if the model is another one.
         findings: the results specific to the task.
+        coverage: how often sets or intervals hold the truth; None if that is not known.
     """
 
     name: str
@@ -119,6 +138,7 @@ class PartScores:
     caution: str
     probe: Interval | None
     findings: ClassFindings | LabelFindings | NumberFindings
+    coverage: CoverageFindings | None = None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _choose_second_fold(rows: TrainingRows, folds: Sequence[Mask], number: int) 
     if len(folds) < 3:
         return None
     for offset in (*range(2, len(folds)), 1):
-        second = folds[(number + offset) % len(folds)]
+        second: Mask = folds[(number + offset) % len(folds)]
         rest = rows.select_targets(~(folds[number] | second))
         if rows.task not in ("multiclass", "binary"):
             return second

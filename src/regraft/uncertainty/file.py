@@ -11,27 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import ModelRefused
+from regraft.uncertainty.conformal import Conformal, fit_conformal, restore_conformal
 from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
 __all__ = ["UNCERTAINTY", "Uncertainty", "fit_uncertainty", "read_uncertainty", "write_uncertainty"]
 
 UNCERTAINTY = "uncertainty.npz"  # its name in a run folder
 
+CONFORMAL = "conformal_"  # prefixes of the names of arrays
+
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What a run knows about the reliability of its answers; a part that could not be fitted is None."""
+    """What a run knows about the reliability of its answers; a part that could not be fitted is None.
+
+    Attributes:
+        conformal: prediction sets or intervals.
+    """
+
+    conformal: Conformal | None = None
 
     def to_arrays(self) -> Arrays:
         """Return all parts as arrays; the names begin with the part's name."""
-        return {}
+        conformal = {} if self.conformal is None else self.conformal.to_arrays()
+        return {CONFORMAL + name: values for name, values in conformal.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Uncertainty:
         """Return the parts that arrays from `to_arrays` hold."""
-        return cls()
+        return cls(restore_conformal(_take_part(arrays, CONFORMAL)))
 
 
 def fit_uncertainty(
@@ -45,7 +55,11 @@ def fit_uncertainty(
         task: one of `tasks.TASKS`.
         seed: random seed.
     """
-    return Uncertainty()
+    return Uncertainty(fit_conformal(held_out, task=task, seed=seed))
+
+
+def _take_part(arrays: Arrays, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def write_uncertainty(uncertainty: Uncertainty, path: Path) -> None:

@@ -10,6 +10,7 @@ taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +40,9 @@ class Spread:
     bounds: Matrix
 
     @property
-    def is_constant(self) -> NDArray[np.bool_]:
+    def is_constant(self) -> Any:
         """Whether the spread of each target is the same for all images, shape (targets,)."""
-        return ~self.weights.any(0)
+        return np.all(self.weights == 0, axis=0)
 
     def __call__(self, features: Features) -> Matrix:
         """Return the spread, (n, targets), of the errors on images with these features, (n, d)."""
@@ -122,4 +123,4 @@ def _is_better(errors: Matrix, spread: Matrix) -> bool:
     """
     scaled = spread * (errors / spread).mean()
     gain = (np.log(errors.mean()) + errors / errors.mean()) - (np.log(scaled) + errors / scaled)
-    return float(gain.mean()) > float(gain.std()) / np.sqrt(len(gain))
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
