@@ -17,7 +17,7 @@ from regraft.errors import UsageError
 from regraft.system.console import make_printable
 
 if TYPE_CHECKING:
-    from regraft.inference.bundle import Prediction
+    from regraft.inference.bundle import Bundle, Prediction
 
 __all__ = ["evaluate", "predict"]
 
@@ -43,16 +43,11 @@ def predict(
     """Print the label and probability of each image; a bad image is named with the reason."""
     from regraft.data.catalog import RejectedFile
     from regraft.inference.bundle import load
-    from regraft.system.console import TERMINAL
     from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
     level, bundle = DEFAULT_COVERAGE if coverage is None else check_coverage(coverage), load(run, trust=trust)
-    uncertainty = bundle.uncertainty
-    if coverage is not None and (uncertainty is None or uncertainty.conformal is None):
-        TERMINAL.warn(
-            f"{run} holds no answers to held-out images, so answers come without sets and intervals. A run "
-            "that is trained again has them, if its data has validation images."
-        )
+    if coverage is not None:
+        _warn_without_limits(bundle)
     paths = [path for image in images for path in (_read_paths() if image == "-" else [image])]
     for answer in bundle.predict(paths, coverage=level):
         if as_json:
@@ -116,6 +111,16 @@ def _read_paths() -> list[str]:
     if not paths:
         raise UsageError("Expected paths on standard input, one a line. Received none.")
     return paths
+
+
+def _warn_without_limits(bundle: Bundle) -> None:
+    from regraft.system.console import TERMINAL
+
+    if bundle.uncertainty is None or bundle.uncertainty.conformal is None:
+        TERMINAL.warn(
+            f"{bundle.path} holds no answers to held-out images, so answers come without sets and intervals. "
+            "Train again, with validation images, to have them."
+        )
 
 
 def _close_intervals(prediction: Prediction) -> dict[str, list[float | None]]:
