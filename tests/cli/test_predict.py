@@ -20,7 +20,7 @@ class Recorder:
         self.images: list[str] = []
         self.options: dict[str, Any] = {}
 
-    def predict(self, images: list[str]) -> list[Any]:
+    def predict(self, images: list[str], *, coverage: float) -> list[Any]:
         self.images = images
         return []
 

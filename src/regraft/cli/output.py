@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.system.console import make_printable
 from regraft.system.signals import get_exit_code
 
 if TYPE_CHECKING:
@@ -35,3 +36,15 @@ def print_scores(scores: dict[str, Any]) -> None:
         if "ece" in scores[part]:
             error, chance = scores[part]["ece"], scores[part]["ece_chance"]
             print(f"  {'ece':<18} {error:.3f}   by chance {chance['low']:.3f} to {chance['high']:.3f}")
+        for one in scores[part].get("coverage", []):
+            print(_describe_coverage(one))
+
+
+def _describe_coverage(coverage: dict[str, Any]) -> str:
+    """Return a line on the coverage of sets or intervals, as it is in metrics.json."""
+    name = f"coverage {100 * coverage['level']:g} %"
+    target = f" of {make_printable(coverage['target'])}" if coverage.get("target") else ""
+    band = "" if coverage["low"] is None else f"   chance {coverage['low']:.3f} to {coverage['high']:.3f}"
+    size = "" if coverage["mean_size"] is None else f", mean size {coverage['mean_size']:.3g}"
+    value = "-" if coverage["coverage"] is None else f"{coverage['coverage']:.3f}"
+    return f"  {name + target:<18} {value}{band}{size}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -16,9 +17,11 @@ from regraft.errors import UsageError
 from regraft.system.console import make_printable
 
 if TYPE_CHECKING:
-    from regraft.inference.bundle import Prediction
+    from regraft.inference.bundle import Bundle, Prediction
 
 __all__ = ["evaluate", "predict"]
+
+MAX_NAMES = 5  # that a line lists
 
 
 def predict(
@@ -28,26 +31,37 @@ def predict(
         typer.Argument(help="Image files, or folders of them; - reads their paths from standard input."),
     ],
     *,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of answers that the set or interval should contain the truth for. [default: 0.9]"
+        ),
+    ] = None,
     trust: opt.TrustFlag = False,
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Print the label and probability of each image; a bad image is named with the reason."""
     from regraft.data.catalog import RejectedFile
     from regraft.inference.bundle import load
+    from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
+    level, bundle = DEFAULT_COVERAGE if coverage is None else check_coverage(coverage), load(run, trust=trust)
+    if coverage is not None:
+        _warn_without_limits(bundle)
     paths = [path for image in images for path in (_read_paths() if image == "-" else [image])]
-    for answer in load(run, trust=trust).predict(paths):
+    for answer in bundle.predict(paths, coverage=level):
         if as_json:
             line = (
                 {"image": answer.image, "refused": answer.code}
                 if isinstance(answer, RejectedFile)
-                else {**asdict(answer), "label": answer.label}
+                else {**asdict(answer), "label": answer.label, "interval": _close_intervals(answer)}
             )
             print(json.dumps(line), flush=True)
         elif isinstance(answer, RejectedFile):
             print(f"{make_printable(answer.image)}\trefused: {answer.code} ({answer.detail})")
         else:
-            print(f"{make_printable(answer.image)}\t{_format_answer(answer)}")
+            text = f"{_format_answer(answer, level)}{_describe_strangeness(answer)}"
+            print(f"{make_printable(answer.image)}\t{text}")
 
 
 @opt.with_settings(
@@ -78,6 +92,7 @@ def evaluate(
             "n": item.n,
             **{name: asdict(score) for name, score in item.scores.items()},
             **(item.calibration.to_metrics() if item.calibration else {}),
+            "coverage": [one.to_json() for one in item.coverage],
         }
         for item in evaluations
     }
@@ -100,9 +115,52 @@ def _read_paths() -> list[str]:
     return paths
 
 
-def _format_answer(prediction: Prediction) -> str:
-    """Return each label with its probability, or each target with its value."""
-    if not prediction.labels and prediction.task == "multilabel":
+def _warn_without_limits(bundle: Bundle) -> None:
+    from regraft.system.console import TERMINAL
+
+    if bundle.uncertainty is None or bundle.uncertainty.conformal is None:
+        TERMINAL.warn(
+            f"{bundle.path} holds no answers to held-out images, so answers come without sets and intervals. "
+            "Train again, with validation images, to have them."
+        )
+
+
+def _close_intervals(prediction: Prediction) -> dict[str, list[float | None]]:
+    """Return the ends of each interval, None for one that is not finite."""
+    return {
+        name: [end if math.isfinite(end) else None for end in ends]
+        for name, ends in prediction.interval.items()
+    }
+
+
+def _format_answer(prediction: Prediction, coverage: float) -> str:
+    """Return each label with its probability, or each target with its value and interval."""
+    level = f"{100 * coverage:g} %"
+    if prediction.task == "regression":
+        return ", ".join(_format_number(name, prediction, level) for name in prediction.values)
+    if not prediction.labels:
         return "no label"
-    names = prediction.labels or prediction.values
-    return ", ".join(f"{make_printable(name)}\t{prediction.values[name]:.3f}" for name in names)
+    text = ", ".join(f"{make_printable(name)}\t{prediction.values[name]:.3f}" for name in prediction.labels)
+    if not prediction.undecided:
+        return text
+    shown, others = prediction.set[:MAX_NAMES], len(prediction.set) - MAX_NAMES
+    names = [make_printable(name) for name in shown] + ([f"{others} more"] if others > 0 else [])
+    return f"{text}\tundecided between {', '.join(names[:-1])} and {names[-1]} at {level}"
+
+
+def _describe_strangeness(prediction: Prediction) -> str:
+    """Return a remark for an image that is not like those of training, else nothing."""
+    if prediction.known or prediction.familiarity is None:
+        return ""
+    share = 100 * prediction.familiarity
+    return f"\tnot like the training images (familiarity {'below 0.1' if share < 0.1 else f'{share:.1f}'} %)"
+
+
+def _format_number(name: str, prediction: Prediction, level: str) -> str:
+    text = f"{make_printable(name)}\t{prediction.values[name]:.3f}"
+    if name not in prediction.interval:
+        return text
+    low, high = prediction.interval[name]
+    if not math.isfinite(low):
+        return f"{text} (too few held-out images for an interval at {level})"
+    return f"{text} ({low:.3f} to {high:.3f} at {level})"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, RejectedFile
 from regraft.data.images.decoder_pool import DecodingPool, Job
@@ -21,6 +22,7 @@ from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import ModelRefused, UsageError
 from regraft.evaluation.scores import compute_calibration, compute_scores
 from regraft.features.openvino import BATCH
+from regraft.inference.familiarity import add_familiarity
 from regraft.inference.inputs import (
     InputImage,
     list_samples,
@@ -32,6 +34,7 @@ from regraft.inference.inputs import (
 from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, ModelOutput, check_answers, make_default_engine, run_engine
 from regraft.metrics.calibration import Calibration
+from regraft.metrics.coverage import Coverage
 from regraft.metrics.intervals import Interval
 from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
 from regraft.models.inner_outputs import InnerLayer
@@ -39,7 +42,10 @@ from regraft.system.console import TERMINAL, Reporter
 from regraft.system.files import hash_file
 from regraft.system.process_cache import ProcessCache
 from regraft.tasks import TASKS
+from regraft.uncertainty.conformal import CoverageLimits, measure_coverages
+from regraft.uncertainty.familiarity import LEVEL
 from regraft.uncertainty.file import UNCERTAINTY, Uncertainty, read_uncertainty
+from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
 if TYPE_CHECKING:
     import keras
@@ -69,11 +75,12 @@ class Prediction:
         task: "multiclass", "binary", "multilabel" or "regression".
         labels: the class; for multi-label, every label that reaches its threshold; for regression, nothing.
         values: by name, the probability of each class or label, or the value of each target in its own unit.
-        set: the classes or labels among which the truth is with the asked coverage, the likeliest first.
+        set: the classes or labels among which the truth is with the asked coverage, the likeliest first; the
+            most probable class is always one of them.
         interval: by target, the lowest and highest value between which the truth is with that coverage.
         familiarity: the share of images like those of training that look as strange as this one, in 0..1;
             None if the run cannot tell.
-        known: False if hardly any image of training looks as strange.
+        known: False if the familiarity is below 0.01: the image is not like the training images.
         undecided: whether the set holds several classes.
     """
 
@@ -102,7 +109,8 @@ class Prediction:
 class Evaluation:
     """The scores on one part of a data set with `n` samples, and the files that were refused.
 
-    `calibration` tells what its probabilities are worth; None for numbers.
+    `calibration` tells what its probabilities are worth; None for numbers. `coverage` is how often the
+    sets or intervals of 80, 90 and 95 % hold the truth; empty if there are none.
     """
 
     part: str
@@ -110,6 +118,7 @@ class Evaluation:
     scores: dict[str, Interval]
     refused: tuple[RejectedFile, ...]
     calibration: Calibration | None = None
+    coverage: tuple[Coverage, ...] = ()
 
 
 class Bundle:
@@ -233,7 +242,7 @@ class Bundle:
         return True
 
     def predict(
-        self, images: Any, *, scale: float = 1.0, coverage: float = 0.9
+        self, images: Any, *, scale: float = 1.0, coverage: float = DEFAULT_COVERAGE
     ) -> Iterator[Prediction | RejectedFile]:
         """Predict samples in order.
 
@@ -249,15 +258,19 @@ class Bundle:
             The answer to each sample. An image from memory is called by its number, "image 0".
 
         Raises:
-            UsageError: a path does not exist, an item is no image, or a sample has the wrong number of them.
+            UsageError: a path does not exist, an item is no image, a sample has the wrong number of them, or
+                `coverage` is not between 0 and 1.
             DataError: the pixels of an array are not in 0..255.
         """
+        check_coverage(coverage)
         samples = list_samples(images, self.images_per_sample, self._reporter)
         return self._predict_samples(samples, scale, coverage)
 
     def _predict_samples(
         self, samples: Sequence[tuple[InputImage, ...]], scale: float, coverage: float
     ) -> Iterator[Prediction | RejectedFile]:
+        conformal = self.uncertainty.conformal if self.uncertainty else None
+        limits = None if conformal is None else CoverageLimits.find(conformal, coverage, self.outputs)
         with open_samples(samples, scale=scale) as verdicts:
             usable = [file for files in verdicts if not isinstance(files, Rejection) for file in files]
             outputs = self._predict_jobs([Job(Path(file.path), file.digest) for file in usable])
@@ -267,7 +280,7 @@ class Bundle:
                 yield (
                     RejectedFile(name, output.code, output.detail)
                     if isinstance(output, Rejection)
-                    else self._make_prediction(name, output, coverage)
+                    else self._make_prediction(name, output, limits)
                 )
 
     def evaluate(
@@ -302,17 +315,31 @@ class Bundle:
         limits = [self.thresholds.get(name, 0.5) for name in self.outputs]
         evaluations = []
         for part in sorted({sample.part for sample in catalog.samples}):
-            answers = {
-                row: output.answer
+            outputs = {
+                row: output
                 for row, (sample, output) in enumerate(pairs)
                 if sample.part == part and not isinstance(output, Rejection)
             }
-            if answers:
-                table, truth = np.stack(list(answers.values())), targets[list(answers)]
+            if outputs:
+                table, truth = np.stack([one.answer for one in outputs.values()]), targets[list(outputs)]
                 scores = compute_scores(self.task, truth, table, thresholds=np.array(limits))
                 calibration = compute_calibration(self.task, truth, table)
-                evaluations.append(Evaluation(part or "all", len(table), scores, all_refused, calibration))
+                coverage = self._measure_coverage(truth, list(outputs.values()))
+                evaluations.append(
+                    Evaluation(part or "all", len(table), scores, all_refused, calibration, coverage)
+                )
         return evaluations
+
+    def _measure_coverage(
+        self, targets: NDArray[Any], outputs: Sequence[ModelOutput]
+    ) -> tuple[Coverage, ...]:
+        conformal = self.uncertainty.conformal if self.uncertainty else None
+        if conformal is None:
+            return ()
+        answers = np.stack([output.answer for output in outputs]).astype(np.float64)
+        rows = [output.features for output in outputs if output.features is not None]
+        features = np.stack(rows) if len(rows) == len(outputs) else None
+        return tuple(measure_coverages(conformal, targets, answers, features, names=self.outputs))
 
     def _predict_jobs(self, jobs: Sequence[Job]) -> Iterator[ModelOutput | Rejection]:
         """Yield the answer to each sample with its features, or why it is refused.
@@ -323,8 +350,11 @@ class Bundle:
             return
         with DecodingPool(jobs, self.image_size, depth=self._depth) as decoding:
             engine = self.make_engine(len(jobs) // self.images_per_sample)
-            for output in run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter):
-                yield output if isinstance(output, Rejection) else self._finish_answer(output)
+            outputs = run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter)
+            answers = (item if isinstance(item, Rejection) else self._finish_answer(item) for item in outputs)
+            familiarity = self.uncertainty.familiarity if self.uncertainty else None
+            total = len(jobs) // self.images_per_sample
+            yield from add_familiarity(answers, familiarity, total, self._reporter)
 
     def _finish_answer(self, output: ModelOutput) -> ModelOutput:
         """Let the estimator, if there is one, answer from the network's output; check the answer's length."""
@@ -338,15 +368,26 @@ class Bundle:
             )
         return output._replace(answer=answer)
 
-    def _make_prediction(self, image: str, output: ModelOutput, coverage: float) -> Prediction:
+    def _make_prediction(self, image: str, output: ModelOutput, limits: CoverageLimits | None) -> Prediction:
         numbers = TASKS[self.task].expand_binary(output.answer[None].astype(np.float64))[0]
         values = dict(zip(self.outputs, numbers.tolist(), strict=True))
-        if self.task == "regression":
-            return Prediction(image, self.task, (), values)
+        members = limits.list_members(numbers) if limits else ()
+        labels: tuple[str, ...] = ()
         if self.task == "multilabel":
-            labels = (name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
-            return Prediction(image, self.task, tuple(labels), values)
-        return Prediction(image, self.task, (max(values, key=lambda name: values[name]),), values)
+            labels = tuple(name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
+        elif self.task != "regression":
+            labels = (max(values, key=lambda name: values[name]),)
+        return Prediction(
+            image,
+            self.task,
+            labels,
+            values,
+            set=members,
+            interval=limits.find_intervals(numbers, output.features) if limits else {},
+            familiarity=output.familiarity,
+            known=output.familiarity is None or output.familiarity >= LEVEL,
+            undecided=self.task in ("multiclass", "binary") and len(members) > 1,
+        )
 
     def _check_file(self, name: str) -> None:
         """Raise ModelRefused if a file differs from the manifest."""

@@ -25,7 +25,7 @@ from regraft.system.backend import get_versions
 from regraft.system.console import Reporter
 from regraft.system.files import hash_file
 from regraft.training.outcome import Outcome
-from regraft.uncertainty.file import UNCERTAINTY, fit_uncertainty, write_uncertainty
+from regraft.uncertainty.file import UNCERTAINTY, write_uncertainty
 
 if TYPE_CHECKING:
     from regraft.training.loop import PhaseResult
@@ -73,11 +73,8 @@ def open_sample_images(outcome: Outcome) -> DecodingPool:
 
 
 def _write_uncertainty(outcome: Outcome, folder: Path) -> str:
-    """Fit and write what the run knows about the reliability of its answers; return the file's SHA-256."""
-    uncertainty = fit_uncertainty(
-        outcome.held_out, outcome.reference, task=outcome.catalog.task, seed=outcome.recipe.seed
-    )
-    write_uncertainty(uncertainty, folder / UNCERTAINTY)
+    """Write what the run knows about the reliability of its answers; return the file's SHA-256."""
+    write_uncertainty(outcome.uncertainty, folder / UNCERTAINTY)
     return hash_file(folder / UNCERTAINTY)
 
 
@@ -128,6 +125,8 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "n": part.n,
             **{name: asdict(score) for name, score in part.scores.items()},
             **(part.calibration.to_metrics() if part.calibration else {}),
+            "coverage": [coverage.to_json() for coverage in part.coverage.levels] if part.coverage else [],
+            **({"unfamiliar": part.familiarity.unfamiliar} if part.familiarity else {}),
         }
         for part in sorted(parts, key=lambda part: part.name, reverse=True)
     }

@@ -192,12 +192,14 @@ class FinalAnswers:
     Attributes:
         answers: of each scored part, (n, units).
         held_out, reference: see `uncertainty.held_out`; None if there is no such image.
+        features: of each scored part, (n, d).
         graph: path of the graph that computed them; None if they come from stored features.
     """
 
     answers: Answers
     held_out: HeldOutAnswers | None
     reference: ReferenceImages | None
+    features: dict[str, NDArray[np.float32]]
     graph: Path | None = None
 
 
@@ -218,6 +220,7 @@ def predict_finally(
     reference = ReferenceImages(
         train, catalog.targets(train), data.read_pooled_features(train), data.list_groups("train")
     )
+    features = {part: data.read_pooled_features(catalog.part(part)) for part in answers}
     if head.held_out is not None and not decision.changed_model:
         rows = head.held_out.rows
         samples = tuple(train[row] for row in rows)
@@ -227,11 +230,12 @@ def predict_finally(
             head.held_out.answers,
             reference.features[rows],
             "cross-validation",
+            head.held_out.fewer,
+            head.held_out.step,
         )
-        return FinalAnswers(answers, held_out, reference)
-    validation = catalog.part("validation")
-    features = data.read_pooled_features(validation) if validation else None
-    return FinalAnswers(answers, _take_validation(catalog, answers, features), reference)
+        return FinalAnswers(answers, held_out, reference, features)
+    validation = _take_validation(catalog, answers, features.get("validation"))
+    return FinalAnswers(answers, validation, reference, features)
 
 
 def _take_validation(
@@ -266,10 +270,12 @@ def _predict_by_model(
         return np.array([outputs[sample.digest].features for sample in samples])
 
     answers = {part: stack_answers(catalog.part(part)) for part in parts}
-    held_out = _take_validation(catalog, answers, stack_features(catalog.part("validation")))
-    features = stack_features(references)
-    reference = ReferenceImages(references, catalog.targets(references), features, groups[chosen])
-    return FinalAnswers(answers, held_out, reference, runner.graph)
+    features = {part: stack_features(catalog.part(part)) for part in parts}
+    held_out = _take_validation(catalog, answers, features.get("validation"))
+    reference = ReferenceImages(
+        references, catalog.targets(references), stack_features(references), groups[chosen]
+    )
+    return FinalAnswers(answers, held_out, reference, features, runner.graph)
 
 
 def _compute_outputs(

@@ -218,6 +218,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             in_memory_objects=context.in_memory.names,
             leaks=split.leaks,
             solver=head.solver,
+            part_features=final.features,
             held_out=final.held_out,
             reference=final.reference,
         )

@@ -13,10 +13,12 @@ import numpy.typing as npt
 from regraft.data.catalog import RejectedFile
 from regraft.metrics.calibration import Calibration
 from regraft.metrics.classification import ClassRow
+from regraft.metrics.coverage import Coverage
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import LabelRow
 from regraft.metrics.ranking import Curves
 from regraft.metrics.regression import TargetRow
+from regraft.uncertainty.conformal import ClassCoverage
 
 if TYPE_CHECKING:
     from regraft.training.loop import PhaseResult
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassFindings",
+    "CoverageFindings",
     "Epoch",
+    "FamiliarityFindings",
     "LabelFindings",
     "NumberFindings",
     "PartScores",
     "Report",
+    "StrangeImage",
     "WrongImage",
     "WrongLabels",
     "WrongNumbers",
@@ -103,6 +108,50 @@ class NumberFindings:
 
 
 @dataclass(frozen=True)
+class CoverageFindings:
+    """How often sets or intervals hold the truth.
+
+    Attributes:
+        levels: the coverage at each of several levels, for each target of numbers.
+        classes: that of each class at a level of 90 %; empty unless there are classes.
+        limits: a sentence on the limits that make the sets or intervals.
+    """
+
+    levels: list[Coverage]
+    classes: list[ClassCoverage]
+    limits: str
+
+
+@dataclass(frozen=True)
+class StrangeImage:
+    """An image with its familiarity in 0..1 and its target; `thumbnail` holds a small JPEG file, or b""."""
+
+    image: str
+    truth: str
+    familiarity: float
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class FamiliarityFindings:
+    """How many images of a part are not like those of training.
+
+    Attributes:
+        level: familiarity below which an image is not like them.
+        unfamiliar: number of such images.
+        expected: how many there should be at most.
+        is_surprising: whether there are far more.
+        strangest: the least familiar images.
+    """
+
+    level: float
+    unfamiliar: int
+    expected: int
+    is_surprising: bool
+    strangest: list[StrangeImage]
+
+
+@dataclass(frozen=True)
 class PartScores:
     """The scores on one part of the data ("validation" or "test") with `n` samples.
 
@@ -113,6 +162,8 @@ class PartScores:
         probe: the headline score of the head alone on the untouched backbone, if the model is another one.
         findings: the results specific to the task.
         calibration: what the probabilities are worth; None for numbers.
+        coverage: how often sets or intervals hold the truth; None if that is not known.
+        familiarity: which images are not like those of training; None if that is not known.
     """
 
     name: str
@@ -123,6 +174,8 @@ class PartScores:
     probe: Interval | None
     findings: ClassFindings | LabelFindings | NumberFindings
     calibration: Calibration | None = None
+    coverage: CoverageFindings | None = None
+    familiarity: FamiliarityFindings | None = None
 
 
 @dataclass(frozen=True)

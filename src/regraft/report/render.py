@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,7 @@ def render(report: Report) -> str:
         gauge=_make_gauge(headline, report.parts[0].baseline) if headline else None,
         baseline_name=BASELINES[report.task],
         measures=MEASURES,
+        infinity=math.inf,
         template=f"report_{TEMPLATES[report.task]}.html.j2",
         curves=_make_learning_curves(report),
         plots=[_make_answer_charts(part, report.outputs) for part in report.parts],

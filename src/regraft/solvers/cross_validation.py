@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ from regraft.solvers.decision import Link, Rule, Scaler
 from regraft.tasks import TASKS
 
 __all__ = [
-    "EXACT", "ROUGH", "AnswerHeldOut", "Fit", "HeldOut", "Mask", "Settings", "SolverSpec", "TrainingRows",
-    "Trial", "assign_strata", "cross_validate", "draw_folds", "draw_stratified_sample", "fit_rule",
-    "make_folds", "score_trial",
+    "EXACT", "ROUGH", "AnswerHeldOut", "FewerRows", "Fit", "HeldOut", "Mask", "Settings", "SolverSpec",
+    "TrainingRows", "Trial", "answer_fold", "assign_strata", "cross_validate", "draw_folds",
+    "draw_stratified_sample", "fit_rule", "make_fold_preparer", "make_folds", "score_trial",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -99,7 +99,7 @@ class SolverSpec:
         is_unimodal: the loss has one valley along the grid, so cross-validation stops after two rises.
         is_per_unit: each label or target gets its own settings.
         is_scaled: features are standardised first.
-        is_calibrated: decision values are already on the scale of probabilities, so that settings are compared
+        is_calibrated: decision values are already on the scale of probabilities, so settings are compared
             without a temperature.
         fold_count: number of folds.
         prepare_folds: takes rows and returns a function from a mask of held-out rows to `AnswerHeldOut`, with
@@ -129,6 +129,19 @@ class SolverSpec:
         return Scaler.identity(rows.data.shape[1])
 
 
+class FewerRows(NamedTuple):
+    """Decision values of the same rows by heads that were solved on fewer rows.
+
+    Attributes:
+        decisions: shape (m, units).
+        step: the share of the difference from these decision values to those of the folds that a head of all
+            rows is likely to add.
+    """
+
+    decisions: Matrix
+    step: float
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Decision values of rows by heads that were solved without them, before the link.
@@ -136,10 +149,12 @@ class HeldOut:
     Attributes:
         rows: numbers of the rows, shape (m,), ascending.
         decisions: shape (m, units).
+        fewer: see `solvers.fewer_rows`; None if there is nothing to compare with.
     """
 
     rows: Labels
     decisions: Matrix
+    fewer: FewerRows | None = None
 
 
 @dataclass(frozen=True)
@@ -277,7 +292,7 @@ def cross_validate(
 def _try_grid(
     spec: SolverSpec, rows: TrainingRows, grid: Sequence[Settings], folds: Sequence[Mask]
 ) -> list[Trial]:
-    prepare_fold, is_held = _make_fold_preparer(spec, rows), np.any(folds, axis=0)
+    prepare_fold, is_held = make_fold_preparer(spec, rows), np.any(folds, axis=0)
     truth = rows.select_targets(is_held)
     trials: list[Trial] = []
     # One thread per fold keeps the processors busy; several threads in one matrix product get in the way.
@@ -286,7 +301,7 @@ def _try_grid(
 
         def try_settings(settings: Settings, run: Callable[..., Iterable[Matrix]] = map) -> Trial:
             decisions = np.zeros_like(rows.targets)
-            for held, values in zip(folds, run(partial(_answer_fold, settings), prepared), strict=True):
+            for held, values in zip(folds, run(partial(answer_fold, settings), prepared), strict=True):
                 decisions[held] = values
             return score_trial(settings, decisions[is_held], truth, spec)
 
@@ -303,7 +318,7 @@ def _try_grid(
     return trials
 
 
-def _make_fold_preparer(spec: SolverSpec, rows: TrainingRows) -> Callable[[Mask], AnswerHeldOut]:
+def make_fold_preparer(spec: SolverSpec, rows: TrainingRows) -> Callable[[Mask], AnswerHeldOut]:
     """Return the function from a mask of held-out rows to their answers, solved on the other rows."""
     if spec.prepare_folds is not None and len(rows.data) > rows.data.shape[1]:
         return spec.prepare_folds(rows)
@@ -318,7 +333,8 @@ def _make_fold_preparer(spec: SolverSpec, rows: TrainingRows) -> Callable[[Mask]
     return prepare_fold
 
 
-def _answer_fold(settings: Settings, answer: AnswerHeldOut) -> Matrix:
+def answer_fold(settings: Settings, answer: AnswerHeldOut) -> Matrix:
+    """Return the decision values of a fold, in one thread."""
     with threadpool_limits(1, user_api="openmp"):  # OpenMP counts for each thread that calls it
         return answer(settings)
 

@@ -40,6 +40,7 @@ from regraft.solvers.cross_validation import (
 )
 from regraft.solvers.decision import Linear, Link, Rule, Scaler
 from regraft.solvers.estimator_io import EstimatorHead
+from regraft.solvers.fewer_rows import answer_from_fewer
 from regraft.solvers.logistic import LOGISTIC
 from regraft.solvers.sklearn_heads import BOOSTING, LINEAR_SVM, NEIGHBOURS, RADIAL_SVM, spec_from_estimator
 from regraft.tasks import TASKS
@@ -177,7 +178,8 @@ def solve(
         best = _choose_trials(trials, spec, rows)
         settings = _list_settings(best, spec, rows)
         rule, scaler = _solve_units(spec, rows, settings)
-    held_out = HeldOut(np.flatnonzero(held), _join_decisions(best)) if best else None
+        fewer = answer_from_fewer(spec, rows, settings, groups=numbers) if best else None
+    held_out = HeldOut(np.flatnonzero(held), _join_decisions(best), fewer) if best else None
     calibrated = _calibrate(link, held_out, rows, groups=numbers)
     phrase = _describe(spec, _merge_settings(settings), trials)
     return SolvedHead(

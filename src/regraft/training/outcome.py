@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import Catalog
 from regraft.recipe import Recipe, Solver
+from regraft.uncertainty.file import Uncertainty, fit_uncertainty
 from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
 if TYPE_CHECKING:
@@ -161,6 +164,7 @@ class Outcome:
         leaks: part -> how many of its samples also show in an earlier part; see `data.duplicates`.
         solver: of the head, if a search chose it; None if the recipe sets it.
         in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
+        part_features: part -> pooled features of the final model, (n, d), of the scored parts.
         held_out, reference: what the uncertainty of answers is measured on, see `uncertainty.held_out`.
     """
 
@@ -177,5 +181,18 @@ class Outcome:
     in_memory_objects: tuple[str, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
     solver: Solver | None = None
+    part_features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     held_out: HeldOutAnswers | None = None
     reference: ReferenceImages | None = None
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """What the run knows about the reliability of its answers."""
+        samples = () if self.reference is None else self.reference.samples
+        return fit_uncertainty(
+            self.held_out,
+            self.reference,
+            task=self.catalog.task,
+            labels=[self.catalog.describe_target(sample) for sample in samples],
+            seed=self.recipe.seed,
+        )

@@ -29,10 +29,15 @@ Weights = tuple[NDArray[np.float64], NDArray[np.float64]]  # kernel (d, units) a
 
 
 class HeldOutRows(NamedTuple):
-    """Numbers of training samples, (m,), and answers to them, (m, units), by heads solved without them."""
+    """Numbers of training samples, (m,), and answers to them, (m, units), by heads solved without them.
+
+    `fewer` and `step` are those of `HeldOutAnswers`.
+    """
 
     rows: NDArray[np.int64]
     answers: NDArray[np.float64]
+    fewer: NDArray[np.float64] | None = None
+    step: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,14 @@ def _join_held_out(heads: list[SolvedHead], samples: int) -> HeldOutRows | None:
     answers = [
         head.link(part.decisions[np.isin(part.rows, rows)]) for head, part in zip(heads, parts, strict=True)
     ]
-    return HeldOutRows(rows, np.concatenate(answers, 1))
+    fewer = [
+        head.link(part.fewer.decisions[np.isin(part.rows, rows)])
+        for head, part in zip(heads, parts, strict=True)
+        if part.fewer is not None
+    ]
+    if len(fewer) < len(heads) or parts[0].fewer is None:
+        return HeldOutRows(rows, np.concatenate(answers, 1))
+    return HeldOutRows(rows, np.concatenate(answers, 1), np.concatenate(fewer, 1), parts[0].fewer.step)
 
 
 def _join_weights(heads: list[SolvedHead], solver: Any) -> Weights:

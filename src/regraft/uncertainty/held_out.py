@@ -24,6 +24,8 @@ class HeldOutAnswers:
         features: pooled features, float32 (n, d), see `ReferenceImages`; None if the model has none.
         source: "cross-validation" for training images, each answered by a head that was solved without it;
             "validation" for the validation part, answered by the model itself.
+        fewer, step: answers to the same images by heads that were solved on fewer, and how far a head of all
+            images goes on from there, see `solvers.fewer_rows`; None if there are none.
     """
 
     samples: tuple[Sample, ...]
@@ -31,6 +33,8 @@ class HeldOutAnswers:
     answers: NDArray[np.floating[Any]]
     features: NDArray[np.float32] | None
     source: Literal["cross-validation", "validation"]
+    fewer: NDArray[np.floating[Any]] | None = None
+    step: float = 0.0
 
 
 @dataclass(frozen=True)
