@@ -29,17 +29,17 @@ LEAST = 1e-30  # the smallest probability whose logarithm is taken
 _ACTIVATIONS = {"Softmax": "softmax", "SoftMax": "softmax", "Sigmoid": "sigmoid"}  # names of operations
 
 
-def invert_activation(answers: NDArray[Any], activation: str | None) -> Floats:
+def invert_activation(answers: NDArray[Any], activation: str) -> Floats:
     """Return decision values that have these answers.
 
     Args:
         answers: shape (n, units).
-        activation: "softmax", whose decision values are known but for a constant; "sigmoid"; or None.
+        activation: "softmax", whose decision values are known but for a constant; "sigmoid"; or "linear".
 
     >>> invert_activation(np.array([[0.5, 0.5]]), "sigmoid").tolist()
     [[0.0, 0.0]]
     """
-    if activation is None:
+    if activation == "linear":
         return np.asarray(answers, np.float32)
     table = np.maximum(np.asarray(answers, np.float64), LEAST)
     if activation == "sigmoid":
@@ -50,12 +50,12 @@ def invert_activation(answers: NDArray[Any], activation: str | None) -> Floats:
 # --- from a graph
 
 
-def read_head(graph: Path, activation: str | None) -> Head:
+def read_head(graph: Path, activation: str) -> Head:
     """Cut the head out of a run's OpenVINO graph.
 
     Args:
         graph: an OpenVINO file with the outputs `out_answers` and `out_map`.
-        activation: the activation of the answers: "softmax", "sigmoid" or None.
+        activation: the activation of the answers: "softmax", "sigmoid" or "linear".
 
     Returns:
         A function of maps of any number, and of any height and width that the head can take.
@@ -85,10 +85,10 @@ def read_head(graph: Path, activation: str | None) -> Head:
     return decide
 
 
-def _skip_activation(answers: Any, activation: str | None) -> tuple[Any, bool]:
+def _skip_activation(answers: Any, activation: str) -> tuple[Any, bool]:
     """Return the output that the last activation takes, and whether there is one or none is expected."""
     node = answers.get_node()
-    if activation is None:
+    if activation == "linear":
         return answers, True
     if _ACTIVATIONS.get(node.get_type_name()) == activation:
         return node.input_value(0), True
@@ -130,13 +130,13 @@ def _compile(core: Any, decisions: Any, maps: Any) -> Any:
 # --- from a Keras model
 
 
-def make_keras_head(model: keras.Model, tensor: Any, activation: str | None) -> Head:
+def make_keras_head(model: keras.Model, tensor: Any, activation: str) -> Head:
     """Cut the head out of a Keras model, on whichever backend Keras runs.
 
     Args:
         model: from pixels to answers.
         tensor: the symbolic tensor of the feature map, (batch, height, width, channels).
-        activation: the activation of the answers: "softmax", "sigmoid" or None.
+        activation: the activation of the answers: "softmax", "sigmoid" or "linear".
 
     Raises:
         ValueError: the head sees more of the image than the map.
@@ -147,8 +147,8 @@ def make_keras_head(model: keras.Model, tensor: Any, activation: str | None) -> 
     from regraft.backbones.graph import find_node
 
     node = find_node(model.outputs[0])
-    layer, output, has_activation = node.operation, model.outputs[0], activation is None
-    if activation is not None and get_activation_name(layer) == activation:
+    layer, output, has_activation = node.operation, model.outputs[0], activation == "linear"
+    if not has_activation and get_activation_name(layer) == activation:
         if isinstance(layer, keras.layers.Dense):
             linear = keras.layers.Dense(layer.units, use_bias=layer.use_bias, dtype=layer.dtype_policy)
             output, has_activation = linear(node.input_tensors[0]), True

@@ -128,6 +128,11 @@ class HeatMaker:
         self._linear: PooledLinear | None = None
         self._is_probed = False
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether the head was found to pool and to be linear."""
+        return self._linear is not None
+
     def compute(self, features: Floats, directions: Floats) -> Floats:
         """Return the heat of one map, (directions, height, width).
 

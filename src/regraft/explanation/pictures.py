@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["encode_jpeg", "enlarge", "paint"]
+from regraft.data.images.decode import decode
+from regraft.data.images.sample_range import FULL_DEPTH
+
+__all__ = ["encode_jpeg", "enlarge", "paint", "read_picture"]
 
 Pixels = NDArray[np.uint8]
 
@@ -62,6 +66,21 @@ def enlarge(heat: NDArray[np.floating[Any]], height: int, width: int) -> NDArray
 
     small = Image.fromarray(np.ascontiguousarray(heat, np.float32))
     return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+
+
+def read_picture(path: Path, side: int, *, depth: int = FULL_DEPTH) -> Pixels:
+    """Return an image file as RGB pixels, (height, width, 3), its longer side at most `side` pixels.
+
+    `depth` is how many bits of 16-bit samples are used.
+
+    Raises:
+        Rejection, OSError: the file holds no image, or is gone.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(decode(path.read_bytes(), None, depth=depth).pixels)
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def encode_jpeg(picture: Pixels, *, quality: int = 82) -> bytes:

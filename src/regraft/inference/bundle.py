@@ -33,7 +33,7 @@ from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, ModelOutput, check_answers, make_default_engine, run_engine
 from regraft.metrics.intervals import Interval
 from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
-from regraft.models.inner_outputs import InnerLayer
+from regraft.models.inner_outputs import ANSWERS, FEATURES, InnerLayer
 from regraft.system.console import TERMINAL, Reporter
 from regraft.system.files import hash_file
 from regraft.system.process_cache import ProcessCache
@@ -168,7 +168,7 @@ class Bundle:
         return read_uncertainty(self.path / UNCERTAINTY)
 
     @property
-    def _inner(self) -> InnerLayer | None:
+    def inner(self) -> InnerLayer | None:
         """The layer whose output the head sees; None in runs of earlier versions."""
         inner = self.manifest.get("features")
         return None if inner is None else InnerLayer(inner["layer"], inner["pooling"])
@@ -186,10 +186,10 @@ class Bundle:
         self._check_file(ESTIMATOR)
         return read_estimator(self.path / ESTIMATOR, trusted=self._trusted)
 
-    def make_engine(self, samples: int) -> Engine:
+    def make_engine(self, samples: int, outputs: Sequence[str] = (ANSWERS, FEATURES)) -> Engine:
         """Return the engine that runs the network over a number of samples.
 
-        If the run has a graph and OpenVINO is installed, that is the graph, and no backend is imported. Once
+        Its outputs are at least those that are named in `outputs` and that the network has. If the run has a graph and OpenVINO is installed, that is the graph, and no backend is imported. Once
         the attribute `model` was read, that model is run, because the caller may have changed it.
 
         Raises:
@@ -198,15 +198,17 @@ class Bundle:
             EnvironmentFault: this process was forked from one that computes with Keras, which is needed here.
         """
         if "model" in self._cache:
-            return make_default_engine(self.model, self._inner)
+            return make_default_engine(self.model, self.inner)
         if not self._has_graph:
-            return self._test_engine(make_default_engine(self.model, self._inner))
+            return self._test_engine(make_default_engine(self.model, self.inner))
         batch = 1 if samples < BATCH else BATCH
-        return self._cache.get(("engine", batch), lambda: self._make_graph_engine(batch))
+        return self._cache.get(
+            ("engine", batch, *outputs), lambda: self._make_graph_engine(batch, outputs)
+        )
 
-    def _make_graph_engine(self, batch: int) -> Engine:
-        graph = read_graph(self.path, batch, self._reporter)
-        return self._test_engine(graph or make_default_engine(self.model, self._inner))
+    def _make_graph_engine(self, batch: int, outputs: Sequence[str]) -> Engine:
+        graph = read_graph(self.path, batch, self._reporter, outputs=outputs)
+        return self._test_engine(graph or make_default_engine(self.model, self.inner))
 
     def _test_engine(self, engine: Engine) -> Engine:
         """Return the engine if it passes the self-test of the run."""
@@ -214,6 +216,11 @@ class Bundle:
             self._check_file(SELFTEST)
             check_answers(self.path / SELFTEST, self.manifest["files"], engine, self._reporter)
         return engine
+
+    @property
+    def graph(self) -> Path | None:
+        """The network's OpenVINO file; None if there is none, or once the attribute `model` was read."""
+        return self.path / GRAPH[0] if "model" not in self._cache and self._has_graph else None
 
     @cached_property
     def _has_graph(self) -> bool:
@@ -331,6 +338,10 @@ class Bundle:
                 f"{self.path} is damaged: its manifest says {units} answers, the model gives {len(answer)}."
             )
         return output._replace(answer=answer)
+
+    def make_prediction(self, image: str, output: ModelOutput, coverage: float = 0.9) -> Prediction:
+        """Return the prediction for a sample, given its name and what an engine computed of it."""
+        return self._make_prediction(image, self._finish_answer(output), coverage)
 
     def _make_prediction(self, image: str, output: ModelOutput, coverage: float) -> Prediction:
         numbers = TASKS[self.task].expand_binary(output.answer[None].astype(np.float64))[0]
