@@ -18,7 +18,7 @@ from regraft.system.console import make_printable
 if TYPE_CHECKING:
     from regraft.inference.bundle import Prediction
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "predict", "read_image_paths"]
 
 
 def predict(
@@ -35,8 +35,7 @@ def predict(
     from regraft.data.catalog import RejectedFile
     from regraft.inference.bundle import load
 
-    paths = [path for image in images for path in (_read_paths() if image == "-" else [image])]
-    for answer in load(run, trust=trust).predict(paths):
+    for answer in load(run, trust=trust).predict(read_image_paths(images)):
         if as_json:
             line = (
                 {"image": answer.image, "refused": answer.code}
@@ -84,6 +83,11 @@ def evaluate(
         print_scores(scores)
         for file in refused:
             print(f"Refused {make_printable(file['image'])}: {file['code']} ({file['detail']})")
+
+
+def read_image_paths(images: list[str]) -> list[str]:
+    """Return the paths that a command received; - stands for those on standard input."""
+    return [path for image in images for path in (_read_paths() if image == "-" else [image])]
 
 
 def _read_paths() -> list[str]:

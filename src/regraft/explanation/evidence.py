@@ -48,7 +48,8 @@ def list_questions(
         thresholds: those of labels.
 
     Example:
-        >>> for question in list_questions("multiclass", ["cat", "cow", "dog"], np.array([0.1, 0.7, 0.2]), {}):
+        >>> shares = np.array([0.1, 0.7, 0.2])
+        >>> for question in list_questions("multiclass", ["cat", "cow", "dog"], shares, {}):
         ...     question.subject, question.rival, question.direction.round(2).tolist()
         ('cow', '', [-0.33, 0.67, -0.33])
         ('cow', 'dog', [0.0, 1.0, -1.0])

@@ -140,7 +140,9 @@ class Explainer:
         except (ValueError, RuntimeError):
             return None
         if graph is not None:
-            self._reporter.info("The run was made before heat maps existed: Keras runs its model, more slowly.")
+            self._reporter.info(
+                "The run was made before heat maps existed: Keras runs its model, more slowly."
+            )
         return self._open_keras_head(self._bundle.model)
 
     def _open_keras_head(self, model: keras.Model) -> Head | None:
@@ -173,8 +175,10 @@ class Explainer:
                 pixels = [image.pixels for _, image in items if not isinstance(image, Rejection)]
                 rows = chain.from_iterable(map(list_rows, engine.run(_split(pixels, engine.batch))))
                 for job, image in items:
-                    is_refused = isinstance(image, Rejection)
-                    yield image if is_refused else _Answered(job.path, image.pixels, next(rows), engine)
+                    if isinstance(image, Rejection):
+                        yield image
+                    else:
+                        yield _Answered(job.path, image.pixels, next(rows), engine)
                     advance(1)
 
     def _explain(self, name: str, item: _Answered, coverage: float) -> Explanation:
@@ -186,8 +190,12 @@ class Explainer:
         if self._heat_maker is not None and item.output.map is not None:
             heat = self._heat_maker.compute(item.output.map, directions)
         else:
-            heat = occlude_and_compare(item.pixels, lambda pixels: self._decide(item.engine, pixels), directions)
-        centres = [part.mean() if question.is_centred else 0 for question, part in zip(questions, heat, strict=True)]
+            heat = occlude_and_compare(
+                item.pixels, lambda pixels: self._decide(item.engine, pixels), directions
+            )
+        centres = [
+            part.mean() if question.is_centred else 0 for question, part in zip(questions, heat, strict=True)
+        ]
         heat -= np.array(centres, np.float32)[:, None, None]
         picture = read_picture(item.path, PICTURE_SIDE, depth=self._depth)
         return Explanation(prediction, tuple(questions), heat, item.output.features, picture)
@@ -200,7 +208,9 @@ class Explainer:
         return invert_activation(answers, self._activation)
 
 
-def _split(pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], batch: int) -> Iterator[NDArray[np.uint8]]:
+def _split(
+    pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], batch: int
+) -> Iterator[NDArray[np.uint8]]:
     return (np.stack(list(pixels[start : start + batch])) for start in range(0, len(pixels), batch))
 
 

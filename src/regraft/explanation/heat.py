@@ -69,7 +69,7 @@ class PooledLinear:
 
     def decide(self, maps: Floats) -> Floats:
         """Return the decision values (n, units) of maps (n, height, width, channels)."""
-        decisions = maps.mean(axis=(1, 2), dtype=np.float64) @ self.average + self.bias
+        decisions: Floats = maps.mean(axis=(1, 2), dtype=np.float64) @ self.average + self.bias
         return decisions + maps.max(axis=(1, 2)) @ self.largest if self.has_maximum else decisions
 
     @property

@@ -189,8 +189,9 @@ class Bundle:
     def make_engine(self, samples: int, outputs: Sequence[str] = (ANSWERS, FEATURES)) -> Engine:
         """Return the engine that runs the network over a number of samples.
 
-        Its outputs are at least those that are named in `outputs` and that the network has. If the run has a graph and OpenVINO is installed, that is the graph, and no backend is imported. Once
-        the attribute `model` was read, that model is run, because the caller may have changed it.
+        Its outputs are at least those that are named in `outputs` and that the network has. If the run has a
+        graph and OpenVINO is installed, that is the graph, and no backend is imported. Once the attribute
+        `model` was read, that model is run, because the caller may have changed it.
 
         Raises:
             ModelRefused: a file differs from the manifest, or the engine does not give the answers that the
@@ -202,9 +203,7 @@ class Bundle:
         if not self._has_graph:
             return self._test_engine(make_default_engine(self.model, self.inner))
         batch = 1 if samples < BATCH else BATCH
-        return self._cache.get(
-            ("engine", batch, *outputs), lambda: self._make_graph_engine(batch, outputs)
-        )
+        return self._cache.get(("engine", batch, *outputs), lambda: self._make_graph_engine(batch, outputs))
 
     def _make_graph_engine(self, batch: int, outputs: Sequence[str]) -> Engine:
         graph = read_graph(self.path, batch, self._reporter, outputs=outputs)
