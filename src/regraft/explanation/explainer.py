@@ -139,7 +139,7 @@ class Explainer:
             pass
         except (ValueError, RuntimeError):
             return None
-        if graph is not None:
+        if graph is not None and self._bundle.inner is None:
             self._reporter.info(
                 "The run was made before heat maps existed: Keras runs its model, more slowly."
             )
@@ -197,7 +197,10 @@ class Explainer:
             part.mean() if question.is_centred else 0 for question, part in zip(questions, heat, strict=True)
         ]
         heat -= np.array(centres, np.float32)[:, None, None]
-        picture = read_picture(item.path, PICTURE_SIDE, depth=self._depth)
+        try:
+            picture = read_picture(item.path, PICTURE_SIDE, depth=self._depth)
+        except (OSError, Rejection):  # the file has just changed
+            picture = item.pixels
         return Explanation(prediction, tuple(questions), heat, item.output.features, picture)
 
     def _decide(self, engine: Engine, pixels: NDArray[np.uint8]) -> Floats:
