@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regraft.data.cells import escape_formula
 from regraft.data.images.decode import digest
 from regraft.data.samples import RejectedFile
@@ -134,11 +137,14 @@ class _Neighbour:
 
 @dataclass(frozen=True)
 class _Card:
-    """An image on the page: its answer, its pictures as (question, JPEG), and its nearest training images."""
+    """An image on the page: its answer, its pictures, and its nearest training images.
+
+    A map is a question, a JPEG file, and whether no part of the image has any heat.
+    """
 
     prediction: Prediction
     picture: bytes
-    maps: list[tuple[Question, bytes]]
+    maps: list[tuple[Question, bytes, bool]]
     ranking: list[tuple[str, float]]
     neighbours: list[_Neighbour]
 
@@ -149,15 +155,17 @@ def _make_cards(bundle: Bundle, explanations: Sequence[Explanation]) -> list[_Ca
         _Card(
             item.prediction,
             encode_jpeg(item.picture),
-            [
-                (question, encode_jpeg(paint(item.picture, heat, is_signed=question.is_signed)))
-                for question, heat in zip(item.questions, item.heat, strict=True)
-            ],
+            [_draw(item, question, heat) for question, heat in zip(item.questions, item.heat, strict=True)],
             _rank_values(item.prediction),
             training.find_nearest(item) if training else [],
         )
         for item in explanations
     ]
+
+
+def _draw(item: Explanation, question: Question, heat: NDArray[np.float32]) -> tuple[Question, bytes, bool]:
+    picture = paint(item.picture, heat, is_signed=question.is_signed)
+    return question, encode_jpeg(picture), not (np.abs(heat) if question.is_signed else heat).max() > 0
 
 
 def _rank_values(prediction: Prediction) -> list[tuple[str, float]]:
