@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import write_photos
 from typer.testing import CliRunner, Result
@@ -128,3 +130,34 @@ def test_python_takes_an_open_run(run: Path, photos: Path, tmp_path: Path) -> No
     assert result.path == tmp_path / "why.html"
     assert [prediction.task for prediction in result.predictions] == ["multiclass"]
     assert result.refused == ()
+
+
+class NearestInOrder:
+    """Training images that are as near as they come first."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.labels = np.array(names), np.array([name.split("/")[0] for name in names])
+
+    def find_nearest(self, features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        assert features.shape == (1, 16)
+        rows = np.arange(len(self.names))[None, :count]
+        return rows, 1 - rows / 100
+
+
+def test_the_nearest_training_images_are_shown_where_they_are_as_they_were(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{colour}/00{number}.png" for colour in ("blue", "red") for number in range(3)]
+    known = SimpleNamespace(familiarity=NearestInOrder([*names, "gone/000.png"]))
+    monkeypatch.setattr(regraft.Bundle, "uncertainty", property(lambda bundle: known))
+    changed = (photos / "blue" / "001.png").read_bytes()
+    try:
+        (photos / "blue" / "001.png").write_bytes((photos / "green" / "001.png").read_bytes())
+        call(run, photos / "red" / "000.png", "-o", tmp_path / "why.html")
+    finally:
+        (photos / "blue" / "001.png").write_bytes(changed)
+    nearest = (tmp_path / "why.html").read_text("utf-8").partition("Nearest training images")[2]
+    assert nearest.count("<li>") == 6
+    assert nearest.count("data:image/jpeg") == 5
+    assert nearest.count("no image") == 1  # its file has another content now
+    assert re.findall(r"0\.9\d|1\.00", nearest) == ["1.00", "0.99", "0.98", "0.97", "0.96", "0.95"]

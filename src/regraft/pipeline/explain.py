@@ -11,16 +11,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.cells import escape_formula
 from regraft.data.images.decode import digest
+from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.samples import RejectedFile
 from regraft.data.sources import is_in_memory
-from regraft.errors import DataError, RegraftError, wrap_os_errors
+from regraft.errors import DataError, wrap_os_errors
 from regraft.explanation.evidence import Question
 from regraft.explanation.explainer import Explainer, Explanation
 from regraft.explanation.pictures import encode_jpeg, paint
@@ -30,7 +31,6 @@ from regraft.recipe import Recipe
 from regraft.report.build import utc_now
 from regraft.report.mistakes import make_thumbnail
 from regraft.report.render import render_page
-from regraft.system.console import TERMINAL, Reporter
 from regraft.system.files import make_temporary_file
 
 __all__ = ["ExplainedImages", "explain"]
@@ -176,60 +176,75 @@ def _rank_values(prediction: Prediction) -> list[tuple[str, float]]:
     return sorted(values, key=lambda item: -item[1])[: max(RANKED, len(prediction.labels))]
 
 
+class _References(Protocol):
+    """The training images that a run's file of uncertainty holds; see `uncertainty.familiarity`."""
+
+    names: Any
+    labels: Any
+
+    def find_nearest(self, features: Any, count: int) -> tuple[Any, Any]: ...
+
+
+@dataclass(frozen=True)
 class _TrainingImages:
     """The training images that a run knows, and their files where they are still as they were.
 
-    Args:
-        bundle: the run; its file of uncertainty holds features, names and labels.
+    Attributes:
+        references: their features, names and labels.
         root: the folder that names are relative to; None if it is not known or gone.
         digests: of the content of each image, by name as in split.csv.
+        depth: how many bits of 16-bit samples are used.
     """
 
-    def __init__(self, bundle: Bundle, root: Path | None, digests: Mapping[str, str]) -> None:
-        self._bundle, self._root, self._digests = bundle, root, digests
+    references: _References
+    root: Path | None
+    digests: Mapping[str, str]
+    depth: int
 
     @classmethod
-    def open(cls, bundle: Bundle, reporter: Reporter = TERMINAL) -> _TrainingImages | None:
+    def open(cls, bundle: Bundle) -> _TrainingImages | None:
         """Open those of a run; None if the run holds no features to compare with."""
-        familiarity = getattr(bundle.uncertainty, "familiarity", None)
-        if familiarity is None:
+        references = getattr(bundle.uncertainty, "familiarity", None)
+        if references is None:
             return None
+        depth = int(bundle.manifest["pixels"].get("depth", FULL_DEPTH))
         try:
             recipe = Recipe.from_toml(bundle.path / "recipe.toml")
             with (bundle.path / "split.csv").open(encoding="utf-8", newline="") as file:
                 digests = {row["image"]: row["digest"] for row in csv.DictReader(file)}
-        except (OSError, KeyError, ValueError, RegraftError):
-            return cls(bundle, None, {})
-        root = None if is_in_memory(recipe.data) else Path(recipe.root or recipe.data)
-        if root is not None and not recipe.root and not root.is_dir():
-            root = root.parent  # of a table
-        if root is None or not root.is_dir():
-            reporter.info("The training images are no longer there: the nearest are named, not shown.")
-            root = None
-        return cls(bundle, root, digests)
+        except (OSError, KeyError, ValueError):  # the user may have moved or changed them
+            return cls(references, None, {}, depth)
+        return cls(references, _find_root(recipe), digests, depth)
 
     def find_nearest(self, item: Explanation) -> list[_Neighbour]:
         """Return the training images whose features are most like those of an explained image."""
-        familiarity = getattr(self._bundle.uncertainty, "familiarity", None)
-        if familiarity is None or item.features is None:
+        if item.features is None:
             return []
-        rows, similarity = familiarity.find_nearest(item.features, NEIGHBOURS)
+        rows, cosines = self.references.find_nearest(item.features[None], NEIGHBOURS)
+        names, labels = (
+            list(map(str, texts[rows[0]])) for texts in (self.references.names, self.references.labels)
+        )
         return [
-            _Neighbour(
-                str(familiarity.names[row]), str(familiarity.labels[row]), float(cosine), self._show(row)
-            )
-            for row, cosine in zip(rows, similarity, strict=True)
+            _Neighbour(name, label, float(cosine), self._show(name))
+            for name, label, cosine in zip(names, labels, cosines[0], strict=True)
         ]
 
-    def _show(self, row: int) -> bytes:
+    def _show(self, name: str) -> bytes:
         """Return a thumbnail of a training image; b"" if its file is gone or has another content."""
-        name = str(getattr(self._bundle.uncertainty, "familiarity").names[row])  # noqa: B009
-        if self._root is None:
+        if self.root is None:
             return b""
-        path = self._root / name
         try:
-            is_same = digest(path.read_bytes()) == self._digests.get(escape_formula(name))
-        except OSError:
+            content = (self.root / name).read_bytes()
+        except (OSError, ValueError):
             return b""
-        depth = self._bundle.manifest["pixels"].get("depth", 16)
-        return make_thumbnail(path, depth=depth) if is_same else b""
+        is_same = digest(content) == self.digests.get(escape_formula(name))
+        return make_thumbnail(self.root / name, depth=self.depth) if is_same else b""
+
+
+def _find_root(recipe: Recipe) -> Path | None:
+    """Return the folder that the images' names are relative to; None if it is not known or gone."""
+    if is_in_memory(recipe.data):
+        return None
+    data = Path(recipe.data)
+    root = Path(recipe.root) if recipe.root else data if data.is_dir() else data.parent
+    return root if root.is_dir() else None
