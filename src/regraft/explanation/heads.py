@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.features.openvino import list_names
+from regraft.models.inner_outputs import ANSWERS, MAP
 from regraft.system.imports import import_openvino
 from regraft.system.signals import restore_signal_stack
 
@@ -54,7 +56,7 @@ def read_head(graph: Path, activation: str) -> Head:
     """Cut the head out of a run's OpenVINO graph.
 
     Args:
-        graph: an OpenVINO file with the outputs `out_answers` and `out_map`.
+        graph: an OpenVINO file with the outputs `ANSWERS` and `MAP` of `models.inner_outputs`.
         activation: the activation of the answers: "softmax", "sigmoid" or "linear".
 
     Returns:
@@ -69,12 +71,12 @@ def read_head(graph: Path, activation: str) -> Head:
     core = openvino.Core()
     model = core.read_model(graph)
     outputs = {
-        name: result.input_value(0) for result in model.get_results() for name in result.output(0).get_names()
+        name: result.input_value(0) for result in model.get_results() for name in list_names(result.output(0))
     }
-    if "out_map" not in outputs:
+    if MAP not in outputs:
         raise ValueError("the graph has no feature map")
-    decisions, has_activation = _skip_activation(outputs["out_answers"], activation)
-    compiled = _compile(core, decisions, outputs["out_map"])
+    decisions, has_activation = _skip_activation(outputs[ANSWERS], activation)
+    compiled = _compile(core, decisions, outputs[MAP])
 
     def decide(maps: Floats) -> Floats:
         request = compiled.create_infer_request()  # threads share the network, not its requests
