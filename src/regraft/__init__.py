@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regraft.models.head import graft
     from regraft.pipeline.check import Checkup, check
     from regraft.pipeline.embed import embed
+    from regraft.pipeline.explain import ExplainedImages, explain
     from regraft.pipeline.inspect import Inspection, inspect
     from regraft.pipeline.recommend import Recommendation, recommend
     from regraft.pipeline.train import Run, search, train
@@ -41,6 +42,7 @@ __all__ = [
     "DataError",
     "EnvironmentFault",
     "Evaluation",
+    "ExplainedImages",
     "Features",
     "HeadSpec",
     "ImageClassifier",
@@ -61,6 +63,7 @@ __all__ = [
     "UsageError",
     "check",
     "embed",
+    "explain",
     "extract_features",
     "freeze",
     "graft",
@@ -88,6 +91,7 @@ _HOMES = {
     "regraft.models.head": ["graft"],
     "regraft.pipeline.check": ["Checkup", "check"],
     "regraft.pipeline.embed": ["embed"],
+    "regraft.pipeline.explain": ["ExplainedImages", "explain"],
     "regraft.pipeline.inspect": ["Inspection", "inspect"],
     "regraft.pipeline.recommend": ["Recommendation", "recommend"],
     "regraft.pipeline.train": ["Run", "search", "train"],

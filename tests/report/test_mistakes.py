@@ -10,6 +10,7 @@ from regraft.report.mistakes import (
     Confusion,
     rank_confusions,
     rank_errors,
+    rank_right_answers,
     rank_wrong_answers,
     rank_wrong_labels,
 )
@@ -34,6 +35,14 @@ def test_right_answers_are_not_among_the_mistakes() -> None:
     labels = np.arange(4)
     assert rank_wrong_answers(labels, np.eye(4)).tolist() == []
     assert rank_wrong_answers([], np.empty((0, 4))).tolist() == []
+
+
+def test_the_surest_and_the_least_sure_right_answer_of_each_class_are_listed() -> None:
+    probabilities = [[0.7, 0.2, 0.1], [0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3]]
+    assert rank_right_answers([0, 0, 1, 0, 2], probabilities).tolist() == [1, 3, 2]
+    assert rank_right_answers([0, 0, 1, 0, 2], probabilities, count=2).tolist() == [1, 3]
+    assert rank_right_answers([], np.empty((0, 3))).tolist() == []
+    assert rank_right_answers([1], [[0.9, 0.1]]).tolist() == []
 
 
 def test_shapes_that_disagree_are_refused() -> None:

@@ -19,7 +19,7 @@ from regraft.system.console import make_printable
 if TYPE_CHECKING:
     from regraft.inference.bundle import Bundle, Prediction
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "predict", "read_image_paths"]
 
 MAX_NAMES = 5  # that a line lists
 
@@ -48,8 +48,7 @@ def predict(
     level, bundle = DEFAULT_COVERAGE if coverage is None else check_coverage(coverage), load(run, trust=trust)
     if coverage is not None:
         _warn_without_limits(bundle)
-    paths = [path for image in images for path in (_read_paths() if image == "-" else [image])]
-    for answer in bundle.predict(paths, coverage=level):
+    for answer in bundle.predict(read_image_paths(images), coverage=level):
         if as_json:
             line = (
                 {"image": answer.image, "refused": answer.code}
@@ -103,6 +102,11 @@ def evaluate(
         print_scores(scores)
         for file in refused:
             print(f"Refused {make_printable(file['image'])}: {file['code']} ({file['detail']})")
+
+
+def read_image_paths(images: list[str]) -> list[str]:
+    """Return the paths that a command received; - stands for those on standard input."""
+    return [path for image in images for path in (_read_paths() if image == "-" else [image])]
 
 
 def _read_paths() -> list[str]:

@@ -17,6 +17,7 @@ import regraft
 from regraft.cli.backbones import backbones, demo
 from regraft.cli.check import check
 from regraft.cli.embed import embed
+from regraft.cli.explain import explain
 from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
@@ -55,7 +56,7 @@ def start(
     """Transfer learning for images on Keras 3. What is frozen is computed once."""
 
 
-for command in (train, predict, evaluate, check, inspect, recommend, search, embed, backbones, demo):
+for command in (train, predict, evaluate, explain, check, inspect, recommend, search, embed, backbones, demo):
     app.command()(command)
 
 

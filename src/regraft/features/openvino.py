@@ -27,6 +27,7 @@ __all__ = [
     "Precision",
     "expect_any_batch",
     "has_bf16",
+    "list_names",
     "openvino_name",
     "pad_batch",
 ]
@@ -109,7 +110,7 @@ class OpenVinoEngine:
         self._numbers = {
             name: number
             for number, output in enumerate(self._compiled.outputs)
-            for name in _list_names(output)
+            for name in list_names(output)
         }
         self._most_requests = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         _networks.add(self._compiled)
@@ -143,7 +144,7 @@ class OpenVinoEngine:
         }
 
 
-def _list_names(output: Any) -> list[str]:
+def list_names(output: Any) -> list[str]:
     """Return the names that `convert` gave to an output, without their `out_`."""
     return [name[4:].removesuffix(":0") for name in output.get_names() if name.startswith("out_")]
 
@@ -151,7 +152,7 @@ def _list_names(output: Any) -> list[str]:
 def _remove_other_outputs(model: Any, outputs: Collection[str]) -> None:
     """Remove the outputs of a model that have none of these names; what only they need is not computed."""
     for result in model.get_results():
-        if not any(name in outputs for name in _list_names(result.output(0))):
+        if not any(name in outputs for name in list_names(result.output(0))):
             model.remove_result(result)
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog, RejectedFile
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.rejections import Rejection
 from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import ModelRefused, UsageError
-from regraft.evaluation.scores import compute_calibration, compute_scores
 from regraft.features.openvino import BATCH
+from regraft.inference.evaluations import Evaluation, PartScorer
 from regraft.inference.familiarity import add_familiarity
 from regraft.inference.inputs import (
     InputImage,
@@ -33,17 +28,13 @@ from regraft.inference.inputs import (
 )
 from regraft.inference.model_files import ESTIMATOR, GRAPH, read_graph
 from regraft.inference.predict import SELFTEST, ModelOutput, check_answers, make_default_engine, run_engine
-from regraft.metrics.calibration import Calibration
-from regraft.metrics.coverage import Coverage
-from regraft.metrics.intervals import Interval
+from regraft.inference.predictions import Prediction, PredictionMaker, apply_estimator
 from regraft.model_scan.archive import describe_file_kind, describe_folder_kind, expect_local_path
-from regraft.models.inner_outputs import InnerLayer
+from regraft.models.inner_outputs import ANSWERS, FEATURES, InnerLayer
 from regraft.system.console import TERMINAL, Reporter
 from regraft.system.files import hash_file
 from regraft.system.process_cache import ProcessCache
 from regraft.tasks import TASKS
-from regraft.uncertainty.conformal import CoverageLimits, measure_coverages
-from regraft.uncertainty.familiarity import LEVEL
 from regraft.uncertainty.file import UNCERTAINTY, Uncertainty, read_uncertainty
 from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
@@ -64,61 +55,6 @@ __all__ = [
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2
 RUN = "a run folder written by `regraft train`, and nothing else"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one sample.
-
-    Attributes:
-        image: the path of its image, or of all its images.
-        task: "multiclass", "binary", "multilabel" or "regression".
-        labels: the class; for multi-label, every label that reaches its threshold; for regression, nothing.
-        values: by name, the probability of each class or label, or the value of each target in its own unit.
-        set: the classes or labels among which the truth is with the asked coverage, the likeliest first; the
-            most probable class is always one of them.
-        interval: by target, the lowest and highest value between which the truth is with that coverage.
-        familiarity: the share of images like those of training that look as strange as this one, in 0..1;
-            None if the run cannot tell.
-        known: False if the familiarity is below 0.01: the image is not like the training images.
-        undecided: whether the set holds several classes.
-    """
-
-    image: str
-    task: str
-    labels: tuple[str, ...]
-    values: dict[str, float]
-    set: tuple[str, ...] = ()
-    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
-    familiarity: float | None = None
-    known: bool = True
-    undecided: bool = False
-
-    @property
-    def label(self) -> str:
-        """The class, or the labels separated by commas; the empty string for regression."""
-        return ", ".join(self.labels)
-
-    @property
-    def probability(self) -> float:
-        """The probability of the class, or the lowest one among the labels; NaN without labels."""
-        return min((self.values[label] for label in self.labels), default=math.nan)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores on one part of a data set with `n` samples, and the files that were refused.
-
-    `calibration` tells what its probabilities are worth; None for numbers. `coverage` is how often the
-    sets or intervals of 80, 90 and 95 % hold the truth; empty if there are none.
-    """
-
-    part: str
-    n: int
-    scores: dict[str, Interval]
-    refused: tuple[RejectedFile, ...]
-    calibration: Calibration | None = None
-    coverage: tuple[Coverage, ...] = ()
 
 
 class Bundle:
@@ -182,7 +118,7 @@ class Bundle:
         return read_uncertainty(self.path / UNCERTAINTY)
 
     @property
-    def _inner(self) -> InnerLayer | None:
+    def inner(self) -> InnerLayer | None:
         """The layer whose output the head sees; None in runs of earlier versions."""
         inner = self.manifest.get("features")
         return None if inner is None else InnerLayer(inner["layer"], inner["pooling"])
@@ -200,11 +136,12 @@ class Bundle:
         self._check_file(ESTIMATOR)
         return read_estimator(self.path / ESTIMATOR, trusted=self._trusted)
 
-    def make_engine(self, samples: int) -> Engine:
+    def make_engine(self, samples: int, outputs: Sequence[str] = (ANSWERS, FEATURES)) -> Engine:
         """Return the engine that runs the network over a number of samples.
 
-        If the run has a graph and OpenVINO is installed, that is the graph, and no backend is imported. Once
-        the attribute `model` was read, that model is run, because the caller may have changed it.
+        Its outputs are at least those that are named in `outputs` and that the network has. If the run has a
+        graph and OpenVINO is installed, that is the graph, and no backend is imported. Once the attribute
+        `model` was read, that model is run, because the caller may have changed it.
 
         Raises:
             ModelRefused: a file differs from the manifest, or the engine does not give the answers that the
@@ -212,15 +149,15 @@ class Bundle:
             EnvironmentFault: this process was forked from one that computes with Keras, which is needed here.
         """
         if "model" in self._cache:
-            return make_default_engine(self.model, self._inner)
+            return make_default_engine(self.model, self.inner)
         if not self._has_graph:
-            return self._test_engine(make_default_engine(self.model, self._inner))
+            return self._test_engine(make_default_engine(self.model, self.inner))
         batch = 1 if samples < BATCH else BATCH
-        return self._cache.get(("engine", batch), lambda: self._make_graph_engine(batch))
+        return self._cache.get(("engine", batch, *outputs), lambda: self._make_graph_engine(batch, outputs))
 
-    def _make_graph_engine(self, batch: int) -> Engine:
-        graph = read_graph(self.path, batch, self._reporter)
-        return self._test_engine(graph or make_default_engine(self.model, self._inner))
+    def _make_graph_engine(self, batch: int, outputs: Sequence[str]) -> Engine:
+        graph = read_graph(self.path, batch, self._reporter, outputs=outputs)
+        return self._test_engine(graph or make_default_engine(self.model, self.inner))
 
     def _test_engine(self, engine: Engine) -> Engine:
         """Return the engine if it passes the self-test of the run."""
@@ -228,6 +165,11 @@ class Bundle:
             self._check_file(SELFTEST)
             check_answers(self.path / SELFTEST, self.manifest["files"], engine, self._reporter)
         return engine
+
+    @property
+    def graph(self) -> Path | None:
+        """The network's OpenVINO file; None if there is none, or once the attribute `model` was read."""
+        return self.path / GRAPH[0] if "model" not in self._cache and self._has_graph else None
 
     @cached_property
     def _has_graph(self) -> bool:
@@ -269,8 +211,7 @@ class Bundle:
     def _predict_samples(
         self, samples: Sequence[tuple[InputImage, ...]], scale: float, coverage: float
     ) -> Iterator[Prediction | RejectedFile]:
-        conformal = self.uncertainty.conformal if self.uncertainty else None
-        limits = None if conformal is None else CoverageLimits.find(conformal, coverage, self.outputs)
+        maker = PredictionMaker(self, coverage)
         with open_samples(samples, scale=scale) as verdicts:
             usable = [file for files in verdicts if not isinstance(files, Rejection) for file in files]
             outputs = self._predict_jobs([Job(Path(file.path), file.digest) for file in usable])
@@ -280,7 +221,7 @@ class Bundle:
                 yield (
                     RejectedFile(name, output.code, output.detail)
                     if isinstance(output, Rejection)
-                    else self._make_prediction(name, output, limits)
+                    else maker.make(name, output)
                 )
 
     def evaluate(
@@ -312,7 +253,7 @@ class Bundle:
             if isinstance(output, Rejection)
         ]
         all_refused = catalog.exclude(refused).refused
-        limits = [self.thresholds.get(name, 0.5) for name in self.outputs]
+        scorer = PartScorer(self.task, self.outputs, self.thresholds, self.uncertainty)
         evaluations = []
         for part in sorted({sample.part for sample in catalog.samples}):
             outputs = {
@@ -321,25 +262,9 @@ class Bundle:
                 if sample.part == part and not isinstance(output, Rejection)
             }
             if outputs:
-                table, truth = np.stack([one.answer for one in outputs.values()]), targets[list(outputs)]
-                scores = compute_scores(self.task, truth, table, thresholds=np.array(limits))
-                calibration = compute_calibration(self.task, truth, table)
-                coverage = self._measure_coverage(truth, list(outputs.values()))
-                evaluations.append(
-                    Evaluation(part or "all", len(table), scores, all_refused, calibration, coverage)
-                )
+                rows = list(outputs)
+                evaluations.append(scorer.score(part, targets[rows], list(outputs.values()), all_refused))
         return evaluations
-
-    def _measure_coverage(
-        self, targets: NDArray[Any], outputs: Sequence[ModelOutput]
-    ) -> tuple[Coverage, ...]:
-        conformal = self.uncertainty.conformal if self.uncertainty else None
-        if conformal is None:
-            return ()
-        answers = np.stack([output.answer for output in outputs]).astype(np.float64)
-        rows = [output.features for output in outputs if output.features is not None]
-        features = np.stack(rows) if len(rows) == len(outputs) else None
-        return tuple(measure_coverages(conformal, targets, answers, features, names=self.outputs))
 
     def _predict_jobs(self, jobs: Sequence[Job]) -> Iterator[ModelOutput | Rejection]:
         """Yield the answer to each sample with its features, or why it is refused.
@@ -358,36 +283,13 @@ class Bundle:
 
     def _finish_answer(self, output: ModelOutput) -> ModelOutput:
         """Let the estimator, if there is one, answer from the network's output; check the answer's length."""
-        answer = output.answer
-        if self.estimator is not None:
-            answer = self.estimator.predict(answer[None])[0].astype(np.float32)
-        units = TASKS[self.task].count_units(len(self.outputs))
-        if len(answer) != units:
+        output = apply_estimator(self.estimator, output)
+        units, count = TASKS[self.task].count_units(len(self.outputs)), len(output.answer)
+        if count != units:
             raise ModelRefused(
-                f"{self.path} is damaged: its manifest says {units} answers, the model gives {len(answer)}."
+                f"{self.path} is damaged: its manifest says {units} answers, the model gives {count}."
             )
-        return output._replace(answer=answer)
-
-    def _make_prediction(self, image: str, output: ModelOutput, limits: CoverageLimits | None) -> Prediction:
-        numbers = TASKS[self.task].expand_binary(output.answer[None].astype(np.float64))[0]
-        values = dict(zip(self.outputs, numbers.tolist(), strict=True))
-        members = limits.list_members(numbers) if limits else ()
-        labels: tuple[str, ...] = ()
-        if self.task == "multilabel":
-            labels = tuple(name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
-        elif self.task != "regression":
-            labels = (max(values, key=lambda name: values[name]),)
-        return Prediction(
-            image,
-            self.task,
-            labels,
-            values,
-            set=members,
-            interval=limits.find_intervals(numbers, output.features) if limits else {},
-            familiarity=output.familiarity,
-            known=output.familiarity is None or output.familiarity >= LEVEL,
-            undecided=self.task in ("multiclass", "binary") and len(members) > 1,
-        )
+        return output
 
     def _check_file(self, name: str) -> None:
         """Raise ModelRefused if a file differs from the manifest."""

@@ -26,7 +26,7 @@ from regraft.data.images.rejections import Rejection
 from regraft.data.samples import Sample
 from regraft.errors import ModelRefused
 from regraft.features.store import Store
-from regraft.models.inner_outputs import ANSWERS, FEATURES, InnerLayer, name_tensors
+from regraft.models.inner_outputs import ANSWERS, FEATURES, MAP, InnerLayer, name_tensors
 from regraft.system.console import Reporter
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "check_answers",
     "compute_answers",
     "group_images",
+    "list_rows",
     "make_default_engine",
     "make_test_images",
     "name_outputs",
@@ -59,12 +60,14 @@ REFUSE_ABOVE = 1e-2  # of the largest answer: another network
 class ModelOutput(NamedTuple):
     """What a model computes of a sample: its answer, (units,), and its features, (d,), if it has them.
 
-    The familiarity, in 0..1, is measured afterwards.
+    The familiarity, in 0..1, is measured afterwards. The map, (height, width, channels), is there if the
+    model has one and the engine was made to return it.
     """
 
     answer: NDArray[np.float32]
     features: NDArray[np.float32] | None
     familiarity: float | None = None
+    map: NDArray[np.float32] | None = None
 
 
 def name_outputs(model: keras.Model, inner: InnerLayer | None = None) -> keras.Model:
@@ -99,16 +102,16 @@ def run_engine(
         while samples := list(islice(group_images(decoded, images_per_sample), 8 * size)):
             pixels = [sample for sample in samples if not isinstance(sample, Rejection)]
             batches = (np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size))
-            rows = chain.from_iterable(map(_list_rows, engine.run(batches)))
+            rows = chain.from_iterable(list_rows(outputs) for outputs in engine.run(batches))
             yield from (item if isinstance(item, Rejection) else next(rows) for item in samples)
             advance(len(samples))
 
 
-def _list_rows(outputs: dict[str, NDArray[np.float32]]) -> list[ModelOutput]:
-    answers, features = outputs[ANSWERS], outputs.get(FEATURES)
-    return [
-        ModelOutput(answer, None if features is None else features[row]) for row, answer in enumerate(answers)
-    ]
+def list_rows(outputs: dict[str, NDArray[np.float32]]) -> list[ModelOutput]:
+    """Return what an engine computed of each sample of a batch."""
+    absent = [None] * len(outputs[ANSWERS])
+    inner = [outputs.get(name, absent) for name in (FEATURES, MAP)]
+    return [ModelOutput(*row) for row in zip(outputs[ANSWERS], *inner, strict=True)]
 
 
 def predict_pixels(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

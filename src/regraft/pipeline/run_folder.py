@@ -17,6 +17,7 @@ from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model
+from regraft.pipeline.heat_maps import add_heat_maps
 from regraft.recipe import Recipe, TaskChoice
 from regraft.report.build import choose_label_thresholds, make_report, score_parts, utc_now
 from regraft.report.content import PartScores
@@ -55,11 +56,13 @@ def write_run(
         ModelRefused: a weight of the model is not a finite number.
     """
     with ThreadPoolExecutor(1) as pool:  # thumbnails need half a second and no Keras
-        scores = pool.submit(_write_scores, outcome, folder, out)
+        scores = pool.submit(_write_scores, outcome, folder)
         _write_records(outcome, folder)
         files = write_trained_model(outcome.network, folder, open_images, reporter)
         files[UNCERTAINTY] = _write_uncertainty(outcome, folder)
-        metrics = scores.result()
+        metrics, parts = scores.result()
+    parts = add_heat_maps(parts, outcome, folder)
+    write_report(make_report(outcome, parts, out), folder / "report.html")
     _write_json(folder / "manifest.json", _make_manifest(outcome, files))
     return metrics
 
@@ -78,12 +81,11 @@ def _write_uncertainty(outcome: Outcome, folder: Path) -> str:
     return hash_file(folder / UNCERTAINTY)
 
 
-def _write_scores(outcome: Outcome, folder: Path, out: Path) -> dict[str, Any]:
+def _write_scores(outcome: Outcome, folder: Path) -> tuple[dict[str, Any], list[PartScores]]:
     parts = score_parts(outcome)
     metrics = _make_metrics(outcome, parts)
     _write_json(folder / "metrics.json", metrics)
-    write_report(make_report(outcome, parts, out), folder / "report.html")
-    return metrics
+    return metrics, parts
 
 
 def _write_records(outcome: Outcome, folder: Path) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "NumberFindings",
     "PartScores",
     "Report",
+    "RightImage",
     "StrangeImage",
     "WrongImage",
     "WrongLabels",
@@ -42,7 +43,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class WrongImage:
-    """A misclassified image. Probabilities are in 0..1; `thumbnail` holds a small JPEG file, or b""."""
+    """A misclassified image. Probabilities are in 0..1; `thumbnail` holds a small JPEG file, or b"".
+
+    So does `heat`: the thumbnail with a map of what speaks for the predicted class rather than the true one.
+    """
 
     image: str
     truth: str
@@ -50,26 +54,48 @@ class WrongImage:
     probability: float
     truth_probability: float
     thumbnail: bytes
+    heat: bytes = b""
+
+
+@dataclass(frozen=True)
+class RightImage:
+    """A correctly classified image; `heat` is a JPEG file with a map of what speaks for its class."""
+
+    image: str
+    truth: str
+    probability: float
+    thumbnail: bytes
+    heat: bytes
 
 
 @dataclass(frozen=True)
 class WrongLabels:
-    """An image with labels missed or added, each with its probability in 0..1, and its correct labels."""
+    """An image with labels missed or added, each with its probability in 0..1, and its correct labels.
+
+    `heat` is the thumbnail with a map of what speaks for and against `heat_label`, one of the wrong labels.
+    """
 
     image: str
     missed: list[tuple[str, float]]
     added: list[tuple[str, float]]
     right: list[str]
     thumbnail: bytes
+    heat: bytes = b""
+    heat_label: str = ""
 
 
 @dataclass(frozen=True)
 class WrongNumbers:
-    """An image with large errors: the name, truth and answer of each target."""
+    """An image with large errors: the name, truth and answer of each target.
+
+    `heat` is the thumbnail with a map of what raises and lowers `heat_label`, one of the targets.
+    """
 
     image: str
     values: list[tuple[str, float, float]]
     thumbnail: bytes
+    heat: bytes = b""
+    heat_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,12 +107,14 @@ class ClassFindings:
         rows: the scores of each class.
         wrong: the worst mistakes.
         curves: those of the second class, where there are two.
+        right: for each class its surest correct answer and its least sure one, if they have heat maps.
     """
 
     confusion: npt.NDArray[np.integer[Any]]
     rows: list[ClassRow]
     wrong: list[WrongImage]
     curves: Curves | None = None
+    right: list[RightImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

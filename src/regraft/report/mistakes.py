@@ -26,6 +26,7 @@ __all__ = [
     "make_thumbnail",
     "rank_confusions",
     "rank_errors",
+    "rank_right_answers",
     "rank_wrong_answers",
     "rank_wrong_labels",
 ]
@@ -150,6 +151,29 @@ def rank_wrong_answers(
     table = table.astype(np.float64)
     margin = table[wrong, predicted[wrong]] - table[wrong, truth[wrong]]
     return wrong[np.argsort(-margin, kind="stable")][: max(count, 0)]
+
+
+def rank_right_answers(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, count: int = 24
+) -> npt.NDArray[np.int64]:
+    """Return of each class the correct image with the highest probability, and the one with the lowest.
+
+    Args:
+        labels: class numbers, (n,).
+        probabilities: shape (n, n_classes).
+        count: the most images to return; beyond it the first classes come first.
+
+    >>> rank_right_answers([0, 0, 0, 1], [[0.6, 0.4], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]).tolist()
+    [1, 0]
+    """
+    truth, table = np.asarray(labels, dtype=np.int64), np.asarray(probabilities)
+    right = np.flatnonzero(table.argmax(axis=1) == truth) if table.size else np.array([], np.int64)
+    chosen: list[int] = []
+    for label in np.unique(truth[right]).tolist():
+        rows = right[truth[right] == label]
+        order = rows[np.argsort(-table[rows, label], kind="stable")].tolist()
+        chosen += dict.fromkeys([order[0], order[-1]])
+    return np.array(chosen[: max(count, 0)], np.int64)
 
 
 def rank_wrong_labels(

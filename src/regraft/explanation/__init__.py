@@ -1,0 +1,1 @@
+"""Where in an image the evidence for an answer lies: heat maps, and their pictures."""

@@ -1,0 +1,179 @@
+"""Heat maps in the report: beside each mistake, and of right answers of each class.
+
+The images are run once through the graph of the run, which gives their feature maps without a backend. A run
+without such a graph, or whose head sees more than the last feature map, has a report without heat maps.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data.catalog import Catalog
+from regraft.data.images.decoder_pool import DecodingPool
+from regraft.data.images.rejections import Rejection
+from regraft.explanation.heads import read_head
+from regraft.explanation.heat import HeatMaker
+from regraft.explanation.pictures import encode_jpeg, paint
+from regraft.features.openvino import OpenVinoEngine
+from regraft.inference.model_files import GRAPH
+from regraft.models.inner_outputs import MAP
+from regraft.report.content import (
+    ClassFindings,
+    PartScores,
+    RightImage,
+    WrongImage,
+    WrongLabels,
+    WrongNumbers,
+)
+from regraft.report.mistakes import make_thumbnail, rank_right_answers
+from regraft.tasks import TASKS
+from regraft.training.outcome import Outcome
+
+__all__ = ["add_heat_maps"]
+
+BATCH = 8  # images that the graph runs at a time
+MOST_BYTES = 1.5e9  # of changed maps that a head is run on, about a second
+
+Wrong = WrongImage | WrongLabels | WrongNumbers
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A heat map to make: the image, the direction as in `HeatMaker.compute`, and the picture to paint on.
+
+    `subject` is the label or target that the map is of, "" for classes, which the report names anyway.
+    """
+
+    image: str
+    direction: NDArray[np.float64]
+    thumbnail: bytes
+    subject: str = ""
+    is_signed: bool = True
+
+
+def add_heat_maps(parts: Sequence[PartScores], outcome: Outcome, folder: Path) -> list[PartScores]:
+    """Return the scored parts with heat maps beside their mistakes, and right answers in the first part.
+
+    Args:
+        parts: the first is that of the headline.
+        outcome: the result of the run.
+        folder: the run folder, with its graph if there is one.
+    """
+    catalog = outcome.catalog
+    if not parts or len(catalog.samples[0].images) > 1 or outcome.network.estimator is not None:
+        return list(parts)
+    try:
+        head = read_head(folder / GRAPH[0], TASKS[catalog.task].activation)
+        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(MAP,))
+    except (ImportError, RuntimeError, ValueError):  # there is no graph, or the head sees more than its map
+        return list(parts)
+    asked = [[_make_request(item, catalog) for item in part.findings.wrong] for part in parts]
+    right = _list_right_images(outcome, parts[0])
+    requests = [*chain.from_iterable(asked), *(_ask_about_class(item, catalog) for item in right)]
+    pictures = iter(_paint_all(requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size))
+    finished = []
+    for part, of_part in zip(parts, asked, strict=True):
+        findings: Any = part.findings
+        pairs = zip(findings.wrong, of_part, strict=True)
+        wrong = [_add_heat(item, request, next(pictures)) for item, request in pairs]
+        finished.append(replace(part, findings=replace(findings, wrong=wrong)))
+    right = [item for item in (replace(item, heat=next(pictures)) for item in right) if item.heat]
+    if isinstance(finished[0].findings, ClassFindings):
+        finished[0] = replace(finished[0], findings=replace(finished[0].findings, right=right))
+    return finished
+
+
+def _add_heat(item: Any, request: _Request, heat: bytes) -> Any:
+    labelled = {"heat_label": request.subject} if request.subject else {}
+    return replace(item, heat=heat, **labelled)
+
+
+# --- what to ask
+
+
+def _make_request(item: Wrong, catalog: Catalog) -> _Request:
+    """Ask what speaks for the wrong class rather than the true one, for a wrong label, or for a number."""
+    if isinstance(item, WrongImage):
+        direction = _point_to(item.predicted, catalog) - _point_to(item.truth, catalog)
+        return _Request(item.image, direction, item.thumbnail)
+    if isinstance(item, WrongLabels):
+        label = max(item.added, key=lambda pair: pair[1])[0] if item.added else item.missed[0][0]
+    else:
+        label = max(item.values, key=lambda row: abs(row[2] - row[1]) / max(abs(row[1]), 1e-9))[0]
+    return _Request(item.image, _point_to(label, catalog), item.thumbnail, label)
+
+
+def _ask_about_class(item: RightImage, catalog: Catalog) -> _Request:
+    """Ask what speaks for the class of a right answer, compared with the mean of all classes."""
+    direction = _point_to(item.truth, catalog)
+    if catalog.task == "multiclass":
+        direction -= 1 / len(catalog.outputs)
+    return _Request(item.image, direction, item.thumbnail, is_signed=False)
+
+
+def _point_to(output: str, catalog: Catalog) -> NDArray[np.float64]:
+    """Return the direction of the decision values that speaks for a class, label or target."""
+    number = catalog.outputs.index(output)
+    if catalog.task == "binary":
+        return np.array([number - 0.5])
+    return np.asarray(np.eye(len(catalog.outputs))[number])
+
+
+def _list_right_images(outcome: Outcome, part: PartScores) -> list[RightImage]:
+    """Return right answers of each class without their heat maps; nothing for labels and numbers."""
+    catalog = outcome.catalog
+    if not isinstance(part.findings, ClassFindings):
+        return []
+    samples, table = catalog.part(part.name), TASKS[catalog.task].expand_binary(outcome.answers[part.name][0])
+    truth = catalog.targets(samples)
+    return [
+        RightImage(
+            samples[row].path,
+            catalog.outputs[truth[row]],
+            float(table[row, truth[row]]),
+            make_thumbnail(catalog.root / samples[row].path, depth=catalog.depth),
+            b"",
+        )
+        for row in rank_right_answers(truth, table)
+    ]
+
+
+# --- from images to pictures
+
+
+def _paint_all(
+    requests: Sequence[_Request], catalog: Catalog, engine: OpenVinoEngine, heat_maker: HeatMaker, size: int
+) -> list[bytes]:
+    """Return the thumbnail of each request with its heat map on top; b"" where there is none."""
+    digests = {sample.path: sample.digest for sample in catalog.samples}
+    jobs = catalog.make_jobs([digests[request.image] for request in requests])
+    pictures = [b""] * len(requests)
+    spent = 0.0
+    with DecodingPool(jobs, size, depth=catalog.depth) as decoding:
+        items = (
+            (number, item.pixels) for number, item in enumerate(decoding) if not isinstance(item, Rejection)
+        )
+        while batch := list(islice(items, BATCH)):
+            (outputs,) = engine.run([np.stack([pixels for _, pixels in batch])])
+            for (number, _), features in zip(batch, outputs[MAP], strict=True):
+                request = requests[number]
+                if request.thumbnail and spent < MOST_BYTES:
+                    heat = heat_maker.compute(features, request.direction[None])[0]
+                    pictures[number] = _paint(request, heat - heat.mean() * (catalog.task == "regression"))
+                    spent += 0 if heat_maker.is_linear else features.nbytes * heat.size
+    return pictures
+
+
+def _paint(request: _Request, heat: NDArray[np.float32]) -> bytes:
+    from PIL import Image
+
+    picture = np.asarray(Image.open(io.BytesIO(request.thumbnail)).convert("RGB"))
+    return encode_jpeg(paint(picture, heat, is_signed=request.is_signed), quality=62)
