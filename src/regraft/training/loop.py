@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.graph import flatten_layers
+from regraft.metrics.intervals import Interval
 from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
 from regraft.system.console import Reporter, format_duration
@@ -56,6 +57,7 @@ class PhaseResult:
         best: the epoch whose weights the model now has, 0 for those it had before.
         stopped: what ended it: "done", "no progress", "budget", "interrupted" or "diverged".
         seconds_left: what was left of the budget then.
+        gain: by how much the score on validation is higher than before the phase; None for no such epoch.
     """
 
     phase: Phase
@@ -66,6 +68,7 @@ class PhaseResult:
     best: int = 0
     stopped: str = "done"
     seconds_left: float = 0.0
+    gain: Interval | None = None
 
     @property
     def unfreeze(self) -> str:
@@ -79,13 +82,20 @@ class PhaseResult:
     def state(self) -> dict[str, Any]:
         """Return the state as JSON, for `restore`."""
         state = {"planned": self.planned_epochs, "best": self.best, "stopped": self.stopped}
-        return {"history": [asdict(r) for r in self.history], **state, "left": self.seconds_left}
+        gain = asdict(self.gain) if self.gain else None
+        return {
+            "history": [asdict(r) for r in self.history],
+            **state,
+            "left": self.seconds_left,
+            "gain": gain,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state that `state` returned."""
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.planned_epochs, self.best = state["planned"], state["best"]
         self.stopped, self.seconds_left = state["stopped"], state["left"]
+        self.gain = Interval(**state["gain"]) if state["gain"] else None
 
 
 @dataclass
@@ -143,6 +153,9 @@ class TrainingLoop:
         for variable, value in zip(self._weights, self._best, strict=True):
             variable.assign(value)
         self._guard.check()
+        if result.best:
+            data, (before, after) = self._data, self._best_answers
+            result.gain = data.task.compare(before, after, data.validation.targets, seed=seed)
         result.planned_epochs, result.seconds_left = schedule.epochs, schedule.seconds_left
         if result.stopped != "interrupted":
             self._checkpoint.save({"done": True, "fitted": result.state()}, {"now": self._best})
@@ -151,7 +164,9 @@ class TrainingLoop:
     def _begin(self, seed: int) -> _Position:
         _seed_layers(self._network.model, seed)
         self._best = _copy_values(self._weights)
-        self._result.history.append(self._evaluate(0, math.nan, time.monotonic()))
+        record, answers = self._evaluate(0, math.nan, time.monotonic())
+        self._result.history.append(record)
+        self._best_answers = [answers, answers]
         return _Position()
 
     def _run_epoch(self, position: _Position) -> _Position:
@@ -162,10 +177,11 @@ class TrainingLoop:
         if self._stop.is_set() and is_finite and not is_complete:
             self._save(position, begun)  # a resumed run trains the rest of the epoch
         loss = position.loss if is_finite else math.nan
-        result.history.append(self._evaluate(position.epoch, loss, begun))
+        record, answers = self._evaluate(position.epoch, loss, begun)
+        result.history.append(record)
         result.stopped = self._judge(is_finite)
         if result.best == position.epoch:
-            self._best = _copy_values(self._weights)
+            self._best, self._best_answers[1] = _copy_values(self._weights), answers
         self._report_epoch()
         following = _Position(position.epoch + 1)
         if is_complete and is_finite and (self._checkpoint.is_due or self._stop.is_set()):
@@ -200,8 +216,8 @@ class TrainingLoop:
                     self._report_pace()
         return True
 
-    def _evaluate(self, epoch: int, loss: float, begun: float) -> EpochRecord:
-        """Predict the validation samples and return the record of the epoch."""
+    def _evaluate(self, epoch: int, loss: float, begun: float) -> tuple[EpochRecord, NDArray[Any]]:
+        """Predict the validation samples; return the record of the epoch and the answers, (n, units)."""
         data, network = self._data, self._network
         predictions = [
             np.asarray(network.model.predict_on_batch(as_network_input(batch.inputs)))
@@ -210,7 +226,8 @@ class TrainingLoop:
         answers, truth = np.concatenate(predictions), data.validation.targets
         val_loss = float(data.task.compute_losses(answers, truth).mean())
         score = data.task.score(answers, truth)
-        return EpochRecord(epoch, loss, val_loss, score, network.rates.head, time.monotonic() - begun)
+        rate, seconds = network.rates.head, time.monotonic() - begun
+        return EpochRecord(epoch, loss, val_loss, score, rate, seconds), answers
 
     def _judge(self, is_finite: bool) -> str:
         """Note whether the last epoch is the best; return what ends the phase now, or "done"."""
@@ -235,7 +252,7 @@ class TrainingLoop:
             "parts": self._network.parts,
         }
         values = {name: _copy_values(variables) for name, variables in self._list_variables().items()}
-        self._checkpoint.save(state, {**values, "best": self._best})
+        self._checkpoint.save(state, {**values, "best": self._best, "answers": self._best_answers})
 
     def _restore(self, state: dict[str, Any], arrays: Arrays) -> _Position:
         """Restore a checkpoint; return the position that it was saved at."""
@@ -246,7 +263,7 @@ class TrainingLoop:
         for name, variables in self._list_variables().items():
             for variable, value in zip(variables, arrays[name], strict=True):
                 variable.assign(value)
-        self._best = arrays["best"]
+        self._best, self._best_answers = arrays["best"], arrays["answers"]
         self._result.restore(state["fitted"])
         self._schedule.restore(state["clock"])
         self._network.rates.set(state["rate"])

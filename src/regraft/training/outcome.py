@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import Catalog
+from regraft.metrics.groups import GroupRow
+from regraft.metrics.intervals import Interval
 from regraft.recipe import Recipe, Solver
 from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
@@ -114,8 +116,8 @@ def _describe(result: PhaseResult, score_name: str) -> str:
     if result.best:
         return (
             f"{title}, kept: on validation a loss of {best.val_loss:.3g} against {first.val_loss:.3g} before "
-            f"and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch {result.best} "
-            f"of {last}{end}."
+            f"and {score} of {best.val_score:.3f} against {first.val_score:.3f}"
+            f"{_describe_gain(result.gain, score_name)}, after epoch {result.best} of {last}{end}."
         )
     tried = min(result.history[1:], key=lambda record: record.val_loss, default=first)
     return (
@@ -123,6 +125,25 @@ def _describe(result: PhaseResult, score_name: str) -> str:
         f"{tried.val_loss:.3g} against {first.val_loss:.3g} and {score} of {tried.val_score:.3f} "
         f"against {first.val_score:.3f} at its best{end}."
     )
+
+
+def _describe_gain(gain: Interval | None, score_name: str) -> str:
+    """Return by how much a score rose, with its interval: in points of 100 unless it is an R2.
+
+    >>> _describe_gain(Interval(0.065, 0.03, 0.101), "top-1"), _describe_gain(Interval(0.5, 0.25, 0.75), "R2")
+    (', better by 6.5 points (95 % 3.0 to 10.1)', ', better by 0.500 (95 % 0.250 to 0.750)')
+    """
+    if gain is None:
+        return ""
+    numbers = [gain.value, gain.low, gain.high]
+    if score_name == "R2":
+        value, low, high = (f"{number:.3f}" for number in numbers)
+    else:
+        value, low, high = (f"{100 * number:.1f}" for number in numbers)
+        value += " points"
+    if gain.value <= 0:  # only the loss is lower
+        return f" (a difference between {low} and {high} with 95 % confidence)"
+    return f", better by {value} (95 % {low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -157,6 +178,7 @@ class Outcome:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know about the model, for console and report.
+        slices: scores of groups of images of the first part in `answers`; see `evaluation.slices`.
         leaks: part -> how many of its samples also show in an earlier part; see `data.duplicates`.
         solver: of the head, if a search chose it; None if the recipe sets it.
         in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
@@ -178,3 +200,4 @@ class Outcome:
     solver: Solver | None = None
     held_out: HeldOutAnswers | None = None
     reference: ReferenceImages | None = None
+    slices: tuple[GroupRow, ...] = ()
