@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from regraft.models.freeze import freeze
     from regraft.models.head import graft
     from regraft.pipeline.check import Checkup, check
+    from regraft.pipeline.compare import Comparison, compare
     from regraft.pipeline.embed import embed
     from regraft.pipeline.inspect import Inspection, inspect
     from regraft.pipeline.recommend import Recommendation, recommend
@@ -38,6 +39,7 @@ __all__ = [
     "Bundle",
     "Catalog",
     "Checkup",
+    "Comparison",
     "DataError",
     "EnvironmentFault",
     "Evaluation",
@@ -60,6 +62,7 @@ __all__ = [
     "Store",
     "UsageError",
     "check",
+    "compare",
     "embed",
     "extract_features",
     "freeze",
@@ -87,6 +90,7 @@ _HOMES = {
     "regraft.models.freeze": ["freeze"],
     "regraft.models.head": ["graft"],
     "regraft.pipeline.check": ["Checkup", "check"],
+    "regraft.pipeline.compare": ["Comparison", "compare"],
     "regraft.pipeline.embed": ["embed"],
     "regraft.pipeline.inspect": ["Inspection", "inspect"],
     "regraft.pipeline.recommend": ["Recommendation", "recommend"],

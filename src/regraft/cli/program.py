@@ -16,6 +16,7 @@ import typer
 import regraft
 from regraft.cli.backbones import backbones, demo
 from regraft.cli.check import check
+from regraft.cli.compare import compare
 from regraft.cli.embed import embed
 from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
@@ -55,7 +56,7 @@ def start(
     """Transfer learning for images on Keras 3. What is frozen is computed once."""
 
 
-for command in (train, predict, evaluate, check, inspect, recommend, search, embed, backbones, demo):
+for command in (train, predict, evaluate, compare, check, inspect, recommend, search, embed, backbones, demo):
     app.command()(command)
 
 

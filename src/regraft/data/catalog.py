@@ -120,7 +120,7 @@ class Catalog:
             image: column of paths; several columns where a sample has several images.
             target: column of classes, numbers, or lists of labels; several for labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
-            group: column of groups, such as patients; all samples of a group stay in one part.
+            group: column of groups, such as patients; a group stays in one part.
             split: column with the part of each row: train, validation (val, dev, ...) or test.
             separator: text between the labels of a cell, such as "|"; lists need none.
             slice: columns that divide the images; see `Recipe.slice`.
@@ -250,7 +250,7 @@ class Catalog:
             missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
-            names = ("image", "target", "group", "split", "separator", "slice", "task")
+            names = (*columns, "group", "split", "separator", "slice", "task")
             settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
             return cls.from_table(path, root=recipe.root or None, **settings)
         options = [f"--{name}" for name in (*columns, "root", "slice") if getattr(recipe, name)]

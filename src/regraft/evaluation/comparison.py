@@ -234,8 +234,8 @@ def _list_changes(
     before, after = (_describe_answers(task, model, outputs, rows) for model in (first, second))
     truth = _describe_targets(task, targets[rows], outputs)
     return tuple(
-        Change(images[row], *words, float(gains[row]))
-        for row, *words in zip(rows.tolist(), truth, before, after, strict=True)
+        Change(images[row], target, old, new, float(gains[row]))
+        for row, target, old, new in zip(rows.tolist(), truth, before, after, strict=True)
     )
 
 
@@ -251,7 +251,7 @@ def _describe_answers(
 
 def _describe_targets(task: str, targets: NDArray[Any], outputs: Sequence[str]) -> list[str]:
     if task == "multilabel":
-        return [", ".join(outputs[k] for k in np.flatnonzero(row)) or "no label" for row in targets]
+        return [", ".join(outputs[k] for k in np.flatnonzero(row).tolist()) or "no label" for row in targets]
     if task == "regression":
         names = [f"{name} " if len(outputs) > 1 else "" for name in outputs]
         return [

@@ -29,8 +29,8 @@ from regraft.tasks import TASKS
 __all__ = [
     "PREDICTIONS",
     "SPLIT",
-    "ImageRow",
     "AnsweredImages",
+    "ImageRow",
     "join_digests",
     "read_predictions",
     "read_split",

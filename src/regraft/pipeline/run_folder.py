@@ -13,8 +13,8 @@ from regraft.backbones.info import locate_backbone, locate_weights
 from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
-from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.evaluation.slices import SLICE_MEASURES
+from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model
 from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
