@@ -133,10 +133,9 @@ def _divide(cells: Sequence[str]) -> list[str]:
 def _divide_numbers(values: Sequence[float], unit: str = "") -> list[str]:
     """Return the quarter of each number as a text, "" for NaN, or for all if they hardly differ."""
     numbers = np.asarray(values, np.float64)
-    finite = numbers[np.isfinite(numbers)]
-    shares = np.linspace(0, 1, QUARTERS + 1)[1:-1]
-    edges = np.unique(np.quantile(finite, shares, method="nearest")) if len(finite) else finite
-    edges = edges[edges > finite.min()] if len(finite) else edges  # nothing lies under the lowest number
+    ordered = np.sort(numbers[np.isfinite(numbers)])
+    edges = np.unique([ordered[len(ordered) * k // QUARTERS] for k in range(1, QUARTERS) if len(ordered)])
+    edges = edges[edges > ordered[:1]] if len(edges) else edges  # nothing lies under the lowest number
     if not len(edges):
         return [""] * len(numbers)
     texts = [f"{edge:.10g}" for edge in edges]
