@@ -135,15 +135,12 @@ def _describe_gain(gain: Interval | None, score_name: str) -> str:
     """
     if gain is None:
         return ""
-    numbers = [gain.value, gain.low, gain.high]
-    if score_name == "R2":
-        value, low, high = (f"{number:.3f}" for number in numbers)
-    else:
-        value, low, high = (f"{100 * number:.1f}" for number in numbers)
-        value += " points"
+    unit, digits = (1, 3) if score_name == "R2" else (100, 1)
+    value, low, high = (f"{unit * number:.{digits}f}" for number in (gain.value, gain.low, gain.high))
+    interval = f"(95 % {low} to {high})"
     if gain.value <= 0:  # only the loss is lower
-        return f" (a difference between {low} and {high} with 95 % confidence)"
-    return f", better by {value} (95 % {low} to {high})"
+        return f", no better {interval}"
+    return f", better by {value}{' points' if unit == 100 else ''} {interval}"
 
 
 @dataclass(frozen=True)
