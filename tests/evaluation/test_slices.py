@@ -114,5 +114,5 @@ def test_brightness_counts_as_the_eye_sees_it():
         for number in range(N)
     ]
     slices = slice_samples(make_catalog(), facts)["brightness"]
-    assert set(slices[:60]) == {"149.7 or more"}
-    assert set(slices[60:]) == {"under 149.7"}
+    assert set(slices[:60]) == {"150 or more"}
+    assert set(slices[60:]) == {"under 150"}

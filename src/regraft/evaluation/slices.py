@@ -78,7 +78,7 @@ def make_slices(
     """
     sizes = [float(max(fact.width, fact.height)) for fact in facts]
     thumbnails = np.array([np.frombuffer(fact.thumbnail, np.uint8) for fact in facts], np.float64)
-    brightness = (thumbnails.reshape(len(facts), -1, 3) @ LUMA).mean(axis=1).round(1)
+    brightness = (thumbnails.reshape(len(facts), -1, 3) @ LUMA).mean(axis=1).round()
     folders = [strip_known_folders(sample.path, catalog.describe_target(sample)) for sample in samples]
     return {
         **{name: _divide([sample.cells[k] for sample in samples]) for k, name in enumerate(columns)},

@@ -65,7 +65,7 @@ def score_groups(
         seed: random seed of permutations and intervals.
 
     Returns:
-        The groups that are worse with the most certainty first.
+        The groups that are worse with the most certainty first, then those that are worse by the most.
 
     >>> right = np.arange(100) >= 20
     >>> rows = score_groups(right, {"site": ["A"] * 25 + ["B"] * 75}, is_error=False)
@@ -90,7 +90,8 @@ def score_groups(
         for (column, value, chosen), chance in zip(groups, corrected, strict=True)
     ]
     rows = [replace(row, worse=row.p_value < SIGNIFICANT) for row in rows]
-    return sorted(rows, key=lambda row: row.p_value)
+    sign = 1 if is_error else -1
+    return sorted(rows, key=lambda row: (row.p_value, sign * (row.rest - row.score.value)))
 
 
 def correct_by_holm(p_values: npt.ArrayLike) -> Floats:
