@@ -110,7 +110,7 @@ def compute_mae(truth, answers):
 @pytest.mark.parametrize(
     ("task", "name", "score"), [("multiclass", "top1", compute_top1), ("regression", "mae", compute_mae)]
 )
-def test_intervals_are_those_of_scipys_paired_bootstrap(task, name, score):
+def test_intervals_are_those_of_scipys_bootstrap_difference(task, name, score):
     truth, first, second = make_answers(task)
 
     def difference(rows, axis):

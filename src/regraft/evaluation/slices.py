@@ -22,7 +22,7 @@ from regraft.metrics.groups import GroupRow, score_groups
 from regraft.metrics.multilabel import compute_label_losses
 from regraft.tasks import TASKS
 
-__all__ = ["SLICE_MEASURES", "describe_worse_slices", "make_slices", "score_slices"]
+__all__ = ["SLICE_MEASURES", "describe_worse_slices", "format_chance", "make_slices", "score_slices"]
 
 SLICE_MEASURES = {"multiclass": "top1", "binary": "top1", "multilabel": "log_loss", "regression": "mae"}
 MAX_VALUES = 30  # of a column, the most frequent; the more are tested, the worse one must be to be sure
@@ -95,7 +95,7 @@ def describe_worse_slices(rows: Sequence[GroupRow], *, task: str, part: str) -> 
     >>> row = GroupRow("camera", "B", 48, Interval(0.5208, 0.38, 0.65), 0.87, 0.0004, True)
     >>> describe_worse_slices([row], task="binary", part="test")
     ['Worse on the 48 test images whose camera is B: a top-1 accuracy of 52.1 % against 87.0 % on the others
-    (p = 0.0004, corrected for the number of slices).']
+    (p < 0.001, corrected for the number of slices).']
     """
     name = SLICE_MEASURES[task]
     label, is_share = MEASURES[name].label, MEASURES[name].is_share
@@ -107,10 +107,19 @@ def describe_worse_slices(rows: Sequence[GroupRow], *, task: str, part: str) -> 
     return [
         f"Worse on the {row.n:,} {part} images whose {row.column} is {row.value}: a {label} of "
         f"{write(row.score.value)} against {write(row.rest)} on the others "
-        f"(p = {row.p_value:.1g}, corrected for the number of slices)."
+        f"({format_chance(row.p_value)}, corrected for the number of slices)."
         for row in rows
         if row.worse
     ]
+
+
+def format_chance(p_value: float) -> str:
+    """Format a p-value with its relation.
+
+    >>> format_chance(0.0314), format_chance(2e-8)
+    ('p = 0.031', 'p < 0.001')
+    """
+    return f"p = {p_value:.2g}" if p_value >= 0.001 else "p < 0.001"
 
 
 def _rate_answers(task: str, targets: NDArray[Any], answers: NDArray[np.float64]) -> NDArray[Any]:

@@ -20,9 +20,9 @@ from regraft.errors import DataError
 __all__ = [
     "Interval",
     "bootstrap",
+    "bootstrap_difference",
     "logit_interval",
     "median_interval",
-    "paired_bootstrap",
     "wilson_interval",
 ]
 
@@ -86,7 +86,7 @@ def bootstrap(table: Any, statistic: Callable[[Floats], Floats], *, seed: int = 
     return [_percentiles(float(value), drawn) for value, drawn in zip(values, resampled.T, strict=True)]
 
 
-def paired_bootstrap(
+def bootstrap_difference(
     first: WeightedScores, second: WeightedScores, n: int, *, seed: int = 0
 ) -> list[Interval]:
     """Return by how much scores of one model exceed another's on the same n images, each with an interval.
@@ -102,7 +102,7 @@ def paired_bootstrap(
         s percentile intervals of `second` minus `first`, as in `bootstrap`.
 
     >>> hits = np.array([[0.0, 1.0], [1.0, 1.0]])  # of each model, on two images
-    >>> paired_bootstrap(lambda w: w @ hits[:1].T / 2, lambda w: w @ hits[1:].T / 2, 2)
+    >>> bootstrap_difference(lambda w: w @ hits[:1].T / 2, lambda w: w @ hits[1:].T / 2, 2)
     [Interval(value=0.5, low=0.0, high=1.0)]
     """
     values = (second(np.ones((1, n))) - first(np.ones((1, n))))[0]

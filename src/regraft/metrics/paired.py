@@ -18,7 +18,7 @@ from regraft.metrics.classification import (
     score_f1_sums,
     sum_classes,
 )
-from regraft.metrics.intervals import Interval, WeightedScores, paired_bootstrap
+from regraft.metrics.intervals import Interval, WeightedScores, bootstrap_difference
 from regraft.metrics.multilabel import (
     DEFAULT_THRESHOLD,
     compute_label_losses,
@@ -113,7 +113,7 @@ def compare_scores(
         makers[task](truth, np.asarray(answers, np.float64), limits)
         for answers, limits in zip((first, second), thresholds, strict=True)
     ]
-    differences = paired_bootstrap(models[0], models[1], len(truth), seed=seed)
+    differences = bootstrap_difference(models[0], models[1], len(truth), seed=seed)
     named = zip(NAMES[task], differences, strict=True)
     return {name: difference for name, difference in named if not np.isnan(difference.value)}
 
