@@ -14,6 +14,7 @@ EVERYTHING = Recipe(
     group="patient",
     split="part",
     separator="|",
+    slice=("hospital", "camera"),
     root="images",
     task="multilabel",
     validation=0.3,

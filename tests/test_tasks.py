@@ -73,3 +73,25 @@ def test_balanced_label_weights_make_yes_and_no_of_each_label_count_alike():
     assert weights.shape == LABELS.shape
     np.testing.assert_allclose((weights * LABELS).sum(0), 25, rtol=1e-5)
     np.testing.assert_allclose((weights * (1 - LABELS)).sum(0), 25, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "first", "second"),
+    [
+        ("multiclass", CLASSES, PROBABILITIES, PROBABILITIES * 0.6 + 0.4 * np.eye(4)[CLASSES]),
+        ("binary", CLASSES % 2, SIGMOIDS[:, :1], 1 - SIGMOIDS[:, :1]),
+        ("multilabel", LABELS, SIGMOIDS, SIGMOIDS * 0.7 + 0.3 * LABELS),
+        ("regression", NUMBERS, GUESSES, GUESSES + 1),
+    ],
+)
+def test_the_gain_is_the_difference_of_the_scores(name, targets, first, second):
+    task = TASKS[name]
+    encoded = task.encode(targets, {"multilabel": 3, "regression": 2}.get(name, 4))
+    gain = task.compare(first, second, encoded)
+    assert gain.value == pytest.approx(task.score(second, encoded) - task.score(first, encoded))
+    assert gain.low <= gain.value <= gain.high
+    assert task.compare(first, second, encoded) == gain
+
+
+def test_a_gain_that_is_undefined_is_none():
+    assert TASKS["multilabel"].compare(SIGMOIDS, SIGMOIDS, np.zeros_like(LABELS)) is None

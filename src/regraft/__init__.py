@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from regraft.models.freeze import freeze
     from regraft.models.head import graft
     from regraft.pipeline.check import Checkup, check
+    from regraft.pipeline.compare import Comparison, compare
     from regraft.pipeline.embed import embed
     from regraft.pipeline.explain import ExplainedImages, explain
     from regraft.pipeline.inspect import Inspection, inspect
@@ -39,6 +40,7 @@ __all__ = [
     "Bundle",
     "Catalog",
     "Checkup",
+    "Comparison",
     "DataError",
     "EnvironmentFault",
     "Evaluation",
@@ -62,6 +64,7 @@ __all__ = [
     "Store",
     "UsageError",
     "check",
+    "compare",
     "embed",
     "explain",
     "extract_features",
@@ -90,6 +93,7 @@ _HOMES = {
     "regraft.models.freeze": ["freeze"],
     "regraft.models.head": ["graft"],
     "regraft.pipeline.check": ["Checkup", "check"],
+    "regraft.pipeline.compare": ["Comparison", "compare"],
     "regraft.pipeline.embed": ["embed"],
     "regraft.pipeline.explain": ["ExplainedImages", "explain"],
     "regraft.pipeline.inspect": ["Inspection", "inspect"],

@@ -160,6 +160,8 @@ class Recipe:
         group, split: columns of the table: groups that stay in one part, and the user's own parts.
         separator: separator between several labels in a cell.
         root: folder that the paths in the table are relative to; "" for the folder of the table.
+        slice: columns of the table that divide the images, such as hospital or camera: scores are reported
+            for each of their values, or for quarters of numbers.
         task: the kind of target; "auto" detects it from the data and reports it.
         validation: share of the training images held out for validation if the data have no such part; 0 for
             none.
@@ -202,6 +204,7 @@ class Recipe:
     split: str = ""
     separator: str = ""
     root: str = ""
+    slice: tuple[str, ...] = ()
     task: TaskChoice = "auto"
     validation: float = 0.2
     backbone: str = "mobilenet_v2"

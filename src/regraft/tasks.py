@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.metrics.intervals import Interval
+from regraft.metrics.paired import compare_scores
 from regraft.metrics.ranking import average_over_columns, average_precision
 
 __all__ = ["TASKS", "Task"]
 
 Floats = NDArray[np.floating[Any]]
+_COMPARED = {"top-1": "top1", "mAP": "mAP", "R2": "r2"}  # `score_name` -> its name in `metrics.paired`
 MARGIN = 1e-7  # probabilities are clipped to this distance from 0 and 1
 
 
@@ -117,6 +120,27 @@ class Task:
         0.5
         """
         return self._score(np.asarray(answers, np.float64), np.asarray(encoded, np.float64))
+
+    def compare(
+        self, first: NDArray[Any], second: NDArray[Any], encoded: NDArray[Any], *, seed: int = 0
+    ) -> Interval | None:
+        """Return by how much the headline score of other answers to the same samples is higher.
+
+        Args:
+            first, second: answers of two models, (n, units).
+            encoded: targets from `encode`.
+            seed: of the paired bootstrap that gives the 95 % interval.
+
+        Returns:
+            The score of `second` minus that of `first`; None where it is undefined.
+
+        >>> truth = np.array([[1.0], [1.0], [1.0]])
+        >>> TASKS["binary"].compare(np.array([[0.9], [0.2], [0.1]]), np.array([[0.8], [0.7], [0.9]]), truth)
+        Interval(value=0.6666666666666667, low=0.0, high=1.0)
+        """
+        truth = {"multiclass": encoded.argmax(1), "binary": encoded[:, 0].astype(np.int64)}
+        differences = compare_scores(self.name, truth.get(self.name, encoded), first, second, seed=seed)
+        return differences.get(_COMPARED[self.score_name])
 
 
 def _cross_entropy(answers: Floats, encoded: Floats) -> Floats:

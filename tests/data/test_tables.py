@@ -381,3 +381,30 @@ def test_a_recipe_names_the_folder_of_the_images_and_columns_with_commas(root, t
         Catalog.open(path, replace(recipe, root=str(root / "nowhere")))
     with pytest.raises(DataError, match="missing_file"):
         Catalog.open(path, replace(recipe, root=""))
+
+
+def test_columns_that_divide_the_images_are_read(root):
+    path = table(root, "images/0.png,cat,north,3", "images/1.png,dog,,4.0", header="file,label,site,age")
+    catalog = listed(path, slice=("site", "age"))
+    assert [sample.cells for sample in catalog.samples] == [("north", "3"), ("", "4")]
+    assert catalog.source.slice == ("site", "age")
+    assert listed(path).samples[0].cells == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sit", 'no column sit. It has: file, label, site. Did you mean "site"?'),
+        ("label", "slice: expected columns that divide the images.* Received: label, the target"),
+        ("file", "Received: file, the image column"),
+    ],
+)
+def test_a_column_that_cannot_divide_the_images_is_refused(root, name, message):
+    path = table(root, "images/0.png,cat,north", header="file,label,site")
+    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+        listed(path, slice=name)
+
+
+def test_a_folder_has_no_columns_to_divide_its_images_by(root):
+    with pytest.raises(UsageError, match="--slice: expected a table"):
+        Catalog.open(root, Recipe(slice=("site",)))

@@ -94,7 +94,9 @@ def read_run(run: Path) -> dict[str, object]:
     for name in ("seconds", "features"):
         del metrics[name]
     del metrics["decision"]["reason"]  # says how long an epoch takes
-    texts = [(run / name).read_text() for name in ("recipe.toml", "split.csv", "refused.jsonl")]
+    texts = [
+        (run / name).read_text() for name in ("recipe.toml", "split.csv", "predictions.csv", "refused.jsonl")
+    ]
     return {"weights": weights, "metrics": metrics, "history": history, "texts": texts}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from regraft.errors import EnvironmentFault, ModelRefused, wrap_os_errors
 from regraft.inference.model_files import _expect_finite
+from regraft.metrics.intervals import Interval
 from regraft.models.freeze import TrainableCount
 from regraft.pipeline.outputs import claim_folder
 from regraft.recipe import Phase
@@ -40,6 +41,25 @@ def test_a_loss_that_is_not_finite_is_reported_with_a_rate_to_try() -> None:
     reason = Decision.from_phases((fitted,), "top-1").reason
     assert "the loss became NaN or infinite in epoch 1" in reason
     assert "--learning-rate 0.001" in reason
+
+
+def test_a_phase_that_improved_says_by_how_much_and_how_surely() -> None:
+    history = [
+        EpochRecord(n, 0.5, loss, score, 0.01, 1.0)
+        for n, (loss, score) in enumerate(((0.7, 0.8), (0.5, 0.865)))
+    ]
+    fitted = PhaseResult(
+        Phase("all"), TrainableCount(1, 1), history=history, best=1, gain=Interval(0.065, 0.03, 0.101)
+    )
+    reason = Decision.from_phases((fitted,), "top-1").reason
+    assert (
+        "a top-1 of 0.865 against 0.800, better by 6.5 points (95 % 3.0 to 10.1), after epoch 1 of 1."
+        in reason
+    )
+    fitted.gain = Interval(0.0, -0.02, 0.02)
+    assert "against 0.800, no better (95 % -2.0 to 2.0), after" in (
+        Decision.from_phases((fitted,), "top-1").reason
+    )
 
 
 def test_leftovers_of_killed_runs_are_removed_and_folders_in_use_stay(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from regraft.recipe import Phase, Recipe
 
 FILES = {
     "history.csv", "manifest.json", "metrics.json", "model.keras", "openvino.bin", "openvino.xml",
-    "recipe.toml", "refused.jsonl", "report.html", "selftest.npz", "split.csv", "uncertainty.npz",
+    "predictions.csv", "recipe.toml", "refused.jsonl", "report.html", "selftest.npz", "split.csv",
+    "uncertainty.npz",
 }  # fmt: skip
 
 

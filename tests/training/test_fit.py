@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -23,6 +24,7 @@ from regraft.solvers.solve import solve
 from regraft.system.console import TERMINAL, Reporter
 from regraft.tasks import TASKS
 from regraft.training.fit import Trainer
+from regraft.training.loop import PhaseResult
 from regraft.training.optimizers import Schedule, compile_network
 from regraft.training.outcome import Decision
 from regraft.training.training_data import PhaseData
@@ -158,6 +160,24 @@ def test_few_validation_images_leave_the_probabilities_and_the_reason_says_so() 
         assert result.uncalibrated in Decision.from_phases((result,), "top-1").reason
 
 
+def test_the_gain_is_that_of_the_best_epoch_over_the_model_before() -> None:
+    task = SolvedTask()
+    before = np.concatenate(
+        [task.model.predict_on_batch(b.inputs[0]) for b in task.validation.iter_in_order()]
+    )
+    result = task.tune(epochs=3, learning_rate=2e-3)
+    after = np.concatenate(
+        [task.model.predict_on_batch(b.inputs[0]) for b in task.validation.iter_in_order()]
+    )
+    first, best = result.history[0].val_score, result.history[result.best].val_score
+    assert result.best > 0
+    assert result.gain.value == pytest.approx(best - first)
+    assert result.gain == TASKS["multiclass"].compare(before, after, task.validation.targets)
+    again = PhaseResult(Phase("all"), result.trained)
+    again.restore(json.loads(json.dumps(result.state())))
+    assert again.gain == result.gain
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_solved_head_comes_back_when_training_only_makes_it_worse() -> None:
@@ -165,6 +185,7 @@ def test_solved_head_comes_back_when_training_only_makes_it_worse() -> None:
     before = task.weights()
     result = task.tune(epochs=3, learning_rate=10.0, backbone_rate=1.0)
     assert result.best == 0
+    assert result.gain is None
     for path, value in task.weights().items():
         np.testing.assert_array_equal(value, before[path], err_msg=path)
 

@@ -57,6 +57,7 @@ _HELP = {
     "split": "Column that assigns rows to parts: train, validation or test.",
     "separator": 'Separator between labels in a cell, such as "|".',
     "root": "Folder that the paths in a table are relative to. [default: the table's folder]",
+    "slice": "Columns of a table to report scores by, comma-separated, such as hospital or camera.",
     "task": "Kind of target: {}; auto detects it from the data.",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
@@ -107,7 +108,7 @@ def _parse_units(text: str) -> tuple[int, ...]:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("image", "target"), split_columns),
+    **dict.fromkeys(("image", "target", "slice"), split_columns),
     "augment": split_commas,
     "hidden": _parse_units,
     "budget": parse_duration,

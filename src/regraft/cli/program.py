@@ -16,6 +16,7 @@ import typer
 import regraft
 from regraft.cli.backbones import backbones, demo
 from regraft.cli.check import check
+from regraft.cli.compare import compare
 from regraft.cli.embed import embed
 from regraft.cli.explain import explain
 from regraft.cli.inspect import inspect
@@ -56,7 +57,10 @@ def start(
     """Transfer learning for images on Keras 3. What is frozen is computed once."""
 
 
-for command in (train, predict, evaluate, explain, check, inspect, recommend, search, embed, backbones, demo):
+COMMANDS = (
+    train, predict, evaluate, explain, compare, check, inspect, recommend, search, embed, backbones, demo,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 
 

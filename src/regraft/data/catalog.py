@@ -105,6 +105,7 @@ class Catalog:
         group: str = "",
         split: str = "",
         separator: str = "",
+        slice: str | Sequence[str] = (),  # noqa: A002 - the recipe's name
         task: str = "auto",
         reporter: Reporter = TERMINAL,
     ) -> Catalog:
@@ -119,9 +120,10 @@ class Catalog:
             image: column of paths; several columns where a sample has several images.
             target: column of classes, numbers, or lists of labels; several for labels (0 and 1) or numbers.
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
-            group: column of groups, such as patients; all samples of a group stay in one part.
+            group: column of groups, such as patients; a group stays in one part.
             split: column with the part of each row: train, validation (val, dev, ...) or test.
             separator: text between the labels of a cell, such as "|"; lists need none.
+            slice: columns that divide the images; see `Recipe.slice`.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             reporter: is told which rows are not used, and shows progress where there are many.
 
@@ -139,7 +141,7 @@ class Catalog:
             >>> Catalog.from_table(table, image="file", target="size", root=root).task
             'regression'
         """
-        columns = Columns(_to_names(image), _to_names(target), group, split, separator)
+        columns = Columns(_to_names(image), _to_names(target), group, split, separator, _to_names(slice))
         listing = list_rows(source, columns, root=root, task=task, reporter=reporter)
         return _complete(cls(*listing), Source.from_table(source, columns, root), reporter)
 
@@ -248,10 +250,10 @@ class Catalog:
             missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
-            names = ("image", "target", "group", "split", "separator", "task")
+            names = (*columns, "group", "split", "separator", "slice", "task")
             settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
             return cls.from_table(path, root=recipe.root or None, **settings)
-        options = [f"--{name}" for name in (*columns, "root") if getattr(recipe, name)]
+        options = [f"--{name}" for name in (*columns, "root", "slice") if getattr(recipe, name)]
         if options:
             raise UsageError(f"{', '.join(options)}: expected a table. Received: {path}, which is no table.")
         return cls.from_folder(path).as_task(recipe.task)

@@ -28,6 +28,7 @@ __all__ = [
     "list_items",
     "normalise_cell",
     "read_decimal_commas",
+    "unescape_formula",
     "unify_numbers",
     "write_number",
 ]
@@ -116,6 +117,15 @@ def escape_formula(text: str) -> str:
     """
     begins_formula = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
     return f"'{text}" if begins_formula and not is_number(text) else text
+
+
+def unescape_formula(text: str) -> str:
+    """Return the text that `escape_formula` made into this one.
+
+    >>> [unescape_formula(text) for text in ("'=1+1", "-0.5", "cat", "'s")]
+    ['=1+1', '-0.5', 'cat', "'s"]
+    """
+    return text[1:] if text.startswith("'") and escape_formula(text[1:]) == text else text
 
 
 def do_most_fit(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:

@@ -57,6 +57,7 @@ class Sample:
         part: "train", "validation" or "test"; "" before the split.
         group: samples of one group stay in one part; "" for no group.
         extra_images: all images after the first.
+        cells: of the columns in `Recipe.slice`, in their order; () for data without such columns.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Sample:
     part: str = ""
     group: str = ""
     extra_images: tuple[ImageFile, ...] = ()
+    cells: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[ImageFile, ...]:

@@ -22,7 +22,7 @@ class Source:
 
     Attributes:
         data: the path of a folder or table; or `python:` and the kind of data, which then only Python has.
-        image, target, group, split, separator, root: of a table, as in a `Recipe`.
+        image, target, group, split, separator, root, slice: of a table, as in a `Recipe`.
     """
 
     data: str
@@ -32,6 +32,7 @@ class Source:
     split: str = ""
     separator: str = ""
     root: str = ""
+    slice: tuple[str, ...] = ()
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str]) -> Source:
@@ -42,7 +43,9 @@ class Source:
     def from_table(cls, table: Any, columns: Columns, root: str | os.PathLike[str] | None) -> Source:
         """Return the source of a table. Arguments are those of `list_rows`."""
         data = _resolve(table) if isinstance(table, str | Path) else f"{IN_MEMORY_PREFIX}table"
-        settings: dict[str, Any] = {name: value or "" for name, value in asdict(columns).items()}
+        settings: dict[str, Any] = {
+            name: "" if value is None else value for name, value in asdict(columns).items()
+        }
         return cls(data, **settings, root="" if root is None else _resolve(root))
 
     @classmethod

@@ -50,6 +50,7 @@ class Columns:
     group: str = ""
     split: str = ""
     separator: str = ""
+    slice: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(self.image) or not all(self.target) or not self.image or not self.target:
@@ -59,22 +60,33 @@ class Columns:
                 f"Expected one target column where a separator ({self.separator!r}) stands between labels. "
                 f"Received: {', '.join(self.target)}."
             )
+        for name in self.slice:
+            if name in (*self.image, *self.target):
+                role = "target" if name in self.target else "image column"
+                raise UsageError(
+                    "slice: expected columns that divide the images, such as their origin. "
+                    f"Received: {name}, the {role}."
+                )
 
     @property
     def all_names(self) -> list[str]:
         """Return the name of every column, once."""
-        names = (*self.image, *self.target, self.group, self.split)
+        names = (*self.image, *self.target, self.group, self.split, *self.slice)
         return list(dict.fromkeys(filter(None, names)))
 
 
 class _Row(NamedTuple):
-    """A row with usable paths: `position` is its place in the columns, `number` that in the file."""
+    """A row with usable paths: `position` is its place in the columns, `number` that in the file.
+
+    `cells` are those of the columns that divide the images.
+    """
 
     position: int
     number: int
     paths: tuple[str, ...]
     part: str
     group: str
+    cells: tuple[str, ...]
     target: Target | None = None
 
 
@@ -135,7 +147,8 @@ def _find_usable_rows(
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
             group = normalise_cell(groups[position]) or ""
-            rows.append(_Row(position, number, images, parts[position], group))
+            cells = tuple(normalise_cell(table.columns[name][position]) or "" for name in columns.slice)
+            rows.append(_Row(position, number, images, parts[position], group, cells))
     return rows
 
 
@@ -257,7 +270,7 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
 def _make_sample(row: _Row, digests: dict[str, str]) -> Sample:
     first, *others = (ImageFile(path, digests[path]) for path in row.paths)
     target = cast("Target", row.target)
-    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others))
+    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others), row.cells)
 
 
 def _drop_repeated_images(

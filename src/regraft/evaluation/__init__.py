@@ -1,1 +1,1 @@
-"""Evaluation: scores against baselines, problems of the data, shortcuts and label errors."""
+"""Evaluation: scores, comparisons of models, slices, problems of the data, shortcuts and label errors."""

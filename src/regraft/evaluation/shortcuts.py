@@ -21,7 +21,7 @@ from regraft.data.parts import read_part
 from regraft.metrics.intervals import Interval, wilson_interval
 from regraft.solvers.cross_validation import make_folds
 
-__all__ = ["Shortcut", "find_shortcuts"]
+__all__ = ["Shortcut", "find_shortcuts", "strip_known_folders"]
 
 FOLDS = 5
 BINS, PENALTY = 16, 2.0  # bins per column, and the penalty on their weights: rules that many images follow
@@ -86,7 +86,7 @@ def _make_columns(
     catalog: Catalog, samples: Sequence[Sample], facts: Sequence[ImageFacts]
 ) -> dict[str, Matrix]:
     width, height = np.array([[fact.width, fact.height] for fact in facts], np.float64).T
-    folders = [_strip_known_folders(sample.path, catalog.describe_target(sample)) for sample in samples]
+    folders = [strip_known_folders(sample.path, catalog.describe_target(sample)) for sample in samples]
     return {
         "size": np.stack([width, height, width / height, width * height], 1),
         "format": _encode_one_hot([fact.format for fact in facts]),
@@ -94,8 +94,12 @@ def _make_columns(
     }
 
 
-def _strip_known_folders(path: str, label: str) -> str:
-    """Return the folders of a file without those that name its part or its class, as folders may."""
+def strip_known_folders(path: str, label: str) -> str:
+    """Return the folders of a file without those that name its part or its class, as folders may.
+
+    >>> strip_known_folders("train/cat/site 2/7.jpg", "cat")
+    'site 2'
+    """
     names = PurePosixPath(path).parts[:-1]
     return "/".join(name for name in names if name != label and not read_part(name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ from regraft.metrics.ranking import area_under_roc, average_over_columns, averag
 __all__ = [
     "ClassRow",
     "check_probabilities",
+    "compute_log_losses",
     "confusion_matrix",
     "score_binary",
     "score_classes",
+    "score_f1_sums",
     "score_multiclass",
+    "sum_classes",
 ]
 
 Ints = npt.NDArray[np.int64]
@@ -75,7 +78,7 @@ def score_multiclass(
     n, n_classes = table.shape
     truth = _check_labels(labels, n, n_classes)
     predicted = table.argmax(axis=1)
-    losses = _compute_losses(truth, table)
+    losses = compute_log_losses(truth, table)
     balanced, f1s, log_loss = _resample(truth, predicted, losses, n_classes=n_classes, seed=seed)
     scores = {
         "top1": wilson_interval(int((truth == predicted).sum()), n),
@@ -111,13 +114,13 @@ def score_binary(labels: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int = 0
     positive = table[:, 0]
     truth = _check_labels(labels, len(positive), 2)
     predicted = (positive > 0.5).astype(np.int64)
-    losses = _compute_losses(truth, np.stack([1 - positive, positive], axis=1))
+    losses = compute_log_losses(truth, np.stack([1 - positive, positive], axis=1))
     balanced, _, log_loss = _resample(truth, predicted, losses, n_classes=2, seed=seed)
     top1 = wilson_interval(int((truth == predicted).sum()), len(truth))
     scores = {"top1": top1, "balanced_accuracy": balanced}
     if truth.any() or predicted.any():
         columns = np.stack([truth * predicted, truth + predicted], axis=1)[np.lexsort((predicted, truth))]
-        scores["f1"] = bootstrap(columns, _compute_f1, seed=seed)[0]
+        scores["f1"] = bootstrap(columns, score_f1_sums, seed=seed)[0]
     for name, measure in (("auc", area_under_roc), ("average_precision", average_precision)):
         if ranking := measure(truth, positive):
             scores[name] = ranking.interval
@@ -176,17 +179,39 @@ def check_probabilities(probabilities: npt.ArrayLike) -> Floats:
     return array
 
 
-def _compute_losses(truth: Ints, table: Floats) -> Floats:
+def compute_log_losses(truth: Ints, table: Floats) -> Floats:
+    """Return -ln(probability of the true class) of each image, (n,), from probabilities (n, n_classes)."""
     return -np.log(np.clip(table[np.arange(len(truth)), truth], SMALLEST_PROBABILITY, 1.0))
 
 
 def _resample(truth: Ints, predicted: Ints, losses: Floats, *, n_classes: int, seed: int) -> list[Interval]:
-    """Return balanced accuracy, macro F1 and log loss, from sums of images, answers and hits per class."""
-    from scipy.sparse import csr_array
-
+    """Return balanced accuracy, macro F1 and log loss."""
     # Sorted, so that one seed draws the same answers whatever their order.
     order = np.lexsort((losses, predicted, truth))
-    truth, predicted, losses = truth[order], predicted[order], losses[order]
+    table, score_sums = sum_classes(truth[order], predicted[order], losses[order], n_classes)
+    return bootstrap(table, score_sums, seed=seed)[1:]
+
+
+def sum_classes(
+    truth: Ints, predicted: Ints, losses: Floats, n_classes: int
+) -> tuple[Any, Callable[[Floats], Floats]]:
+    """Return what scores of classes are made of, as summands over images.
+
+    Args:
+        truth, predicted: class numbers, (n,).
+        losses: log loss of each image, (n,).
+        n_classes: how many classes there are.
+
+    Returns:
+        A sparse table (n, m), and a function from sums of its rows, (r, m), to top-1, balanced accuracy,
+        macro F1 and mean loss, (r, 4).
+
+    >>> table, score_sums = sum_classes(np.array([0, 1]), np.array([0, 0]), np.array([0.2, 0.8]), 2)
+    >>> score_sums(np.ones((1, 2)) @ table).round(2).tolist()
+    [[0.5, 0.5, 0.33, 0.5]]
+    """
+    from scipy.sparse import csr_array
+
     n = len(truth)
     hits = (truth == predicted).astype(np.float64)
     ones = np.ones(n)
@@ -196,18 +221,19 @@ def _resample(truth: Ints, predicted: Ints, losses: Floats, *, n_classes: int, s
         shape=(n, 3 * n_classes + 1),
     )
 
-    def statistic(sums: Floats) -> Floats:
+    def score_sums(sums: Floats) -> Floats:
         support, answered, correct = np.split(sums[:, :-1], 3, axis=1)
         present = support > 0  # a class that a resample lacks does not count in its mean
         recall = correct / np.maximum(support, 1)
         f1 = np.where(present, 2 * correct / np.maximum(support + answered, 1), 0.0)
-        occurring = present.sum(axis=1)
-        return np.stack([recall.sum(axis=1) / occurring, f1.sum(axis=1) / occurring, sums[:, -1] / n], axis=1)
+        occurring, top1 = present.sum(axis=1), correct.sum(axis=1) / n
+        means = [recall.sum(axis=1) / occurring, f1.sum(axis=1) / occurring]
+        return np.stack([top1, *means, sums[:, -1] / n], axis=1)
 
-    return bootstrap(table, statistic, seed=seed)
+    return table, score_sums
 
 
-def _compute_f1(sums: Floats) -> Floats:
+def score_f1_sums(sums: Floats) -> Floats:
     """Return F1 from two sums, hits and images plus answers; NaN for a resample without either."""
     hits, both = sums[:, :1], sums[:, 1:]
     return np.where(both > 0, 2 * hits / np.maximum(both, 1), np.nan)

@@ -17,9 +17,17 @@ import numpy.typing as npt
 
 from regraft.errors import DataError
 
-__all__ = ["Interval", "bootstrap", "logit_interval", "median_interval", "wilson_interval"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "bootstrap_difference",
+    "logit_interval",
+    "median_interval",
+    "wilson_interval",
+]
 
 Floats = npt.NDArray[np.float64]
+WeightedScores = Callable[[Floats], Floats]  # weights of images (r, n) -> scores (r, s), NaN where undefined
 
 RESAMPLES = 1000
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
@@ -76,6 +84,30 @@ def bootstrap(table: Any, statistic: Callable[[Floats], Floats], *, seed: int = 
     values = statistic(np.ones((1, n)) @ table)[0]
     resampled = np.concatenate([statistic(weights @ table) for weights in _resamples(n, seed)])
     return [_percentiles(float(value), drawn) for value, drawn in zip(values, resampled.T, strict=True)]
+
+
+def bootstrap_difference(
+    first: WeightedScores, second: WeightedScores, n: int, *, seed: int = 0
+) -> list[Interval]:
+    """Return by how much scores of one model exceed another's on the same n images, each with an interval.
+
+    A resample draws the same images for both models, so that what makes an image hard for both cancels out.
+
+    Args:
+        first, second: functions from weights of images, (r, n), to scores, (r, s), NaN where undefined.
+        n: how many images there are.
+        seed: the same seed and order of images give the same intervals.
+
+    Returns:
+        s percentile intervals of `second` minus `first`, as in `bootstrap`.
+
+    >>> hits = np.array([[0.0, 1.0], [1.0, 1.0]])  # of each model, on two images
+    >>> bootstrap_difference(lambda w: w @ hits[:1].T / 2, lambda w: w @ hits[1:].T / 2, 2)
+    [Interval(value=0.5, low=0.0, high=1.0)]
+    """
+    values = (second(np.ones((1, n))) - first(np.ones((1, n))))[0]
+    drawn = np.concatenate([second(weights) - first(weights) for weights in _resamples(n, seed)])
+    return [_percentiles(float(value), column) for value, column in zip(values, drawn.T, strict=True)]
 
 
 def logit_interval(value: float, influence: npt.ArrayLike) -> Interval:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,15 @@ from regraft.metrics.classification import SMALLEST_PROBABILITY, check_probabili
 from regraft.metrics.intervals import Interval, bootstrap
 from regraft.metrics.ranking import area_under_roc, average_over_columns, average_precision
 
-__all__ = ["LabelRow", "choose_thresholds", "score_labels", "score_multilabel"]
+__all__ = [
+    "LabelRow",
+    "choose_thresholds",
+    "compute_label_losses",
+    "score_label_sums",
+    "score_labels",
+    "score_multilabel",
+    "sum_labels",
+]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -85,16 +94,12 @@ def score_multilabel(
     >>> {name: round(score.value, 2) for name, score in scores.items()}
     {'mAP': 0.92, 'micro_f1': 0.86, 'macro_f1': 0.83, 'macro_auc': 0.75, 'log_loss': 0.55}
     """
-    from scipy.sparse import csr_array
-
     has, table = _check(truth, answers)
     order = np.lexsort(np.concatenate([table, has], axis=1).T)  # as in `score_multiclass`
     has, table = has[order], table[order]
     predicted = table >= _check_thresholds(thresholds, table.shape[1])
-    losses = -np.log(np.clip(np.where(has, table, 1 - table), SMALLEST_PROBABILITY, 1.0)).mean(axis=1)
-    # Most images lack most labels: as a sparse array, a thousand resamples are summed seconds faster.
-    columns = csr_array(np.column_stack([has, predicted, has & predicted, np.ones(len(table)), losses]))
-    micro, macro, log_loss = bootstrap(columns, _score_sums, seed=seed)
+    columns = sum_labels(has, predicted, compute_label_losses(has, table))
+    micro, macro, log_loss = bootstrap(columns, score_label_sums, seed=seed)
     precision, area = (
         average_over_columns(average_precision, has, table),
         average_over_columns(area_under_roc, has, table),
@@ -145,11 +150,26 @@ def score_labels(
     return rows
 
 
-def _score_sums(sums: Floats) -> Floats:
-    """Return micro F1, macro F1 and mean loss, (r, 3), from sums over images.
+def compute_label_losses(has: Bools, table: Floats) -> Floats:
+    """Return the mean binary cross-entropy of each image, (n,), from probabilities (n, labels)."""
+    return np.asarray(
+        -np.log(np.clip(np.where(has, table, 1 - table), SMALLEST_PROBABILITY, 1.0)).mean(axis=1)
+    )
 
-    The columns of `sums` are, for each label, images with it, answers, hits; then ones and losses.
+
+def sum_labels(has: Bools, predicted: Bools, losses: Floats) -> Any:
+    """Return the summands of `score_label_sums`, a sparse table of a row for each image.
+
+    Its columns are, for each label, images with it, answers, hits; then ones and losses.
     """
+    from scipy.sparse import csr_array
+
+    # Most images lack most labels: as a sparse array, a thousand resamples are summed seconds faster.
+    return csr_array(np.column_stack([has, predicted, has & predicted, np.ones(len(has)), losses]))
+
+
+def score_label_sums(sums: Floats) -> Floats:
+    """Return micro F1, macro F1 and mean loss, (r, 3), from sums of the rows of `sum_labels`."""
     has, answered, hits = np.split(sums[:, :-2], 3, axis=1)
     occurring = has > 0  # as with classes: a label that a resample lacks does not count in its mean
     total, count = (has + answered).sum(axis=1), occurring.sum(axis=1)

@@ -22,6 +22,8 @@ __all__ = [
     "average_over_columns",
     "average_precision",
     "compute_curves",
+    "weigh_area_under_roc",
+    "weigh_average_precision",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -121,6 +123,38 @@ def average_precision(truth: npt.ArrayLike, scores: npt.ArrayLike) -> RankingSco
     return RankingScore(value, (own + has * gained - lost) * n / positives)
 
 
+def weigh_average_precision(weights: Floats, truth: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
+    """Return the average precision under each of r weightings of the images, as a bootstrap needs it.
+
+    Args:
+        weights: how often each image counts, (r, n).
+        truth, scores: as in `area_under_roc`.
+
+    Returns:
+        Shape (r,), NaN where no image with the label counts.
+
+    >>> weigh_average_precision(np.array([[1, 1, 1, 1], [1, 1, 0, 1]]), [0, 1, 0, 1], [0.1, 0.3, 0.4, 0.8])
+    array([0.83333333, 1.        ])
+    """
+    positives, counts = _sum_levels(weights, truth, scores)
+    hits, answered = (np.cumsum(sums[:, ::-1], axis=1)[:, ::-1] for sums in (positives, counts))
+    summed = (positives * hits / np.maximum(answered, 1)).sum(axis=1)
+    return np.where(hits[:, 0] > 0, summed / np.maximum(hits[:, 0], 1), np.nan)
+
+
+def weigh_area_under_roc(weights: Floats, truth: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
+    """Return the area under the ROC curve under each of r weightings, as `weigh_average_precision` does.
+
+    >>> weigh_area_under_roc(np.array([[1, 1, 1, 1], [1, 1, 0, 1]]), [0, 1, 0, 1], [0.1, 0.3, 0.4, 0.8])
+    array([0.75, 1.  ])
+    """
+    positives, counts = _sum_levels(weights, truth, scores)
+    negatives = counts - positives
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.where(pairs > 0, (positives * below).sum(axis=1) / np.maximum(pairs, 1), np.nan)
+
+
 def compute_curves(truth: npt.ArrayLike, scores: npt.ArrayLike) -> Curves | None:
     """Return the points of the ROC and the precision-recall curve, from the strictest threshold on.
 
@@ -153,6 +187,15 @@ def average_over_columns(
         return None
     value = float(np.mean([score.value for score in defined]))
     return RankingScore(value, np.mean([score.influence for score in defined], axis=0))
+
+
+def _sum_levels(weights: Floats, truth: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return the weights of the images with the label and of all images, (r, levels), in rising order."""
+    values = np.asarray(scores)
+    order = np.argsort(values, kind="stable")
+    first = np.flatnonzero(np.diff(values[order], prepend=-np.inf) > 0)
+    ordered, has = np.asarray(weights, np.float64)[:, order], np.asarray(truth, dtype=bool)[order]
+    return np.add.reduceat(ordered * has, first, axis=1), np.add.reduceat(ordered, first, axis=1)
 
 
 def _count_from_above(levels: _Levels) -> tuple[Floats, Floats]:

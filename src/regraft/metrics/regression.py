@@ -16,8 +16,10 @@ __all__ = [
     "TargetRow",
     "is_better_than_mean",
     "mean_baseline_error",
+    "score_error_sums",
     "score_regression",
     "score_targets",
+    "sum_errors",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -62,13 +64,11 @@ def score_regression(truth: npt.ArrayLike, answers: npt.ArrayLike, *, seed: int 
     true, predicted = _check(truth, answers)
     order = np.lexsort(np.concatenate([predicted, true], axis=1).T)  # as in `score_multiclass`
     true, predicted = true[order], predicted[order]
-    # Centred, so that the variance is not the difference of two large numbers.
-    centred, errors = true - true.mean(axis=0), predicted - true
-    columns = np.concatenate([np.ones((len(true), 1)), abs(errors), errors**2, centred, centred**2], axis=1)
-    scores = dict(zip(("mae", "rmse", "r2"), bootstrap(columns, _score_sums, seed=seed), strict=True))
+    columns = sum_errors(true, predicted)
+    scores = dict(zip(("mae", "rmse", "r2"), bootstrap(columns, score_error_sums, seed=seed), strict=True))
     if np.isnan(scores["r2"].value):
         del scores["r2"]
-    return scores | {"median_error": median_interval(abs(errors).mean(axis=1))}
+    return scores | {"median_error": median_interval(abs(predicted - true).mean(axis=1))}
 
 
 def score_targets(
@@ -131,8 +131,18 @@ def is_better_than_mean(
     return bootstrap(ordered, lambda sums: sums / len(ordered), seed=seed)[0].low > 0
 
 
-def _score_sums(sums: Floats) -> Floats:
-    """Return MAE, RMSE and R2, (r, 3), from sums over images: ones, |errors|, errors^2, truth, truth^2."""
+def sum_errors(true: Floats, predicted: Floats) -> Floats:
+    """Return the summands of `score_error_sums`, a row for each image.
+
+    Its columns are ones and, for each target, |error|, error^2, truth and truth^2.
+    """
+    # Centred, so that the variance is not the difference of two large numbers.
+    centred, errors = true - true.mean(axis=0), predicted - true
+    return np.concatenate([np.ones((len(true), 1)), abs(errors), errors**2, centred, centred**2], axis=1)
+
+
+def score_error_sums(sums: Floats) -> Floats:
+    """Return MAE, RMSE and R2, (r, 3), from sums of the rows of `sum_errors`; R2 is NaN if none varies."""
     n, rest = sums[:, :1], sums[:, 1:]
     absolute, squared, true, true_squared = np.split(rest, 4, axis=1)
     variance = true_squared - true**2 / n

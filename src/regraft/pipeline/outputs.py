@@ -18,6 +18,7 @@ from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
+from regraft.pipeline.predictions import PREDICTIONS, SPLIT
 from regraft.recipe import Recipe
 from regraft.system.cache_dir import get_default_root
 from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
@@ -77,8 +78,8 @@ _SYSTEM_FILES = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # file 
 _RUN_FILES = "|".join(
     re.escape(name)
     for name in (
-        "history.csv", MANIFEST, "metrics.json", "model.keras", ESTIMATOR, *GRAPH, "recipe.toml",
-        "refused.jsonl", "report.html", SELFTEST, "split.csv",
+        "history.csv", MANIFEST, PREDICTIONS, "metrics.json", "model.keras", ESTIMATOR, *GRAPH, "recipe.toml",
+        "refused.jsonl", "report.html", SELFTEST, SPLIT,
     )
 )  # fmt: skip
 _RUN_KEYS = ("format", "task", "outputs", "files")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from regraft.backbones.info import locate_backbone, locate_weights
-from regraft.data.cells import escape_formula
 from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
+from regraft.evaluation.slices import SLICE_MEASURES
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model
 from regraft.pipeline.heat_maps import add_heat_maps
+from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
 from regraft.report.build import choose_label_thresholds, make_report, score_parts, utc_now
 from regraft.report.content import PartScores
@@ -57,7 +57,7 @@ def write_run(
     """
     with ThreadPoolExecutor(1) as pool:  # thumbnails need half a second and no Keras
         scores = pool.submit(_write_scores, outcome, folder)
-        _write_records(outcome, folder)
+        _write_records(outcome, folder, reporter)
         files = write_trained_model(outcome.network, folder, open_images, reporter)
         files[UNCERTAINTY] = _write_uncertainty(outcome, folder)
         metrics, parts = scores.result()
@@ -88,19 +88,20 @@ def _write_scores(outcome: Outcome, folder: Path) -> tuple[dict[str, Any], list[
     return metrics, parts
 
 
-def _write_records(outcome: Outcome, folder: Path) -> None:
-    """Write the recipe, the refused files, the split and the history of training."""
+def _write_records(outcome: Outcome, folder: Path, reporter: Reporter) -> None:
+    """Write the recipe, the refused files, the split, the answers and the history of training."""
     catalog = outcome.catalog
     (folder / "recipe.toml").write_text(_format_recipe(outcome), "utf-8")
     (folder / "refused.jsonl").write_text(
         "".join(json.dumps(asdict(refused)) + "\n" for refused in catalog.refused), "utf-8"
     )
-    _write_csv(
-        folder / "split.csv",
+    write_csv(
+        folder / SPLIT,
         ["image", "target", "part", "digest"],
-        [[s.path, catalog.describe_target(s), s.part, s.digest] for s in catalog.samples],
+        [[s.path, catalog.describe_target(s), s.part, join_digests(s)] for s in catalog.samples],
     )
-    _write_csv(
+    write_predictions(catalog, outcome.answers, folder, reporter)
+    write_csv(
         folder / "history.csv",
         [
             "phase",
@@ -145,9 +146,15 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "reason": decision.reason,
             "phases": [_summarise_phase(phase) for phase in decision.phases],
         },
+        "slices": _list_slices(outcome),
         "search": [asdict(attempt) for attempt in decision.attempts],
         "warnings": list(outcome.warnings),
     }
+
+
+def _list_slices(outcome: Outcome) -> list[dict[str, Any]]:
+    part, measure = next(iter(outcome.answers), ""), SLICE_MEASURES[outcome.catalog.task]
+    return [{"part": part, "measure": measure, **asdict(row)} for row in outcome.slices]
 
 
 def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
@@ -158,6 +165,7 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
         "epochs": phase.history[-1].epoch,
         "best_epoch": phase.best,
         "stopped": phase.stopped,
+        "gain": phase.gain and asdict(phase.gain),
     }
 
 
@@ -227,12 +235,3 @@ def _make_manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-
-
-def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(
-            [[escape_formula(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-        )

@@ -23,7 +23,9 @@ from regraft.evaluation.scores import (
     compute_calibration,
     compute_scores,
 )
+from regraft.evaluation.slices import SLICE_MEASURES, describe_worse_slices, score_slices
 from regraft.metrics.classification import confusion_matrix, score_classes
+from regraft.metrics.groups import GroupRow
 from regraft.metrics.multilabel import choose_thresholds, score_labels
 from regraft.metrics.ranking import compute_curves
 from regraft.metrics.regression import score_targets
@@ -84,14 +86,35 @@ def find_cautions(outcome: Outcome) -> tuple[str, ...]:
 
 
 def add_warnings(outcome: Outcome, cautions: Sequence[str], reporter: Reporter) -> Outcome:
-    """Report warnings and return the outcome with them.
+    """Report warnings and return the outcome with them, and with the scores of slices.
 
-    They are the `cautions` about the data, one if images are enlarged, and those of `find_cautions`.
+    They are the `cautions` about the data, one if images are enlarged, those of `find_cautions`, and one for
+    each slice that is worse than the rest.
     """
-    warnings = (*cautions, *filter(None, [_describe_enlargement(outcome)]), *find_cautions(outcome))
+    outcome = replace(outcome, slices=_score_slices(outcome))
+    part = next(iter(outcome.answers), "")
+    worse = describe_worse_slices(outcome.slices, task=outcome.catalog.task, part=part)
+    enlargement = filter(None, [_describe_enlargement(outcome)])
+    warnings = (*cautions, *enlargement, *find_cautions(outcome), *worse)
     for warning in warnings:
         reporter.warn(warning)
     return replace(outcome, warnings=warnings)
+
+
+def _score_slices(outcome: Outcome) -> tuple[GroupRow, ...]:
+    """Score the slices of the first part in the answers; nothing if no part was scored."""
+    part = next(iter(outcome.answers), None)
+    if part is None:
+        return ()
+    catalog = outcome.catalog
+    return score_slices(
+        catalog,
+        part,
+        outcome.answers[part][0],
+        facts=outcome.features.facts(catalog.part(part)),
+        columns=outcome.recipe.slice,
+        seed=outcome.recipe.seed,
+    )
 
 
 def _describe_enlargement(outcome: Outcome) -> str:
@@ -232,6 +255,8 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         phases=decision.phases,
         attempts=sorted(decision.attempts, key=lambda attempt: (not attempt.kept, attempt.val_loss)),
         new_layers=list(outcome.backbone.new_layers),
+        slices=outcome.slices,
+        slice_measure=SLICE_MEASURES[catalog.task],
     )
 
 

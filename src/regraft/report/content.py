@@ -14,6 +14,7 @@ from regraft.data.catalog import RejectedFile
 from regraft.metrics.calibration import Calibration
 from regraft.metrics.classification import ClassRow
 from regraft.metrics.coverage import Coverage
+from regraft.metrics.groups import GroupRow
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import LabelRow
 from regraft.metrics.ranking import Curves
@@ -240,6 +241,8 @@ class Report:
         new_layers: layers of the backbone without pre-trained weights.
         images_used, refused, notes: how many images were used, the refused files, and notes on the data.
         seconds: stage -> time spent.
+        slices: scores of groups of images of the first part, the worse ones first; may be empty.
+        slice_measure: the name of their score.
         usage_python, usage_shell: code that uses the model.
 
     Raises:
@@ -267,6 +270,8 @@ class Report:
     phases: Sequence[PhaseResult] = ()
     attempts: Sequence[Attempt] = ()
     new_layers: list[str] = field(default_factory=list)
+    slices: Sequence[GroupRow] = ()
+    slice_measure: str = "top1"
 
     def __post_init__(self) -> None:
         n = len(self.outputs)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.graph import flatten_layers
+from regraft.metrics.intervals import Interval
 from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
 from regraft.solvers.calibration import MIN_ROWS, compute_decisions, fit_answer_link
@@ -74,6 +75,7 @@ class PhaseResult:
         seconds_left: what was left of the budget then.
         link: calibration of the best epoch's answers; None if they are not calibrated.
         uncalibrated: why they are not, as a phrase; "" for numbers.
+        gain: by how much the score on validation is higher than before the phase; None for no such epoch.
     """
 
     phase: Phase
@@ -86,6 +88,7 @@ class PhaseResult:
     seconds_left: float = 0.0
     link: Link | None = None
     uncalibrated: str = ""
+    gain: Interval | None = None
 
     @property
     def unfreeze(self) -> str:
@@ -101,11 +104,13 @@ class PhaseResult:
         state = {"planned": self.planned_epochs, "best": self.best, "stopped": self.stopped}
         link = self.link and [self.link.activation, self.link.gain.tolist(), self.link.shift.tolist()]
         calibration = {"link": link, "uncalibrated": self.uncalibrated}
+        gain = asdict(self.gain) if self.gain else None
         return {
             "history": [asdict(r) for r in self.history],
             **state,
             "left": self.seconds_left,
             **calibration,
+            "gain": gain,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -116,6 +121,7 @@ class PhaseResult:
         activation, *arrays = state["link"] or [""]
         self.link = Link(activation, *map(np.array, arrays)) if activation else None
         self.uncalibrated = state["uncalibrated"]
+        self.gain = Interval(**state["gain"]) if state["gain"] else None
 
 
 @dataclass
@@ -176,6 +182,9 @@ class TrainingLoop:
         if self._dense is not None and result.best and result.link is not None:
             absorb_link(self._dense, result.link)
         self._guard.check()
+        if result.best:
+            data, (before, after) = self._data, self._best_answers
+            result.gain = data.task.compare(before, after, data.validation.targets, seed=seed)
         result.planned_epochs, result.seconds_left = schedule.epochs, schedule.seconds_left
         if result.stopped != "interrupted":
             self._checkpoint.save(
@@ -196,8 +205,9 @@ class TrainingLoop:
         _seed_layers(self._network.model, seed)
         self._result.uncalibrated = self._explain_uncalibrated()
         self._best = _copy_values(self._weights)
-        record, _ = self._evaluate(0, math.nan, time.monotonic())
+        record, _, answers = self._evaluate(0, math.nan, time.monotonic())
         self._result.history.append(record)
+        self._best_answers = [answers, answers]
         return _Position()
 
     def _run_epoch(self, position: _Position) -> _Position:
@@ -208,11 +218,12 @@ class TrainingLoop:
         if self._stop.is_set() and is_finite and not is_complete:
             self._save(position, begun)  # a resumed run trains the rest of the epoch
         loss = position.loss if is_finite else math.nan
-        record, link = self._evaluate(position.epoch, loss, begun)
+        record, link, answers = self._evaluate(position.epoch, loss, begun)
         result.history.append(record)
         result.stopped = self._judge(is_finite)
         if result.best == position.epoch:
             self._best, result.link = _copy_values(self._weights), link
+            self._best_answers[1] = answers
         self._report_epoch()
         following = _Position(position.epoch + 1)
         if is_complete and is_finite and (self._checkpoint.is_due or self._stop.is_set()):
@@ -247,8 +258,14 @@ class TrainingLoop:
                     self._report_pace()
         return True
 
-    def _evaluate(self, epoch: int, loss: float, begun: float) -> tuple[EpochRecord, Link | None]:
-        """Predict the validation samples; return the record of the epoch and the link that calibrates it."""
+    def _evaluate(
+        self, epoch: int, loss: float, begun: float
+    ) -> tuple[EpochRecord, Link | None, NDArray[Any]]:
+        """Predict the validation samples.
+
+        Returns:
+            The record of the epoch, the link that calibrates it, and the calibrated answers, (n, units).
+        """
         data, network = self._data, self._network
         predictions = [
             np.asarray(network.model.predict_on_batch(as_network_input(batch.inputs)))
@@ -265,7 +282,8 @@ class TrainingLoop:
             calibrated_loss = float(task.compute_losses(answers, truth).mean())
         score, rate = task.score(answers, truth), network.rates.head
         seconds = time.monotonic() - begun
-        return EpochRecord(epoch, loss, val_loss, score, rate, seconds, calibrated_loss), link
+        record = EpochRecord(epoch, loss, val_loss, score, rate, seconds, calibrated_loss)
+        return record, link, answers
 
     def _judge(self, is_finite: bool) -> str:
         """Note whether the last epoch is the best; return what ends the phase now, or "done"."""
@@ -290,7 +308,7 @@ class TrainingLoop:
             "parts": self._network.parts,
         }
         values = {name: _copy_values(variables) for name, variables in self._list_variables().items()}
-        self._checkpoint.save(state, {**values, "best": self._best})
+        self._checkpoint.save(state, {**values, "best": self._best, "answers": self._best_answers})
 
     def _restore(self, state: dict[str, Any], arrays: Arrays) -> _Position:
         """Restore a checkpoint; return the position that it was saved at."""
@@ -301,7 +319,7 @@ class TrainingLoop:
         for name, variables in self._list_variables().items():
             for variable, value in zip(variables, arrays[name], strict=True):
                 variable.assign(value)
-        self._best = arrays["best"]
+        self._best, self._best_answers = arrays["best"], arrays["answers"]
         self._result.restore(state["fitted"])
         self._schedule.restore(state["clock"])
         self._network.rates.set(state["rate"])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from regraft.backbones.info import BackboneInfo
 from regraft.data.catalog import Catalog
+from regraft.metrics.groups import GroupRow
+from regraft.metrics.intervals import Interval
 from regraft.recipe import Recipe, Solver
 from regraft.uncertainty.file import Uncertainty, fit_uncertainty
 from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
@@ -118,8 +120,8 @@ def _describe(result: PhaseResult, score_name: str) -> str:
     if result.best:
         return (
             f"{title}, kept: on validation a loss of {best.judged_loss:.3g} against {first.judged_loss:.3g} "
-            f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}, after epoch "
-            f"{result.best} of {last}{end}.{note}"
+            f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}"
+            f"{_describe_gain(result.gain, score_name)}, after epoch {result.best} of {last}{end}.{note}"
         )
     tried = min(result.history[1:], key=lambda record: record.judged_loss, default=first)
     return (
@@ -127,6 +129,22 @@ def _describe(result: PhaseResult, score_name: str) -> str:
         f"{tried.judged_loss:.3g} against {first.judged_loss:.3g} and {score} of {tried.val_score:.3f} "
         f"against {first.val_score:.3f} at its best{end}."
     )
+
+
+def _describe_gain(gain: Interval | None, score_name: str) -> str:
+    """Return by how much a score rose, with its interval: in points of 100 unless it is an R2.
+
+    >>> _describe_gain(Interval(0.065, 0.03, 0.101), "top-1"), _describe_gain(Interval(0.5, 0.25, 0.75), "R2")
+    (', better by 6.5 points (95 % 3.0 to 10.1)', ', better by 0.500 (95 % 0.250 to 0.750)')
+    """
+    if gain is None:
+        return ""
+    unit, digits = (1, 3) if score_name == "R2" else (100, 1)
+    value, low, high = (f"{unit * number:.{digits}f}" for number in (gain.value, gain.low, gain.high))
+    interval = f"(95 % {low} to {high})"
+    if gain.value <= 0:  # only the loss is lower
+        return f", no better {interval}"
+    return f", better by {value}{' points' if unit == 100 else ''} {interval}"
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,7 @@ class Outcome:
         head: how the head was found, as a phrase: "logistic regression, penalty 0.01 by cross-validation".
         answers: part -> answers of the model and of the head on the untouched backbone, shapes as in `tasks`.
         warnings: what the user must know about the model, for console and report.
+        slices: scores of groups of images of the first part in `answers`; see `evaluation.slices`.
         leaks: part -> how many of its samples also show in an earlier part; see `data.duplicates`.
         solver: of the head, if a search chose it; None if the recipe sets it.
         in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
@@ -184,6 +203,7 @@ class Outcome:
     part_features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     held_out: HeldOutAnswers | None = None
     reference: ReferenceImages | None = None
+    slices: tuple[GroupRow, ...] = ()
 
     @cached_property
     def uncertainty(self) -> Uncertainty:
