@@ -13,6 +13,7 @@ EVERYTHING = Recipe(
     target=("label",),
     group="patient",
     split="part",
+    weight="sure",
     separator="|",
     root="images",
     task="multilabel",

@@ -155,6 +155,8 @@ class Recipe:
             for data that were passed in from Python, and are to be passed in again.
         image, target: columns of the table: image files (several make one sample), and what to predict.
         group, split: columns of the table: groups that stay in one part, and the user's own parts.
+        weight: column of the table: how much each image counts in training, from 0; "" for all alike. Scores
+            do not use it.
         separator: separator between several labels in a cell.
         root: folder that the paths in the table are relative to; "" for the folder of the table.
         task: the kind of target; "auto" detects it from the data and reports it.
@@ -180,7 +182,7 @@ class Recipe:
         budget: seconds that all phases together may take.
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
-            alike.
+            alike; a product with the images' own weights, if they have some.
         seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -197,6 +199,7 @@ class Recipe:
     target: tuple[str, ...] = ()
     group: str = ""
     split: str = ""
+    weight: str = ""
     separator: str = ""
     root: str = ""
     task: TaskChoice = "auto"

@@ -57,6 +57,7 @@ class Sample:
         part: "train", "validation" or "test"; "" before the split.
         group: samples of one group stay in one part; "" for no group.
         extra_images: all images after the first.
+        weight: how much the sample counts in training, from 0; scores do not use it.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Sample:
     part: str = ""
     group: str = ""
     extra_images: tuple[ImageFile, ...] = ()
+    weight: float = 1.0
 
     @property
     def images(self) -> tuple[ImageFile, ...]:
@@ -189,7 +191,7 @@ def find_same_files(root: Path, samples: Sequence[Sample]) -> set[int]:
                 file = (root / sample.path).stat()
             except OSError:  # it has gone: the decoder will say so
                 continue
-            key = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group)
+            key = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group, sample.weight)
             if key in seen:
                 repeated.add(number)
             seen.add(key)
