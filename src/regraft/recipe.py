@@ -68,6 +68,8 @@ class HeadSpec:
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
             of that resolution near the end ("late"), or those of the last layers that cross-validation
             chooses ("auto").
+        source: `python:NAME` for a head that was passed in from Python, and is to be passed in again; "" for
+            one that the other settings describe.
     """
 
     pooling: Pooling = "avg"
@@ -78,6 +80,7 @@ class HeadSpec:
     dropout: float = 0.2
     solver: Solver = "auto"
     taps: Taps = "last"
+    source: str = ""
 
     def __post_init__(self) -> None:
         _check_kinds(self, "head.")
@@ -267,10 +270,17 @@ class Recipe:
         return self.view_count > 1 or bool(later)
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML; values that are None, which the program chooses, are left out."""
+        """Return the recipe as TOML; values that are None, which the program chooses, are left out.
+
+        So are keys that earlier versions do not know, as long as they say nothing.
+        """
         import tomli_w
 
-        text: str = tomli_w.dumps(_without_none(asdict(self)))
+        values = _without_none(asdict(self))
+        for table, name in ((values, "weight"), (values["head"], "source")):
+            if not table[name]:
+                del table[name]
+        text: str = tomli_w.dumps(values)
         return text
 
     @classmethod

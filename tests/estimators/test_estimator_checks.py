@@ -33,12 +33,6 @@ NOT_FOR_CLASSIFIER = {
         "the penalty is cross-validated, on other folds where rows are repeated"
     ),
 }
-NOT_FOR_REGRESSOR = {
-    **NOT_FOR_IMAGES,
-    "check_sample_weight_equivalence_on_dense_data": (
-        "the penalty is cross-validated, on other folds where rows are repeated"
-    ),
-}
 
 
 def as_images(rows: Any) -> Any:
@@ -116,7 +110,7 @@ def test_tags_say_that_tables_are_not_taken(kind: type) -> None:
     [
         (TabularEmbedder, NOT_FOR_IMAGES),
         pytest.param(TabularClassifier, NOT_FOR_CLASSIFIER, marks=pytest.mark.soak),
-        pytest.param(TabularRegressor, NOT_FOR_REGRESSOR, marks=pytest.mark.soak),
+        pytest.param(TabularRegressor, NOT_FOR_IMAGES, marks=pytest.mark.soak),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

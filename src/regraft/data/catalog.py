@@ -384,8 +384,8 @@ class Catalog:
         if unseen:
             raise DataError(
                 f"{'Labels' if self.task == 'multilabel' else 'Classes'} without a training image: "
-                f"{', '.join(sorted(unseen))}. "
-                "Give each some to train on (of a weight above 0), or take them out of validation and test."
+                f"{', '.join(sorted(unseen))}. Give each {'label' if self.task == 'multilabel' else 'class'} "
+                "some to train on (of a weight above 0), or take them out of validation and test."
             )
         if len(names) < (1 if self.task == "multilabel" else 2):
             raise DataError(
