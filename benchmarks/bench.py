@@ -133,9 +133,9 @@ def copy_every_eighth(folder: Path) -> Path:
     return folder
 
 
-def result_path(name: str, quick: bool) -> Path:
+def result_path(name: str, quick: bool, results: Path = RESULTS) -> Path:
     """Return the file that keeps a benchmark's result."""
-    return RESULTS / ("quick" if quick else "full") / f"{name}.json"
+    return results / ("quick" if quick else "full") / f"{name}.json"
 
 
 def write_page() -> None:
@@ -147,9 +147,9 @@ def write_page() -> None:
     page.write([full if full.exists() else quick for full, quick in files])
 
 
-def is_current(benchmark: Benchmark, now: dict) -> bool:
+def is_current(benchmark: Benchmark, now: dict, results: Path = RESULTS) -> bool:
     """Return whether the result of an earlier call is still valid."""
-    file = result_path(benchmark.name, now["quick"])
+    file = result_path(benchmark.name, now["quick"], results)
     if not file.exists() or not now["commit"] or now["commit"].endswith("+"):
         return False
     before = json.loads(file.read_text("utf-8"))

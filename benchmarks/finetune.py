@@ -110,7 +110,7 @@ def train_by_regraft(model: Model, images: ImageSet, plan: str, epochs: int, *, 
     few = Batches([0], images.targets[:1], images.read, batch_size=1)
     if stage:
         halves = cut(model.model, resolve_plan(model.backbone, plan))
-        features = extract_features(halves.prefix, images.catalog, store=images.store)
+        features = extract_features(halves.prefix, images.catalog, store=images.store, precision="f32")
         pairs = [(sample, 0) for sample in images.catalog.samples]
         read = StoredFeatures((features,), halves.names).make_reader(pairs)
         train = Batches(pairs, images.targets, read, batch_size=BATCH)

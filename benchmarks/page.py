@@ -166,7 +166,7 @@ def format_marks(result: dict[str, Any]) -> str:
 def iter_shortfalls(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield why each row misses its target, in the words of its benchmark."""
     missed = [
-        (row, read_bounds(result["script"]))
+        (row, read_bounds(HERE / result["script"]))
         for result in results
         for row in Sheet.from_json(result["sheet"]).rows
         if row.met is False and not result["quick"]
@@ -181,7 +181,7 @@ def iter_shortfalls(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def read_bounds(script: str) -> dict[str, str]:
+def read_bounds(script: Path) -> dict[str, str]:
     """Return the reasons in a benchmark's docstring, by the beginning of the row's name."""
     _, _, section = read_docstring(script).partition("What bounds it:\n")
     reasons: dict[str, str] = {}
@@ -194,15 +194,15 @@ def read_bounds(script: str) -> dict[str, str]:
     return reasons
 
 
-def read_docstring(script: str) -> str:
-    return ast.get_docstring(ast.parse((HERE / script).read_text("utf-8"))) or ""
+def read_docstring(script: Path) -> str:
+    return ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
 
 
 def iter_details(result: dict[str, Any]) -> Iterator[str]:
     """Yield the command of a benchmark, how long it took, and where the time went."""
     load = result["load"]
     yield f"### {result['benchmark']}\n"
-    yield read_docstring(result["script"]).splitlines()[0] + "\n"
+    yield read_docstring(HERE / result["script"]).splitlines()[0] + "\n"
     command = f"python benchmarks/{result['script']} {result['options']}".strip()
     yield (
         f"`{command}` took {result['took'] / 60:.1f} minutes; load average before {load['before']:.1f}, "

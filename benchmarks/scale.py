@@ -40,6 +40,7 @@ from rows import IMAGES, MOBILENET, Profile, Row, Sheet, Side, are_present, make
 from regraft.features.store import FORM
 
 CLASSES = 10
+PRECISION = "f32"  # everywhere: "auto" may choose another for the first images than for all of them
 FEW = 32  # images that are run before the time counts
 SIZE = (160, 120)
 SOURCES = 256  # images that crops are taken from
@@ -100,10 +101,10 @@ def extract(folder: Path, store: Path, image_size: int, weights: str) -> None:
     start = time.monotonic()
     network = load_embedding_network(Recipe(backbone="mobilenet_v2", weights=weights, image_size=image_size))
     few = replace(catalog, samples=catalog.samples[:: len(catalog) // FEW][:FEW])
-    extract_features(network, few, store=feature_store)
+    extract_features(network, few, store=feature_store, precision=PRECISION)
     record("load", start)
     start = time.monotonic()
-    features = extract_features(network, catalog, store=feature_store)
+    features = extract_features(network, catalog, store=feature_store, precision=PRECISION)
     record("extract", start)
     start = time.monotonic()
     shape = features.matrix(catalog.samples, "cut_0").shape
@@ -258,7 +259,7 @@ def train(options: argparse.Namespace, folder: Path, *, existing: int, count: in
     command = [
         sys.executable, "-m", "regraft", "train", folder / "images", "-o", folder / "run", "--overwrite",
         "--backbone", "mobilenet_v2", "--weights", options.weights, "--store", folder / "store",
-        "--image-size", str(options.image_size), "--unfreeze", "none",
+        "--image-size", str(options.image_size), "--unfreeze", "none", "--precision", PRECISION,
     ]  # fmt: skip
     start = time.monotonic()
     process = subprocess.run(command, capture_output=True, text=True, check=False)

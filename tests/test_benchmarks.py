@@ -120,14 +120,14 @@ def test_results_of_two_machines_name_them(here):
     assert "abc1234, machine 2 |" in text
 
 
-def test_the_reason_of_a_missed_target_is_read_from_its_benchmark(here, tmp_path, monkeypatch):
+def test_the_reason_of_a_missed_target_is_read_from_its_benchmark(here, tmp_path):
     bounds = "What bounds it:\n    ridge: memory,\n        and its width.\n    lda: less."
     (tmp_path / "solvers.py").write_text(f'"""Solvers.\n\n{bounds}\n\nusage: solvers.py\n"""\n')
-    monkeypatch.setattr(here.page, "HERE", tmp_path)
-    assert here.page.read_bounds("solvers.py") == {"ridge": "memory, and its width.", "lda": "less."}
+    reasons = {"ridge": "memory, and its width.", "lda": "less."}
+    assert here.page.read_bounds(tmp_path / "solvers.py") == reasons
     row = here.rows.Row("ridge, 20 settings", "s", (11.0,), at_most=10)
     assert "target at most 10 s. memory, and its width." in page(
-        here, make_result(here, here.rows.Sheet([row]))
+        here, make_result(here, here.rows.Sheet([row]), script=str(tmp_path / "solvers.py"))
     )
 
 
@@ -150,20 +150,19 @@ def test_printed_lines_become_rows(here):
     assert rows[1].median == pytest.approx(1.2)
 
 
-def test_a_result_is_valid_until_commit_machine_versions_or_options_change(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(here.bench, "RESULTS", tmp_path)
+def test_a_result_is_valid_until_commit_machine_versions_or_options_change(here, tmp_path):
     benchmark = here.bench.Benchmark("solvers", "solvers.py", "--rounds 3", "", 1)
     now = make_result(here, here.rows.Sheet())
-    assert not here.bench.is_current(benchmark, now)
-    file = here.bench.result_path("solvers", quick=False)
+    assert not here.bench.is_current(benchmark, now, tmp_path)
+    file = here.bench.result_path("solvers", quick=False, results=tmp_path)
     file.parent.mkdir()
     file.write_text(json.dumps(now))
-    assert here.bench.is_current(benchmark, now)
+    assert here.bench.is_current(benchmark, now, tmp_path)
     for changed in ({"commit": "def"}, {"machine": {}}, {"versions": {}}, {"options": ""}, {"quick": True}):
-        assert not here.bench.is_current(benchmark, {**now, **changed})
+        assert not here.bench.is_current(benchmark, {**now, **changed}, tmp_path)
     dirty = {**now, "commit": "abc1234+"}  # files differ from the commit
     file.write_text(json.dumps(dirty))
-    assert not here.bench.is_current(benchmark, dirty)
+    assert not here.bench.is_current(benchmark, dirty, tmp_path)
 
 
 def test_every_benchmark_has_a_program(here):

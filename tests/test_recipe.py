@@ -13,6 +13,7 @@ EVERYTHING = Recipe(
     target=("label",),
     group="patient",
     split="part",
+    weight="sure",
     separator="|",
     slice=("hospital", "camera"),
     root="images",
@@ -31,7 +32,7 @@ EVERYTHING = Recipe(
     budget=60.0,
     store_limit=1e9,
     seed=7,
-    head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient"),
+    head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient", source="python:Dense"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
 )
 TAPPED = Recipe(head=HeadSpec(solver="lda", taps="auto"))  # not with a head that has layers of its own

@@ -70,6 +70,8 @@ class HeadSpec:
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
             of that resolution near the end ("late"), or those of the last layers that cross-validation
             chooses ("auto").
+        source: `python:NAME` for a head that was passed in from Python, and is to be passed in again; "" for
+            one that the other settings describe.
     """
 
     pooling: Pooling = "avg"
@@ -80,6 +82,7 @@ class HeadSpec:
     dropout: float | None = None
     solver: Solver = "auto"
     taps: Taps = "last"
+    source: str = ""
 
     def __post_init__(self) -> None:
         _check_kinds(self, "head.")
@@ -158,6 +161,8 @@ class Recipe:
             for data that were passed in from Python, and are to be passed in again.
         image, target: columns of the table: image files (several make one sample), and what to predict.
         group, split: columns of the table: groups that stay in one part, and the user's own parts.
+        weight: column of the table: how much each image counts in training, from 0; "" for all alike. Scores
+            do not use it.
         separator: separator between several labels in a cell.
         root: folder that the paths in the table are relative to; "" for the folder of the table.
         slice: columns of the table that divide the images, such as hospital or camera: scores are reported
@@ -185,7 +190,7 @@ class Recipe:
         budget: seconds that all phases together may take.
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
-            alike.
+            alike; a product with the images' own weights, if they have some.
         seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -202,6 +207,7 @@ class Recipe:
     target: tuple[str, ...] = ()
     group: str = ""
     split: str = ""
+    weight: str = ""
     separator: str = ""
     root: str = ""
     slice: tuple[str, ...] = ()
@@ -270,10 +276,17 @@ class Recipe:
         return self.view_count > 1 or bool(later)
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML; values that are None, which the program chooses, are left out."""
+        """Return the recipe as TOML; values that are None, which the program chooses, are left out.
+
+        So are keys that earlier versions do not know, as long as they say nothing.
+        """
         import tomli_w
 
-        text: str = tomli_w.dumps(_without_none(asdict(self)))
+        values = _without_none(asdict(self))
+        for table, name in ((values, "weight"), (values["head"], "source")):
+            if not table[name]:
+                del table[name]
+        text: str = tomli_w.dumps(values)
         return text
 
     @classmethod

@@ -76,28 +76,32 @@ class Task:
         """
         return np.concatenate([1 - answers, answers], axis=1) if self.name == "binary" else answers
 
-    def compute_balanced_weights(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
+    def compute_balanced_weights(
+        self, encoded: NDArray[Any], weights: NDArray[Any] | None = None
+    ) -> NDArray[np.float32]:
         """Return weights of n samples that make rare targets count as much as frequent ones; their mean is 1.
 
         Classes: n / (classes * samples of the class), shape (n, 1). Labels: likewise for yes and no of each
         label on its own, shape (n, labels), since one sample has rare and frequent labels at once.
-        Regression: all 1.
+        Regression: all 1. With `weights`, (n, 1), of the samples, a sample counts that many times, and the
+        product with them balances.
 
         >>> one_in_four = np.array([[0.0], [0.0], [0.0], [1.0]])
         >>> TASKS["binary"].compute_balanced_weights(one_in_four).astype(float).round(2).tolist()
         [[0.67], [0.67], [0.67], [2.0]]
         """
-        n = len(encoded)
         if self.name == "regression":
-            return np.ones((n, 1), np.float32)
+            return np.ones((len(encoded), 1), np.float32)
+        n = len(encoded) if weights is None else float(weights.sum())
+        yes = encoded.sum(0) if weights is None else (encoded * weights).sum(0)
         if self.name == "multiclass":
-            counts = encoded.sum(0)
-            divisor = np.maximum(counts * np.count_nonzero(counts), 1)
-            weights: NDArray[np.float32] = (encoded @ (n / divisor))[:, None].astype(np.float32)
-            return weights
-        yes = encoded.sum(0)
-        weight = np.where(encoded > 0.5, n / np.maximum(2 * yes, 1), n / np.maximum(2 * (n - yes), 1))
-        return np.where((yes > 0) & (yes < n), weight, 1.0).astype(np.float32)
+            divisor = np.where(yes > 0, yes * np.count_nonzero(yes), 1)
+            factors: NDArray[np.float32] = (encoded @ (n / divisor))[:, None].astype(np.float32)
+            return factors
+        no = n - yes if weights is None else ((1 - encoded) * weights).sum(0)
+        is_mixed = (yes > 0) & (no > 0)
+        each = np.where(encoded > 0.5, n / np.where(is_mixed, 2 * yes, 1), n / np.where(is_mixed, 2 * no, 1))
+        return np.where(is_mixed, each, 1.0).astype(np.float32)
 
     def compute_losses(
         self, answers: NDArray[Any], encoded: NDArray[Any], spread: NDArray[Any] | float = 1.0

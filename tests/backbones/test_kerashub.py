@@ -152,7 +152,7 @@ def test_unknown_preset_names_the_nearest():
 
 def test_offline_says_at_once_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("regraft.backbones.kerashub.KAGGLE", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody listens there
     started = time.monotonic()
     with pytest.raises(EnvironmentFault, match=r"(?s)resnet_50_imagenet is not on this machine.*to: .*keras"):
         load_backbone("kerashub:resnet_50_imagenet")

@@ -69,16 +69,17 @@ def test_standard_input_without_a_path_is_a_mistake(model: Recorder) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], {"image": (), "target": (), "separator": ""}),
+        ([], {}),
         (
             ["--image", "file", "--target", "label"],
-            {"image": ("file",), "target": ("label",), "separator": ""},
+            {"image": ("file",), "target": ("label",)},
         ),
-        (["--target", "a,b", "--separator", "|"], {"image": (), "target": ("a", "b"), "separator": "|"}),
+        (["--target", "a,b", "--separator", "|"], {"target": ("a", "b"), "separator": "|"}),
+        (["--root", "/data"], {"root": "/data"}),
     ],
 )
 def test_evaluate_names_the_columns_of_a_table(
     model: Recorder, options: list[str], expected: dict[str, Any]
 ) -> None:
     assert call("evaluate", "run", "table.csv", *options).exit_code == 0
-    assert model.options == expected
+    assert model.options == {"image": (), "target": (), "separator": "", "root": None, **expected}

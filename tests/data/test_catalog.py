@@ -1,11 +1,11 @@
 """The catalog of a folder: which files are images of which class, and notes about the others."""
 
-import errno
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import unicodedata
 from dataclasses import replace
@@ -234,28 +234,31 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     assert codes(Catalog.from_folder(root)) == {"cat/0.png": "unreadable"}
 
 
-def test_a_file_that_cannot_be_read_is_refused_and_the_others_used(tmp_path, monkeypatch):
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has a file that cannot be read")
+def test_a_file_that_cannot_be_read_is_refused_and_the_others_used(tmp_path):
     root = two_classes(tmp_path)
-    opened = Path.open
-
-    def failing(path, *args, **options):
-        if path.name == "0.png":
-            raise OSError(errno.EIO, "Input/output error")
-        return opened(path, *args, **options)
-
-    monkeypatch.setattr(Path, "open", failing)
+    (root / "cat" / "0.png").unlink()
+    (root / "cat" / "0.png").symlink_to("/proc/self/mem")  # nothing is mapped at its start
     catalog = Catalog.from_folder(root)
-    assert len(catalog) == 2
+    assert len(catalog) == 3
     assert catalog.refused[0] == RejectedFile("cat/0.png", "unreadable", "Input/output error")
 
 
-def test_a_folder_that_cannot_be_listed_is_a_fault_of_the_environment(tmp_path, monkeypatch):
-    def denied(path):
-        raise PermissionError(errno.EACCES, "Permission denied")
+@pytest.fixture
+def locked_folder():
+    """A folder that this process may not list: root, whom no permission stops, is another user meanwhile."""
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()
+    folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    folder.rmdir()
 
-    monkeypatch.setattr("regraft.data.folder_scan.os.scandir", denied)
+
+def test_a_folder_that_cannot_be_listed_is_a_fault_of_the_environment(locked_folder):
     with pytest.raises(EnvironmentFault, match="Permission denied") as caught:
-        Catalog.from_folder(tmp_path)
+        Catalog.from_folder(locked_folder)
     assert caught.value.exit_code == 4
 
 

@@ -29,6 +29,9 @@ NOT_FOR_IMAGES = {
 NOT_FOR_CLASSIFIER = {
     **NOT_FOR_IMAGES,
     "check_class_weight_classifiers": "class_weight is None or balanced; no weights of single classes",
+    "check_sample_weight_equivalence_on_dense_data": (
+        "the penalty is cross-validated, on other folds where rows are repeated"
+    ),
 }
 
 
@@ -53,9 +56,9 @@ class Tabular:
         tags.input_tags.two_d_array = True
         return tags
 
-    def fit(self, X: Any, y: Any = None) -> Any:
+    def fit(self, X: Any, y: Any = None, **options: Any) -> Any:
         vars(self).pop("n_features_in_", None)
-        super().fit(X, y)  # type: ignore[misc]
+        super().fit(X, y, **options)  # type: ignore[misc]
         self.n_features_in_ = np.asarray(X).shape[1]
         return self
 
@@ -74,11 +77,13 @@ class TabularEmbedder(Tabular, ImageEmbedder):
 
 
 class TabularClassifier(Tabular, ImageClassifier):
-    pass
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        return super().fit(X, y, sample_weight=sample_weight)
 
 
 class TabularRegressor(Tabular, ImageRegressor):
-    pass
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        return super().fit(X, y, sample_weight=sample_weight)
 
 
 @pytest.fixture(scope="module")

@@ -97,11 +97,14 @@ def test_numbers_have_no_class_to_be_told(labels, anywhere):
     assert find_kinds(anywhere[0], labels, anywhere[1], task="multilabel") == []
 
 
-def test_a_sample_of_many_images_is_enough(labels, anywhere, monkeypatch):
-    monkeypatch.setattr(shortcuts, "MAX_IMAGES", 80)
-    facts = [ImageFacts(640, 480, ("JPEG", "PNG", "WEBP")[label]) for label in labels]
-    assert find_kinds(anywhere[0], labels, facts) == ["format"]
-    assert find_kinds(anywhere[0], labels, anywhere[1]) == []
+def test_a_sample_of_many_images_is_enough(anywhere):
+    images = 2 * shortcuts.MAX_IMAGES + 1
+    labels = np.arange(images) % 2  # every third image is looked at
+    facts = [anywhere[1][n] for n in np.random.default_rng(0).integers(150, size=images)]
+    saved = [ImageFacts(640, 480, ("JPEG", "PNG")[label]) for label in labels]
+    paths = [f"{n}.png" for n in range(images)]
+    assert find_kinds(paths, labels, saved) == ["format"]
+    assert find_kinds(paths, labels, facts) == []
 
 
 @pytest.mark.parametrize(("class_weight", "count"), [("none", 1), ("balanced", 0)])

@@ -78,6 +78,20 @@ def test_a_network_that_the_child_cannot_build_goes_through_tensorflow(tmp_path:
     assert_converted(network, tmp_path / "graph.xml", BATCH)
 
 
+def test_a_path_is_relative_to_the_current_folder_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child keeps the folder in which it was started, and must not write there."""
+    network = keras.Model((model := small_network()).inputs[0], {"map": model.output})
+    before = set(Path.cwd().iterdir())
+    convert_module._CHILD.start()
+    started_in = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    convert(network, Path("graph.xml"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.bin", "graph.xml"]
+    assert set(started_in.iterdir()) == before
+
+
 def test_a_child_that_was_killed_is_started_again(tmp_path: Path) -> None:
     network = keras.Model((model := small_network()).inputs[0], {"map": model.output})
     convert(network, tmp_path / "one.xml")

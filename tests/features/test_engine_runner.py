@@ -19,20 +19,20 @@ def network():
 
 
 @pytest.mark.parametrize("faster", [1, BATCH])
-def test_the_faster_batch_size_is_used_and_remembered(network, tmp_path, monkeypatch, faster):
+def test_the_faster_batch_size_is_used_and_remembered(network, tmp_path, faster):
     measured = []
 
-    def measure(_, engine):
-        measured.append(engine.batch)
-        return 1.0 if engine.batch == faster else 2.0
+    class TimedRunner(EngineRunner):
+        def _measure_seconds(self, engine):
+            measured.append(engine.batch)
+            return 1.0 if engine.batch == faster else 2.0
 
-    monkeypatch.setattr(EngineRunner, "_measure_seconds", measure)
-    first = EngineRunner(network, Store(tmp_path))
+    first = TimedRunner(network, Store(tmp_path))
     first.tune(1)
     assert set(measured) == {BATCH}
     first.tune(100)
     assert first.engine.batch == faster
     del measured[:]
-    again = EngineRunner(network, Store(tmp_path))
+    again = TimedRunner(network, Store(tmp_path))
     again.tune(100)
     assert (again.engine.batch, measured) == (faster, [])

@@ -20,8 +20,8 @@ from regraft.features.image_facts import facts_key, read_facts
 from regraft.features.keras_engine import Network, engine_name
 from regraft.features.precision import MIN_HELD_OUT, SLOW_IMAGES, choose_precision
 from regraft.features.store import Store
-from regraft.solvers.cross_validation import Trial, make_folds
-from regraft.solvers.decision import Link, Scaler
+from regraft.solvers.cross_validation import make_folds
+from regraft.solvers.decision import Scaler
 
 pytestmark = [
     pytest.mark.skipif(not engine_name().startswith("openvino"), reason="bf16 is OpenVINO's"),
@@ -68,19 +68,6 @@ def reporter():
 def fast(monkeypatch):
     """A processor that has bf16, which OpenVINO emulates on others."""
     monkeypatch.setattr(precision_module, "is_fast_in_bf16", lambda engine: True)
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """The number of images that each comparison was given."""
-    counts, run_both = [], precision_module._run_both
-
-    def count_images(runners, catalog, *, digests, decoding):
-        counts.append(len(digests))
-        return run_both(runners, catalog, digests=digests, decoding=decoding)
-
-    monkeypatch.setattr(precision_module, "_run_both", count_images)
-    return counts
 
 
 def choose(network, catalog, store, reporter, choice="auto"):
@@ -177,20 +164,9 @@ def squared_error(rows, targets, penalty):
         ([0.5, -0.44], 10_000, False),
     ],
 )
-def test_a_loss_may_rise_by_a_hundredth_or_by_its_standard_error(
-    catalog, monkeypatch, changes, images, harmless
-):
-    targets = np.resize([-1.0, 1.0], images)  # standardised already
-    linear, everywhere = Link("linear", np.ones(1), np.zeros(1)), np.ones(images, bool)
-    tried = [
-        ([Trial({}, (targets + np.sqrt(losses))[:, None], linear, losses)], everywhere)
-        for losses in (np.ones(images), 1 + np.resize(changes, images))
-    ]
-    monkeypatch.setattr(precision_module, "cross_validate", lambda family, part: tried.pop(0))
-    samples = [replace(catalog.samples[0], target=(value,)) for value in targets]
-    catalog = replace(catalog, task="regression", outputs=("number",))
-    features = [{"cut_0": np.zeros((images, 1))}] * 2
-    assert precision_module._judge(features, catalog, samples)[0] is harmless
+def test_a_loss_may_rise_by_a_hundredth_or_by_its_standard_error(changes, images, harmless):
+    exact = np.ones(images)
+    assert precision_module._is_harmless(exact, exact + np.resize(changes, images)) is harmless
 
 
 # --- by features
@@ -232,13 +208,15 @@ def test_the_difference_shown_is_correct(network, few, store, reporter):
 # --- which images
 
 
-def test_images_of_the_test_part_are_not_used(network, catalog, store, reporter, measured):
+def test_images_of_the_test_part_are_not_used(network, catalog, store, reporter):
     samples = [
         replace(sample, part="test" if number % 2 else "train")
         for number, sample in enumerate(catalog.samples)
     ]
-    choose(network, replace(catalog, samples=tuple(samples)), store, reporter)
-    assert measured == [len(catalog) // 2]
+    runner, computed = choose(network, replace(catalog, samples=tuple(samples)), store, reporter)
+    assert computed == len(catalog) // 2
+    tested = [sample.digest for sample in samples if sample.part == "test"]
+    assert store.entries(runner.feature_key(View())).find_missing(tested) == tested
 
 
 def test_a_slow_network_is_compared_on_fewer_images(network, catalog, store, reporter, monkeypatch):
@@ -248,16 +226,18 @@ def test_a_slow_network_is_compared_on_fewer_images(network, catalog, store, rep
     assert f"On {SLOW_IMAGES} of your images its features are" in reporter.lines[0]
 
 
-def test_the_number_of_images_depends_on_multiplications(network, monkeypatch):
+def test_the_number_of_images_depends_on_multiplications(network):
     """Neither the clock nor other work matter: a network is compared on as many images everywhere."""
-    assert precision_module._count_images(Network.from_model(network)) == precision_module.MAX_IMAGES
-    cost = precision_module.WORK / 100
-    monkeypatch.setattr("regraft.models.cut.count_multiplications", lambda nodes: cost)
-    assert precision_module._count_images(Network.from_model(network)) == 100
-    cost = 1.5 * precision_module.WORK / precision_module.ENOUGH_IMAGES
-    assert precision_module._count_images(Network.from_model(network)) == precision_module.ENOUGH_IMAGES
-    cost = precision_module.WORK
-    assert precision_module._count_images(Network.from_model(network)) == precision_module.SLOW_IMAGES
+    image = keras.Input((8, 8, 3))
+    dense = keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(image)))
+    assert precision_module._count_work(Network.from_model(dense)) == 8 * 8 * 3 * 5
+    work = precision_module._count_work(Network.from_model(network))
+    assert precision_module._count_images(work) == precision_module.MAX_IMAGES
+    work = precision_module.WORK
+    assert precision_module._count_images(work / 100) == 100
+    enough = precision_module.ENOUGH_IMAGES
+    assert precision_module._count_images(1.5 * work / enough) == enough
+    assert precision_module._count_images(work) == precision_module.SLOW_IMAGES
 
 
 def test_decoding_that_began_earlier_is_used_and_can_still_be_read(network, catalog, store, reporter):
@@ -305,17 +285,17 @@ def test_images_computed_for_the_choice_count_as_computed(network, catalog, stor
 # --- when
 
 
-def test_the_answer_is_remembered(network, catalog, store, reporter, measured):
+def test_the_answer_is_remembered(network, catalog, store, reporter):
     first, again = (choose(network, catalog, Store(store.root), reporter) for _ in range(2))
     assert (first[0].precision, again[0].precision, again[1]) == ("bf16", "bf16", 0)
-    assert len(measured) == len(reporter.lines) == 1
+    assert len(reporter.lines) == 1
 
 
-def test_adding_images_does_not_change_the_answer(network, catalog, store, reporter, measured):
+def test_adding_images_does_not_change_the_answer(network, catalog, store, reporter):
     """Unless they are among those of the smallest digests, for which it is remembered."""
     choose(network, replace(catalog, samples=_all_but_the_last(catalog)), store, reporter)
     choose(network, catalog, store, reporter)
-    assert len(measured) == 1
+    assert len(reporter.lines) == 1
 
 
 def _all_but_the_last(catalog):
@@ -323,25 +303,26 @@ def _all_but_the_last(catalog):
     return tuple(sorted(catalog.samples, key=lambda sample: sample.digest)[:-1])
 
 
-def test_only_added_images_count_as_computed_if_the_choice_is_made_again(network, catalog, store, measured):
+def test_only_added_images_count_as_computed_if_the_choice_is_made_again(network, catalog, store, reporter):
     samples = sorted(catalog.samples, key=lambda sample: sample.digest)
-    extract_features(network, replace(catalog, samples=tuple(samples[3:])), store=store)
-    features = extract_features(network, catalog, store=store)
+    extract_features(network, replace(catalog, samples=tuple(samples[3:])), store=store, reporter=reporter)
+    features = extract_features(network, catalog, store=store, reporter=reporter)
     assert (features.precision, features.computed, features.reused) == ("bf16", 3, len(samples) - 3)
-    assert measured == [len(samples) - 3, len(samples)]
+    counts = [int(line.split("On ")[1].split()[0]) for line in reporter.lines if "Precision: " in line]
+    assert counts == [len(samples) - 3, len(samples)]
 
 
-def test_f32_is_used_if_most_features_are_stored_in_f32(network, catalog, store, reporter, measured):
+def test_f32_is_used_if_most_features_are_stored_in_f32(network, catalog, store, reporter):
     most = replace(catalog, samples=catalog.samples[: len(catalog) // 2 + 1])
     extract_features(network, most, store=store, precision="f32")
     assert choose(network, catalog, store, reporter)[0].precision == "f32"
-    assert measured == []
+    assert reporter.lines == []
 
 
-def test_other_targets_of_the_same_images_need_another_choice(network, catalog, store, reporter, measured):
+def test_other_targets_of_the_same_images_need_another_choice(network, catalog, store, reporter):
     for task in ("multilabel", "regression"):
         choose(network, as_table(catalog, task), store, reporter)
-    assert len(measured) == 2
+    assert len(reporter.lines) == 2
 
 
 def test_nothing_is_measured_without_bf16_in_the_processor(network, catalog, store, reporter, monkeypatch):

@@ -32,15 +32,20 @@ def make_png(samples: Samples) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def make_tiff(samples: Samples, order: str = "<", compression: int = 1) -> bytes:
+def make_tiff(
+    samples: Samples, order: str = "<", compression: int = 1, extra_samples: int | None = None
+) -> bytes:
     height, width, channels = samples.shape
     data = samples.astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if compression == 8 else data
-    bits, start = struct.pack(f"{order}{channels}H", *[16] * channels), 8 + 2 + 10 * 12 + 4
+    tags = 10 if extra_samples is None else 11
+    bits, start = struct.pack(f"{order}{channels}H", *[16] * channels), 8 + 2 + tags * 12 + 4
     entries = [
         (256, width), (257, height), (258, start), (259, compression), (262, 2), (273, start + len(bits)),
         (277, channels), (278, height), (279, len(data)), (284, 1),
     ]  # fmt: skip
+    if extra_samples is not None:
+        entries.append((338, extra_samples if order == "<" else extra_samples << 16))
     directory = b"".join(
         struct.pack(f"{order}HHII", tag, 4, channels if tag == 258 else 1, value)
         if tag != 258

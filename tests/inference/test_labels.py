@@ -89,6 +89,19 @@ def test_a_run_made_from_folders_is_scored_on_a_table(tmp_path: Path) -> None:
         name_targets(table, BINARY)
 
 
+def test_paths_of_a_table_may_begin_in_another_folder(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", classes=3, each=2)
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "table.csv"
+    table.write_text("file,label\nred/000.png,red\ngreen/001.png,green\n")
+    catalog = open_labelled(table, BINARY, ("file", "label", ""), root=tmp_path / "photos")
+    assert [sample.path for sample in catalog.samples] == ["red/000.png", "green/001.png"]
+    with pytest.raises(DataError, match="missing_file"):
+        open_labelled(table, BINARY, ("file", "label", ""))
+    with pytest.raises(UsageError, match="--root: expected a table"):
+        open_labelled(tmp_path / "photos", BINARY, NO_COLUMNS, root=tmp_path)
+
+
 def test_a_run_made_from_a_table_is_scored_on_folders(tmp_path: Path) -> None:
     write_photos(tmp_path, classes=2, each=2)
     manifest = make_manifest("binary", ["green", "blue"], image=["file"], target=["label"], separator="|")

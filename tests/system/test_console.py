@@ -1,9 +1,6 @@
 """Messages and progress on standard error, where nothing in a file's name has an effect."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from regraft.system import console
 from regraft.system.console import SILENT, TERMINAL, format_duration
@@ -23,9 +20,10 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100, emoji=False)
-    monkeypatch.setattr(console, "_get_console", lambda: screen)
-    return screen.file
+    """Standard error as a terminal of a hundred columns, as on a build server."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
 
 
 def test_messages_go_to_standard_error(capsys):
@@ -96,11 +94,11 @@ def test_a_failure_within_is_not_reported_as_done(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal):
+def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal, capsys):
     with TERMINAL.track("Reading", 20, unit="files") as advance:
         advance(15)
         advance(5)
-    shown = terminal.getvalue()
+    shown = capsys.readouterr().err
     assert "Reading" in shown
     assert "20/20" in shown
     assert "files/s" in shown

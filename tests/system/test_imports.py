@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,15 +48,18 @@ def test_a_program_imports_keras_without_optional_packages() -> None:
 
 
 @pytest.fixture
-def began(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set where an import would begin."""
+def began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """An event that importing the module `heavy_module` sets."""
+    (tmp_path / "heavy_module.py").write_text("from signals_of_the_test import event\nevent.set()\n")
+    monkeypatch.syspath_prepend(tmp_path)
     event = threading.Event()
-    monkeypatch.setattr(imports, "_import_all", lambda *_: event.set())
-    return event
+    monkeypatch.setitem(sys.modules, "signals_of_the_test", SimpleNamespace(event=event))
+    yield event
+    sys.modules.pop("heavy_module", None)
 
 
 def test_importing_begins_in_the_background(began: threading.Event) -> None:
-    with imports.import_in_background("keras"):
+    with imports.import_in_background("heavy_module"):
         assert began.wait(10)
 
 
@@ -77,11 +82,8 @@ def test_a_program_ends_without_a_garbage_collection() -> None:
 
 
 @pytest.mark.slow
-def test_an_immediate_mistake_imports_nothing(
-    began: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(imports, "DELAY", 0.5)
-    with pytest.raises(ValueError, match="mistake"), imports.import_in_background("keras"):
+def test_an_immediate_mistake_imports_nothing(began: threading.Event) -> None:
+    with pytest.raises(ValueError, match="mistake"), imports.import_in_background("heavy_module", delay=0.5):
         raise ValueError("mistake")
     time.sleep(0.7)
     assert not began.is_set()

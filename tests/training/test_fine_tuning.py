@@ -276,8 +276,12 @@ def test_a_backbone_of_ones_own_and_a_head_of_ones_own(table, store, network_fil
     run = regraft.train(table, recipe, tmp_path / "run", backbone=backbone, head=head, store=store)
     assert run.metrics["decision"]["phases"][0]["epochs"] > 0
     assert "passed in again: backbone, head" in (run.path / "recipe.toml").read_text()
-    with pytest.raises(regraft.UsageError, match="passed in from Python"):
-        regraft.train(table, Recipe.from_toml(run.path / "recipe.toml"), tmp_path / "again", store=store)
+    written = Recipe.from_toml(run.path / "recipe.toml")
+    assert written.head.source == "python:Sequential"
+    for objects, words in (({"head": head}, "backbone: "), ({"backbone": backbone}, "head: Sequential was")):
+        with pytest.raises(regraft.UsageError, match=f"{words}.*passed in from Python"):
+            regraft.train(table, written, tmp_path / "again", store=store, **objects)
+    assert not (tmp_path / "again").exists()
     assert run.model.layers[-1] is head or head in run.model._flatten_layers()
 
 

@@ -198,37 +198,42 @@ def test_a_resumed_run_may_replace_what_it_delivered_and_nothing_else(
 
 
 def test_a_full_disk_costs_the_checkpoint_and_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(checkpoint, "MIN_INTERVAL", 0)
-    with RunJournal.open(tmp_path / "run", resume=False, reporter=TERMINAL) as journal:
-        journal.begin()
-        phase = journal.open_checkpoint("head")
-        phase.save({"number": 1}, arrays())
-        with full_disk():
-            for _ in range(3):
-                phase.save({"number": 2}, arrays())
-        assert not phase.is_due
-    assert capsys.readouterr().err.count("No space left") == 1
-    state, _ = read_checkpoint(journal_folder(tmp_path / "run") / "head.npz")
-    assert state == {"number": 1}
-    assert not list(journal_folder(tmp_path / "run").glob(".writing-*"))
-
-
-def test_writing_checkpoints_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    phase = PhaseCheckpoint(tmp_path / "head.npz", reporter=TERMINAL, clock=lambda: now[0])
+    phase.save({"number": 1}, arrays())
+    now[0] = 1e6
+    assert phase.is_due
+    with full_disk():
+        for _ in range(3):
+            phase.save({"number": 2}, arrays())
+    now[0] = 2e6
+    assert not phase.is_due
+    assert capsys.readouterr().err.count("No space left") == 1
+    state, _ = read_checkpoint(tmp_path / "head.npz")
+    assert state == {"number": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["head.npz"]
 
-    def slow(*_: object) -> None:
-        now[0] += 2.0
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", slow)
-    phase = PhaseCheckpoint(tmp_path / "now.npz")
+def test_writing_checkpoints_takes_a_twentieth_of_the_time_at_most(tmp_path: Path) -> None:
+    now = [0.0]
+
+    class SlowArray:
+        """Numbers that take two seconds to arrive, as from a device."""
+
+        dtype = np.dtype(np.float64)
+
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            now[0] += 2.0
+            return np.zeros(3)
+
+    phase = PhaseCheckpoint(tmp_path / "now.npz", clock=lambda: now[0])
     written = []
     for _ in range(200):
         now[0] += 1.0
         if phase.is_due:
-            phase.save({}, {})
+            phase.save({}, {"x": [SlowArray()]})
             written.append(now[0])
     assert written[0] == checkpoint.MIN_INTERVAL + 2.0
     assert min(np.diff(written)) >= 2.0 * checkpoint.WRITE_TIMES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import shutil
 
 import keras
 import pytest
@@ -100,9 +100,8 @@ def test_where_several_tensors_cross_all_of_them_count() -> None:
     assert cut.image_bytes == 16 * 16 * (2 + 4) * 2
 
 
-def test_available_bytes_are_the_limit_or_half_of_the_free_disk(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(
-        "shutil.disk_usage", lambda folder: SimpleNamespace(free=60 if folder.exists() else 0)
-    )
-    assert available_bytes(tmp_path / "not" / "there", 20) == 20
-    assert available_bytes(tmp_path, 50) == 30
+def test_available_bytes_are_the_limit_or_half_of_the_free_disk(tmp_path) -> None:
+    half = shutil.disk_usage(tmp_path).free / 2
+    for folder in (tmp_path, tmp_path / "not" / "there"):
+        assert available_bytes(folder, 20) == 20
+        assert available_bytes(folder, 1e30) == pytest.approx(half, rel=0.2)  # other programs write too

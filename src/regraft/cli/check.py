@@ -24,7 +24,7 @@ MAX_CASES = 5  # shown of a problem
 
 
 @opt.with_settings(
-    "image", "target", "group", "split", "separator", "root", "task",
+    "image", "target", "group", "split", "weight", "separator", "root", "task",
     "backbone", "weights", "pixels", "image_size", "depth", "seed",
 )  # fmt: skip
 def check(

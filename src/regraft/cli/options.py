@@ -55,6 +55,8 @@ _HELP = {
     "target": "Columns of a table to predict, comma-separated; a name with a comma in quotes.",
     "group": "Column of group IDs (patient, scene); a group is never split across parts.",
     "split": "Column that assigns rows to parts: train, validation or test.",
+    "weight": "Column of a table with the weight of each image in training; scores count all alike. "
+    "[default: all alike]",
     "separator": 'Separator between labels in a cell, such as "|".',
     "root": "Folder that the paths in a table are relative to. [default: the table's folder]",
     "slice": "Columns of a table to report scores by, comma-separated, such as hospital or camera.",

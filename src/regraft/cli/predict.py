@@ -67,6 +67,7 @@ def predict(
     "image",
     "target",
     "separator",
+    "root",
     image="Columns of a table with image files, comma-separated. [default: those of the run]",
     target="Columns of a table with what the model predicts, comma-separated. [default: those of the run]",
     separator='Separator between labels in a cell, such as "|". [default: that of the run]',
@@ -84,7 +85,11 @@ def evaluate(
 
     columns = opt.make_recipe(settings)
     evaluations = load(run, trust=trust).evaluate(
-        data, image=columns.image, target=columns.target, separator=columns.separator
+        data,
+        image=columns.image,
+        target=columns.target,
+        separator=columns.separator,
+        root=columns.root or None,
     )
     scores = {
         item.part: {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -64,14 +65,18 @@ for command in COMMANDS:
     app.command()(command)
 
 
-def main() -> None:
-    """Run the command line; turn each error into one message on standard error and one exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; turn each error into one message on standard error and one exit code.
+
+    Args:
+        arguments: of the program, without its name; None for those of this process.
+    """
     _silence_native_code()
     skip_optional_imports()
     skip_final_gc()
     try:
         with interrupt_on_sigterm():
-            code = app(standalone_mode=False) or 0
+            code = app(arguments, standalone_mode=False) or 0
         if code == INTERRUPTED:
             TERMINAL.info("regraft: interrupted. Features in the store will not be computed again.")
             code = get_exit_code()

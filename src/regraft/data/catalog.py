@@ -23,13 +23,13 @@ from regraft.data.image_writer import ImageWriter
 from regraft.data.images.decoder_pool import Job
 from regraft.data.images.rejections import Rejection
 from regraft.data.images.sample_range import FULL_DEPTH
-from regraft.data.learnable import check_numbers, check_repetition
+from regraft.data.learnable import check_numbers, check_repetition, check_weights
 from regraft.data.parts import LAYOUT
 from regraft.data.samples import ImageFile, RejectedFile, Sample, Target, report_notes
 from regraft.data.sources import Source, require_on_disk
 from regraft.data.streams import list_stream, open_arrays, open_source
 from regraft.data.table_files import is_table
-from regraft.data.tables import Columns, list_rows
+from regraft.data.tables import Columns, list_rows, to_names
 from regraft.data.targets import convert_targets
 from regraft.errors import DataError, UsageError
 from regraft.recipe import Recipe
@@ -104,6 +104,7 @@ class Catalog:
         root: str | os.PathLike[str] | None = None,
         group: str = "",
         split: str = "",
+        weight: str = "",
         separator: str = "",
         slice: str | Sequence[str] = (),  # noqa: A002 - the recipe's name
         task: str = "auto",
@@ -122,6 +123,7 @@ class Catalog:
             root: folder that paths are relative to and may not lead out of; None for the folder of the table.
             group: column of groups, such as patients; a group stays in one part.
             split: column with the part of each row: train, validation (val, dev, ...) or test.
+            weight: column with how much each row counts in training, from 0; scores count all alike.
             separator: text between the labels of a cell, such as "|"; lists need none.
             slice: columns that divide the images; see `Recipe.slice`.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
@@ -141,7 +143,7 @@ class Catalog:
             >>> Catalog.from_table(table, image="file", target="size", root=root).task
             'regression'
         """
-        columns = Columns(_to_names(image), _to_names(target), group, split, separator, _to_names(slice))
+        columns = Columns(to_names(image), to_names(target), group, split, separator, to_names(slice), weight)
         listing = list_rows(source, columns, root=root, task=task, reporter=reporter)
         return _complete(cls(*listing), Source.from_table(source, columns, root), reporter)
 
@@ -154,6 +156,7 @@ class Catalog:
         names: Sequence[str] = (),
         task: str = "auto",
         groups: Any = None,
+        weights: Any = None,
         store: str | os.PathLike[str] | None = None,
         scale: float = 1.0,
         reporter: Reporter = TERMINAL,
@@ -169,6 +172,7 @@ class Catalog:
             names: of the classes that 0, 1, 2, ... stand for, or of the k columns.
             task: see `data.targets`; "auto" to infer it, with the reason in `why`.
             groups: (n,) names or numbers of groups; all samples of a group stay in one part.
+            weights: (n,) how much each image counts in training, from 0; scores count all alike.
             store: as for `train`; None for the user's cache folder.
             scale: factor of the pixels of arrays and of 16-bit Pillow images, such as 255 where they are in
                 0..1, or 255/4095 where they have 12 bits.
@@ -187,7 +191,9 @@ class Catalog:
         """
         writer = ImageWriter(find_writable_root(store, reporter=reporter) / "spool", scale=scale)
         stream = open_arrays(images, targets)
-        listing = list_stream(stream, writer, names=names, task=task, groups=groups, reporter=reporter)
+        listing = list_stream(
+            stream, writer, names=names, task=task, groups=groups, weights=weights, reporter=reporter
+        )
         return _complete(cls(*listing), Source.from_memory("arrays"), reporter)
 
     @classmethod
@@ -250,10 +256,10 @@ class Catalog:
             missing = [f"--{name} COLUMN" for name, value in columns.items() if not value]
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
-            names = (*columns, "group", "split", "separator", "slice", "task")
+            names = ("image", "target", "group", "split", "weight", "separator", "slice", "task")
             settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
             return cls.from_table(path, root=recipe.root or None, **settings)
-        options = [f"--{name}" for name in (*columns, "root", "slice") if getattr(recipe, name)]
+        options = [f"--{name}" for name in (*columns, "weight", "root", "slice") if getattr(recipe, name)]
         if options:
             raise UsageError(f"{', '.join(options)}: expected a table. Received: {path}, which is no table.")
         return cls.from_folder(path).as_task(recipe.task)
@@ -283,9 +289,10 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """Return one digest of the contents, targets and parts of all samples, wherever the files lie."""
+        """Return one digest of the contents, targets, parts and weights of all samples, wherever they lie."""
         rows = sorted(
             f"{' '.join(image.digest for image in s.images)} {self.describe_target(s)} {s.part}"
+            + ("" if s.weight == 1 else f" weight {s.weight!r}")
             for s in self.samples
         )
         return hashlib.blake2b("\n".join(rows).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
@@ -362,14 +369,16 @@ class Catalog:
         Raises:
             DataError: there are fewer than two classes, almost every image has a class of its own, no
                 training sample has some class or label, or a target is the same number in all training
-                samples.
+                samples, or the weights of all training samples are 0.
         """
+        training = [sample for sample in self.samples if sample.part in ("", "train")]
+        check_weights(sample.weight for sample in training)
         if self.task == "regression":
-            notes = check_numbers(_get_training_targets(self), self.outputs)
+            notes = check_numbers(self.targets(training), self.outputs)
             return replace(self, notes=(*self.notes, *notes)) if notes else self
         if self.task != "multilabel" and self.why:  # inferred from values, not from folders
             check_repetition([_get_labels(sample)[0] for sample in self.samples], self.outputs)
-        trained = {label for s in self.samples if s.part in ("", "train") for label in _get_labels(s)}
+        trained = {label for s in training if s.weight > 0 for label in _get_labels(s)}
         names = [name for label, name in enumerate(self.outputs) if label in trained]
         unseen = {
             self.outputs[label] for s in self.samples for label in _get_labels(s) if label not in trained
@@ -377,8 +386,8 @@ class Catalog:
         if unseen:
             raise DataError(
                 f"{'Labels' if self.task == 'multilabel' else 'Classes'} without a training image: "
-                f"{', '.join(sorted(unseen))}. "
-                "Give each some to train on, or take them out of validation and test."
+                f"{', '.join(sorted(unseen))}. Give each {'label' if self.task == 'multilabel' else 'class'} "
+                "some to train on (of a weight above 0), or take them out of validation and test."
             )
         if len(names) < (1 if self.task == "multilabel" else 2):
             raise DataError(
@@ -419,14 +428,6 @@ def _explain_too_few(catalog: Catalog) -> str:
         were = "were" if len(catalog.refused) > 1 else "was"
         refused = f"{len(catalog.refused):,} {were} refused, the first: {first.image} ({reason}). "
     return refused if catalog.why else refused + suggest_inner_folder(catalog.root) + LAYOUT
-
-
-def _get_training_targets(catalog: Catalog) -> NDArray[Any]:
-    return catalog.targets([sample for sample in catalog.samples if sample.part in ("", "train")])
-
-
-def _to_names(columns: str | Sequence[str]) -> tuple[str, ...]:
-    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def _drop_other_outputs(catalog: Catalog, names: list[str]) -> Catalog:

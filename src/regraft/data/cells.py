@@ -28,6 +28,7 @@ __all__ = [
     "list_items",
     "normalise_cell",
     "read_decimal_commas",
+    "read_weight",
     "unescape_formula",
     "unify_numbers",
     "write_number",
@@ -149,6 +150,19 @@ def read_decimal_commas(cells: list[Cell], are_usual: bool) -> list[Cell]:
     has_points = any(cell and "." in cell for cell in cells)
     is_clear = not may_be_thousands and not has_points and all(map(is_number, present))
     return points if is_clear else cells
+
+
+def read_weight(cell: Cell) -> float | str:
+    """Return the weight that a cell holds, from 0; or why it holds none, as a phrase.
+
+    >>> read_weight("0.5"), read_weight("-1"), read_weight("heavy"), read_weight(None)
+    (0.5, "holds '-1', which is below 0", "holds 'heavy' where a number is expected", 'has no value')
+    """
+    if cell is None:
+        return "has no value"
+    if not is_number(cell):
+        return f"holds {cell!r} where a number is expected"
+    return float(cell) if float(cell) >= 0 else f"holds {cell!r}, which is below 0"
 
 
 def _has_comma(cell: Cell) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from regraft.data.cells import write_number
 from regraft.errors import DataError
 
-__all__ = ["check_numbers", "check_repetition"]
+__all__ = ["check_numbers", "check_repetition", "check_weights"]
 
 MANY_IMAGES = 10  # from which a class of its own for almost each of them is an error
 MOST_IMAGES = 0.9  # share of the images, more than which are "almost each"
@@ -44,6 +44,22 @@ def check_numbers(targets: NDArray[np.float64], names: Sequence[str]) -> tuple[s
                 "from all of them for finer answers."
             )
     return tuple(notes)
+
+
+def check_weights(weights: Iterable[float]) -> None:
+    """Check the weights of the training samples.
+
+    Raises:
+        DataError: all of them are zero.
+
+    >>> check_weights([0.0, 2.0])
+    """
+    values = list(weights)
+    if values and not any(values):
+        raise DataError(
+            "Expected a weight above 0 for some training image. Received: the weight zero for all of "
+            f"{len(values):,} training images."
+        )
 
 
 def check_repetition(labels: Sequence[int], outputs: Sequence[str]) -> None:

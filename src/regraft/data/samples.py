@@ -58,6 +58,7 @@ class Sample:
         group: samples of one group stay in one part; "" for no group.
         extra_images: all images after the first.
         cells: of the columns in `Recipe.slice`, in their order; () for data without such columns.
+        weight: how much the sample counts in training, from 0; scores do not use it.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Sample:
     group: str = ""
     extra_images: tuple[ImageFile, ...] = ()
     cells: tuple[str, ...] = ()
+    weight: float = 1.0
 
     @property
     def images(self) -> tuple[ImageFile, ...]:
@@ -191,7 +193,7 @@ def find_same_files(root: Path, samples: Sequence[Sample]) -> set[int]:
                 file = (root / sample.path).stat()
             except OSError:  # it has gone: the decoder will say so
                 continue
-            key = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group)
+            key = (file.st_dev, file.st_ino, sample.target, sample.part, sample.group, sample.weight)
             if key in seen:
                 repeated.add(number)
             seen.add(key)

@@ -22,7 +22,7 @@ class Source:
 
     Attributes:
         data: the path of a folder or table; or `python:` and the kind of data, which then only Python has.
-        image, target, group, split, separator, root, slice: of a table, as in a `Recipe`.
+        image, target, group, split, weight, separator, root, slice: of a table, as in a `Recipe`.
     """
 
     data: str
@@ -30,6 +30,7 @@ class Source:
     target: tuple[str, ...] = ()
     group: str = ""
     split: str = ""
+    weight: str = ""
     separator: str = ""
     root: str = ""
     slice: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regraft.data.cells import normalise_cell
+from regraft.data.cells import normalise_cell, read_weight
 from regraft.data.image_writer import ImageWriter
 from regraft.data.images.rejections import Rejection
 from regraft.data.raw_targets import read_raw_targets
@@ -134,6 +134,7 @@ def list_stream(
     names: Sequence[str] = (),
     task: str = "auto",
     groups: Any = None,
+    weights: Any = None,
     reporter: Reporter,
 ) -> Listing:
     """Write every image and read the targets. Arguments and errors are those of `Catalog.from_arrays`."""
@@ -151,7 +152,7 @@ def list_stream(
     if not values:
         raise DataError("The stream holds nothing.")
     writer.check_scale()
-    group_names = _read_groups(groups, len(values))
+    group_names, image_weights = _read_groups(groups, len(values)), _read_weights(weights, len(values))
     require_majority_usable(tuple(refused.values()), len(values), "images")
     # An image that is refused has no say in what the task is.
     used = [values[number] for number in files]
@@ -162,7 +163,7 @@ def list_stream(
     all_refused = tuple(refused[number] for number in sorted(refused))
     require_majority_usable(all_refused, len(values), "images")
     samples = tuple(
-        Sample(file.path, target, file.digest, group=group_names[number])
+        Sample(file.path, target, file.digest, group=group_names[number], weight=image_weights[number])
         for (number, file), target in zip(files.items(), targets.values, strict=True)
         if target is not None
     )
@@ -183,3 +184,17 @@ def _read_groups(groups: Any, n: int) -> list[str]:
     if len(set(names)) < 2:
         raise DataError("All images are in one group: a group stays in one part, so at least two are needed.")
     return names
+
+
+def _read_weights(weights: Any, n: int) -> list[float]:
+    if weights is None:
+        return [1.0] * n
+    numbers = [read_weight(normalise_cell(weight)) for weight in to_plain(weights)]
+    if len(numbers) != n:
+        raise UsageError(f"Expected as many weights as images. Received: {len(numbers)} and {n}.")
+    for number, weight in enumerate(numbers):
+        if isinstance(weight, str):
+            raise DataError(
+                f"Expected a weight from 0 for each image. The weight of image {number} {weight}."
+            )
+    return [float(weight) for weight in numbers]

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from regraft.data.cells import normalise_cell
+from regraft.data.cells import normalise_cell, read_decimal_commas, read_weight, write_number
 from regraft.data.images.rejections import CONFLICTING_COPIES, Rejection
 from regraft.data.parts import read_parts
 from regraft.data.path_hints import describe_where_files_lie
@@ -32,11 +32,11 @@ from regraft.data.samples import (
     require_majority_usable,
 )
 from regraft.data.table_files import Table, read_table
-from regraft.data.targets import Targets
+from regraft.data.targets import Targets, name_column
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter, format_names
 
-__all__ = ["Columns", "list_rows"]
+__all__ = ["Columns", "list_rows", "to_names"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
@@ -51,6 +51,7 @@ class Columns:
     split: str = ""
     separator: str = ""
     slice: tuple[str, ...] = ()
+    weight: str = ""
 
     def __post_init__(self) -> None:
         if not all(self.image) or not all(self.target) or not self.image or not self.target:
@@ -71,8 +72,13 @@ class Columns:
     @property
     def all_names(self) -> list[str]:
         """Return the name of every column, once."""
-        names = (*self.image, *self.target, self.group, self.split, *self.slice)
+        names = (*self.image, *self.target, self.group, self.split, *self.slice, self.weight)
         return list(dict.fromkeys(filter(None, names)))
+
+
+def to_names(columns: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of one column or several."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 class _Row(NamedTuple):
@@ -87,6 +93,7 @@ class _Row(NamedTuple):
     part: str
     group: str
     cells: tuple[str, ...]
+    weight: float = 1.0
     target: Target | None = None
 
 
@@ -121,6 +128,8 @@ def list_rows(
     samples = _drop_repeated_images(rows, samples, root=root, classes=classes, notes=notes, refused=refused)
     all_refused = require_majority()
     _check_parts_and_groups(samples, columns, notes)
+    if columns.weight and samples:
+        notes.append(_describe_weights(samples, columns.weight))
     return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
 
 
@@ -136,6 +145,7 @@ def _find_usable_rows(
     paths = list(zip(*(table.columns[name] for name in columns.image), strict=True))
     parts = _read_parts(table, columns.split) if columns.split else [""] * len(paths)
     groups = table.columns[columns.group] if columns.group else [""] * len(paths)
+    weights = _read_weights(table, columns.weight)
     rows = []
     for position, number in enumerate(table.numbers):
         texts = [_to_text(value) for value in paths[position]]
@@ -143,12 +153,15 @@ def _find_usable_rows(
             images = tuple(resolve(text) for text in texts)
             if columns.split and not parts[position]:
                 raise Rejection("unknown_part", f"the cell of column {columns.split} is empty")
+            weight = weights[position]
+            if isinstance(weight, Rejection):
+                raise weight
         except Rejection as rejection:
             refused[number] = _reject_row(number, texts[0], rejection)
         else:
             group = normalise_cell(groups[position]) or ""
             cells = tuple(normalise_cell(table.columns[name][position]) or "" for name in columns.slice)
-            rows.append(_Row(position, number, images, parts[position], group, cells))
+            rows.append(_Row(position, number, images, parts[position], group, cells, weight))
     return rows
 
 
@@ -244,6 +257,18 @@ def _read_parts(table: Table, column: str) -> list[str]:
     return [parts.get(cell, "") for cell in cells]
 
 
+def _read_weights(table: Table, column: str) -> list[float | Rejection]:
+    """Return the weight of each row, or why it has none; 1 for all where no column is named."""
+    if not column:
+        return [1.0] * len(table.numbers)
+    cells = [normalise_cell(value) for value in table.columns[column]]
+    weights = map(read_weight, read_decimal_commas(cells, table.decimal_comma))
+    return [
+        Rejection("bad_weight", f"{name_column(column)} {weight}") if isinstance(weight, str) else weight
+        for weight in weights
+    ]
+
+
 def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, RejectedFile]) -> list[_Row]:
     """Return one row for each image: drop repetitions and refuse contradictions."""
     rows_by_image: dict[tuple[str, ...], list[_Row]] = defaultdict(list)
@@ -251,7 +276,7 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
         rows_by_image[row.paths].append(row)
     unique, repeated = [], 0
     for paths, same in rows_by_image.items():
-        columns = ("target", "part", "group")
+        columns = ("target", "part", "group", "weight")
         different = next((name for name in columns if len({getattr(row, name) for row in same}) > 1), None)
         if different is None:
             unique.append(same[0])
@@ -270,7 +295,7 @@ def _drop_repeated_rows(rows: list[_Row], notes: list[str], refused: dict[int, R
 def _make_sample(row: _Row, digests: dict[str, str]) -> Sample:
     first, *others = (ImageFile(path, digests[path]) for path in row.paths)
     target = cast("Target", row.target)
-    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others), row.cells)
+    return Sample(first.path, target, first.digest, row.part, row.group, tuple(others), row.cells, row.weight)
 
 
 def _drop_repeated_images(
@@ -322,3 +347,9 @@ def _check_parts_and_groups(samples: Sequence[Sample], columns: Columns, notes: 
             f"column {columns.split}: the model would be tested on what it was trained on. "
             "Give each group one part."
         )
+
+
+def _describe_weights(samples: Sequence[Sample], column: str) -> str:
+    weights = [sample.weight for sample in samples]
+    least, most = write_number(min(weights)), write_number(max(weights))
+    return f"Weights of images in training: {column}, {least} to {most}. In scores all images count alike."

@@ -180,13 +180,16 @@ class _HeadEstimator(ImageEstimator):
         check_is_fitted(self)
         return self.run_.bundle.model
 
-    def _fit(self, X: Any, task: TaskChoice, targets: Sequence[Target], outputs: Iterable[Any]) -> None:
+    def _fit(
+        self, X: Any, task: TaskChoice, targets: Sequence[Target], outputs: Iterable[Any], sample_weight: Any
+    ) -> None:
         head = None if isinstance(self.head, str | HeadSpec) else _clone_head(self.head)
         recipe = replace(self._recipe(), task=task)
         run = TemporaryRun()
         context = self._context(head=head)
         catalog = self._catalog(context, X)
-        samples = tuple(replace(s, target=t) for s, t in zip(catalog.samples, targets, strict=True))
+        rows = zip(catalog.samples, targets, _check_weights(sample_weight, len(targets)), strict=True)
+        samples = tuple(replace(sample, target=t, weight=weight) for sample, t, weight in rows)
         names = tuple(str(name) for name in outputs)
         catalog = replace(catalog, outputs=names, samples=samples, task=task)
         run.write(run_stages(context, catalog, recipe), context.reporter)
@@ -273,12 +276,13 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
     def _recipe(self) -> Recipe:
         return replace(super()._recipe(), class_weight=self.class_weight or "none")
 
-    def fit(self, X: Any, y: Any) -> ImageClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ImageClassifier:
         """Fit the head, and fine-tune the backbone if `unfreeze` says so.
 
         Args:
             X: n images: an array in 0..255, or a list of arrays, Pillow images or paths.
             y: classes of any sortable type, (n,); or labels as 0 and 1, (n, labels).
+            sample_weight: how much each image counts, (n,), from 0; None for all alike.
 
         Raises:
             DataError: X does not hold images, or some of them cannot be used.
@@ -289,12 +293,13 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
         if type_of_target(y) == "multilabel-indicator":
             classes = np.arange(y.shape[1])
             rows: list[Target] = [tuple(np.flatnonzero(row).tolist()) for row in y]
-            self._fit(X, "multilabel", rows, classes)
+            self._fit(X, "multilabel", rows, classes, sample_weight)
         else:
             classes, numbers = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             if len(classes) < 2:
                 raise UsageError(f"Expected at least 2 classes. Received: 1 class, {classes[0]}.")
-            self._fit(X, "binary" if len(classes) == 2 else "multiclass", numbers.tolist(), classes)
+            task: TaskChoice = "binary" if len(classes) == 2 else "multiclass"
+            self._fit(X, task, numbers.tolist(), classes, sample_weight)
         self.classes_ = classes
         return self
 
@@ -344,12 +349,13 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
         (20,)
     """
 
-    def fit(self, X: Any, y: Any) -> ImageRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ImageRegressor:
         """Fit the head, and fine-tune the backbone if `unfreeze` says so.
 
         Args:
             X: n images: an array in 0..255, or a list of arrays, Pillow images or paths.
             y: numbers, (n,) or (n, targets).
+            sample_weight: see `ImageClassifier.fit`.
 
         Raises:
             DataError, UsageError, EnvironmentFault, ModelRefused: see `ImageClassifier.fit`.
@@ -360,7 +366,7 @@ class ImageRegressor(RegressorMixin, _HeadEstimator):  # type: ignore[misc] # sc
         table = y.reshape(len(y), -1)
         rows: list[Target] = [tuple(row) for row in table.tolist()]
         names = [f"target {column}" for column in range(table.shape[1])] if y.ndim > 1 else ["target"]
-        self._fit(X, "regression", rows, names)
+        self._fit(X, "regression", rows, names, sample_weight)
         self._shape = y.shape[1:]
         return self
 
@@ -385,6 +391,20 @@ def _check_targets(estimator: Any, X: Any, y: Any) -> Array:
     targets: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=estimator)
     check_consistent_length(X, targets)
     return targets
+
+
+def _check_weights(sample_weight: Any, n: int) -> list[float]:
+    """Return a weight for each of n images."""
+    if sample_weight is None:
+        return [1.0] * n
+    weights: Array = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, ensure_non_negative=True, input_name="sample_weight"
+    )
+    if weights.shape != (n,):
+        raise UsageError(
+            f"sample_weight: expected {n} numbers, one per image. Received: shape {weights.shape}."
+        )
+    return [float(weight) for weight in weights]
 
 
 def _is_layer(head: Any) -> bool:

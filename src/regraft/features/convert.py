@@ -134,11 +134,13 @@ class _Converter:
             RuntimeError: it cannot, or it ended.
         """
         process = self.start()
+        # Absolute, since the current folder may have changed after the child was started.
+        request = {"network": str(source.absolute()), "graph": str(target.absolute())}
         with self._lock:
             if process.stdin is None or process.stdout is None:
                 raise RuntimeError("the converting process has no pipes")
             try:
-                process.stdin.write(json.dumps({"network": str(source), "graph": str(target)}) + "\n")
+                process.stdin.write(json.dumps(request) + "\n")
                 process.stdin.flush()
                 answer = json.loads(process.stdout.readline() or '{"error": "the converting process ended"}')
             except OSError as error:

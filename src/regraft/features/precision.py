@@ -139,7 +139,7 @@ def _run_both(
     images: list[tuple[str, ImageFacts]] = []
     outputs: list[list[Outputs]] = [[], []]
     seconds = np.zeros(2)
-    digests = digests[: _count_images(runners[0].network)]
+    digests = digests[: _count_images(_count_work(runners[0].network))]
     with _open_images(catalog, digests, size=runners[0].network.size, decoding=decoding) as results:
         usable = ((digest, result) for digest, result in results if isinstance(result, DecodedImage))
         while chunk := list(islice(usable, CHUNK)):
@@ -163,12 +163,16 @@ def _run_both(
     return _Comparison([digest for digest, _ in images], [facts for _, facts in images], features, seconds)
 
 
-def _count_images(network: Network) -> int:
-    """Count the images to compare by what the network multiplies: neither clock nor other work matter."""
+def _count_work(network: Network) -> int:
+    """Count the multiplications of a network for one image."""
     from regraft.backbones.graph import list_nodes
     from regraft.models.cut import count_multiplications
 
-    work = max(1, count_multiplications(list_nodes(network.model)))
+    return max(1, count_multiplications(list_nodes(network.model)))
+
+
+def _count_images(work: float) -> int:
+    """Count the images to compare by the multiplications for one: neither clock nor other work matter."""
     if WORK / work >= ENOUGH_IMAGES:
         return min(MAX_IMAGES, int(WORK / work))
     return ENOUGH_IMAGES if ENOUGH_IMAGES * work <= 2 * WORK else SLOW_IMAGES
@@ -201,12 +205,18 @@ def _judge(features: Sequence[Outputs], catalog: Catalog, samples: Sequence[Samp
         np.array([losses(trial.link(trial.decisions), truth) for trial in trials]) for trials, _ in results
     )
     best = int((exact + rough).mean(1).argmin())
-    before, after, change = exact[best].mean(), rough[best].mean(), rough[best] - exact[best]
-    is_harmless = change.mean() <= max(MAX_LOSS_RISE * before, change.std() / np.sqrt(len(change)))
+    before, after = exact[best].mean(), rough[best].mean()
     finding = (
         f"On {len(samples)} of your images a probe's loss is {after:.3f} in bf16 and {before:.3f} in f32"
     )
-    return bool(is_harmless), finding
+    return _is_harmless(exact[best], rough[best]), finding
+
+
+def _is_harmless(exact: NDArray[np.float64], rough: NDArray[np.float64]) -> bool:
+    """Tell whether losses of held-out images, (n,), rise by no more in bf16 than is tolerated."""
+    change = rough - exact
+    tolerance = max(MAX_LOSS_RISE * exact.mean(), change.std() / np.sqrt(len(change)))
+    return bool(change.mean() <= tolerance)
 
 
 def _make_rows(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -> TrainingRows:

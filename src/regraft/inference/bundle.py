@@ -231,19 +231,21 @@ class Bundle:
         image: str | Sequence[str] = (),
         target: str | Sequence[str] = (),
         separator: str = "",
+        root: str | os.PathLike[str] | None = None,
     ) -> list[Evaluation]:
         """Score the model on samples with targets, by part; without parts there is one, "all".
 
         Args:
             data: as for `train`. Its classes, labels or targets may be some of the model's.
             image, target, separator: see `Catalog.from_table`; those of the run where they are not given.
+            root: folder that the paths of a table are relative to; None for the folder of the table.
 
         Raises:
             UsageError: there is no such table, folder or column, or its targets are of another task.
             DataError: a class or target is unknown to the model, or no image can be used.
         """
         columns = (image, target, separator)
-        catalog = open_labelled(data, self.manifest, columns)
+        catalog = open_labelled(data, self.manifest, columns, root=root)
         targets = number_targets(catalog, self.outputs)
         jobs = [Job(catalog.root / image.path, image.digest) for s in catalog.samples for image in s.images]
         pairs = list(zip(catalog.samples, self._predict_jobs(jobs), strict=True))

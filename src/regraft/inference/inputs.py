@@ -138,7 +138,11 @@ Names = str | Sequence[str]
 
 
 def open_labelled(
-    data: Catalog | str | os.PathLike[str], manifest: Mapping[str, Any], columns: tuple[Names, Names, str]
+    data: Catalog | str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    columns: tuple[Names, Names, str],
+    *,
+    root: str | os.PathLike[str] | None = None,
 ) -> Catalog:
     """List samples with targets of the task of a run.
 
@@ -146,6 +150,7 @@ def open_labelled(
         data: a folder, a table or a catalog.
         manifest: that of the run.
         columns: those of images and of targets, and the separator; empty ones are the run's, for a table.
+        root: folder that the paths of a table are relative to; None for the folder of the table.
 
     Raises:
         UsageError: see `Catalog.open`; or samples have another number of images than the run's.
@@ -163,7 +168,13 @@ def open_labelled(
             )
     # A part of the data may hold one class, so the model's task decides only whether there are classes.
     task = "multiclass" if manifest["task"] == "binary" else manifest["task"]
-    recipe = Recipe(image=image, target=target, separator=separator, task=cast("TaskChoice", task))
+    recipe = Recipe(
+        image=image,
+        target=target,
+        separator=separator,
+        root=os.fspath(root or ""),
+        task=cast("TaskChoice", task),
+    )
     catalog = Catalog.open(data, recipe)
     missing = [name for name in manifest["outputs"] if name not in catalog.outputs]
     if task == "multilabel" and len(target) > 1 and missing:

@@ -47,6 +47,7 @@ __all__ = [
     "open_backbone",
     "report_backbone",
     "report_refused",
+    "require_head",
     "split_catalog",
 ]
 
@@ -182,6 +183,17 @@ def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) ->
     )
 
 
+def require_head(context: Context, recipe: Recipe) -> None:
+    """Raise a UsageError if the recipe is of a run whose head only Python can pass in, and nobody did."""
+    source = recipe.head.source
+    if is_in_memory(source) and context.in_memory.head is None:
+        raise UsageError(
+            f"head: {source.removeprefix(IN_MEMORY_PREFIX)} was passed in from Python when this recipe was "
+            "written. Pass it in again: train(data, recipe, out, head=...). Or remove source from [head] in "
+            "the recipe: then the head that its other settings describe is trained."
+        )
+
+
 def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe]:
     """Return the backbone and the final recipe, with plans as text and the backbone's name.
 
@@ -205,6 +217,9 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     if in_memory.backbone is not None:
         name, size = IN_MEMORY_PREFIX + in_memory.backbone.name, in_memory.backbone.image_size
         recipe = replace(recipe, backbone=name, weights="imagenet", pixels="", image_size=size)
+    if in_memory.head is not None:
+        source = IN_MEMORY_PREFIX + type(in_memory.head).__name__
+        recipe = replace(recipe, head=replace(recipe.head, source=source))
     backbone = in_memory.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
     recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
     if in_memory.space is not None:

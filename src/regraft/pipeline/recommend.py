@@ -309,6 +309,7 @@ def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
         "target": _join_columns(recipe.target),
         "group": recipe.group,
         "split": recipe.split,
+        "weight": recipe.weight,
         "separator": recipe.separator,
         "root": recipe.root,
         "task": "" if recipe.task == "auto" else recipe.task,

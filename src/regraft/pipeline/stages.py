@@ -159,7 +159,10 @@ def fit_head(
     from regraft.training.tuning import Tuner
 
     weights = _digest((str(weight.dtype), tuple(weight.shape)) for weight in built.model.weights)
-    rows = ([image.digest for image in s.images] + [s.target, s.part] for s in data.catalog.samples)
+    rows = (
+        [image.digest for image in s.images] + [s.target, s.part] + ([] if s.weight == 1 else [s.weight])
+        for s in data.catalog.samples
+    )
     samples = f"{len(data.catalog):,}, digest {_digest(rows)}"  # their order is that of training
     context.journal.check_inputs(samples=samples, features=data.views[0].key, weights=weights)
     space, head = context.in_memory.space, context.in_memory.head

@@ -24,6 +24,7 @@ from regraft.pipeline.prepare import (
     extract_and_remember,
     list_data,
     load_and_resolve,
+    require_head,
     split_catalog,
 )
 from regraft.pipeline.run_folder import open_sample_images, write_run
@@ -176,6 +177,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
 
     Arguments and errors are those of `train`. The recipe is final once the backbone is loaded.
     """
+    require_head(context, recipe)
     with ExitStack() as stack:
         with context.time_stage("list"), import_in_background(*SLOW_IMPORTS):
             catalog, recipe = list_data(context, data, recipe)

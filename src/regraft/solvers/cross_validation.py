@@ -125,7 +125,7 @@ class SolverSpec:
     def make_scaler(self, rows: TrainingRows) -> Scaler:
         """Return the scaler of the rows' features, or one that changes nothing."""
         if self.is_scaled:
-            return Scaler.from_features(rows.data, rows.blocks)
+            return Scaler.from_features(rows.data, rows.blocks, rows.weights)
         return Scaler.identity(rows.data.shape[1])
 
 
@@ -257,8 +257,12 @@ def _keep_every_class(fold_of_group: Labels, group_of_row: Labels, labels: NDArr
 def draw_folds(
     rows: TrainingRows, *, max_rows: int, count: int, groups: Labels | None
 ) -> tuple[Mask, list[Mask]]:
-    """Return the mask of a stratified sample of about `max_rows` rows, and the folds of the sample."""
+    """Return the mask of a stratified sample of about `max_rows` rows, and the folds of the sample.
+
+    Rows of the weight 0 are not in the sample: they count nowhere.
+    """
     sample = draw_stratified_sample(assign_strata(rows.fold_targets, rows.task), max_rows, rows.seed)
+    sample &= rows.weights > 0
     targets, groups = rows.fold_targets[sample], None if groups is None else groups[sample]
     return sample, make_folds(targets, task=rows.task, count=count, seed=rows.seed, groups=groups)
 

@@ -39,14 +39,20 @@ class Scaler:
     scale: Matrix
 
     @classmethod
-    def from_features(cls, features: Matrix, blocks: Sequence[int] = ()) -> Scaler:
+    def from_features(
+        cls, features: Matrix, blocks: Sequence[int] = (), weights: Matrix | None = None
+    ) -> Scaler:
         """Take the mean and standard deviation of each column; a constant column has scale 1.
 
         Args:
             features: shape (n, d).
             blocks: columns of each block of features, if there are several: each block gets the same total
                 variance, so that a wide one does not outweigh the others. The sum over all blocks is d.
+            weights: how often each row counts, (n,); None for once.
         """
+        if weights is not None and np.ptp(weights) > 0:
+            mean = np.average(features, 0, weights)
+            return cls.from_moments(mean, np.sqrt(np.average((features - mean) ** 2, 0, weights)), blocks)
         return cls.from_moments(features.mean(0), features.std(0), blocks)
 
     @classmethod

@@ -85,7 +85,7 @@ def prepare_logistic_folds(rows: TrainingRows) -> Callable[[Mask], AnswerHeldOut
 
     def prepare_fold(held: Mask) -> AnswerHeldOut:
         train, queries = data[~held], data[held]
-        scaler = Scaler.from_features(train, rows.blocks)
+        scaler = Scaler.from_features(train, rows.blocks, rows.weights[~held])
         rotated = standardise_in_place(train, scaler) @ axes
         fit_path = _make_rough_path(rows.select_targets(~held), rotated)
         rotated_queries = standardise_in_place(queries, scaler) @ axes

@@ -242,7 +242,8 @@ def _find_weight_name(estimator: Any) -> str:
         name = f"{step}__{name}"
     if not has_fit_parameter(last, "sample_weight"):
         raise UsageError(
-            f"{type(last).__name__} takes no sample weights: leave class weights out, or take another."
+            f"{type(last).__name__} takes no sample weights: leave out those of images and classes, or "
+            "take another."
         )
     return name
 

@@ -144,13 +144,13 @@ def import_openvino() -> Any:
 
 
 @contextmanager
-def import_in_background(*modules: str) -> Iterator[None]:
+def import_in_background(*modules: str, delay: float = DELAY) -> Iterator[None]:
     """Import these modules in a background thread, which may outlast the block.
 
     An import statement for one of them waits for the thread. So does the end of the program: hence the thread
-    starts after a short delay, and not at all if the block has ended or failed by then.
+    starts after `delay` seconds, and not at all if the block has ended or failed by then.
     """
-    timer = threading.Timer(DELAY, _import_all, modules)
+    timer = threading.Timer(delay, _import_all, modules)
     timer.start()
     try:
         yield

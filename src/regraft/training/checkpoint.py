@@ -6,7 +6,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,15 +101,24 @@ def _from_builtin_type(value: NDArray[Any], kind: str) -> NDArray[Any]:
 class PhaseCheckpoint:
     """The checkpoint of one phase, and when to write it. Without a path nothing is saved.
 
-    `resume` reads the file that is already there; otherwise it does not count.
+    Args:
+        path: its file.
+        resume: whether to read the file that is already there; otherwise it does not count.
+        reporter: receives a warning if the disk refuses a checkpoint.
+        clock: returns seconds that only grow.
     """
 
     def __init__(
-        self, path: Path | None = None, *, resume: bool = False, reporter: Reporter | None = None
+        self,
+        path: Path | None = None,
+        *,
+        resume: bool = False,
+        reporter: Reporter | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path, self._reporter = path, reporter or SilentReporter()
+        self._path, self._reporter, self._clock = path, reporter or SilentReporter(), clock
         self._previous = read_checkpoint(path) if path is not None and resume else None
-        self._next = time.monotonic() + MIN_INTERVAL
+        self._next = clock() + MIN_INTERVAL
 
     @property
     def is_done(self) -> bool:
@@ -124,13 +133,13 @@ class PhaseCheckpoint:
     @property
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint: writing them takes a twentieth of the time at most."""
-        return self._path is not None and time.monotonic() >= self._next
+        return self._path is not None and self._clock() >= self._next
 
     def save(self, state: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
         """Write a checkpoint. If the disk refuses it, warn once, and train on without."""
         if self._path is None:
             return
-        begun = time.monotonic()
+        begun = self._clock()
         try:
             write_checkpoint(self._path, state, arrays)
         except OSError as error:
@@ -139,5 +148,5 @@ class PhaseCheckpoint:
                 "run is killed, --resume goes back to the last one."
             )
             self._path = None
-        now = time.monotonic()
+        now = self._clock()
         self._next = now + max(MIN_INTERVAL, WRITE_TIMES * (now - begun))

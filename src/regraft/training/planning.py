@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -193,10 +194,18 @@ class TrainingPace:
         model: from `graft`.
         features: of its frozen backbone; they know how fast the engine is.
         store: where measured times are remembered.
+        clock: returns seconds that only grow.
     """
 
-    def __init__(self, model: keras.Model, features: Features, store: Store) -> None:
-        self._model, self._features, self._store = model, features, store
+    def __init__(
+        self,
+        model: keras.Model,
+        features: Features,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model, self._features, self._store, self._clock = model, features, store, clock
         self._work = max(1, estimate_work(list_nodes(model)))
 
     def estimate(self, plan: str) -> Pace:
@@ -216,9 +225,9 @@ class TrainingPace:
         size = self._model.inputs[0].shape[1:]
         black, seconds = np.zeros((TIMED_IMAGES, *size), np.float32), []
         for _ in range(TIMED_PASSES + 1):
-            begun = time.monotonic()
+            begun = self._clock()
             self._model.predict_on_batch(black)
-            seconds.append(time.monotonic() - begun)
+            seconds.append(self._clock() - begun)
         fastest = min(seconds[1:])
         forward = fastest / TIMED_IMAGES / (FORWARD_COST * self._work)
         tracing = max(0.0, seconds[0] - fastest)

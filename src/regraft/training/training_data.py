@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from regraft.data.augmentation import View, augment_batch, resolve_augment
 from regraft.data.batches import Batch, Batches, add_noise
 from regraft.data.catalog import Catalog, Sample
+from regraft.data.learnable import check_weights
 from regraft.features.extract import Features, extract_features
 from regraft.features.store import Store, pixel_key
 from regraft.recipe import Phase, Recipe
@@ -103,14 +104,35 @@ class TrainingData:
 
     @cached_property
     def weights(self) -> NDArray[np.float32] | None:
-        """How much each training sample, or each answer of it, counts, (n, 1) or (n, units); None: alike."""
+        """How much each training sample, or each answer of it, counts, (n, 1) or (n, units); None: alike.
+
+        The mean of a column is 1. Weights of images and of classes are multiplied.
+
+        Raises:
+            DataError: all training images have the weight 0.
+        """
+        check_weights([sample.weight for sample in self.catalog.part("train")])
         return self._weigh("train")
 
     def _weigh(self, part: str) -> NDArray[np.float32] | None:
         """Return the weights of a part's samples; those of validation count where answers are calibrated."""
+        own = self._list_own_weights(part)
         if self.recipe.class_weight == "none":
+            return None if own is None else own.astype(np.float32)
+        targets = self.encode_targets(part)
+        if own is None:
+            return self.task.compute_balanced_weights(targets)
+        product = own * self.task.compute_balanced_weights(targets, own)
+        weights: NDArray[np.float32] = (product / product.mean(0)).astype(np.float32)
+        return weights
+
+    def _list_own_weights(self, part: str) -> NDArray[np.float64] | None:
+        """Return the weights of a part's images, (n, 1), of mean 1; None if they are alike, or all 0."""
+        weights = [sample.weight for sample in self.catalog.part(part)]
+        if len(set(weights)) < 2:
             return None
-        return self.task.compute_balanced_weights(self.encode_targets(part))
+        column: NDArray[np.float64] = np.array(weights)[:, None] / np.mean(weights)
+        return column
 
     @cached_property
     def spread(self) -> NDArray[np.float64]:

@@ -308,6 +308,23 @@ def test_a_child_that_ends_at_once_is_not_blamed_on_the_files(jobs, start_instea
         list(results)
 
 
+def test_an_unexpected_error_reaches_the_reader(jobs, start_instead, tmp_path):
+    """The child answers, but not with what belongs into an answer."""
+    program = tmp_path / "child"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nprint('ready', flush=True)\n"
+        "for line in sys.stdin:\n    print('{}', flush=True)\n"
+    )
+    program.chmod(0o700)
+    start_instead(program)
+    with DecodingPool(jobs, SIZE, workers=2) as results:
+        with pytest.raises(KeyError, match="bytes"):
+            results.peek(3)
+        with pytest.raises(KeyError, match="bytes"):
+            list(results)
+    assert not children()
+
+
 def test_a_module_in_the_current_folder_is_not_imported_by_the_child(jobs, tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit('hostile')")
     monkeypatch.chdir(tmp_path)

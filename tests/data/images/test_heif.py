@@ -2,7 +2,6 @@
 
 import io
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from helpers.images import noise, refusal, scene, without_heif
 from PIL import Image
 
 from regraft.data.images.decode import decode
-from regraft.data.images.rejections import register_heif, sniff
+from regraft.data.images.rejections import has_heif_plugin, register_heif, sniff
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
@@ -22,22 +21,51 @@ def test_without_the_plugin_an_image_of_a_phone_is_refused_with_what_helps():
     assert "pip install pillow-heif" in found.detail
 
 
-def test_with_the_plugin_it_is_decoded_like_any_other(monkeypatch):
-    class Plugin(Image.Image):
-        def __init__(self, file, name=None):
-            super().__init__()
-            self.__dict__.update(Image.fromarray(noise()).__dict__, format="HEIF", is_animated=False)
+PLUGIN = """
+from helpers.images import noise
+from PIL import Image
 
-    monkeypatch.setattr("regraft.data.images.rejections.has_heif_plugin", lambda: True)
-    monkeypatch.setitem(Image.OPEN, "HEIF", (Plugin, None))
-    monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
-    registered = []
-    plugin = SimpleNamespace(register_heif_opener=lambda: registered.append(1))
-    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
-    register_heif.cache_clear()
-    decoded = decode(HEIC, None, name="IMG_0001.HEIC")
-    register_heif.cache_clear()
-    assert (decoded.facts.format, decoded.facts.notes, registered) == ("HEIF", (), [1])
+calls = 0
+
+
+class Plugin(Image.Image):
+    def __init__(self, file, name=None):
+        super().__init__()
+        self.__dict__.update(Image.fromarray(noise()).__dict__, format="HEIF", is_animated=False)
+
+
+def register_heif_opener():
+    global calls
+    calls += 1
+    Image.register_open("HEIF", Plugin)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A plugin that is installed for one test, and registers itself with Pillow as the real one does."""
+
+    def forget():
+        sys.modules.pop("pillow_heif", None)
+        register_heif.cache_clear()
+        has_heif_plugin.cache_clear()
+
+    monkeypatch.setitem(Image.OPEN, "HEIF", None)  # undone after the test
+    (tmp_path / "pillow_heif.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    yield
+    forget()
+    Image.ID.remove("HEIF")
+
+
+@without_heif
+@pytest.mark.usefixtures("plugin")
+def test_with_the_plugin_it_is_decoded_like_any_other():
+    for _ in range(2):
+        decoded = decode(HEIC, None, name="IMG_0001.HEIC")
+    assert (decoded.facts.format, decoded.facts.notes) == ("HEIF", ())
+    assert sys.modules["pillow_heif"].calls == 1
     np.testing.assert_array_equal(decoded.pixels, noise())
     assert sniff(HEIC) is None
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from regraft.data.catalog import Catalog
 from regraft.data.duplicates import NearDuplicates
-from regraft.data.images import sample_range
 from regraft.data.images.decode import decode
 from regraft.data.images.decoder_name import DECODER, name_decoder
 from regraft.data.images.rejections import Rejection
@@ -67,12 +66,11 @@ def test_files_of_8_bits_and_of_all_16_are_what_they_were() -> None:
         assert (decode(data, None, depth=10).pixels == decode(data, None).pixels).all()
 
 
-def test_channels_in_a_rare_order_are_refused_and_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_range, "_get_raw_mode", lambda image: "RGBa;16L")
+def test_channels_in_a_rare_order_are_refused_and_not_guessed() -> None:
     with pytest.raises(
         Rejection, match="unsupported_bit_depth: RGBa;16L samples cannot be scaled by --depth"
     ):
-        decode(make_tiff(draw(9, 7, 3)), None, depth=12)
+        decode(make_tiff(draw(9, 7, 4), extra_samples=1), None, depth=12)  # colours times their opacity
 
 
 # --- the range

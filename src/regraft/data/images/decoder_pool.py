@@ -12,7 +12,6 @@ from regraft.data.images.decode import DecodedImage
 from regraft.data.images.decoder_process import DecoderProcess
 from regraft.data.images.rejections import Rejection
 from regraft.data.images.sample_range import FULL_DEPTH
-from regraft.errors import EnvironmentFault
 
 __all__ = ["DecodingPool", "Job"]
 
@@ -26,12 +25,18 @@ class Job(NamedTuple):
     digest: str
 
 
+class _Failure(NamedTuple):
+    """The error that ended the decoding of a file, to be raised in the reader's thread."""
+
+    error: Exception
+
+
 class DecodingPool:
     """A pool of processes that decodes `jobs` in their order. It starts at once and runs ahead of the reader.
 
     Iterating yields a `DecodedImage` or a `Rejection` for each job. A bad file raises nothing; an
-    `EnvironmentFault` is raised where no process can be started. `close()`, or the end of a `with` block,
-    ends the processes.
+    `EnvironmentFault` is raised where no process can be started, and any other error as it is. `close()`, or
+    the end of a `with` block, ends the processes.
 
     Args:
         jobs: the files.
@@ -56,7 +61,7 @@ class DecodingPool:
         self.reach = max(64, buffer_bytes // (size * size * 3))  # jobs decoded ahead of the reader, at most
         self._next_job = 0
         self._read_count = 0
-        self._results: dict[int, DecodedImage | Rejection | EnvironmentFault] = {}
+        self._results: dict[int, DecodedImage | Rejection | _Failure] = {}
         self._changed = threading.Condition()
         self._is_closed = False
         count = min(workers or os.cpu_count() or 1, max(1, len(self.jobs)))
@@ -85,8 +90,8 @@ class DecodingPool:
                 result = self._results.pop(self._read_count)
                 self._read_count += 1
                 self._changed.notify_all()
-            if isinstance(result, EnvironmentFault):
-                raise result
+            if isinstance(result, _Failure):
+                raise result.error
             yield result
 
     def peek(self, number: int) -> DecodedImage | Rejection:
@@ -101,8 +106,8 @@ class DecodingPool:
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or number in self._results)
             result = self._results[number]
-        if isinstance(result, EnvironmentFault):
-            raise result
+        if isinstance(result, _Failure):
+            raise result.error
         return result
 
     def close(self) -> None:
@@ -131,11 +136,11 @@ class DecodingPool:
 
     def _run(self, process: DecoderProcess) -> None:
         while (number := self._take_job()) is not None:
-            result: DecodedImage | Rejection | EnvironmentFault
+            result: DecodedImage | Rejection | _Failure
             try:
                 result = process.decode(*self.jobs[number], self.size, self.depth)
-            except EnvironmentFault as fault:
-                result = fault
+            except Exception as error:  # the reader waits for a result, and would wait for ever
+                result = _Failure(error)
             with self._changed:
                 self._results[number] = result
                 self._changed.notify_all()

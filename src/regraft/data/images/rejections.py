@@ -25,7 +25,8 @@
 | `missing_label`, `not_a_number` | a target without a value; a text among numbers |
 | `unknown_class` | a class number for which there is no name |
 | `unknown_part` | the cell of the split column is empty |
-| `conflicting_rows` | rows name the same image with different targets, parts or groups |
+| `bad_weight` | the weight of a row is missing, no number, infinite or below 0 |
+| `conflicting_rows` | rows name the same image with different targets, parts, groups or weights |
 | `conflicting_copies` | files with the same bytes have different classes |
 | `malformed_row` | a row has more or fewer cells than the header; an item is no image with a target |
 """
