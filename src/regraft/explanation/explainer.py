@@ -118,7 +118,8 @@ class Explainer:
             UsageError, DataError: see `Bundle.predict`.
         """
         check_coverage(coverage)
-        samples, maker = list_samples(images, 1, self._reporter), PredictionMaker(self._bundle, coverage)
+        samples, bundle = list_samples(images, 1, self._reporter), self._bundle
+        maker = PredictionMaker(bundle.task, bundle.outputs, bundle.thresholds, bundle.uncertainty, coverage)
         with open_samples(samples, scale=1.0) as verdicts:
             files = [verdict[0] for verdict in verdicts if not isinstance(verdict, Rejection)]
             outputs = self._run(files)

@@ -211,7 +211,7 @@ class Bundle:
     def _predict_samples(
         self, samples: Sequence[tuple[InputImage, ...]], scale: float, coverage: float
     ) -> Iterator[Prediction | RejectedFile]:
-        maker = PredictionMaker(self, coverage)
+        maker = PredictionMaker(self.task, self.outputs, self.thresholds, self.uncertainty, coverage)
         with open_samples(samples, scale=scale) as verdicts:
             usable = [file for files in verdicts if not isinstance(files, Rejection) for file in files]
             outputs = self._predict_jobs([Job(Path(file.path), file.digest) for file in usable])

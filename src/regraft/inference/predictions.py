@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +14,9 @@ from regraft.inference.predict import ModelOutput
 from regraft.tasks import TASKS
 from regraft.uncertainty.conformal import CoverageLimits
 from regraft.uncertainty.familiarity import LEVEL
+from regraft.uncertainty.file import Uncertainty
 
 if TYPE_CHECKING:
-    from regraft.inference.bundle import Bundle
     from regraft.solvers.estimator_io import EstimatorHead
 
 __all__ = ["Prediction", "PredictionMaker", "apply_estimator"]
@@ -59,51 +61,57 @@ class Prediction:
         return min((self.values[label] for label in self.labels), default=math.nan)
 
 
+@dataclass(frozen=True)
 class PredictionMaker:
-    """Makes the predictions of a run, at one level of coverage.
+    """Makes predictions at one level of coverage.
 
-    Args:
-        bundle: the run.
+    Attributes:
+        task, outputs, thresholds, uncertainty: those of a `Bundle`.
         coverage: share of images whose set or interval should hold the truth, above 0 and below 1.
     """
 
-    def __init__(self, bundle: Bundle, coverage: float) -> None:
-        self._task, self._outputs, self._thresholds = bundle.task, bundle.outputs, bundle.thresholds
-        uncertainty = bundle.uncertainty
-        conformal = uncertainty.conformal if uncertainty else None
-        self._limits = None if conformal is None else CoverageLimits.find(conformal, coverage, self._outputs)
-        self._familiarity = uncertainty.familiarity if uncertainty else None
+    task: str
+    outputs: Sequence[str]
+    thresholds: dict[str, float]
+    uncertainty: Uncertainty | None
+    coverage: float
+
+    @cached_property
+    def _limits(self) -> CoverageLimits | None:
+        conformal = self.uncertainty.conformal if self.uncertainty else None
+        return None if conformal is None else CoverageLimits.find(conformal, self.coverage, self.outputs)
 
     def make(self, image: str, output: ModelOutput) -> Prediction:
         """Return the prediction for a sample, given its name."""
-        numbers = TASKS[self._task].expand_binary(output.answer[None].astype(np.float64))[0]
-        values, limits = dict(zip(self._outputs, numbers.tolist(), strict=True)), self._limits
+        numbers = TASKS[self.task].expand_binary(output.answer[None].astype(np.float64))[0]
+        values, limits = dict(zip(self.outputs, numbers.tolist(), strict=True)), self._limits
         members = limits.list_members(numbers) if limits else ()
         familiarity = self._measure_familiarity(output)
         return Prediction(
             image,
-            self._task,
+            self.task,
             self._choose_labels(values),
             values,
             set=members,
             interval=limits.find_intervals(numbers, output.features) if limits else {},
             familiarity=familiarity,
             known=familiarity is None or familiarity >= LEVEL,
-            undecided=self._task in ("multiclass", "binary") and len(members) > 1,
+            undecided=self.task in ("multiclass", "binary") and len(members) > 1,
         )
 
     def _choose_labels(self, values: dict[str, float]) -> tuple[str, ...]:
-        if self._task == "regression":
+        if self.task == "regression":
             return ()
-        if self._task == "multilabel":
-            return tuple(name for name, value in values.items() if value >= self._thresholds.get(name, 0.5))
+        if self.task == "multilabel":
+            return tuple(name for name, value in values.items() if value >= self.thresholds.get(name, 0.5))
         return (max(values, key=lambda name: values[name]),)
 
     def _measure_familiarity(self, output: ModelOutput) -> float | None:
         """Return the familiarity of a sample, unless it was measured with many others before."""
-        if output.familiarity is not None or self._familiarity is None or output.features is None:
+        familiarity = self.uncertainty.familiarity if self.uncertainty else None
+        if output.familiarity is not None or familiarity is None or output.features is None:
             return output.familiarity
-        return float(self._familiarity.measure(output.features[None], output.answer[None])[0])
+        return float(familiarity.measure(output.features[None], output.answer[None])[0])
 
 
 def apply_estimator(estimator: EstimatorHead | None, output: ModelOutput) -> ModelOutput:
