@@ -95,7 +95,7 @@ class PhaseResult:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.planned_epochs, self.best = state["planned"], state["best"]
         self.stopped, self.seconds_left = state["stopped"], state["left"]
-        self.gain = Interval(**state["gain"]) if state["gain"] else None
+        self.gain = Interval(**state["gain"]) if state.get("gain") else None
 
 
 @dataclass
