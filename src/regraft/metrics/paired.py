@@ -148,8 +148,9 @@ def _weigh_labels(truth: Floats, answers: Floats, limits: npt.ArrayLike | None) 
     summands = sum_labels(has, predicted, compute_label_losses(has, table))
 
     def score(weights: Floats) -> Floats:
+        images_first = np.asfortranarray(weights)  # whose rows are picked in another order for each label
         columns = zip(has.T, table.T, strict=True)
-        precisions = np.array([weigh_average_precision(weights, *column) for column in columns])
+        precisions = np.array([weigh_average_precision(images_first, *column) for column in columns])
         occurring = np.isfinite(precisions)  # a label that a resample lacks does not count in its mean
         count = occurring.sum(axis=0)
         means = np.where(occurring, precisions, 0.0).sum(axis=0) / np.maximum(count, 1)

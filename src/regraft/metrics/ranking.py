@@ -136,10 +136,20 @@ def weigh_average_precision(weights: Floats, truth: npt.ArrayLike, scores: npt.A
     >>> weigh_average_precision(np.array([[1, 1, 1, 1], [1, 1, 0, 1]]), [0, 1, 0, 1], [0.1, 0.3, 0.4, 0.8])
     array([0.83333333, 1.        ])
     """
-    positives, counts = _sum_levels(weights, truth, scores)
-    hits, answered = (np.cumsum(sums[:, ::-1], axis=1)[:, ::-1] for sums in (positives, counts))
-    summed = (positives * hits / np.maximum(answered, 1)).sum(axis=1)
-    return np.where(hits[:, 0] > 0, summed / np.maximum(hits[:, 0], 1), np.nan)
+    values, has = np.asarray(scores), np.asarray(truth, dtype=bool)
+    order = np.argsort(-values, kind="stable")
+    ordered, labelled = values[order], np.flatnonzero(has[order])
+    if not len(labelled):
+        return np.full(len(weights), np.nan)
+    # Of each image with the label: the last image, and the last one with the label, that score as high.
+    last = np.searchsorted(-ordered, -ordered[labelled], side="right") - 1
+    last_labelled = np.searchsorted(labelled, last, side="right") - 1
+    rows = np.asarray(weights, np.float64).T[order]  # (n, r)
+    own = rows[labelled]
+    hits = np.cumsum(own, axis=0)
+    answered = np.cumsum(rows, axis=0)[last]
+    summed = (own * hits[last_labelled] / np.maximum(answered, 1)).sum(axis=0)
+    return np.asarray(np.where(hits[-1] > 0, summed / np.maximum(hits[-1], 1), np.nan))
 
 
 def weigh_area_under_roc(weights: Floats, truth: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:

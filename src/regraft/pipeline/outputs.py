@@ -22,6 +22,7 @@ from regraft.pipeline.predictions import PREDICTIONS, SPLIT
 from regraft.recipe import Recipe
 from regraft.system.cache_dir import get_default_root
 from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
+from regraft.uncertainty.file import UNCERTAINTY
 
 __all__ = [
     "CHECK_FOLDER",
@@ -80,6 +81,7 @@ _RUN_FILES = "|".join(
     for name in (
         "history.csv", MANIFEST, PREDICTIONS, "metrics.json", "model.keras", ESTIMATOR, *GRAPH, "recipe.toml",
         "refused.jsonl", "report.html", SELFTEST, SPLIT,
+        UNCERTAINTY,
     )
 )  # fmt: skip
 _RUN_KEYS = ("format", "task", "outputs", "files")

@@ -121,7 +121,7 @@ class PhaseResult:
         activation, *arrays = state["link"] or [""]
         self.link = Link(activation, *map(np.array, arrays)) if activation else None
         self.uncalibrated = state["uncalibrated"]
-        self.gain = Interval(**state["gain"]) if state["gain"] else None
+        self.gain = Interval(**state["gain"]) if state.get("gain") else None
 
 
 @dataclass
