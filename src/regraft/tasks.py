@@ -100,8 +100,10 @@ class Task:
             return factors
         no = n - yes if weights is None else ((1 - encoded) * weights).sum(0)
         is_mixed = (yes > 0) & (no > 0)
-        each = np.where(encoded > 0.5, n / np.where(is_mixed, 2 * yes, 1), n / np.where(is_mixed, 2 * no, 1))
-        return np.where(is_mixed, each, 1.0).astype(np.float32)
+        balance = np.where(
+            encoded > 0.5, n / np.where(is_mixed, 2 * yes, 1), n / np.where(is_mixed, 2 * no, 1)
+        )
+        return np.where(is_mixed, balance, 1.0).astype(np.float32)
 
     def compute_losses(
         self, answers: NDArray[Any], encoded: NDArray[Any], spread: NDArray[Any] | float = 1.0
