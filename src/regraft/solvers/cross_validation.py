@@ -99,7 +99,7 @@ class SolverSpec:
         is_unimodal: the loss has one valley along the grid, so cross-validation stops after two rises.
         is_per_unit: each label or target gets its own settings.
         is_scaled: features are standardised first.
-        is_calibrated: decision values are already on the scale of probabilities, so that settings are compared
+        is_calibrated: decision values are already on the scale of probabilities, so settings are compared
             without a temperature.
         fold_count: number of folds.
         prepare_folds: takes rows and returns a function from a mask of held-out rows to `AnswerHeldOut`, with

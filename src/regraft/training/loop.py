@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from regraft.backbones.graph import flatten_layers
 from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
-from regraft.solvers.calibration import MIN_ROWS, compute_decisions, fit_answer_link
+from regraft.solvers.calibration import MIN_ROWS, calibrate_answers
 from regraft.solvers.decision import Link
 from regraft.system.console import Reporter, format_duration
 from regraft.system.signals import stop_after_step
@@ -259,9 +259,9 @@ class TrainingLoop:
         val_loss, calibrated_loss = float(task.compute_losses(answers, truth).mean()), math.nan
         link = None
         if self._dense is not None:
-            link = fit_answer_link(answers, truth, data.validation.weights, task=task.name)
+            weights = data.validation.weights
+            answers, link = calibrate_answers(answers, truth, weights, task=task.name)
         if link is not None:
-            answers = link(compute_decisions(answers, task=task.name))
             calibrated_loss = float(task.compute_losses(answers, truth).mean())
         score, rate = task.score(answers, truth), network.rates.head
         seconds = time.monotonic() - begun

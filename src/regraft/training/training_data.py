@@ -104,10 +104,13 @@ class TrainingData:
     @cached_property
     def weights(self) -> NDArray[np.float32] | None:
         """How much each training sample, or each answer of it, counts, (n, 1) or (n, units); None: alike."""
-        return self._weigh("train")
+        return self.weigh("train")
 
-    def _weigh(self, part: str) -> NDArray[np.float32] | None:
-        """Return the weights of a part's samples; those of validation count where answers are calibrated."""
+    def weigh(self, part: str) -> NDArray[np.float32] | None:
+        """Return the weights of a part's samples; those of validation count where answers are calibrated.
+
+        Shape (n, 1) or (n, units); None: all alike.
+        """
         if self.recipe.class_weight == "none":
             return None
         return self.task.compute_balanced_weights(self.encode_targets(part))
@@ -201,7 +204,7 @@ class TrainingData:
                 self.catalog.part(part),
                 self.standardise_targets(part),
                 read,
-                weights=self._weigh(part),
+                weights=self.weigh(part),
                 batch_size=phase.batch_size,
                 augment=lambda batch, key: augment_batch(batch, names, key),
                 seed=self.recipe.seed,
@@ -220,7 +223,7 @@ class TrainingData:
         """Return batches of the validation samples as they are."""
         pairs = [(sample, 0) for sample in self.catalog.part("validation")]
         reader = features.make_reader(pairs)
-        targets, weights = self.standardise_targets("validation"), self._weigh("validation")
+        targets, weights = self.standardise_targets("validation"), self.weigh("validation")
         return Batches(pairs, targets, reader, weights=weights, batch_size=phase.batch_size)
 
 
