@@ -26,8 +26,8 @@ from regraft.solvers.decision import Link
 from regraft.tasks import TASKS
 
 __all__ = [
-    "MIN_ROWS", "CalibratedLink", "choose_link", "compute_decisions", "fit_answer_link",
-    "fit_inverse_temperature", "fit_platt", "fit_simple_link", "fit_vector_scaling",
+    "MIN_ROWS", "CalibratedLink", "calibrate_answers", "choose_link", "compute_decisions",
+    "fit_answer_link", "fit_inverse_temperature", "fit_platt", "fit_simple_link", "fit_vector_scaling",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -140,6 +140,14 @@ def fit_answer_link(
     decisions = compute_decisions(answers, task=task)
     link = fit_simple_link(decisions, encoded, np.asarray(weights, np.float64), task=task)
     return link if task == "multiclass" else replace(link, gain=np.where(varies, link.gain, 1.0))
+
+
+def calibrate_answers(
+    answers: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any], *, task: str
+) -> tuple[NDArray[Any], Link | None]:
+    """Return a network's answers by the link that `fit_answer_link` fits to them, and the link."""
+    link = fit_answer_link(answers, targets, weights, task=task)
+    return (answers, None) if link is None else (link(compute_decisions(answers, task=task)), link)
 
 
 def compute_decisions(answers: NDArray[Any], *, task: str) -> Matrix:

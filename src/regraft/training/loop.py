@@ -22,7 +22,7 @@ from regraft.backbones.graph import flatten_layers
 from regraft.metrics.intervals import Interval
 from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
-from regraft.solvers.calibration import MIN_ROWS, compute_decisions, fit_answer_link
+from regraft.solvers.calibration import MIN_ROWS, calibrate_answers
 from regraft.solvers.decision import Link
 from regraft.system.console import Reporter, format_duration
 from regraft.system.signals import stop_after_step
@@ -276,9 +276,9 @@ class TrainingLoop:
         val_loss, calibrated_loss = float(task.compute_losses(answers, truth).mean()), math.nan
         link = None
         if self._dense is not None:
-            link = fit_answer_link(answers, truth, data.validation.weights, task=task.name)
+            weights = data.validation.weights
+            answers, link = calibrate_answers(answers, truth, weights, task=task.name)
         if link is not None:
-            answers = link(compute_decisions(answers, task=task.name))
             calibrated_loss = float(task.compute_losses(answers, truth).mean())
         score, rate = task.score(answers, truth), network.rates.head
         seconds = time.monotonic() - begun

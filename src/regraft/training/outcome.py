@@ -44,7 +44,7 @@ class Attempt:
         unfreeze: the freeze plan; "none" for the head alone.
         learning_rate, backbone_rate: of its phase; None for the head alone.
         epochs: how many it was to train; 0 for a solved head.
-        val_loss, val_score: see `tasks`.
+        val_loss, val_score: see `tasks`; of answers that are calibrated on the validation part.
         seconds: what it took.
         stopped: see `training.loop.PhaseResult`; "done" for a solved head.
         kept: whether the model is this one.

@@ -112,10 +112,13 @@ class TrainingData:
             DataError: all training images have the weight 0.
         """
         check_weights([sample.weight for sample in self.catalog.part("train")])
-        return self._weigh("train")
+        return self.weigh("train")
 
-    def _weigh(self, part: str) -> NDArray[np.float32] | None:
-        """Return the weights of a part's samples; those of validation count where answers are calibrated."""
+    def weigh(self, part: str) -> NDArray[np.float32] | None:
+        """Return the weights of a part's samples; those of validation count where answers are calibrated.
+
+        Shape (n, 1) or (n, units); None: all alike.
+        """
         own = self._list_own_weights(part)
         if self.recipe.class_weight == "none":
             return None if own is None else own.astype(np.float32)
@@ -223,7 +226,7 @@ class TrainingData:
                 self.catalog.part(part),
                 self.standardise_targets(part),
                 read,
-                weights=self._weigh(part),
+                weights=self.weigh(part),
                 batch_size=phase.batch_size,
                 augment=lambda batch, key: augment_batch(batch, names, key),
                 seed=self.recipe.seed,
@@ -242,7 +245,7 @@ class TrainingData:
         """Return batches of the validation samples as they are."""
         pairs = [(sample, 0) for sample in self.catalog.part("validation")]
         reader = features.make_reader(pairs)
-        targets, weights = self.standardise_targets("validation"), self._weigh("validation")
+        targets, weights = self.standardise_targets("validation"), self.weigh("validation")
         return Batches(pairs, targets, reader, weights=weights, batch_size=phase.batch_size)
 
 

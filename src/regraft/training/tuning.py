@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.load import Backbone
@@ -27,6 +28,7 @@ from regraft.errors import UsageError
 from regraft.models.cut import Cut
 from regraft.models.freeze import freeze
 from regraft.recipe import Phase, SearchSpace, Solver
+from regraft.solvers.calibration import calibrate_answers
 from regraft.solvers.solve import SOLVER_SPECS
 from regraft.system.console import Reporter, SilentReporter, format_duration
 from regraft.training.compiled import CompiledNetworks
@@ -192,9 +194,11 @@ def _list_solvers(data: TrainingData, space: SearchSpace) -> list[Any]:
 
 
 def _evaluate(head: FittedHead, data: TrainingData) -> tuple[float, float]:
-    """Return loss and score on validation."""
+    """Return loss and score on validation, calibrated as the answers of every later attempt are."""
     task, truth = data.task, data.encode_targets("validation")
-    answers = head.predict(data, data.catalog.part("validation"))
+    answers, weights = head.predict(data, data.catalog.part("validation")), data.weigh("validation")
+    shares = np.ones((len(truth), 1)) if weights is None else weights
+    answers, _ = calibrate_answers(answers, truth, shares, task=task.name)
     return float(task.compute_losses(answers, truth, data.spread).mean()), task.score(answers, truth)
 
 
