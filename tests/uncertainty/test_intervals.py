@@ -53,7 +53,7 @@ def test_intervals_of_one_width_equal_those_of_mapie(coverage):
     expected = theirs.predict_interval(new)[1][:, :, 0]
     intervals = NumberIntervals.fit(answers[:, :1], targets[:, :1])
     np.testing.assert_allclose(
-        intervals.bound(new, None, intervals.find_limits(coverage))[:, 0], expected, atol=1e-9
+        intervals.find_ends(new, None, intervals.find_limits(coverage))[:, 0], expected, atol=1e-9
     )
 
 
@@ -76,7 +76,7 @@ def test_intervals_of_a_given_spread_equal_those_of_mapie(coverage):
     theirs.conformalize(rows, targets[:, 0])
     expected = theirs.predict_interval(new_rows)[1][:, :, 0]
     ours = NumberIntervals(np.abs(answers - targets)[:, :1] / spread(features), spread)
-    bounds = ours.bound(new[:, :1], new_features, ours.find_limits(coverage))
+    bounds = ours.find_ends(new[:, :1], new_features, ours.find_limits(coverage))
     np.testing.assert_allclose(bounds[:, 0], expected, atol=1e-9)
 
 
@@ -87,7 +87,7 @@ def test_each_target_has_the_coverage_that_is_asked():
         features, answers, targets = draw_numbers(400, seed=seed)
         intervals = NumberIntervals.fit(answers[:200], targets[:200], features[:200])
         low, high = np.moveaxis(
-            intervals.bound(answers[200:], features[200:], intervals.find_limits(0.9)), -1, 0
+            intervals.find_ends(answers[200:], features[200:], intervals.find_limits(0.9)), -1, 0
         )
         covered.append(((low <= targets[200:]) & (targets[200:] <= high)).mean(0))
     np.testing.assert_allclose(np.mean(covered, 0), 0.9, atol=0.02)
@@ -97,7 +97,7 @@ def test_widths_follow_the_errors_where_they_can_be_foretold():
     features, answers, targets = draw_numbers(400)
     intervals = NumberIntervals.fit(answers, targets, features)
     assert intervals.spread.is_constant.tolist() == [False, True]
-    low, high = np.moveaxis(intervals.bound(answers, features, intervals.find_limits(0.9)), -1, 0)
+    low, high = np.moveaxis(intervals.find_ends(answers, features, intervals.find_limits(0.9)), -1, 0)
     width = high - low
     assert np.corrcoef(np.log(width[:, 0]), features[:, 0])[0, 1] > 0.9
     assert np.ptp(width[:, 1]) < 1e-12
@@ -134,14 +134,16 @@ def test_a_constant_target_has_intervals_without_width():
     features, _, _ = draw_numbers(100)
     same = np.full((100, 2), 7.0)
     intervals = NumberIntervals.fit(same, same, features, fewer=same, step=0.6)
-    assert intervals.bound(same[:1], features[:1], intervals.find_limits(0.95)).tolist() == [[[7, 7], [7, 7]]]
+    assert intervals.find_ends(same[:1], features[:1], intervals.find_limits(0.95)).tolist() == [
+        [[7, 7], [7, 7]]
+    ]
 
 
 def test_thirty_images_have_intervals_of_one_width_and_eighteen_none_at_95_percent():
     features, answers, targets = draw_numbers(30)
     assert NumberIntervals.fit(answers, targets, features).spread.is_constant.all()
     few = NumberIntervals.fit(answers[:18], targets[:18], features[:18])
-    bounds = few.bound(answers[:1], features[:1], few.find_limits(0.95))
+    bounds = few.find_ends(answers[:1], features[:1], few.find_limits(0.95))
     assert np.isinf(bounds).all()
     assert few.describe(0.95, ["size", "age"]) == (
         "A coverage of 95 % takes 19 held-out images, and there are 18: intervals have no ends."
@@ -154,5 +156,6 @@ def test_intervals_survive_being_arrays():
     copy = NumberIntervals.from_arrays(intervals.to_arrays())
     limits = intervals.find_limits(0.9)
     np.testing.assert_array_equal(
-        copy.bound(answers, features, copy.find_limits(0.9)), intervals.bound(answers, features, limits)
+        copy.find_ends(answers, features, copy.find_limits(0.9)),
+        intervals.find_ends(answers, features, limits),
     )
