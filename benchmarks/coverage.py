@@ -1,4 +1,4 @@
-"""Measure how often prediction sets and intervals hold the truth, over many random splits of real photographs.
+"""Measure how often prediction sets and intervals hold the truth, over random splits of real photographs.
 
     python benchmarks/coverage.py [--splits 100] [--cache FOLDER] [--json FILE] [classes labels angles scales]
 

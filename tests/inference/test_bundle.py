@@ -332,3 +332,50 @@ def test_a_store_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert store.recall("question") == "answer"
     assert store.root == tmp_path / "store"
+
+
+# --- sets
+
+
+def test_sets_hold_the_class_and_grow_with_the_coverage(bundle: regraft.Bundle, files: list[Path]) -> None:
+    narrow, wide = (list(bundle.predict(files, coverage=coverage)) for coverage in (0.5, 0.99))
+    for one, other in zip(narrow, wide, strict=True):
+        assert one.set[0] == one.label
+        assert set(one.set) <= set(other.set)
+        assert one.undecided == (len(one.set) > 1)
+        assert other.set == tuple(sorted(other.values, key=other.values.get, reverse=True))  # too few images
+    with pytest.raises(regraft.UsageError, match="above 0 and below 1"):
+        bundle.predict(files, coverage=1.5)
+
+
+def test_a_run_of_an_earlier_version_predicts_without_sets(
+    finished: Path, files: list[Path], tmp_path: Path
+) -> None:
+    import json
+
+    run = shutil.copytree(finished, tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["files"]["uncertainty.npz"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "uncertainty.npz").unlink()
+    for old, new in zip(regraft.load(run).predict(files), regraft.load(finished).predict(files), strict=True):
+        assert (old.set, old.interval, old.undecided) == ((), {}, False)
+        assert old.values == new.values
+    assert regraft.load(run).evaluate(files[0].parents[1])[0].coverage == ()
+
+
+def test_a_damaged_file_of_uncertainty_is_refused(finished: Path, files: list[Path], tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    with (run / "uncertainty.npz").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(regraft.ModelRefused, match=r"uncertainty\.npz is not the file"):
+        list(regraft.load(run).predict(files))
+
+
+def test_evaluating_counts_how_often_sets_hold_the_class(bundle: regraft.Bundle, photos: Path) -> None:
+    (evaluation,) = bundle.evaluate(photos)
+    assert [one.level for one in evaluation.coverage] == [0.8, 0.9, 0.95]
+    answers = {path: next(iter(bundle.predict([path], coverage=0.8))) for path in photos.rglob("*.png")}
+    hits = [path.parent.name in answer.set for path, answer in answers.items()]
+    assert evaluation.coverage[0].coverage == np.mean(hits)
+    assert evaluation.coverage[0].mean_size == np.mean([len(answer.set) for answer in answers.values()])

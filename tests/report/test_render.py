@@ -19,6 +19,7 @@ from regraft.data.catalog import RejectedFile
 from regraft.errors import EnvironmentFault
 from regraft.evaluation.scores import compute_scores
 from regraft.metrics.classification import confusion_matrix, score_classes
+from regraft.metrics.coverage import Coverage
 from regraft.metrics.intervals import Interval
 from regraft.metrics.multilabel import score_labels
 from regraft.metrics.ranking import compute_curves
@@ -28,6 +29,7 @@ from regraft.recipe import Phase
 from regraft.report import render as report
 from regraft.report.content import (
     ClassFindings,
+    CoverageFindings,
     Epoch,
     LabelFindings,
     NumberFindings,
@@ -40,6 +42,7 @@ from regraft.report.content import (
 from regraft.report.mistakes import rank_errors, rank_wrong_answers, rank_wrong_labels
 from regraft.report.render import render, write_report
 from regraft.training.loop import EpochRecord, PhaseResult
+from regraft.uncertainty.conformal import ClassCoverage
 
 SECTIONS = {
     "multiclass": ["confusions", "wrong", "classes"],
@@ -393,6 +396,52 @@ def test_hostile_names_are_only_text(task: str, tmp_path: Path) -> None:
     assert r"\u202egpj.exe" in page.text
     assert r"two\nlines\u0000\udc80" in page.text
     assert "{{ 7 * 7 }}" in page.text
+
+
+def cover(task: str, outputs: list[str], *, within: float = 0.9) -> CoverageFindings:
+    targets = outputs if task == "regression" else [""]
+    levels = [
+        Coverage(0.9, 0.912, 0.861, 0.934, math.inf if target == "weight" else 1.25, within, target)
+        for target in targets
+    ]
+    classes = [
+        ClassCoverage(name, 12 * number, 0.75 if number else math.nan, math.nan, math.nan, 1.5)
+        for number, name in enumerate(outputs)
+    ]
+    return CoverageFindings(levels, classes if task in ("multiclass", "binary") else [], "One limit for all.")
+
+
+def with_coverage(task: str, **changes: float) -> Report:
+    scored = make(task=task)
+    findings = cover(task, scored.outputs, **changes)
+    return make(task=task, parts=[dataclasses.replace(part, coverage=findings) for part in scored.parts])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_coverage_is_shown_beside_what_chance_allows(task: str) -> None:
+    page = Page(render(with_coverage(task)))
+    thing = "interval" if task == "regression" else "set"
+    for text in [
+        f"How often is the answer in the {thing}?",
+        "One limit for all.",
+        "91.2 %",
+        "86.1 to 93.4 %",
+        "1.25",
+        "The same on the 80 validation images",
+    ]:
+        assert text in page.text, text
+    assert "do not look like the held-out ones" not in page.text
+    assert ("The most probable class is in every set" in page.text) == (task in ("multiclass", "binary"))
+    assert "#coverage" in page.values("href")
+    assert "inf" not in re.findall(r"\binf\b", page.text)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_images_unlike_the_held_out_ones_are_pointed_out(task: str) -> None:
+    page = Page(render(with_coverage(task, within=0.7)))
+    sentence = "The test images do not look like the held-out ones: at 90 %"
+    assert sentence in page.text
+    assert "70.0 % are within the limits, where chance allows 86.1 to 93.4 %." in page.text
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,7 +11,7 @@ from regraft.uncertainty.prediction_sets import (
     conformal_quantile,
     count_least,
     extrapolate,
-    interpolated_quantile,
+    interpolate_quantile,
 )
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -48,7 +48,7 @@ def test_the_quantile_is_the_kth_smallest_score(count, coverage):
     rank = next(k for k in range(count + 2) if k >= (count + 1) * coverage - 1e-12)
     expected = np.append(np.sort(scores), np.inf)[rank - 1]
     assert conformal_quantile(scores, coverage) == expected
-    assert (interpolated_quantile(scores, coverage) <= expected) or np.isinf(expected)
+    assert (interpolate_quantile(scores, coverage) <= expected) or np.isinf(expected)
     assert np.isinf(expected) == (count < count_least(coverage))
 
 
@@ -60,7 +60,7 @@ def test_a_new_score_is_within_the_quantile_as_often_as_is_asked():
     scores = np.random.default_rng(0).random((20_000, 21))
     within = [row[0] <= conformal_quantile(row[1:], 0.9) for row in scores]
     assert abs(np.mean(within) - 19 / 21) < 0.006
-    within = [row[0] <= interpolated_quantile(row[1:], 0.9) for row in scores]
+    within = [row[0] <= interpolate_quantile(row[1:], 0.9) for row in scores]
     assert abs(np.mean(within) - 0.9) < 0.006
 
 
@@ -146,7 +146,7 @@ def test_classes_with_few_images_share_a_limit_and_are_named():
         "Each class with 36 held-out images or more has a limit of its own; the others share one: scarf, tie."
     )
     limits = sets.find_limits(0.9)
-    assert limits[2] == limits[3] == 1 - interpolated_quantile(sets.scores, 0.9)
+    assert limits[2] == limits[3] == 1 - interpolate_quantile(sets.scores, 0.9)
 
 
 def test_small_classes_set_their_limit_together_where_they_can():

@@ -116,8 +116,9 @@ def mean_band(level: float, shares: NDArray[Any], held_out: int) -> tuple[float,
         shares: the measured shares, (m,), from which their variance is taken.
         held_out: number of images that set the limit.
 
-    >>> mean_band(0.9, np.array([0.8, 1.0] * 50), held_out=100)
-    (0.87..., 0.92...)
+    >>> low, high = mean_band(0.9, np.array([0.8, 1.0] * 50), held_out=100)
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.872 to 0.928'
     """
     from regraft.metrics.intervals import Z95
 

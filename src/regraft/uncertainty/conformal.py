@@ -59,7 +59,7 @@ def fit_conformal(held_out: HeldOutAnswers | None, *, task: str, seed: int) -> C
             held_out.answers, targets, held_out.features, fewer=held_out.fewer, step=step, seed=seed
         )
     if task == "multilabel":
-        return LabelSets.fit(held_out.answers, targets, fewer=held_out.fewer, step=step, seed=seed)
+        return LabelSets.fit(held_out.answers, targets, seed=seed)
     expand = TASKS[task].expand_binary
     fewer = None if held_out.fewer is None else expand(held_out.fewer)
     return ClassSets.fit(expand(held_out.answers), targets, fewer=fewer, step=step, seed=seed)
@@ -113,7 +113,7 @@ class CoverageLimits:
         if not isinstance(self.conformal, NumberIntervals):
             return {}
         rows = None if features is None else features[None]
-        ends = self.conformal.bound(numbers[None], rows, self.values)[0].tolist()
+        ends = self.conformal.find_ends(numbers[None], rows, self.values)[0].tolist()
         return {name: (low, high) for name, (low, high) in zip(self.names, ends, strict=True)}
 
 
@@ -168,8 +168,8 @@ def _measure_classes(sets: ClassSets, labels: NDArray[Any], answers: Floats, lev
 def _measure_labels(sets: LabelSets, targets: NDArray[Any], answers: Floats, level: float) -> Coverage:
     has = targets > 0
     members = sets.select(answers, sets.find_limits(level))
-    some = has.any(1)
-    shares = (members & has)[some].sum(1) / has[some].sum(1)
+    has_label = has.any(1)
+    shares = (members & has)[has_label].sum(1) / has[has_label].sum(1)
     if not len(shares):
         shares = np.array([math.nan])
     return measure_coverage(level, shares, members.sum(1), band=mean_band(level, shares, sets.images))
@@ -184,7 +184,7 @@ def _measure_numbers(
     level: float,
     names: Sequence[str],
 ) -> list[Coverage]:
-    low, high = np.moveaxis(intervals.bound(answers, features, intervals.find_limits(level)), -1, 0)
+    low, high = np.moveaxis(intervals.find_ends(answers, features, intervals.find_limits(level)), -1, 0)
     covered, images = (low <= targets) & (targets <= high), len(intervals.scores)
     band = chance_band([LimitTrial(len(targets), find_rank(images, level), images)])
     return [

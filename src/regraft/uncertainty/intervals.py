@@ -39,7 +39,7 @@ class NumberIntervals:
     Example:
         >>> truth = np.arange(20.0)[:, None]
         >>> intervals = NumberIntervals.fit(truth + np.tile([[1.0], [-3.0]], (10, 1)), truth)
-        >>> intervals.bound(np.array([[50.0]]), None, intervals.find_limits(0.9)).tolist()
+        >>> intervals.find_ends(np.array([[50.0]]), None, intervals.find_limits(0.9)).tolist()
         [[[47.0, 53.0]]]
     """
 
@@ -79,7 +79,7 @@ class NumberIntervals:
         """Return half the width of an interval over its spread, (targets,); infinite for too few images."""
         return np.array([conformal_quantile(column, coverage) for column in self.scores.T])
 
-    def bound(self, answers: Floats, features: Features | None, limits: Matrix) -> Matrix:
+    def find_ends(self, answers: Floats, features: Features | None, limits: Matrix) -> Matrix:
         """Return the ends of the intervals around answers (m, targets), shape (m, targets, 2).
 
         Args:

@@ -11,7 +11,8 @@ levels, 2019), and the limit of any coverage follows from the sorted scores. For
 control of the share that is missed (Angelopoulos et al., Conformal risk control, 2022).
 
 Out-of-fold answers come from heads that learnt from fewer images than the final one, so their scores are a
-little too high; `extrapolate` moves them by what further images change.
+little too high; `extrapolate` moves those of classes by what further images change. Labels keep theirs: the
+share that is missed is to stay below its bound.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from regraft.errors import UsageError
 
 __all__ = [
     "DEFAULT_COVERAGE", "ClassSets", "LabelSets", "LimitGroup", "check_coverage", "conformal_quantile",
-    "count_least", "draw_rows", "extrapolate", "find_rank", "interpolated_quantile",
+    "count_least", "draw_rows", "extrapolate", "find_rank", "interpolate_quantile",
 ]  # fmt: skip
 
 Matrix = NDArray[np.float64]
@@ -87,13 +88,13 @@ def conformal_quantile(scores: Floats, coverage: float) -> float:
     return math.inf if rank > len(scores) else float(np.partition(scores, rank - 1)[rank - 1])
 
 
-def interpolated_quantile(scores: Floats, coverage: float) -> float:
+def interpolate_quantile(scores: Floats, coverage: float) -> float:
     """Return the value at position (n + 1) coverage of n sorted scores; infinite if that is above n.
 
     With a limit for each class, rounding every position up would add half an image of each class to what was
     asked for.
 
-    >>> interpolated_quantile(np.arange(1.0, 10.0), 0.85)
+    >>> interpolate_quantile(np.arange(1.0, 10.0), 0.85)
     8.5
     """
     position = round((len(scores) + 1) * coverage, 9)
@@ -224,7 +225,7 @@ class ClassSets:
         """Return the least probability with which each class is in a set, (classes,); 0 if always."""
         groups = self.list_groups(coverage)
         limits = np.zeros(self.count)
-        quantile = conformal_quantile if len(groups) == 1 else interpolated_quantile
+        quantile = conformal_quantile if len(groups) == 1 else interpolate_quantile
         for classes, scores in groups:
             limits[classes] = max(0.0, 1 - quantile(scores, coverage))
         return limits
@@ -303,27 +304,17 @@ class LabelSets:
     count: int
 
     @classmethod
-    def fit(
-        cls,
-        answers: Floats,
-        targets: NDArray[Any],
-        *,
-        fewer: Floats | None = None,
-        step: float = 0.0,
-        seed: int = 0,
-    ) -> LabelSets:
+    def fit(cls, answers: Floats, targets: NDArray[Any], *, seed: int = 0) -> LabelSets:
         """Take the probabilities of the labels of held-out images.
 
         Args:
             answers: probabilities, (n, labels).
             targets: 0 or 1, (n, labels). Images without a label do not count.
-            fewer, step, seed: as for `ClassSets.fit`.
+            seed: random seed of the sample, see `draw_rows`.
         """
         has = targets > 0
         image, label = np.nonzero(has)
         values = answers[image, label].astype(np.float64)
-        if fewer is not None:
-            values = _extrapolate_probabilities(values, fewer[image, label].astype(np.float64), step)
         drawn = draw_rows(len(has), seed)
         is_drawn = np.isin(image, drawn)
         order = np.argsort(values[is_drawn], kind="stable")

@@ -70,49 +70,39 @@ def fit_spread(features: Features | None, errors: Matrix, *, seed: int) -> tuple
         >>> bool(spread.is_constant[0]), held_out.shape
         (False, (400, 1))
     """
-    width = 0 if features is None else features.shape[1]
-    fits = [_fit_target(features, column, seed) for column in errors.T]
-    weights = np.zeros((width, len(fits)), np.float32)
-    for target, (one, _) in enumerate(fits):
-        weights[:, target] = one.weights[:, 0] if len(one.weights) else 0
-    spread = Spread(
-        weights,
-        np.array([one.bias[0] for one, _ in fits]),
-        np.concatenate([one.bounds for one, _ in fits], 1),
-    )
-    return spread, np.stack([values for _, values in fits], 1)
-
-
-def _fit_target(features: Features | None, errors: Matrix, seed: int) -> tuple[Spread, Matrix]:
-    """Return the spread of one target, and its values (n,) for the held-out images."""
-    floor = SMALLEST * float(np.median(errors))
-    level = np.log(errors.mean()) if errors.mean() > 0 else 0.0
-    constant = Spread(
-        np.zeros((0 if features is None else features.shape[1], 1), np.float32),
-        np.array([level]),
-        np.full((2, 1), level),
-    )
-    if features is None or len(errors) < MIN_ROWS or floor <= 0:
-        return constant, np.full(len(errors), np.exp(level))
     rows = np.sort(np.random.default_rng(seed).permutation(len(errors))[:MAX_ROWS])
-    spread, held, logarithms = _fit_ridge(features[rows], np.log(np.maximum(errors[rows], floor)), seed)
-    if not _is_better(errors[rows][held], np.exp(logarithms)):
-        return constant, np.full(len(errors), np.exp(level))
-    values = spread(features)[:, 0]  # of images outside the sample, which the model has not seen
-    values[rows[held]] = np.exp(logarithms)
+    floors, means = SMALLEST * np.median(errors, axis=0), errors.mean(0)
+    levels = np.log(np.where(means > 0, means, 1.0))
+    values = np.tile(np.exp(levels), (len(errors), 1))
+    weights = np.zeros((0 if features is None else features.shape[1], len(levels)), np.float32)
+    spread = Spread(weights, levels, np.stack([levels, levels]))
+    targets = np.flatnonzero(floors > 0)  # the others have too many errors of 0 to take logarithms
+    if features is None or len(errors) < MIN_ROWS or not len(targets):
+        return spread, values
+    logarithms = np.log(np.maximum(errors[np.ix_(rows, targets)], floors[targets]))
+    fitted, held, predictions = _fit_ridge(features[rows], logarithms, seed)
+    of_all = fitted(features)  # for images outside the sample, which the model has not seen
+    for column, target in enumerate(targets):
+        foretold = np.exp(predictions[:, column])
+        if _is_better(errors[rows[held], target], foretold):
+            spread.weights[:, target] = fitted.weights[:, column]
+            spread.bias[target] = fitted.bias[column]
+            spread.bounds[:, target] = fitted.bounds[:, column]
+            values[:, target] = of_all[:, column]
+            values[rows[held], target] = foretold
     return spread, values
 
 
 def _fit_ridge(features: Features, logarithms: Matrix, seed: int) -> tuple[Spread, NDArray[np.int64], Matrix]:
-    """Return the model, the rows that cross-validation held out, and the predictions for them, (m,)."""
+    """Return the model, the rows that cross-validation held out, and predictions for them, (m, targets)."""
     from regraft.solvers.solve import solve
 
-    head = solve("ridge", features, logarithms[:, None], task="regression", seed=seed)
+    head = solve("ridge", features, logarithms, task="regression", seed=seed)
     held_out = head.held_out
     if head.weights is None or head.bias is None or held_out is None:
         raise AssertionError("ridge regression is linear, and of many rows some can be held out")
-    values = head.link(held_out.decisions)[:, 0]
-    bounds = np.array([[values.min()], [values.max()]])
+    values = head.link(held_out.decisions)
+    bounds = np.stack([values.min(0), values.max(0)])
     return Spread(head.weights.astype(np.float32), head.bias, bounds), held_out.rows, values
 
 
