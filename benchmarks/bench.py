@@ -67,6 +67,9 @@ BENCHMARKS = (
     Benchmark("decoding", "decoding.py", "--rounds 5", f"--rounds 1 --data {FEW}", 1),
     Benchmark("engineer", "against_an_engineer.py", "--rounds 3", f"--rounds 1 --data {FEW}", 4),
     Benchmark("extraction", "extraction.py", "--rounds 5", f"--rounds 1 --data {FEW}", 8),
+    Benchmark(
+        "heat-maps", "heat_maps.py", "--rounds 5", f"--rounds 1 --images 16 --marks 80 --data {FEW}", 4
+    ),
     Benchmark("startup", "startup.py", "--rounds 7", f"--rounds 1 --data {FEW}", 4, printed.parse_startup),
     Benchmark(
         "stage",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,3 +163,28 @@ def test_the_nearest_training_images_are_shown_where_they_are_as_they_were(
     assert nearest.count("data:image/jpeg") == 5
     assert nearest.count("no image") == 1  # its file has another content now
     assert re.findall(r"0\.9\d|1\.00", nearest) == ["1.00", "0.99", "0.98", "0.97", "0.96", "0.95"]
+
+
+def test_sets_intervals_and_familiarity_are_shown_where_the_run_has_them(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = regraft.Bundle.make_prediction
+
+    def predict_more(bundle: regraft.Bundle, *arguments: Any) -> regraft.Prediction:
+        prediction = predict(bundle, *arguments)
+        return replace(prediction, set=("red", "green"), familiarity=0.004, known=False, undecided=True)
+
+    monkeypatch.setattr(regraft.Bundle, "make_prediction", predict_more)
+    call(run, photos / "red" / "000.png", "-o", tmp_path / "why.html", "--coverage", "0.95")
+    text = (tmp_path / "why.html").read_text("utf-8")
+    assert "The truth with 95&nbsp;% confidence" in text
+    assert "<bdi>red</bdi>, <bdi>green</bdi>" in text
+    assert "0.4&nbsp;%: not like the training images" in text
+
+
+def test_too_many_images_for_a_page_are_refused(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regraft.explanation.explainer.MOST_IMAGES", 5)
+    result = call(run, photos, "-o", tmp_path / "why.html")
+    expect_error(result, regraft.UsageError, "at most 5 images to explain. Received: 18.")

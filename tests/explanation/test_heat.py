@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -150,6 +151,33 @@ def test_every_network_has_heat_maps(name: str, tmp_path: Path) -> None:
     decisions = read_head(graph, "softmax")(outputs[MAP])[:, UNIT]
     empty = read_head(graph, "softmax")(np.zeros_like(outputs[MAP]))[:, UNIT]
     np.testing.assert_allclose(heat.sum((1, 2)), decisions - empty, rtol=1e-3, atol=1e-4 * np.abs(heat).max())
+
+
+# --- on photographs
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch):
+    """The benchmark whose figures are asked for here."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    return importlib.import_module("heat_maps")
+
+
+@pytest.mark.soak
+def test_a_mark_that_decides_the_class_holds_half_of_the_heat(
+    benchmark, tmp_path: Path, clothing: Path, mobilenet_weights: Path
+) -> None:
+    (row,) = benchmark.find_marks(tmp_path, clothing, mobilenet_weights, 640)
+    assert row.met, row
+
+
+@pytest.mark.soak
+def test_a_random_head_destroys_the_heat(
+    benchmark, tmp_path: Path, clothing: Path, mobilenet_weights: Path
+) -> None:
+    run, _ = benchmark.train(clothing, tmp_path / "run", mobilenet_weights)
+    row = benchmark.compare_with_random_head(run, benchmark.read_pixels(benchmark.list_images(clothing)[:80]))
+    assert row.met, row
 
 
 # --- what it adds up to

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
     from regraft.features.engine import Engine
 
-__all__ = ["Explainer", "Explanation", "Method"]
+__all__ = ["MOST_IMAGES", "Explainer", "Explanation", "Method"]
 
 Method = Literal["map", "removal", "occlusion"]
+MOST_IMAGES = 200  # of one call: a page with more of them is too large to open
 PICTURE_SIDE = 420  # pixels on the longer side
 
 Floats = NDArray[np.float32]
@@ -115,11 +116,16 @@ class Explainer:
             images, coverage: as for `Bundle.predict`.
 
         Raises:
-            UsageError, DataError: see `Bundle.predict`.
+            UsageError, DataError: see `Bundle.predict`; or there are more than `MOST_IMAGES`.
         """
         check_coverage(coverage)
         samples, bundle = list_samples(images, 1, self._reporter), self._bundle
         maker = PredictionMaker(bundle.task, bundle.outputs, bundle.thresholds, bundle.uncertainty, coverage)
+        if len(samples) > MOST_IMAGES:
+            raise UsageError(
+                f"Expected at most {MOST_IMAGES} images to explain. Received: {len(samples):,}. "
+                "Choose those whose answers you doubt."
+            )
         with open_samples(samples, scale=1.0) as verdicts:
             files = [verdict[0] for verdict in verdicts if not isinstance(verdict, Rejection)]
             outputs = self._run(files)

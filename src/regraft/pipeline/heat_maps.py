@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class _Request:
 
 
 def add_heat_maps(parts: Sequence[PartScores], outcome: Outcome, folder: Path) -> list[PartScores]:
-    """Return the scored parts with heat maps beside their mistakes, and right answers in the first part.
+    """Return the scored parts with heat maps in the first: beside its mistakes, and of right answers.
 
     Args:
         parts: the first is that of the headline.
@@ -70,25 +70,22 @@ def add_heat_maps(parts: Sequence[PartScores], outcome: Outcome, folder: Path) -
     catalog = outcome.catalog
     if not parts or len(catalog.samples[0].images) > 1 or outcome.network.estimator is not None:
         return list(parts)
+    findings: Any = parts[0].findings
+    asked = [_make_request(item, catalog) for item in findings.wrong]
     try:
         head = read_head(folder / GRAPH[0], TASKS[catalog.task].activation)
         engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(MAP,))
+        right = _list_right_images(outcome, parts[0])
+        requests = [*asked, *(_ask_about_class(item, catalog) for item in right)]
+        pictures = _paint_all(requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size)
     except (ImportError, RuntimeError, ValueError):  # there is no graph, or the head sees more than its map
         return list(parts)
-    asked = [[_make_request(item, catalog) for item in part.findings.wrong] for part in parts]
-    right = _list_right_images(outcome, parts[0])
-    requests = [*chain.from_iterable(asked), *(_ask_about_class(item, catalog) for item in right)]
-    pictures = iter(_paint_all(requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size))
-    finished = []
-    for part, of_part in zip(parts, asked, strict=True):
-        findings: Any = part.findings
-        pairs = zip(findings.wrong, of_part, strict=True)
-        wrong = [_add_heat(item, request, next(pictures)) for item, request in pairs]
-        finished.append(replace(part, findings=replace(findings, wrong=wrong)))
-    right = [item for item in (replace(item, heat=next(pictures)) for item in right) if item.heat]
-    if isinstance(finished[0].findings, ClassFindings):
-        finished[0] = replace(finished[0], findings=replace(finished[0].findings, right=right))
-    return finished
+    wrong = [_add_heat(*pair) for pair in zip(findings.wrong, asked, pictures, strict=False)]
+    changes = {"wrong": wrong}
+    if isinstance(findings, ClassFindings):
+        pairs = zip(right, pictures[len(asked) :], strict=True)
+        changes["right"] = [replace(item, heat=picture) for item, picture in pairs if picture]
+    return [replace(parts[0], findings=replace(findings, **changes)), *parts[1:]]
 
 
 def _add_heat(item: Any, request: _Request, heat: bytes) -> Any:
