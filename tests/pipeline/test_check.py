@@ -205,7 +205,7 @@ def test_the_page_is_self_contained_and_escapes_names(planted, tmp_path):
 
 FORM = {
     "form", "data", "created", "task", "outputs", "counts", "used", "refused", "problems", "notes",
-    "unchecked",
+    "unchecked", "checked_labels", "wrong_labels",
 }  # fmt: skip
 
 

@@ -154,13 +154,13 @@ def find_neighbours(
         >>> find_neighbours(directions, count=1, groups=np.arange(4)).tolist()
         [[1], [0], [3], [2]]
     """
-    wanted_rows = np.arange(len(features)) if rows is None else rows
+    query_rows = np.arange(len(features)) if rows is None else rows
     references = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_REFERENCES)).astype(int))
     count = min(count, len(references))
     unit = _scale_to_unit_length(features[references]).T
-    nearest = np.full((len(wanted_rows), count), -1)
-    for start in range(0, len(wanted_rows), CHUNK):
-        chunk = wanted_rows[start : start + CHUNK]
+    nearest = np.full((len(query_rows), count), -1)
+    for start in range(0, len(query_rows), CHUNK):
+        chunk = query_rows[start : start + CHUNK]
         similarity = _scale_to_unit_length(features[chunk]) @ unit
         similarity[groups[chunk][:, None] == groups[references]] = -np.inf
         part = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
@@ -202,10 +202,8 @@ def _count_votes(rows: TrainingRows, neighbours: NDArray[np.int64]) -> Floats:
     is_voter = (neighbours >= 0)[..., None]
     votes = (rows.targets[neighbours] * is_voter).sum(1)
     total = is_voter.sum(1)
-    if rows.task == "multiclass":
-        scores: Floats = np.log((votes + 0.5) / (total + 0.5 * votes.shape[1]))
-        return scores
-    scores = np.log((votes + 0.5) / (total - votes + 0.5))
+    others = 0.5 * votes.shape[1] - 0.5 if rows.task == "multiclass" else -votes
+    scores: Floats = np.log((votes + 0.5) / (total + others + 0.5))
     return scores
 
 

@@ -23,7 +23,7 @@ __all__ = ["LabelNoise", "fit_label_noise"]
 ROUNDS = 40  # of expectation maximisation
 START_RATE = 0.02  # of wrong labels
 RIGHT_LABELS = 20.0  # prior: as many right labels were seen before the data
-SHARED_ERRORS = 10.0  # prior of a class's rate: as many errors at the rate of all classes
+SHARED_ERRORS = 3.0  # prior of a class's rate: as many errors at the rate of all classes
 SPREAD_ERRORS = 1.0  # prior of a class's confusions: as many errors, spread over the other classes
 MAX_NUMBERS = 400_000  # scores that the noise is fitted to; of more rows, every k-th of each class
 GAIN_STEP = 0.5  # largest change of the logarithm of the gain in a round
@@ -65,9 +65,7 @@ class LabelNoise:
         return wrong
 
 
-def fit_label_noise(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
-) -> LabelNoise:
+def fit_label_noise(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> LabelNoise:
     """Fit the gain of scores and the noise of labels together.
 
     Args:

@@ -28,8 +28,8 @@ from regraft.solvers.decision import Linear, Scaler
 
 __all__ = [
     "DISCRIMINANT", "RIDGE", "find_principal_axes", "fix_discriminant", "prepare_discriminant",
-    "prepare_discriminant_folds", "prepare_ridge", "prepare_ridge_folds", "rotate_rule_back", "rotate_to_principal_axes",
-    "standardise_in_place",
+    "prepare_discriminant_folds", "prepare_ridge", "prepare_ridge_folds", "rotate_rule_back",
+    "rotate_to_principal_axes", "standardise_in_place",
 ]  # fmt: skip
 
 Matrix = NDArray[Any]
