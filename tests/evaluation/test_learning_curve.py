@@ -5,7 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from regraft.evaluation import learning_curve
-from regraft.evaluation.learning_curve import compute_learning_curve, fit_power_law
+from regraft.evaluation.learning_curve import compute_learning_curve
+from regraft.metrics.learning_curve import fit_power_law
 
 
 def make_classes(count=600, classes=4, width=60, noise=1.0, seed=0):

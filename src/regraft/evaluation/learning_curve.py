@@ -1,21 +1,15 @@
 """Would more images help? The score of a head that is solved on shares of the training images.
 
 Heads are solved on 10, 20, 50 and 100 % of four fifths of the images, of each class alike, and scored on the
-other fifth; smaller shares several times, with other images. The test part is not touched. A power law is
-fitted to the scores, as errors fall with the number n of images in most of learning (Hestness et al., Deep
-learning scaling is predictable, empirically, 2017; Viering and Loog, The shape of learning curves, 2022):
-
-    score(n) = ceiling - factor n^-exponent
-
-Its band is that of a bootstrap over blocks of images, in each draw of which the exponent is drawn too, by how
-well it fits: four points do not tell it well, and the forecast has to say so.
+other fifth; smaller shares several times, with other images. The test part is not touched. How the scores go
+on is a power law, see `metrics.learning_curve`.
 """
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +17,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from regraft.metrics.classification import score_classes
-from regraft.metrics.intervals import Interval
+from regraft.metrics.learning_curve import (
+    LearningCurve,
+    OutputGain,
+    fit_power_law,
+    fit_scores,
+    summarise_draws,
+)
 from regraft.metrics.ranking import average_precision
 from regraft.solvers.closed_form import standardise_in_place
 from regraft.solvers.cross_validation import (
@@ -41,7 +41,7 @@ from regraft.solvers.decision import Link, Scaler
 from regraft.solvers.solve import SOLVER_SPECS, make_training_rows
 from regraft.tasks import TASKS
 
-__all__ = ["LearningCurve", "OutputGain", "PowerLaw", "compute_learning_curve", "fit_power_law"]
+__all__ = ["compute_learning_curve"]
 
 SHARES = (0.1, 0.2, 0.5, 1.0)  # of the images that a fold trains on
 REPEATS = (4, 4, 2, 1)  # of each share
@@ -52,83 +52,10 @@ MAX_ROWS = 50_000  # images, of more a stratified sample
 SCORED = 4_000  # images that are enough to score: of many images, not all folds are held out
 PENALTIES = {"logistic": (0.3, 0.1, 0.03, 0.01, 0.003), "ridge": (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)}
 BLOCKS = 10  # of images, for the bootstrap
-DRAWS = 500
-EXPONENTS = np.linspace(0.1, 1.0, 19)
-COVERAGE = 0.9  # of the band
 SHOWN_GAINS = 3
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """Draws of score(n) = ceiling - factor n^-exponent, each of shape (draws,)."""
-
-    ceiling: Floats
-    factor: Floats
-    exponent: Floats
-
-    def predict(self, sizes: NDArray[Any]) -> Floats:
-        """Return the scores at numbers of images (m,), for every draw: (draws, m)."""
-        scores: Floats = self.ceiling[:, None] - self.factor[:, None] * np.asarray(sizes, np.float64) ** (
-            -self.exponent[:, None]
-        )
-        return scores
-
-    def forecast(self, size: float) -> Interval:
-        """Return the score at a number of images, with its 90 % band."""
-        return _summarise(self.predict(np.array([size]))[:, 0])
-
-
-@dataclass(frozen=True)
-class OutputGain:
-    """What twice as many images would add to the score of a class, label or target, by its number."""
-
-    output: int
-    gain: float
-
-
-@dataclass(frozen=True)
-class LearningCurve:
-    """Scores of heads solved on fewer images, and what more images would bring.
-
-    Attributes:
-        score: name of the score: top-1, mAP or R2.
-        solver: the kind of head, as a phrase.
-        images: the number n of training images.
-        sizes: numbers of images that heads were solved on, ascending, shape (m,).
-        scores: their scores on held-out images, shape (m,), in the score's unit.
-        forecasts: number of images -> score with its 90 % band, at every size, n, 2 n and 4 n.
-        gain: what twice as many images would add to the score, with its 90 % band.
-        exponent: that of the power law; the middle of its draws.
-        output_gains: the classes or labels that would gain most, by recall or average precision.
-    """
-
-    score: str
-    solver: str
-    images: int
-    sizes: tuple[int, ...]
-    scores: tuple[float, ...]
-    forecasts: dict[int, Interval]
-    gain: Interval
-    exponent: float
-    output_gains: tuple[OutputGain, ...] = ()
-
-    def describe(self) -> str:
-        """Return a sentence on what twice as many images would bring.
-
-        >>> curve = LearningCurve("top-1", "", 100, (), (), {}, Interval(0.014, 0.006, 0.022), 0.5)
-        >>> curve.describe()
-        'Twice as many images: about +1.4 points of top-1 (0.6 to 2.2), by a head on frozen features.'
-        """
-        unit, factor = ("", 1.0) if self.score == "R2" else (" points", 100.0)
-        digits = 3 if self.score == "R2" else 1
-        value, low, high = (
-            f"{factor * number:.{digits}f}" for number in (self.gain.value, self.gain.low, self.gain.high)
-        )
-        what = f"{unit} of {self.score}" if unit else f" {self.score}"
-        return f"Twice as many images: about +{value}{what} ({low} to {high}), by a head on frozen features."
 
 
 class _Answers(NamedTuple):
@@ -207,7 +134,7 @@ def compute_learning_curve(
         sizes=tuple(sizes.tolist()),
         scores=tuple(values.by_block.mean(0).tolist()),
         forecasts={size: law.forecast(size) for size in sorted(known_sizes)},
-        gain=_summarise(ends[:, 1] - ends[:, 0]),
+        gain=summarise_draws(ends[:, 1] - ends[:, 0]),
         exponent=float(np.median(law.exponent)),
         output_gains=_list_output_gains(answers, truth, sizes, images=images, exponent=law.exponent),
     )
@@ -332,59 +259,6 @@ def _score(decisions: Floats, mask: Mask, truth: TrainingRows) -> float:
     return task.score(link(decisions[mask]), truth.targets[mask])
 
 
-def fit_power_law(
-    sizes: NDArray[Any], by_block: Floats, noise: Floats, *, seed: int = 0, draws: int = DRAWS
-) -> PowerLaw:
-    """Fit score(n) = ceiling - factor n^-exponent to bootstrap draws of scores.
-
-    Args:
-        sizes: numbers of images, shape (m,).
-        by_block: scores of blocks of images at these sizes, (blocks, m), whose mean is the score.
-        noise: standard error of each mean by the choice of training images, shape (m,).
-        seed, draws: of the bootstrap.
-
-    Example:
-        >>> sizes = np.array([50, 100, 250, 500])
-        >>> scores = np.tile(0.9 - 2 * sizes**-0.5, (10, 1))
-        >>> law = fit_power_law(sizes, scores, np.full(4, 1e-4))
-        >>> round(law.forecast(2000).value, 3)
-        0.855
-    """
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(by_block), (draws, len(by_block)))
-    scores = by_block[picks].mean(1) + noise * rng.normal(size=(draws, len(sizes)))
-    fits = [_fit_line(sizes**-exponent, scores) for exponent in EXPONENTS]
-    # An exponent is as likely as the residuals of the mean scores say, given their noise.
-    middle = [_fit_line(sizes**-exponent, by_block.mean(0)[None])[2][0] for exponent in EXPONENTS]
-    level = max(float((noise**2).mean()), 1e-8)
-    likelihood = np.exp(-(np.array(middle) - min(middle)) / (2 * level))
-    chosen = rng.choice(len(EXPONENTS), draws, p=likelihood / likelihood.sum())
-    ceilings, factors = (np.stack([fit[part] for fit in fits]) for part in (0, 1))
-    row = np.arange(draws)
-    return PowerLaw(ceilings[chosen, row], factors[chosen, row], EXPONENTS[chosen])
-
-
-def _fit_line(falling: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
-    """Fit ceiling - factor * falling by least squares; return both and the squared residuals, each (draws,).
-
-    No factor is below 0, and no ceiling above 1, the best of every score.
-    """
-    centred = falling - falling.mean()
-    factor = np.maximum(-(scores @ centred) / (centred @ centred), 0)
-    ceiling = scores.mean(1) + factor * falling.mean()
-    is_over = ceiling > 1
-    factor = np.where(is_over, np.maximum((1 - scores) @ falling / (falling @ falling), 0), factor)
-    ceiling = np.where(is_over, 1.0, ceiling)
-    residuals = scores - ceiling[:, None] + factor[:, None] * falling
-    return ceiling, factor, (residuals**2).sum(1)
-
-
-def _summarise(draws: Floats) -> Interval:
-    tail = (1 - COVERAGE) / 2
-    low, middle, high = np.quantile(draws, [tail, 0.5, 1 - tail])
-    return Interval(float(middle), float(low), float(high))
-
-
 # --- classes
 
 
@@ -401,7 +275,7 @@ def _list_output_gains(
         ]
     )
     middle = float(np.median(exponent))
-    _, factors, _ = _fit_line(sizes**-middle, scores.T)
+    _, factors, _ = fit_scores(sizes**-middle, scores.T)
     gains = factors * (images**-middle - (2 * images) ** -middle)
     order = [number for number in np.argsort(-gains, kind="stable").tolist() if gains[number] > 0]
     return tuple(OutputGain(number, float(gains[number])) for number in order[:SHOWN_GAINS])

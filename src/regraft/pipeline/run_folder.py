@@ -132,6 +132,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "phases": [_summarise_phase(phase) for phase in decision.phases],
         },
         "search": [asdict(attempt) for attempt in decision.attempts],
+        "learning_curve": outcome.learning_curve and asdict(outcome.learning_curve),
         "warnings": list(outcome.warnings),
     }
 

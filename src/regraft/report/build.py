@@ -185,6 +185,7 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         phases=decision.phases,
         attempts=sorted(decision.attempts, key=lambda attempt: (not attempt.kept, attempt.val_loss)),
         new_layers=list(outcome.backbone.new_layers),
+        learning_curve=outcome.learning_curve,
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from regraft.data.catalog import RejectedFile
 from regraft.metrics.classification import ClassRow
 from regraft.metrics.intervals import Interval
+from regraft.metrics.learning_curve import LearningCurve
 from regraft.metrics.multilabel import LabelRow
 from regraft.metrics.ranking import Curves
 from regraft.metrics.regression import TargetRow
@@ -155,6 +156,7 @@ class Report:
         images_used, refused, notes: how many images were used, the refused files, and notes on the data.
         seconds: stage -> time spent.
         usage_python, usage_shell: code that uses the model.
+        learning_curve: what more images would bring; None if it was not measured.
 
     Raises:
         ValueError: counts or findings do not match `outputs`.
@@ -181,6 +183,7 @@ class Report:
     phases: Sequence[PhaseResult] = ()
     attempts: Sequence[Attempt] = ()
     new_layers: list[str] = field(default_factory=list)
+    learning_curve: LearningCurve | None = None
 
     def __post_init__(self) -> None:
         n = len(self.outputs)

@@ -39,6 +39,7 @@ from regraft.report.charts import (
     make_scatter_chart,
 )
 from regraft.report.content import NumberFindings, PartScores, Report
+from regraft.report.learning_chart import make_learning_chart
 from regraft.report.mistakes import rank_confusions
 from regraft.system.console import format_duration
 from regraft.system.files import make_temporary_file
@@ -82,6 +83,7 @@ def render(report: Report) -> str:
         measures=MEASURES,
         template=f"report_{TEMPLATES[report.task]}.html.j2",
         curves=_make_learning_curves(report),
+        more_images=report.learning_curve and make_learning_chart(report.learning_curve),
         plots=[_make_answer_charts(part, report.outputs) for part in report.parts],
     )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
     from regraft.features.extract import Features
+    from regraft.metrics.learning_curve import LearningCurve
     from regraft.models.inner_outputs import InnerLayer
     from regraft.solvers.estimator_io import EstimatorHead
     from regraft.training.loop import PhaseResult
@@ -161,6 +162,7 @@ class Outcome:
         solver: of the head, if a search chose it; None if the recipe sets it.
         in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
         held_out, reference: what the uncertainty of answers is measured on, see `uncertainty.held_out`.
+        learning_curve: what more images would bring; None if it was not measured.
     """
 
     recipe: Recipe
@@ -178,3 +180,4 @@ class Outcome:
     solver: Solver | None = None
     held_out: HeldOutAnswers | None = None
     reference: ReferenceImages | None = None
+    learning_curve: LearningCurve | None = None
