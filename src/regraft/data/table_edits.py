@@ -148,10 +148,10 @@ def _read_records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[str, l
 
 
 def _change_cells(cells: list[str], columns: list[str], names: Sequence[str], change: Change) -> list[str]:
-    places = {name: columns.index(name) for name in names}
+    indices = {name: columns.index(name) for name in names}
     changed = list(cells)
-    for name, value in change({name: cells[place] for name, place in places.items()}).items():
-        changed[places[name]] = value
+    for name, value in change({name: cells[index] for name, index in indices.items()}).items():
+        changed[indices[name]] = value
     return changed
 
 
@@ -213,8 +213,8 @@ def _toggle_label(value: Any, label: str, separator: str) -> Any:
     ("['cat', 'dog']", ['cat'])
     """
     if separator:
-        labels = [text for text in str(value or "").split(separator) if text.strip()]
-        return separator.join(_toggle(labels, label))
+        texts = [text for text in str(value or "").split(separator) if text.strip()]
+        return separator.join(_toggle(texts, label))
     labels = (list_items([value]) or [[]])[0] or []
     toggled = _toggle([str(text) for text in labels], label)
     if get_items(value) is not None or value is None:

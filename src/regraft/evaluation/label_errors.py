@@ -224,7 +224,8 @@ def _judge_labels(rows: TrainingRows, scores: Floats, answered: Mask) -> LabelCh
     for number in np.flatnonzero(best != labels).tolist():
         image, question = divmod(number, truth.shape[1])
         output = question if rows.task == "multilabel" else int(best[number])
-        values = (float(array[number]) for array in (of_label, probabilities.max(1), wrong))
-        errors.append(LabelError(int(images[image]), output, *values))
+        as_labelled, other = float(of_label[number]), float(probabilities[number, best[number]])
+        error = LabelError(int(images[image]), output, as_labelled, other, float(wrong[number]))
+        errors.append(error)
     errors.sort(key=lambda error: (-error.error_probability, error.label_probability, error.row))
     return LabelCheck(tuple(errors), min(round(float(wrong.sum())), len(errors)), len(labels))

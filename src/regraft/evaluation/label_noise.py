@@ -113,8 +113,8 @@ def _update_channel(counts: Floats) -> Floats:
 def _make_channel(rates: Floats, confusions: Floats) -> Floats:
     """Return the channel with these error rates (classes,) and errors spread as confusions are."""
     spread = confusions - np.diag(np.diag(confusions))
-    channel = rates[:, None] * spread / spread.sum(1, keepdims=True)
-    return channel + np.diag(1 - rates)
+    channel: Floats = rates[:, None] * spread / spread.sum(1, keepdims=True) + np.diag(1 - rates)
+    return channel
 
 
 def _fit_log_gain(values: Floats, of_labels: Floats, start: float) -> float:

@@ -268,14 +268,14 @@ def _list_output_gains(
     """Return the outputs that twice as many images would help most, by the power law of all outputs."""
     if truth.task == "regression" or truth.targets.shape[1] < 2:
         return ()
-    scores = np.array(
+    scores: Floats = np.array(
         [
             np.mean([_score_outputs(decisions, truth) for decisions in share.repeats], axis=0)
             for share in answers
         ]
     )
     middle = float(np.median(exponent))
-    _, factors, _ = fit_scores(sizes**-middle, scores.T)
+    _, factors, _ = fit_scores(sizes**-middle, scores.T.astype(np.float64))
     gains = factors * (images**-middle - (2 * images) ** -middle)
     order = [number for number in np.argsort(-gains, kind="stable").tolist() if gains[number] > 0]
     return tuple(OutputGain(number, float(gains[number])) for number in order[:SHOWN_GAINS])

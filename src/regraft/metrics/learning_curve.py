@@ -95,8 +95,8 @@ class LearningCurve:
         value, low, high = (
             f"{factor * number:.{digits}f}" for number in (self.gain.value, self.gain.low, self.gain.high)
         )
-        what = f"{unit} of {self.score}" if unit else f" {self.score}"
-        return f"Twice as many images: about +{value}{what} ({low} to {high}), by a head on frozen features."
+        noun = f"{unit} of {self.score}" if unit else f" {self.score}"
+        return f"Twice as many images: about +{value}{noun} ({low} to {high}), by a head on frozen features."
 
 
 def fit_power_law(

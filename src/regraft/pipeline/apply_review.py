@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ def apply_review(
     with wrap_os_errors(f"{out} cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         images = write(catalog, decisions, Path(data), out, recipe)
-    counts = [sum(decision.action == action for decision in decisions) for action in DECISIONS]
-    result = AppliedReview(out.absolute(), *counts, images=images)
+    counts = Counter(decision.action for decision in decisions)
+    result = AppliedReview(out.absolute(), counts["keep"], counts["relabel"], counts["drop"], images)
     reporter.info(
         f"{result.relabelled:,} relabelled, {result.dropped:,} dropped, {result.kept:,} kept: "
         f"{result.images:,} images in {out}."
@@ -165,9 +166,9 @@ def _read_review(path: Path, catalog: Catalog) -> list[_Decision]:
             if (earlier.action, earlier.label) != (action, name):
                 faults.append(f"row {number}: {image!r} has another decision in row {earlier.row}.")
     if faults:
-        more = f"\n    and {len(faults) - MAX_FAULTS:,} more" if len(faults) > MAX_FAULTS else ""
+        others = f"\n    and {len(faults) - MAX_FAULTS:,} more" if len(faults) > MAX_FAULTS else ""
         shown = "".join(f"\n    {fault}" for fault in faults[:MAX_FAULTS])
-        raise DataError(f"{path} does not fit the data, so nothing was written:{shown}{more}")
+        raise DataError(f"{path} does not fit the data, so nothing was written:{shown}{others}")
     return list(decisions.values())
 
 

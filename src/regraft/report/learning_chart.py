@@ -11,6 +11,8 @@ from regraft.report.charts import WIDE, Axis, Chart, Label, Line, choose_ticks, 
 
 __all__ = ["make_learning_chart"]
 
+TICK_MARGIN = 24  # for half of the last number below the axis
+
 
 def make_learning_chart(curve: LearningCurve) -> Chart:
     """Draw the measured scores over the number of images, on a logarithmic axis, and the forecast.
@@ -26,7 +28,7 @@ def make_learning_chart(curve: LearningCurve) -> Chart:
     forecasts = [curve.forecasts[size] for size in sizes]
     ends = [unit * value for item in forecasts for value in (item.low, item.high)]
     y_values = choose_ticks(min(*ends, *(unit * score for score in curve.scores)), max(ends))
-    x_axis = Axis(math.log(sizes[0]), math.log(sizes[-1]), WIDE.left, WIDE.right)
+    x_axis = Axis(math.log(sizes[0]), math.log(sizes[-1]), WIDE.left, WIDE.right - TICK_MARGIN)
     y_axis = Axis(y_values[0], y_values[-1], WIDE.bottom, WIDE.top)
 
     def locate(size: float, score: float) -> tuple[float, float]:
