@@ -195,6 +195,24 @@ def test_a_table_of_another_format_is_refused(table, tmp_path):
         apply(table[0], write_review(tmp_path), tmp_path / "out", **COLUMNS)
 
 
+def test_an_image_with_two_doubtful_labels_is_dropped_for_one_of_them(tmp_path):
+    for number in range(4):
+        write_image(tmp_path / "data" / f"{number}.png", number)
+    path = tmp_path / "data" / "table.csv"
+    path.write_text("file,tags\n0.png,a|b\n1.png,a\n2.png,b\n3.png,a|b\n")
+    review = write_review(
+        tmp_path,
+        ("0.png", "keep", ""),
+        ("0.png", "drop", ""),
+        ("3.png", "relabel", "a"),
+        ("3.png", "keep", ""),
+        ("3.png", "relabel", "b"),
+    )
+    settings = {"image": ("file",), "target": ("tags",), "separator": "|"}
+    apply(path, review, tmp_path / "data" / "out.csv", **settings)
+    assert (tmp_path / "data" / "out.csv").read_text() == "file,tags\n1.png,a\n2.png,b\n3.png,\n"
+
+
 @pytest.mark.parametrize(
     ("header", "rows", "recipe", "expected"),
     [

@@ -275,7 +275,7 @@ def _list_output_gains(
         ]
     )
     middle = float(np.median(exponent))
-    _, factors, _ = fit_scores(sizes**-middle, scores.T.astype(np.float64))
+    _, factors, _ = fit_scores(sizes.astype(np.float64) ** -middle, scores.T)
     gains = factors * (images**-middle - (2 * images) ** -middle)
     order = [number for number in np.argsort(-gains, kind="stable").tolist() if gains[number] > 0]
     return tuple(OutputGain(number, float(gains[number])) for number in order[:SHOWN_GAINS])

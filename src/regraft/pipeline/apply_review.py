@@ -2,7 +2,7 @@
 
 A review is a CSV file with the columns image, decision and label; the page of `regraft check` writes one.
 Decisions are keep, relabel (to `label`; for multilabel, `label` is added if the image lacks it and taken
-away if it has it) and drop. Images without a row stay as they are. The originals are never changed: a folder
+away if it has it) and drop, which outweighs others. Images without a row stay as they are. The originals are never changed: a folder
 gets a folder of symbolic links, hard links where those are impossible, and copies last; a table gets a copy.
 """
 
@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -100,11 +100,12 @@ def apply_review(
     """
     recipe, out = recipe or Recipe(), Path(out)
     _check_output(data, out, recipe)
-    catalog = Catalog.open(data, recipe)
+    is_of_table = is_table(Path(data))
+    catalog = Catalog.open(data, recipe if is_of_table else replace(recipe, task="auto"))
     if catalog.task == "regression":
         raise UsageError("Expected data with labels to apply a review to. Received: regression targets.")
     decisions = _read_review(Path(review), catalog)
-    write = _write_table if is_table(Path(data)) else _write_folder
+    write = _write_table if is_of_table else _write_folder
     with wrap_os_errors(f"{out} cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         images = write(catalog, decisions, Path(data), out, recipe)
@@ -161,7 +162,7 @@ def _read_review(path: Path, catalog: Catalog) -> list[_Decision]:
         else:
             name = labels[label] if action == "relabel" else ""
             decision = _Decision(number, names[image], action, name)
-            key = (decision.image, name if catalog.task == "multilabel" else "")
+            key = (decision.image, action + name if catalog.task == "multilabel" else "")
             earlier = decisions.setdefault(key, decision)
             if (earlier.action, earlier.label) != (action, name):
                 faults.append(f"row {number}: {image!r} has another decision in row {earlier.row}.")
