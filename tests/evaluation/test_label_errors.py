@@ -114,14 +114,21 @@ def test_missing_labels_are_found_although_they_are_rare():
     assert 20 <= result.wrong_count <= 36
 
 
-@pytest.mark.parametrize("count", [3, 30])
-def test_few_images_of_a_class_are_no_fault(count):
-    """A class of two images among others, and three images of each class."""
+def test_a_class_of_two_images_is_not_checked():
     rng = np.random.default_rng(0)
-    labels = np.append(np.arange(count) % 2, [2, 2])
-    result = check(4 * np.eye(3)[labels] + rng.normal(size=(len(labels), 3)), labels)
-    assert result.wrong_count <= len(labels) // 3
-    assert all(np.isfinite(error.error_probability) for error in result.errors)
+    labels = np.append(np.arange(30) % 2, [2, 2])
+    result = check(4 * np.eye(3)[labels] + rng.normal(size=(32, 3)), labels)
+    assert result.checked_count == 30
+    assert not {30, 31} & {error.row for error in result.errors}
+    assert result.wrong_count <= 2
+    nothing = check(rng.normal(size=(8, 3)), np.arange(8) % 4)  # two images of each class
+    assert (nothing.errors, nothing.checked_count) == ((), 0)
+
+
+def test_a_label_of_two_images_is_checked_only_where_it_is_missing():
+    rng = np.random.default_rng(0)
+    targets = np.stack([np.arange(40) % 2, np.arange(40) < 2], 1).astype(np.float32)
+    assert check(rng.normal(size=(40, 6)), targets, "multilabel").checked_count == 78
 
 
 def test_the_noise_is_that_which_was_put_in():

@@ -111,8 +111,7 @@ def test_images_of_a_group_are_never_on_both_sides(monkeypatch):
 @pytest.mark.slow
 def test_few_images_and_constant_numbers():
     features, labels = make_classes(30, classes=2)
-    curve = compute_learning_curve(features, labels, task="binary")
-    assert curve is None or np.isfinite([curve.gain.value, curve.gain.low, curve.gain.high]).all()
+    assert compute_learning_curve(features, labels, task="binary") is None
     features, labels = make_classes(101, classes=3)
     labels[labels == 2] = np.append([2, 2], np.zeros((labels == 2).sum() - 2, int))  # two images of a class
     assert compute_learning_curve(features, labels, task="multiclass").sizes[0] >= 3

@@ -35,6 +35,7 @@ VOTE_WEIGHT = 0.5  # of the logarithm of their vote, beside the head's log proba
 SHOWN_NEIGHBOURS = 3
 MAX_SHOWN = 300  # errors whose neighbours are listed
 MAX_REFERENCES = 10_000  # images among which neighbours are looked for
+MIN_CLASS_SIZE = 5  # images of a class: a head that has seen fewer cannot tell it
 CHUNK = 1_024  # images compared at a time
 
 Floats = NDArray[np.float64]
@@ -69,7 +70,8 @@ class LabelCheck:
         errors: every label that contradicts its image, the most probably wrong first. Most of them are right
             where images are hard to tell: about the first `wrong_count` are wrong.
         wrong_count: about how many labels are wrong.
-        checked_count: how many labels were checked: images, or images times labels for multilabel.
+        checked_count: how many labels were checked: images, or images times labels for multilabel, except
+            those of classes with fewer than five images.
     """
 
     errors: tuple[LabelError, ...] = ()
@@ -207,25 +209,38 @@ def _count_votes(rows: TrainingRows, neighbours: NDArray[np.int64]) -> Floats:
     return scores
 
 
+def _have_enough_images(rows: TrainingRows, truth: NDArray[np.int64]) -> Mask:
+    """Tell of each label (n, questions) whether enough images have it for a head to tell it."""
+    if rows.task == "multilabel":
+        with_label = truth.sum(0)
+        counts = np.where(truth > 0, with_label, len(truth) - with_label)
+    else:
+        counts = np.bincount(truth[:, 0])[truth]
+    is_enough: Mask = counts >= MIN_CLASS_SIZE
+    return is_enough
+
+
 def _judge_labels(rows: TrainingRows, scores: Floats, answered: Mask) -> LabelCheck:
     """Fit the noise of labels to scores (n, units), and list the labels that contradict them."""
     # (n, questions, choices): one question with all classes, or for each label whether the image has it.
     is_choice = rows.task == "multiclass"
     choices = scores[:, None] if is_choice else np.stack([np.zeros_like(scores), scores], -1)
     truth = rows.labels[:, None] if is_choice else rows.targets.astype(np.int64)
-    choices, truth = choices[answered], truth[answered]
-    flat, labels = choices.reshape(-1, choices.shape[-1]), truth.ravel()
+    is_checked = answered[:, None] & _have_enough_images(rows, truth)
+    images, questions = np.nonzero(is_checked)
+    flat, labels = choices[images, questions], truth[images, questions]
+    if not len(labels):
+        return LabelCheck()
     noise = fit_label_noise(flat, labels)
     probabilities = noise.predict(flat)
     wrong = noise.compute_error_probabilities(flat, labels)
     of_label = np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
-    best, images = probabilities.argmax(1), np.flatnonzero(answered)
+    best = probabilities.argmax(1)
     errors = []
     for number in np.flatnonzero(best != labels).tolist():
-        image, question = divmod(number, truth.shape[1])
-        output = question if rows.task == "multilabel" else int(best[number])
+        output = int(questions[number] if rows.task == "multilabel" else best[number])
         as_labelled, other = float(of_label[number]), float(probabilities[number, best[number]])
-        error = LabelError(int(images[image]), output, as_labelled, other, float(wrong[number]))
+        error = LabelError(int(images[number]), output, as_labelled, other, float(wrong[number]))
         errors.append(error)
     errors.sort(key=lambda error: (-error.error_probability, error.label_probability, error.row))
     return LabelCheck(tuple(errors), min(round(float(wrong.sum())), len(errors)), len(labels))

@@ -46,6 +46,7 @@ __all__ = ["compute_learning_curve"]
 SHARES = (0.1, 0.2, 0.5, 1.0)  # of the images that a fold trains on
 REPEATS = (4, 4, 2, 1)  # of each share
 FOLDS = 5
+MIN_IMAGES = 50  # of fewer, scores are too coarse for a forecast
 MIN_SIZES = 3  # different numbers of images that a curve needs
 MIN_BLOCKS = 3  # of images, that its band needs
 MAX_ROWS = 50_000  # images, of more a stratified sample
@@ -87,7 +88,8 @@ def compute_learning_curve(
         weights: shape (n,); how much each row counts.
 
     Returns:
-        None if there are too few images to tell, or nothing to learn: numbers that are all the same.
+        None if there are fewer than 50 images, too few of the classes, or nothing to learn: numbers that are
+        all the same.
 
     Raises:
         DataError: features and targets that no head can be solved on.
@@ -109,7 +111,7 @@ def compute_learning_curve(
         rows, numbers = rows.select(sample), numbers[sample]
     folds = make_folds(rows.fold_targets, task=task, count=FOLDS, seed=seed, groups=numbers)
     folds = folds[: max(1, -(-SCORED * FOLDS // len(rows.data)))]
-    if not folds or (rows.targets.std(0) == 0).all():
+    if images < MIN_IMAGES or not folds or (rows.targets.std(0) == 0).all():
         return None
     # Standardised once, without labels: heads differ in the images they are solved on, and in nothing else.
     data = standardise_in_place(rows.data.astype(np.float32), Scaler.from_features(rows.data))

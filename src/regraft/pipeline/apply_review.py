@@ -2,8 +2,9 @@
 
 A review is a CSV file with the columns image, decision and label; the page of `regraft check` writes one.
 Decisions are keep, relabel (to `label`; for multilabel, `label` is added if the image lacks it and taken
-away if it has it) and drop, which outweighs others. Images without a row stay as they are. The originals are never changed: a folder
-gets a folder of symbolic links, hard links where those are impossible, and copies last; a table gets a copy.
+away if it has it) and drop, which outweighs others. Images without a row stay as they are. The originals are
+never changed: a folder gets a folder of symbolic links, hard links where those are impossible, and copies
+last; a table gets a copy.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ class Findings:
         problems: problems across images.
         notes: what was skipped when the data were listed.
         unchecked: why labels were not checked; "" if they were.
-        checked_labels: how many labels were checked; of multilabel, images times labels.
+        checked_labels: how many labels were checked; of multilabel, images times labels. Those of classes
+            with fewer than five images are not.
         wrong_labels: about how many of them are wrong.
     """
 
