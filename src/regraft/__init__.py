@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regraft.inference.bundle import Bundle, Evaluation, Prediction, load
     from regraft.models.freeze import freeze
     from regraft.models.head import graft
+    from regraft.pipeline.apply_review import AppliedReview, apply_review
     from regraft.pipeline.check import Checkup, check
     from regraft.pipeline.compare import Comparison, compare
     from regraft.pipeline.embed import embed
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from regraft.recipe import HeadSpec, Phase, Recipe, SearchSpace, Space
 
 __all__ = [
+    "AppliedReview",
     "Backbone",
     "Bundle",
     "Catalog",
@@ -63,6 +65,7 @@ __all__ = [
     "Space",
     "Store",
     "UsageError",
+    "apply_review",
     "check",
     "compare",
     "embed",
@@ -92,6 +95,7 @@ _HOMES = {
     "regraft.inference.bundle": ["Bundle", "Evaluation", "Prediction", "load"],
     "regraft.models.freeze": ["freeze"],
     "regraft.models.head": ["graft"],
+    "regraft.pipeline.apply_review": ["AppliedReview", "apply_review"],
     "regraft.pipeline.check": ["Checkup", "check"],
     "regraft.pipeline.compare": ["Comparison", "compare"],
     "regraft.pipeline.embed": ["embed"],

@@ -1,7 +1,10 @@
 """`regraft check`: planted problems are found, and the findings can be read by people and programs."""
 
+import base64
+import hashlib
 import json
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -199,9 +202,28 @@ def test_the_page_is_self_contained_and_escapes_names(planted, tmp_path):
     assert json.loads(checkup.to_json())["problems"][0]["cases"][0]["images"][1]["image"] == f"red/{name}"
 
 
+@pytest.mark.slow
+def test_the_page_reviews_labels_by_its_own_script_alone(planted, network_file, in_this_process):
+    swapped = swap_labels(planted)
+    checkup = check(planted, Recipe(backbone=str(network_file)))
+    page, labels = checkup.to_html(), checkup.find_problem("suspicious_labels")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert not re.findall(r" on\w+=", page)
+    assert page.count('class="doubt"') == len(labels.cases)
+    first = labels.cases[0]
+    assert f'data-image="{first.images[0].image}" data-label="{first.images[0].label}"' in page
+    assert first.suggestion in checkup.findings.outputs
+    assert len(first.neighbours) == 3
+    assert 0.5 < first.error_probability <= 1
+    assert len(swapped) / 2 <= checkup.findings.wrong_labels <= 2 * len(swapped)
+    assert checkup.findings.checked_labels == checkup.findings.used
+
+
 FORM = {
     "form", "data", "created", "task", "outputs", "counts", "used", "refused", "problems", "notes",
-    "unchecked",
+    "unchecked", "checked_labels", "wrong_labels",
 }  # fmt: skip
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import regraft.cli.options as opt
-from regraft.errors import wrap_os_errors
+from regraft.errors import UsageError, wrap_os_errors
 from regraft.system.console import TERMINAL, make_printable
 
 if TYPE_CHECKING:
     from regraft.pipeline.check import Findings
+    from regraft.recipe import Recipe
 
 __all__ = ["check"]
 
@@ -31,7 +32,11 @@ def check(
     data: opt.DataArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder to create, with check.html and check.json. [default: none]"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder to create, with check.html and check.json; or see --apply. [default: none]",
+        ),
     ] = None,
     *,
     as_json: Annotated[
@@ -41,6 +46,14 @@ def check(
         bool,
         typer.Option("--labels/--no-labels", help="Check the labels, which needs a backbone's weights."),
     ] = True,
+    review: Annotated[
+        Path | None,
+        typer.Option(
+            "--apply",
+            help="Review of labels, from check.html: write the corrected data to OUT instead of a check, a "
+            "folder of links or a table. [default: none]",
+        ),
+    ] = None,
     settings: Mapping[str, Any],
     overwrite: Annotated[
         bool,
@@ -54,8 +67,11 @@ def check(
     from regraft.pipeline.outputs import CHECK_FOLDER, claim_folder, require_inputs_outside, require_new_file
     from regraft.pipeline.prepare import choose_backend
 
-    file = None if as_json in (None, "-") else Path(as_json)
     recipe = opt.make_recipe(settings)
+    if review is not None:
+        _apply(review, data, out, recipe, overwrite=overwrite)
+        return
+    file = None if as_json in (None, "-") else Path(as_json)
     for output in filter(None, (out, file)):
         require_inputs_outside(output, data, recipe, store=store)
     if file is not None:
@@ -77,6 +93,18 @@ def check(
         TERMINAL.info(f"Page: {out / 'check.html'}")
     if checkup.fault is not None:
         raise checkup.fault
+
+
+def _apply(review: Path, data: Path, out: Path | None, recipe: Recipe, *, overwrite: bool) -> None:
+    from regraft.pipeline.apply_review import apply_review
+
+    if out is None:
+        raise UsageError("--apply: expected -o OUT, the corrected data to write. Received none.")
+    if overwrite:
+        raise UsageError("--apply replaces nothing: expected no --overwrite. Received both.")
+    apply_review(data, review, out, recipe)
+    if data.is_file() and not recipe.root and out.parent.resolve() != data.parent.resolve():
+        TERMINAL.info(f"Its images are named as in {data}: pass --root {data.parent}.")
 
 
 def _print_findings(findings: Findings) -> None:

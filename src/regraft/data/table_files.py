@@ -21,14 +21,24 @@ from typing import Any
 
 from regraft.errors import DataError, EnvironmentFault, UsageError, suggest_nearest, wrap_os_errors
 
-__all__ = ["Table", "is_table", "read_table"]
+__all__ = [
+    "DELIMITERS",
+    "Table",
+    "allow_large_cells",
+    "choose_encoding",
+    "find_header",
+    "is_blank",
+    "is_table",
+    "read_table",
+    "score_delimiter",
+]  # fmt: skip
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's, before the header
 _MOST_CHARACTERS = 2**31 - 1  # in a cell: as many as csv can be asked for on every system
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_BYTE_ORDER_MARKS = (
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -123,7 +133,7 @@ def _read_parquet(path: Path, names: Sequence[str]) -> Table:
 
 
 def _read_csv(path: Path, head: bytes, names: Sequence[str]) -> Table:
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
+    encoding = choose_encoding(head)
     if encoding != "utf-16" and (b"\0" in head or not head.strip()):
         content = "an empty file" if not head.strip() else "binary content"
         raise DataError(
@@ -131,9 +141,9 @@ def _read_csv(path: Path, head: bytes, names: Sequence[str]) -> Table:
         )
     # Open with universal newlines, since csv does not take a single carriage return for a line end.
     try:
-        with path.open(encoding=encoding) as file, _allow_large_cells():
-            number, header, delimiter = _find_header(file)
-            delimiter = delimiter or max(DELIMITERS, key=lambda mark: _score_delimiter(header, mark, names))
+        with path.open(encoding=encoding) as file, allow_large_cells():
+            number, header, delimiter = find_header(file)
+            delimiter = delimiter or max(DELIMITERS, key=lambda mark: score_delimiter(header, mark, names))
             reader = csv.reader(
                 chain([header], file), delimiter=delimiter, skipinitialspace=True, strict=True
             )
@@ -142,8 +152,13 @@ def _read_csv(path: Path, head: bytes, names: Sequence[str]) -> Table:
         raise DataError(f"{path} is neither UTF-8 nor UTF-16 text. Save it as CSV UTF-8.") from error
 
 
+def choose_encoding(head: bytes) -> str:
+    """Return the encoding of a text by its byte order mark; UTF-8 if it has none."""
+    return next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
+
+
 @contextmanager
-def _allow_large_cells() -> Iterator[None]:
+def allow_large_cells() -> Iterator[None]:
     """Let csv read cells of any size, such as outlines of objects or encoded images."""
     limit = csv.field_size_limit(_MOST_CHARACTERS)
     try:
@@ -152,7 +167,7 @@ def _allow_large_cells() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _find_header(lines: Iterable[str]) -> tuple[int, str, str]:
+def find_header(lines: Iterable[str]) -> tuple[int, str, str]:
     """Return the header's row number and text, and its delimiter where a line names it, otherwise ""."""
     number, delimiter = 1, ""
     for line in lines:
@@ -165,7 +180,7 @@ def _find_header(lines: Iterable[str]) -> tuple[int, str, str]:
     return number, "", delimiter
 
 
-def _score_delimiter(header: str, delimiter: str, names: Sequence[str]) -> tuple[int, int]:
+def score_delimiter(header: str, delimiter: str, names: Sequence[str]) -> tuple[int, int]:
     """Return how many of the names, and how many columns, a header has when read with a delimiter."""
     reader = csv.reader([header], delimiter=delimiter, skipinitialspace=True)
     columns = [name.strip() for name in next(reader, [])]
@@ -182,9 +197,9 @@ def _read_rows(path: Path, reader: Any, names: Sequence[str], *, delimiter: str,
         indices = [(table.columns[name], header.index(name)) for name in names]
         width = max((index for index, name in enumerate(header, 1) if name), default=0)
         for number, row in enumerate(reader, first + 1):
-            if _is_blank(row):
+            if is_blank(row):
                 continue
-            if len(row) >= width and _is_blank(row[len(header) :]):
+            if len(row) >= width and is_blank(row[len(header) :]):
                 table.numbers.append(number)
                 for values, index in indices:
                     values.append(row[index])
@@ -197,7 +212,8 @@ def _read_rows(path: Path, reader: Any, names: Sequence[str], *, delimiter: str,
     return table
 
 
-def _is_blank(cells: Sequence[str]) -> bool:
+def is_blank(cells: Sequence[str]) -> bool:
+    """Tell whether no cell holds anything but blanks."""
     return not any(map(str.strip, cells))
 
 

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,7 @@ from regraft.data.targets import Targets, name_column
 from regraft.errors import DataError, UsageError
 from regraft.system.console import Reporter, format_names
 
-__all__ = ["Columns", "list_rows", "to_names"]
+__all__ = ["Columns", "list_rows", "resolve_image_paths", "to_names"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
@@ -131,6 +132,19 @@ def list_rows(
     if columns.weight and samples:
         notes.append(_describe_weights(samples, columns.weight))
     return Listing(root, targets.outputs, samples, all_refused, tuple(notes), targets.task, targets.why)
+
+
+def resolve_image_paths(source: str | Path, column: str, *, root: str | os.PathLike[str]) -> dict[int, str]:
+    """Return the path of the image that each row of a table names, relative to `root`, by the row's number.
+
+    Rows with a path that cannot be used are left out. Errors are those of `read_table`.
+    """
+    table, resolve = read_table(source, [column]), _make_resolver(os.path.realpath(root))
+    paths = {}
+    for number, value in zip(table.numbers, table.columns[column], strict=True):
+        with suppress(Rejection):
+            paths[number] = resolve(_to_text(value))
+    return paths
 
 
 def _reject_row(number: int, image: str, rejection: Rejection) -> RejectedFile:

@@ -81,7 +81,11 @@ class ImageEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn is unt
 
     def _context(self, head: Any = None) -> Context:
         return Context.open(
-            self.store, reporter=self._reporter, in_memory=InMemory(head=head), trust=self.trust
+            self.store,
+            reporter=self._reporter,
+            in_memory=InMemory(head=head),
+            trust=self.trust,
+            has_forecast=False,
         )
 
     def _catalog(self, context: Context, images: Any) -> Catalog:

@@ -35,7 +35,7 @@ from regraft.data.duplicates import NearDuplicates, find_leaks, group_samples
 from regraft.data.images.decode import ImageFacts
 from regraft.data.images.rejections import NOTES
 from regraft.data.images.sample_range import count_bits, get_white, judge
-from regraft.evaluation.label_errors import LabelError
+from regraft.evaluation.label_errors import LabelCheck
 from regraft.evaluation.shortcuts import find_shortcuts
 
 __all__ = ["Case", "ImageRef", "Problem", "find_data_cautions", "find_problems", "find_range_cautions"]
@@ -57,11 +57,24 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One instance of a problem: `detail` is for a person, `score` a probability in 0..1 or None."""
+    """One instance of a problem.
+
+    Attributes:
+        images: the samples that it concerns.
+        detail: what is wrong, for a person.
+        score: of a suspicious label, the probability of the label by its image, in 0..1; else None.
+        error_probability: the probability that a suspicious label is wrong, in 0..1; else None.
+        suggestion: the class that the image of a suspicious label looks like; for multilabel, the label to
+            add or to take away; else "".
+        neighbours: the nearest images of a suspicious label's image, the nearest first.
+    """
 
     images: tuple[ImageRef, ...]
     detail: str = ""
     score: float | None = None
+    error_probability: float | None = None
+    suggestion: str = ""
+    neighbours: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,7 @@ def find_problems(
     catalog: Catalog,
     facts: Mapping[str, ImageFacts],
     copies: NearDuplicates,
-    label_errors: Sequence[LabelError],
+    labels: LabelCheck,
 ) -> list[Problem]:
     """Find every problem of the table except `not_learnable`, in its order.
 
@@ -93,13 +106,14 @@ def find_problems(
         catalog: usable samples.
         facts: facts about every image, by digest.
         copies: groups of files that show the same image.
-        label_errors: likely label errors, with rows of `catalog.samples`.
+        labels: likely label errors, with rows of `catalog.samples`.
 
     Example:
         >>> from pathlib import Path
         >>> samples = tuple(Sample(f"{n}.png", n > 3, f"{n:032x}") for n in range(9))
         >>> facts = {sample.digest: ImageFacts(64, 64, "PNG", ("uniform",)) for sample in samples}
-        >>> problems = find_problems(Catalog(Path(), ("a", "b"), samples), facts, NearDuplicates(()), [])
+        >>> catalog = Catalog(Path(), ("a", "b"), samples)
+        >>> problems = find_problems(catalog, facts, NearDuplicates(()), LabelCheck())
         >>> [(problem.code, len(problem.cases)) for problem in problems]
         [('small_classes', 1), ('uniform_images', 9)]
     """
@@ -108,7 +122,7 @@ def find_problems(
     facts_of_samples = [facts[sample.digest] for sample in catalog.samples]
     problems: list[Problem | None] = [
         *_find_wrong_copies(catalog, copies, copied),
-        _report_label_errors(catalog, label_errors),
+        _report_label_errors(catalog, labels),
         *_report_shortcuts(catalog, facts_of_samples, groups),
         _find_imbalance(catalog),
         _find_small_classes(catalog),
@@ -164,8 +178,11 @@ def _report_shortcuts(catalog: Catalog, facts: Sequence[ImageFacts], groups: NDA
 
 
 def _make_case(catalog: Catalog, samples: Iterable[Sample], detail: str = "") -> Case:
-    refs = (ImageRef(sample.path, sample.part, catalog.describe_target(sample)) for sample in samples)
-    return Case(tuple(refs), detail)
+    return Case(tuple(_name_sample(catalog, sample) for sample in samples), detail)
+
+
+def _name_sample(catalog: Catalog, sample: Sample) -> ImageRef:
+    return ImageRef(sample.path, sample.part, catalog.describe_target(sample))
 
 
 def _make_problem(code: str, weight: str, cases: Sequence[Case], summary: str) -> Problem | None:
@@ -256,22 +273,37 @@ def _count(number: int, singular: str, plural: str) -> str:
     return f"{number:,} {singular if number == 1 else plural}"
 
 
-def _report_label_errors(catalog: Catalog, label_errors: Sequence[LabelError]) -> Problem | None:
+def _report_label_errors(catalog: Catalog, labels: LabelCheck) -> Problem | None:
     cases = []
-    for error in label_errors:
+    for error in labels.errors:
         name, sample = catalog.outputs[error.output], catalog.samples[error.row]
         text = f"looks like {name}"
         if catalog.task == "multilabel" and error.output in sample.target:  # type: ignore[operator]
             text = f"does not look like {name}"
         text = f"{text} ({error.other_probability:.0%}; as labelled {error.label_probability:.0%})"
-        cases.append(replace(_make_case(catalog, [sample], text), score=error.label_probability))
-    return _make_problem(
-        "suspicious_labels",
-        "warning",
-        cases,
-        f"{_count(len(cases), 'label looks', 'labels look')} wrong to a head that was solved without them, "
-        "the most suspicious first. Look at the first few dozen: further down, the head is wrong more often "
-        "than the labels.",
+        case = replace(
+            _make_case(catalog, [sample], text),
+            score=error.label_probability,
+            error_probability=error.error_probability,
+            suggestion=name,
+            neighbours=tuple(_name_sample(catalog, catalog.samples[row]) for row in error.neighbours),
+        )
+        cases.append(case)
+    summary = (
+        f"{_count(len(cases), 'label contradicts', 'labels contradict')} heads that were solved without them,"
+        f" the most probably wrong first. {_describe_wrong_labels(labels)}"
+    )
+    return _make_problem("suspicious_labels", "warning" if labels.wrong_count else "note", cases, summary)
+
+
+def _describe_wrong_labels(labels: LabelCheck) -> str:
+    """Return a sentence on how many labels are wrong, and how many to look at."""
+    if not labels.wrong_count:
+        return "Images that are hard to tell explain all of them, so hardly any label is wrong."
+    labels_are = _count(labels.wrong_count, "label is", "labels are")
+    return (
+        f"About {labels_are} wrong, {labels.wrong_share:.1%} of {labels.checked_count:,}: look at twice as "
+        "many, from the first. Most of the others are images that are hard to tell."
     )
 
 

@@ -5,10 +5,12 @@ are available as objects, as an HTML page, and as a JSON object. Its names and c
 
     {"form": 1, "data": "photos", "created": "...", "task": "multiclass", "outputs": ["cat", "dog"],
      "counts": {"train": [400, 380]}, "used": 780, "unchecked": "", "notes": ["..."],
+     "checked_labels": 780, "wrong_labels": 4,
      "refused": [{"image": "cat/7.jpg", "code": "truncated", "detail": "..."}],
      "problems": [{"code": "near_copies", "weight": "note", "summary": "...",
                    "cases": [{"images": [{"image": "cat/1.jpg", "part": "train", "label": "cat"}, ...],
-                              "detail": "mirrored", "score": null}]}]}
+                              "detail": "mirrored", "score": null, "error_probability": null,
+                              "suggestion": "", "neighbours": []}]}]}
 
 Codes of files are listed in `data.images.rejections`, codes of problems in `evaluation.problems`.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -31,16 +34,16 @@ from regraft.data.images.decode import ImageFacts
 from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.sources import name_data
 from regraft.errors import DataError, EnvironmentFault
-from regraft.evaluation.label_errors import LABEL_TASKS, LabelError, find_label_errors
-from regraft.evaluation.problems import Problem, find_problems
+from regraft.evaluation.label_errors import LABEL_TASKS, LabelCheck, find_label_errors
+from regraft.evaluation.problems import Case, Problem, find_problems
 from regraft.features.image_facts import decode_missing
 from regraft.pipeline.context import Context
 from regraft.pipeline.embed import make_pooled_network, read_vectors
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone
 from regraft.recipe import Recipe
 from regraft.report.build import utc_now
-from regraft.report.mistakes import make_thumbnail
-from regraft.report.render import render_page
+from regraft.report.mistakes import THUMBNAIL_SIZE, make_thumbnail
+from regraft.report.render import load_script, render_page
 from regraft.system.imports import import_in_background
 
 __all__ = ["Checkup", "Findings", "check"]
@@ -49,6 +52,9 @@ FORM = 1  # version of the JSON object
 DEFAULT_SIZE = 224  # pixels to decode at if the backbone is not loaded and its size not known
 MAX_CASES = 30  # shown of a problem
 MAX_IMAGES = 6  # shown of a case
+LABEL_PROBLEM = "suspicious_labels"  # reviewed on the page
+MAX_REVIEWED = 300  # labels
+SMALL_SIZE = 110  # pixels of the thumbnails of neighbours
 WEIGHTS = {"error": "Fix this first", "warning": "Worth a look", "note": "Good to know"}
 
 
@@ -66,6 +72,9 @@ class Findings:
         problems: problems across images.
         notes: what was skipped when the data were listed.
         unchecked: why labels were not checked; "" if they were.
+        checked_labels: how many labels were checked; of multilabel, images times labels. Those of classes
+            with fewer than five images are not.
+        wrong_labels: about how many of them are wrong.
     """
 
     data: str
@@ -78,6 +87,8 @@ class Findings:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
     unchecked: str = ""
+    checked_labels: int = 0
+    wrong_labels: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,16 @@ class Checkup:
         return json.dumps({"form": FORM, **asdict(self.findings)}, indent=2) + "\n"
 
     def to_html(self) -> str:
-        """Return the findings as a self-contained HTML page with thumbnails."""
+        """Return the findings as a self-contained HTML page with thumbnails, on which labels are reviewed."""
+        labels = self.find_problem(LABEL_PROBLEM)
+        reviewed = labels.cases[:MAX_REVIEWED] if labels else ()
+        thumbnails = self._make_thumbnails(reviewed)
+        script, script_hash = load_script("review.js")
+
+        def get_thumbnail(image: str, *, small: bool = False) -> bytes:
+            size = SMALL_SIZE if small else THUMBNAIL_SIZE
+            return thumbnails.get((image, size)) or self._make_thumbnail((image, size))
+
         return render_page(
             "check.html.j2",
             self.findings.refused,
@@ -114,8 +134,24 @@ class Checkup:
             weights=WEIGHTS,
             cases=MAX_CASES,
             images=MAX_IMAGES,
-            thumbnail=lambda image: make_thumbnail(self.root / image, depth=self.depth),
+            review=LABEL_PROBLEM if reviewed else "",
+            reviewed=MAX_REVIEWED,
+            script=script,
+            script_hash=script_hash,
+            thumbnail=get_thumbnail,
         )
+
+    def _make_thumbnail(self, image: tuple[str, int]) -> bytes:
+        name, size = image
+        return make_thumbnail(self.root / name, depth=self.depth, size=size)
+
+    def _make_thumbnails(self, cases: Sequence[Case]) -> dict[tuple[str, int], bytes]:
+        """Return the thumbnails of cases and their neighbours, by name and size; they take a thread each."""
+        large = [(image.image, THUMBNAIL_SIZE) for case in cases for image in case.images]
+        small = [(image.image, SMALL_SIZE) for case in cases for image in case.neighbours]
+        names = list(dict.fromkeys([*large, *small]))
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(names, pool.map(self._make_thumbnail, names), strict=True))
 
 
 def check(
@@ -160,9 +196,9 @@ def check(
     context.reporter.info(f"{len(catalog):,} images listed, {len(catalog.refused):,} refused at once.")
     decoded = _decode_all(context, catalog, recipe, labels=labels)
     copies = NearDuplicates.from_facts(decoded.facts, reporter=context.reporter)
-    label_errors, fault, unchecked = _find_label_errors(context, decoded, copies, recipe)
+    labels_checked, fault, unchecked = _find_label_errors(context, decoded, copies, recipe)
     catalog = decoded.catalog
-    problems = find_problems(catalog, decoded.facts, copies, label_errors)
+    problems = find_problems(catalog, decoded.facts, copies, labels_checked)
     if fault is not None:
         problems.insert(0, Problem("not_learnable", "error", str(fault)))
     findings = Findings(
@@ -176,6 +212,8 @@ def check(
         problems=tuple(problems),
         notes=catalog.notes,
         unchecked=unchecked,
+        checked_labels=labels_checked.checked_count,
+        wrong_labels=labels_checked.wrong_count,
     )
     return Checkup(findings, catalog.root, fault, catalog.depth)
 
@@ -219,15 +257,15 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
 
 def _find_label_errors(
     context: Context, decoded: _DecodedData, copies: NearDuplicates, recipe: Recipe
-) -> tuple[Sequence[LabelError], DataError | None, str]:
+) -> tuple[LabelCheck, DataError | None, str]:
     """Return likely label errors, the error that `train` would raise, and why labels were not checked."""
     try:
         learnable = decoded.catalog.require_learnable()
     except DataError as fault:
-        return [], fault, decoded.unchecked or "no model can be trained on these data."
+        return LabelCheck(), fault, decoded.unchecked or "no model can be trained on these data."
     if decoded.vectors is None:
-        return [], None, decoded.unchecked
-    errors = find_label_errors(
+        return LabelCheck(), None, decoded.unchecked
+    labels = find_label_errors(
         decoded.vectors,
         learnable.targets(learnable.samples),
         task=learnable.task,
@@ -236,7 +274,8 @@ def _find_label_errors(
         groups=group_samples(learnable.samples, copies.digest_pairs),
     )
     number = [decoded.catalog.outputs.index(name) for name in learnable.outputs]
-    return [replace(error, output=number[error.output]) for error in errors], None, ""
+    errors = tuple(replace(error, output=number[error.output]) for error in labels.errors)
+    return replace(labels, errors=errors), None, ""
 
 
 def _count_images(catalog: Catalog) -> dict[str, list[int]]:

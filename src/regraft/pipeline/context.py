@@ -51,6 +51,7 @@ class Context:
         seconds: the duration of each stage, in the order in which they ran.
         in_memory: see `InMemory`.
         trust: see `load_backbone`.
+        has_forecast: whether a run measures what more images would bring.
     """
 
     store: Store
@@ -59,6 +60,7 @@ class Context:
     seconds: dict[str, float] = field(default_factory=dict)
     in_memory: InMemory = InMemory()
     trust: bool = False
+    has_forecast: bool = True
 
     @classmethod
     def open(

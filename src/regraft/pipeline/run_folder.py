@@ -148,6 +148,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
         },
         "slices": _list_slices(outcome),
         "search": [asdict(attempt) for attempt in decision.attempts],
+        "learning_curve": outcome.learning_curve and asdict(outcome.learning_curve),
         "warnings": list(outcome.warnings),
     }
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from regraft.features.engine import EngineRunner
     from regraft.features.extract import Features
     from regraft.inference.predict import ModelOutput
+    from regraft.metrics.learning_curve import LearningCurve
     from regraft.models.cut import Cut
     from regraft.models.inner_outputs import InnerLayer
     from regraft.models.taps import Tap
@@ -44,6 +45,7 @@ __all__ = [
     "find_head_taps",
     "fit_head",
     "gather_training_data",
+    "measure_learning_curve",
     "package_model",
     "predict_finally",
     "predict_from_features",
@@ -301,6 +303,31 @@ def _compute_outputs(
             "Run again once nothing writes to the folder."
         )
     return outputs
+
+
+def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:
+    """Measure and report what more images would bring a head on the frozen features of the training part.
+
+    Returns:
+        None if the context asks for no forecast, or there are too few images to tell.
+    """
+    if not context.has_forecast:
+        return None
+    from regraft.evaluation.learning_curve import compute_learning_curve
+
+    catalog, train = data.catalog, data.catalog.part("train")
+    curve = compute_learning_curve(
+        data.read_pooled_features(train),
+        catalog.targets(train),
+        task=catalog.task,
+        solver=str(data.recipe.head.solver),
+        seed=data.recipe.seed,
+        groups=data.list_groups("train"),
+        weights=None if data.weights is None else data.weights.mean(1),
+    )
+    if curve is not None:
+        context.reporter.info(curve.describe())
+    return curve
 
 
 def package_model(

@@ -34,6 +34,7 @@ from regraft.pipeline.stages import (
     find_head_taps,
     fit_head,
     gather_training_data,
+    measure_learning_curve,
     package_model,
     predict_finally,
     predict_from_features,
@@ -207,6 +208,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             context.reporter.info(decision.reason)
         with context.time_stage("evaluate"):
             final = predict_finally(context, built, head, training_data, decision)
+            learning_curve = measure_learning_curve(context, training_data)
         outcome = Outcome(
             recipe,
             split.catalog,
@@ -223,6 +225,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             part_features=final.features,
             held_out=final.held_out,
             reference=final.reference,
+            learning_curve=learning_curve,
         )
         return add_warnings(outcome, split.cautions, context.reporter)
 

@@ -257,6 +257,7 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         new_layers=list(outcome.backbone.new_layers),
         slices=outcome.slices,
         slice_measure=SLICE_MEASURES[catalog.task],
+        learning_curve=outcome.learning_curve,
     )
 
 

@@ -16,6 +16,7 @@ from regraft.metrics.classification import ClassRow
 from regraft.metrics.coverage import Coverage
 from regraft.metrics.groups import GroupRow
 from regraft.metrics.intervals import Interval
+from regraft.metrics.learning_curve import LearningCurve
 from regraft.metrics.multilabel import LabelRow
 from regraft.metrics.ranking import Curves
 from regraft.metrics.regression import TargetRow
@@ -244,6 +245,7 @@ class Report:
         slices: scores of groups of images of the first part, the worse ones first; may be empty.
         slice_measure: the name of their score.
         usage_python, usage_shell: code that uses the model.
+        learning_curve: what more images would bring; None if it was not measured.
 
     Raises:
         ValueError: counts or findings do not match `outputs`.
@@ -272,6 +274,7 @@ class Report:
     new_layers: list[str] = field(default_factory=list)
     slices: Sequence[GroupRow] = ()
     slice_measure: str = "top1"
+    learning_curve: LearningCurve | None = None
 
     def __post_init__(self) -> None:
         n = len(self.outputs)

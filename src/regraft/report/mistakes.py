@@ -18,6 +18,7 @@ from regraft.errors import DataError
 from regraft.report.content import StrangeImage, WrongImage, WrongLabels, WrongNumbers
 
 __all__ = [
+    "THUMBNAIL_SIZE",
     "Confusion",
     "list_strangest",
     "list_wrong_images",
@@ -105,10 +106,10 @@ def list_strangest(catalog: Catalog, part: str, familiarity: Array) -> list[Stra
     ]
 
 
-def make_thumbnail(path: Path, *, depth: int = FULL_DEPTH) -> bytes:
+def make_thumbnail(path: Path, *, depth: int = FULL_DEPTH, size: int = THUMBNAIL_SIZE) -> bytes:
     """Return a small JPEG of an image file; b"" if the file is gone or holds no image.
 
-    `depth` is how many bits of 16-bit samples are used.
+    `depth` is how many bits of 16-bit samples are used, `size` the pixels on the longer side.
     """
     from PIL import Image
 
@@ -116,7 +117,7 @@ def make_thumbnail(path: Path, *, depth: int = FULL_DEPTH) -> bytes:
         image = Image.fromarray(decode(path.read_bytes(), None, depth=depth).pixels)
     except Exception:
         return b""
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    image.thumbnail((size, size))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

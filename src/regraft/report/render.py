@@ -1,15 +1,17 @@
 """Render a report as one HTML file that shows how good a model is and where it fails.
 
-The file is self-contained: style, charts and thumbnails are inside, there is no script, and its content
-security policy forbids every request. Names and texts come from untrusted data. So they are escaped, and
-characters that would affect the page (controls, direction overrides, lone surrogates from undecodable file
-names) are shown as escape sequences.
+The file is self-contained: style, charts and thumbnails are inside, and its content security policy forbids
+every request. A report has no script; the page of a check has one, the only one that the policy admits, by
+its hash. Names and texts come from untrusted data. So they are escaped, and characters that would affect the
+page (controls, direction overrides, lone surrogates from undecodable file names) are shown as escape
+sequences.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import itertools
 import math
 import re
@@ -38,6 +40,7 @@ from regraft.report.charts import (
     make_scatter_chart,
 )
 from regraft.report.content import NumberFindings, PartScores, Report
+from regraft.report.learning_chart import make_learning_chart
 from regraft.report.mistakes import rank_confusions
 from regraft.report.reliability import describe_calibration, describe_example, make_reliability_chart
 from regraft.system.console import format_duration
@@ -46,7 +49,7 @@ from regraft.system.files import make_temporary_file
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["render", "render_page", "write_report"]
+__all__ = ["load_script", "make_visible", "render", "render_page", "write_report"]
 
 TEMPLATES = {"multiclass": "classes", "binary": "classes", "multilabel": "labels", "regression": "numbers"}
 
@@ -83,6 +86,7 @@ def render(report: Report) -> str:
         infinity=math.inf,
         template=f"report_{TEMPLATES[report.task]}.html.j2",
         curves=_make_learning_curves(report),
+        more_images=report.learning_curve and make_learning_chart(report.learning_curve),
         plots=[_make_answer_charts(part, report.outputs) for part in report.parts],
         reliability=[_describe_reliability(part, report) for part in report.parts],
     )
@@ -203,7 +207,7 @@ def _load_environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("regraft.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_make_visible,
+        finalize=make_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -218,7 +222,16 @@ def _load_environment() -> jinja2.Environment:
     return environment
 
 
-def _make_visible(value: object) -> object:
+def load_script(name: str) -> tuple[str, str]:
+    """Return a script of this package as markup, and its hash for a content security policy."""
+    import markupsafe
+
+    text = Path(__file__).with_name(name).read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return markupsafe.Markup(text), f"sha256-{digest}"
+
+
+def make_visible(value: object) -> object:
     """Return a template value with invisible characters as escapes; markup stays as it is."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value

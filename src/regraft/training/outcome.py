@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import keras
 
     from regraft.features.extract import Features
+    from regraft.metrics.learning_curve import LearningCurve
     from regraft.models.inner_outputs import InnerLayer
     from regraft.solvers.estimator_io import EstimatorHead
     from regraft.training.loop import PhaseResult
@@ -185,6 +186,7 @@ class Outcome:
         in_memory_objects: what was passed in Python, which no recipe can hold: "backbone", "head".
         part_features: part -> pooled features of the final model, (n, d), of the scored parts.
         held_out, reference: what the uncertainty of answers is measured on, see `uncertainty.held_out`.
+        learning_curve: what more images would bring; None if it was not measured.
     """
 
     recipe: Recipe
@@ -203,6 +205,7 @@ class Outcome:
     part_features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     held_out: HeldOutAnswers | None = None
     reference: ReferenceImages | None = None
+    learning_curve: LearningCurve | None = None
     slices: tuple[GroupRow, ...] = ()
 
     @cached_property
