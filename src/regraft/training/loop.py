@@ -34,6 +34,8 @@ from regraft.training.training_data import PhaseData
 
 __all__ = ["EpochRecord", "PhaseResult", "TrainingLoop"]
 
+LEAST_GAIN = 1e-6  # share of the loss that an epoch has to gain: less is how exactly a temperature is fitted
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -291,7 +293,8 @@ class TrainingLoop:
         last, best = result.history[-1], result.history[result.best]
         if not is_finite or not math.isfinite(last.val_loss):
             return "diverged"
-        if last.judged_loss < best.judged_loss and last.val_score >= result.history[0].val_score:
+        least = best.judged_loss * (1 - LEAST_GAIN)
+        if last.judged_loss < least and last.val_score >= result.history[0].val_score:
             result.best = last.epoch
         if self._schedule.is_over:
             return "budget"
