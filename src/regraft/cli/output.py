@@ -45,6 +45,7 @@ def _describe_coverage(coverage: dict[str, Any]) -> str:
     name = f"coverage {100 * coverage['level']:g} %"
     target = f" of {make_printable(coverage['target'])}" if coverage.get("target") else ""
     band = "" if coverage["low"] is None else f"   chance {coverage['low']:.3f} to {coverage['high']:.3f}"
-    size = "" if coverage["mean_size"] is None else f", mean size {coverage['mean_size']:.3g}"
+    measure = "width" if target else "size"
+    size = "" if coverage["mean_size"] is None else f", mean {measure} {coverage['mean_size']:.3g}"
     value = "-" if coverage["coverage"] is None else f"{coverage['coverage']:.3f}"
     return f"  {name + target:<18} {value}{band}{size}"
