@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ import pytest
 from conftest import small_network
 from helpers import grad_cam
 
-from regraft.backbones.load import load_backbone
+from regraft.backbones.load import Backbone, load_backbone
 from regraft.backbones.zoo import ZOO
 from regraft.explanation.heads import read_head
 from regraft.explanation.heat import HeatMaker, PooledLinear, remove_positions
@@ -65,56 +66,63 @@ def only(unit: int, units: int = 4) -> np.ndarray:
 # --- against gradients
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray]:
-    """A model file, its graph, and pixels."""
-    keras.utils.set_random_seed(5)
-    folder = tmp_path_factory.mktemp("small")
-    model = graft(load_backbone(small_network()), HeadSpec(), outputs=4)
-    return _write(model, InnerLayer("top_conv", "avg"), folder, 32)
+@dataclass
+class Example:
+    """The file of a model's head, the model's graph, and maps of two images as Keras computes them."""
 
+    head: Path
+    graph: Path
+    pixels: np.ndarray
+    maps: np.ndarray
 
-def _write(model: keras.Model, inner: InnerLayer, folder: Path, size: int) -> tuple[Path, Path, np.ndarray]:
-    model.save(folder / "model.keras")
-    convert(name_outputs(model, inner), folder / "graph.xml")
-    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
-    np.save(folder / "pixels.npy", pixels)
-    return folder / "model.keras", folder / "graph.xml", pixels
+    @classmethod
+    def make(cls, backbone: Backbone, folder: Path) -> Example:
+        tensor, size = backbone.model.outputs[0], backbone.image_size
+        model = graft(backbone, HeadSpec(), outputs=4)
+        convert(name_outputs(model, InnerLayer(backbone.model.layers[-1].name, "avg")), folder / "graph.xml")
+        pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
+        maps = keras.Model(model.inputs[0], tensor)(pixels.astype("float32"), training=False)
+        keras.Model(tensor, model.outputs[0]).save(folder / "head.keras")
+        return cls(folder / "head.keras", folder / "graph.xml", pixels, np.asarray(maps))
 
+    def run_graph(self) -> np.ndarray:
+        """The maps as the graph computes them."""
+        (outputs,) = OpenVinoEngine(self.graph).run([self.pixels])
+        return outputs[MAP]
 
-def compute_elsewhere(backend: str, model: Path, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """The map and its Grad-CAM as another process with this backend computes them."""
-    pytest.importorskip(backend)
-    out = model.parent / f"{backend}.npz"
-    command = [sys.executable, grad_cam.__file__, model, layer, model.parent / "pixels.npy", str(UNIT), out]
-    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, check=True, capture_output=True)
-    with np.load(out) as stored:
-        return stored["map"], stored["heat"]
+    def compute_heat(self, maps: np.ndarray) -> np.ndarray:
+        maker = HeatMaker(read_head(self.graph, "softmax"))
+        heat = np.stack([maker.compute(features, only(UNIT))[0] for features in maps])
+        assert maker.is_linear
+        return heat
+
+    def compute_grad_cam(self, backend: str) -> np.ndarray:
+        if backend == keras.backend.backend():
+            return grad_cam.compute_grad_cam(keras.models.load_model(self.head), self.maps, UNIT)
+        pytest.importorskip(backend)
+        folder = self.graph.parent
+        np.save(folder / "maps.npy", self.maps)
+        arguments = [self.head, folder / "maps.npy", str(UNIT), folder / "out.npy"]
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        subprocess.run([sys.executable, grad_cam.__file__, *arguments], env=environment, check=True)
+        return np.load(folder / "out.npy")
 
 
 def assert_equal(received: np.ndarray, expected: np.ndarray, relative: float = 1e-4) -> None:
     assert np.abs(received - expected).max() <= relative * np.abs(expected).max()
 
 
-def heat_of_graph(graph: Path, maps: np.ndarray) -> np.ndarray:
-    maker = HeatMaker(read_head(graph, "softmax"))
-    heat = np.stack([maker.compute(features, only(UNIT))[0] for features in maps])
-    assert maker.is_linear
-    return heat
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    keras.utils.set_random_seed(5)
+    return Example.make(load_backbone(small_network()), tmp_path_factory.mktemp("small"))
 
 
-def test_heat_equals_grad_cam_by_tensorflow(small: tuple[Path, Path, np.ndarray]) -> None:
-    file, graph, pixels = small
-    maps, expected = grad_cam.compute_grad_cam(keras.models.load_model(file), "top_conv", pixels, UNIT)
-    assert_equal(heat_of_graph(graph, maps), expected)
-    (outputs,) = OpenVinoEngine(graph).run([pixels])  # and with the map of the graph itself
-    assert_equal(heat_of_graph(graph, outputs[MAP]), expected)
-
-
-@pytest.mark.slow
-def test_heat_equals_grad_cam_by_jax(small: tuple[Path, Path, np.ndarray]) -> None:
-    maps, expected = compute_elsewhere("jax", small[0], "top_conv")
-    assert_equal(heat_of_graph(small[1], maps), expected)
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
+def test_heat_equals_grad_cam(small: Example, backend: str) -> None:
+    expected = small.compute_grad_cam(backend)
+    assert_equal(small.compute_heat(small.maps), expected)
+    assert_equal(small.compute_heat(small.run_graph()), expected)  # and with the map of the graph itself
 
 
 @pytest.mark.parametrize(
@@ -126,31 +134,23 @@ def test_heat_equals_grad_cam_by_jax(small: tuple[Path, Path, np.ndarray]) -> No
 )
 def test_heat_equals_grad_cam_in_every_family(name: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
-    backbone = load_backbone(name, weights="random", image_size=FAMILIES[name])
-    layer = backbone.model.layers[-1].name
-    model = graft(backbone, HeadSpec(), outputs=4)
-    file, graph, pixels = _write(model, InnerLayer(layer, "avg"), tmp_path, FAMILIES[name])
-    maps, expected = grad_cam.compute_grad_cam(model, layer, pixels, UNIT)
-    assert maps[0, ..., 0].size > 1
-    assert_equal(heat_of_graph(graph, maps), expected)
-    maps, expected = compute_elsewhere("jax", file, layer)
-    assert_equal(heat_of_graph(graph, maps), expected)
+    example = Example.make(load_backbone(name, weights="random", image_size=FAMILIES[name]), tmp_path)
+    assert example.maps[0, ..., 0].size > 1
+    for backend in ("tensorflow", "jax"):
+        assert_equal(example.compute_heat(example.maps), example.compute_grad_cam(backend))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ZOO)
 def test_every_network_has_heat_maps(name: str, tmp_path: Path) -> None:
     size = max(128, ZOO[name].min_size)
-    backbone = load_backbone(name, weights="random", image_size=size)
-    inner = InnerLayer(backbone.model.layers[-1].name, "avg")
-    _, graph, pixels = _write(graft(backbone, HeadSpec(), outputs=4), inner, tmp_path, size)
-    (outputs,) = OpenVinoEngine(graph).run([pixels])
-    heat = heat_of_graph(graph, outputs[MAP])
-    assert heat.shape[1:] == outputs[MAP].shape[1:3]
+    example = Example.make(load_backbone(name, weights="random", image_size=size), tmp_path)
+    maps, head = example.run_graph(), read_head(example.graph, "softmax")
+    heat = example.compute_heat(maps)
+    assert heat.shape[1:] == maps.shape[1:3]
     assert heat[0].size > 1
-    decisions = read_head(graph, "softmax")(outputs[MAP])[:, UNIT]
-    empty = read_head(graph, "softmax")(np.zeros_like(outputs[MAP]))[:, UNIT]
-    np.testing.assert_allclose(heat.sum((1, 2)), decisions - empty, rtol=1e-3, atol=1e-4 * np.abs(heat).max())
+    decisions = (head(maps) - head(np.zeros_like(maps)))[:, UNIT]
+    np.testing.assert_allclose(heat.sum((1, 2)), decisions, rtol=1e-3, atol=1e-4 * np.abs(heat).max())
 
 
 # --- on photographs
