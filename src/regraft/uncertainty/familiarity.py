@@ -1,16 +1,16 @@
 """How familiar an image is: the share of images like those of training that look as strange as it does.
 
-Three measurements of an image, each as its surprise: -log of the share of familiar images that reach it.
+An image is measured, each time as the surprise: -log of the share of familiar images that reach the value.
 
 | measurement | high for |
 |---|---|
-| distance to the nearest training image | images of another kind |
-| distance to a farther one, centred (see `neighbours`) | images of another kind, and of a new class |
+| near and local distance (see `neighbours`) | images of another kind |
+| far distance | images of another kind, and of a new class |
 | doubt of the answer: the entropy of its probabilities | images of a new class, and of no clear class |
 
-They add up to one number, the strangeness: far + doubt + 4 max(0, near + far - 4.5). The two distances together
-overrule everything else, but only once hardly any familiar image is as far. So one number answers both
-questions, "is this a kind of image that I know?" and "is it one of my classes?".
+They add up to one number, the strangeness: far + doubt + 3 max(0, near + local - 5). The near and the local
+distance overrule everything else, but only once hardly any familiar image is as far. So one number answers
+both questions, "is this a kind of image that I know?" and "is it one of my classes?".
 
 What familiar images reach is measured on images that the model has not learnt from: training images, each
 against the others and answered out of fold, or the validation part. The strangeness is measured on them too,
@@ -36,6 +36,7 @@ __all__ = ["LEVEL", "Familiarity", "Tail", "count_is_surprising", "fit_familiari
 
 LEVEL = 0.01  # of familiarity: an image below it is not like the training images
 MAX_REFERENCES = 2000
+MAX_RANK = 50  # of the far distance
 MAX_BYTES = 8_000_000  # of the references in the file
 MAX_MEASURED = 4000  # familiar images that are measured
 MIN_MEASURED = 8
@@ -43,7 +44,7 @@ TAIL_SHARES = (0.1, 0.02)  # of the values whose mean excess makes the tail: a m
 MIN_TAIL = 20  # values, if half of all are as many
 SMALLEST_SCALE = 1e-3  # of a tail: smaller differences are of no account
 SURPRISING = 1e-3  # chance
-OVERRULE, WEIGHT = 4.5, 4.0  # surprise of both distances above which they overrule, and by how much
+OVERRULE, WEIGHT = 5.0, 3.0  # surprise of near and local distance above which they overrule, and by how much
 
 Floats = NDArray[np.floating[Any]]
 Arrays = dict[str, NDArray[Any]]
@@ -100,7 +101,7 @@ class Familiarity:
     Attributes:
         references: vectors of n training images.
         names, labels: their paths and their targets as text, (n,).
-        near, far: distances of familiar images.
+        near, local, far: distances of familiar images.
         doubt: of the answers to them; None for a regression, or without answers.
         strangeness: of them.
         task: one of `tasks.TASKS`.
@@ -110,6 +111,7 @@ class Familiarity:
     names: NDArray[np.str_]
     labels: NDArray[np.str_]
     near: Tail
+    local: Tail
     far: Tail
     doubt: Tail | None
     strangeness: Tail
@@ -123,7 +125,8 @@ class Familiarity:
             answers: the model's answers, (n, units).
         """
         doubt = None if self.doubt is None else measure_doubt(answers, self.task)
-        strangeness = _add_surprises(self.references.measure(features), doubt, self.near, self.far, self.doubt)
+        tails = Distances(self.near, self.local, self.far)
+        strangeness = _add_surprises(self.references.measure(features), tails, doubt, self.doubt)
         return np.maximum(np.exp(-self.strangeness.surprise(strangeness)), np.finfo(np.float64).tiny)
 
     def find_nearest(self, features: Floats, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -135,10 +138,11 @@ class Familiarity:
         arrays: Arrays = {
             "vectors": self.references.vectors,
             "axes": self.references.axes,
-            "rank": np.array(self.references.rank),
+            "ranks": np.array(self.references.ranks),
             "names": self.names,
             "labels": self.labels,
             "near": self.near.values,
+            "local": self.local.values,
             "far": self.far.values,
             "strangeness": self.strangeness.values,
             "task": np.array(self.task),
@@ -150,10 +154,11 @@ class Familiarity:
         """Return what `to_arrays` wrote."""
         single, total = TAIL_SHARES
         return cls(
-            ReferenceVectors(arrays["vectors"], arrays["axes"], int(arrays["rank"])),
+            ReferenceVectors(arrays["vectors"], arrays["axes"], tuple(arrays["ranks"].tolist())),
             arrays["names"],
             arrays["labels"],
             Tail(arrays["near"], single),
+            Tail(arrays["local"], single),
             Tail(arrays["far"], single),
             Tail(arrays["doubt"], single) if "doubt" in arrays else None,
             Tail(arrays["strangeness"], total),
@@ -179,14 +184,18 @@ def measure_doubt(answers: Floats, task: str) -> NDArray[np.float64]:
 
 
 def _add_surprises(
-    distances: Distances, doubt: Floats | None, near: Tail, far: Tail, doubts: Tail | None
+    distances: Distances, tails: Sequence[Tail], doubt: Floats | None, doubts: Tail | None
 ) -> NDArray[np.float64]:
-    """Return the strangeness of images, (n,), from their measurements and those of familiar images."""
-    near_surprise, far_surprise = near.surprise(distances.near), far.surprise(distances.far)
-    overruling = WEIGHT * np.maximum(near_surprise + far_surprise - OVERRULE, 0)
-    if doubt is None or doubts is None:
-        return far_surprise + overruling
-    return far_surprise + overruling + doubts.surprise(doubt)
+    """Return the strangeness of images, (n,).
+
+    Args:
+        distances: of the images.
+        tails: of the distances of familiar images, in the same order.
+        doubt, doubts: of the answers to the images, and to familiar ones.
+    """
+    near, local, far = (tail.surprise(values) for tail, values in zip(tails, distances, strict=True))
+    strangeness = far + WEIGHT * np.maximum(near + local - OVERRULE, 0)
+    return strangeness if doubt is None or doubts is None else strangeness + doubts.surprise(doubt)
 
 
 # --- fitting
@@ -219,19 +228,21 @@ def fit_familiarity(
     if len(chosen) - largest < 1:
         return None
     rank = min(_choose_rank(reference.targets[chosen], task), len(chosen) - largest)
-    vectors = ReferenceVectors.from_features(reference.features[chosen], rank=rank, max_bytes=MAX_BYTES)
+    vectors = ReferenceVectors.from_features(
+        reference.features[chosen], ranks=(-(-rank // 5), rank), max_bytes=MAX_BYTES
+    )
     features, answers, own_groups = _list_familiar_images(held_out, reference, seed)
     if len(features) < MIN_MEASURED:
         return None
     distances = vectors.measure(features, groups=own_groups, reference_groups=groups)
     doubt = None if answers is None or task == "regression" else measure_doubt(answers, task)
     single, total = TAIL_SHARES
-    near, far = (Tail.from_values(values, single) for values in distances)
+    tails = [Tail.from_values(values, single) for values in distances]
     doubts = None if doubt is None else Tail.from_values(doubt, single)
-    strangeness = Tail.from_values(_add_surprises(distances, doubt, near, far, doubts), total)
+    strangeness = Tail.from_values(_add_surprises(distances, tails, doubt, doubts), total)
     names = np.array([_make_encodable(reference.samples[row].path) for row in chosen])
     texts = np.array([_make_encodable(labels[row]) for row in chosen])
-    return Familiarity(vectors, names, texts, near, far, doubts, strangeness, task)
+    return Familiarity(vectors, names, texts, *tails, doubts, strangeness, task)
 
 
 def _choose_references(reference: ReferenceImages, task: str, seed: int) -> NDArray[np.int64]:
@@ -246,12 +257,11 @@ def _choose_references(reference: ReferenceImages, task: str, seed: int) -> NDAr
 
 
 def _choose_rank(targets: NDArray[Any], task: str) -> int:
-    """Return k of the farther distance: the root of n, but no more than half a class."""
-    root = round(len(targets) ** 0.5)
-    if task not in ("multiclass", "binary"):
-        return max(1, root)
-    sizes = np.unique(targets, return_counts=True)[1]
-    return max(1, min(root, int(np.median(sizes)) // 2))
+    """Return k of the far distance: half a class; where there are no classes, a twentieth of the images."""
+    if task in ("multiclass", "binary"):
+        sizes = np.unique(targets, return_counts=True)[1]
+        return int(np.clip(np.median(sizes) // 2, 1, MAX_RANK))
+    return int(np.clip(len(targets) // 20, 1, MAX_RANK))
 
 
 def _list_familiar_images(

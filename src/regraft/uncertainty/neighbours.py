@@ -1,11 +1,12 @@
 """Distances of images from training images, in the features of a network.
 
-Features are vectors of length 1 and stored as float16; wide ones are reduced to their principal axes. Two
-distances, both by the cosine, tell different things:
+Features are vectors of length 1 and stored as float16; wide ones are reduced to their principal axes. Three
+distances, all by the cosine, tell different things:
 
-- to the nearest training image: high for images of another kind;
-- to the k-th nearest after the mean of all training images was subtracted, so that what all of them share
-  does not count: high for images of a class that training did not show.
+- near, to the nearest training image: high for images of another kind;
+- local and far, to the k-th nearest for two k, after the mean of all training images was subtracted, so that
+  what all of them share does not count: high for images of another kind, and, with a k of half a class, for
+  those of a class that training did not show.
 
 Copies of an image are no neighbours of it: they would make every other image look strange.
 """
@@ -30,9 +31,10 @@ Groups = NDArray[np.int64]
 
 
 class Distances(NamedTuple):
-    """Distances of n images, (n,), in 0..2: to the nearest reference, and to a farther one, centred."""
+    """Distances of n images, each (n,), in 0..2: to the nearest reference, and to two farther ones, centred."""
 
     near: Floats
+    local: Floats
     far: Floats
 
 
@@ -43,28 +45,30 @@ class ReferenceVectors:
     Attributes:
         vectors: float16 (n, r); of length 1, or a little shorter if they were reduced.
         axes: principal axes, float16 (d, r); of shape (0, 0) if nothing was reduced.
-        rank: which neighbour the farther distance is to, from 1.
+        ranks: which neighbours the local and the far distance are to, from 1.
     """
 
     vectors: NDArray[np.float16]
     axes: NDArray[np.float16]
-    rank: int
+    ranks: tuple[int, int]
 
     @classmethod
-    def from_features(cls, features: NDArray[np.floating[Any]], *, rank: int, max_bytes: int) -> ReferenceVectors:
+    def from_features(
+        cls, features: NDArray[np.floating[Any]], *, ranks: tuple[int, int], max_bytes: int
+    ) -> ReferenceVectors:
         """Store features (n, d) in at most so many bytes.
 
         Example:
-            >>> references = ReferenceVectors.from_features(np.eye(3), rank=1, max_bytes=1000)
+            >>> references = ReferenceVectors.from_features(np.eye(3), ranks=(1, 2), max_bytes=99)
             >>> references.measure(np.array([[2.0, 0, 0], [1, 1, 0]])).near.round(2).tolist()
             [0.0, 0.29]
         """
         unit = scale_to_unit_length(features)
         count, width = unit.shape
         if 2 * count * width <= max_bytes:
-            return cls(unit.astype(np.float16), np.zeros((0, 0), np.float16), rank)
+            return cls(unit.astype(np.float16), np.zeros((0, 0), np.float16), ranks)
         axes = _find_axes(unit, max(1, max_bytes // (2 * (count + width)))).astype(np.float16)
-        return cls((unit @ axes.astype(np.float32)).astype(np.float16), axes, rank)
+        return cls((unit @ axes.astype(np.float32)).astype(np.float16), axes, ranks)
 
     @cached_property
     def _matrix(self) -> Floats:
@@ -134,8 +138,9 @@ class ReferenceVectors:
         centred = products / np.maximum(lengths[:, None] * self._centred_lengths, ALMOST_NONE)
         if is_copy is not None:
             cosines[is_copy] = centred[is_copy] = -1
-        position = len(self.vectors) - self.rank
-        return Distances(1 - cosines.max(1), 1 - np.partition(centred, position, axis=1)[:, position])
+        positions = [len(self.vectors) - rank for rank in self.ranks]
+        ordered = np.partition(centred, sorted(set(positions)), axis=1)
+        return Distances(1 - cosines.max(1), *(1 - ordered[:, position] for position in positions))
 
 
 def scale_to_unit_length(features: NDArray[np.floating[Any]]) -> Floats:
