@@ -60,7 +60,8 @@ def predict(
         elif isinstance(answer, RejectedFile):
             print(f"{make_printable(answer.image)}\trefused: {answer.code} ({answer.detail})")
         else:
-            print(f"{make_printable(answer.image)}\t{_format_answer(answer, level)}")
+            text = f"{_format_answer(answer, level)}{_describe_strangeness(answer)}"
+            print(f"{make_printable(answer.image)}\t{text}")
 
 
 @opt.with_settings(
@@ -144,6 +145,14 @@ def _format_answer(prediction: Prediction, coverage: float) -> str:
     shown, others = prediction.set[:MAX_NAMES], len(prediction.set) - MAX_NAMES
     names = [make_printable(name) for name in shown] + ([f"{others} more"] if others > 0 else [])
     return f"{text}\tundecided between {', '.join(names[:-1])} and {names[-1]} at {level}"
+
+
+def _describe_strangeness(prediction: Prediction) -> str:
+    """Return a remark for an image that is not like those of training, else nothing."""
+    if prediction.known or prediction.familiarity is None:
+        return ""
+    share = 100 * prediction.familiarity
+    return f"\tnot like the training images (familiarity {'below 0.1' if share < 0.1 else f'{share:.1f}'} %)"
 
 
 def _format_number(name: str, prediction: Prediction, level: str) -> str:

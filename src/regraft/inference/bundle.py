@@ -22,6 +22,7 @@ from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import ModelRefused, UsageError
 from regraft.evaluation.scores import compute_scores
 from regraft.features.openvino import BATCH
+from regraft.inference.familiarity import add_familiarity
 from regraft.inference.inputs import (
     InputImage,
     list_samples,
@@ -41,6 +42,7 @@ from regraft.system.files import hash_file
 from regraft.system.process_cache import ProcessCache
 from regraft.tasks import TASKS
 from regraft.uncertainty.conformal import CoverageLimits, measure_coverages
+from regraft.uncertainty.familiarity import LEVEL
 from regraft.uncertainty.file import UNCERTAINTY, Uncertainty, read_uncertainty
 from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
@@ -77,7 +79,7 @@ class Prediction:
         interval: by target, the lowest and highest value between which the truth is with that coverage.
         familiarity: the share of images like those of training that look as strange as this one, in 0..1;
             None if the run cannot tell.
-        known: False if hardly any image of training looks as strange.
+        known: False if the familiarity is below 0.01: the image is not like the training images.
         undecided: whether the set holds several classes.
     """
 
@@ -342,8 +344,11 @@ class Bundle:
             return
         with DecodingPool(jobs, self.image_size, depth=self._depth) as decoding:
             engine = self.make_engine(len(jobs) // self.images_per_sample)
-            for output in run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter):
-                yield output if isinstance(output, Rejection) else self._finish_answer(output)
+            outputs = run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter)
+            answers = (item if isinstance(item, Rejection) else self._finish_answer(item) for item in outputs)
+            familiarity = self.uncertainty.familiarity if self.uncertainty else None
+            total = len(jobs) // self.images_per_sample
+            yield from add_familiarity(answers, familiarity, total, self._reporter)
 
     def _finish_answer(self, output: ModelOutput) -> ModelOutput:
         """Let the estimator, if there is one, answer from the network's output; check the answer's length."""
@@ -373,6 +378,8 @@ class Bundle:
             values,
             set=members,
             interval=limits.find_intervals(numbers, output.features) if limits else {},
+            familiarity=output.familiarity,
+            known=output.familiarity is None or output.familiarity >= LEVEL,
             undecided=self.task in ("multiclass", "binary") and len(members) > 1,
         )
 

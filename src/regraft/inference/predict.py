@@ -57,10 +57,14 @@ REFUSE_ABOVE = 1e-2  # of the largest answer: another network
 
 
 class ModelOutput(NamedTuple):
-    """What a model computes of a sample: its answer, (units,), and its features, (d,), if it has them."""
+    """What a model computes of a sample: its answer, (units,), and its features, (d,), if it has them.
+
+    The familiarity, in 0..1, is measured afterwards.
+    """
 
     answer: NDArray[np.float32]
     features: NDArray[np.float32] | None
+    familiarity: float | None = None
 
 
 def name_outputs(model: keras.Model, inner: InnerLayer | None = None) -> keras.Model:

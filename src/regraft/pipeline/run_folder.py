@@ -116,6 +116,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "n": part.n,
             **{name: asdict(score) for name, score in part.scores.items()},
             "coverage": [coverage.to_json() for coverage in part.coverage.levels] if part.coverage else [],
+            **({"unfamiliar": part.familiarity.unfamiliar} if part.familiarity else {}),
         }
         for part in sorted(parts, key=lambda part: part.name, reverse=True)
     }

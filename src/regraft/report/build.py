@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -25,16 +26,18 @@ from regraft.report.content import (
     ClassFindings,
     CoverageFindings,
     Epoch,
+    FamiliarityFindings,
     LabelFindings,
     NumberFindings,
     PartScores,
     Report,
 )
-from regraft.report.mistakes import list_wrong_images, list_wrong_labels, list_wrong_numbers
+from regraft.report.mistakes import list_strangest, list_wrong_images, list_wrong_labels, list_wrong_numbers
 from regraft.system.console import Reporter
 from regraft.tasks import TASKS
 from regraft.training.outcome import Outcome
 from regraft.uncertainty.conformal import measure_class_coverages, measure_coverages
+from regraft.uncertainty.familiarity import LEVEL, is_count_surprising
 from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, ClassSets
 
 __all__ = [
@@ -122,6 +125,7 @@ def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
         probe=probe,
         findings=_make_findings(outcome, name, limits),
         coverage=_measure_coverage(outcome, name),
+        familiarity=_measure_familiarity(outcome, name),
     )
 
 
@@ -139,6 +143,22 @@ def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
         measure_coverages(conformal, targets, answers, features, names=names),
         classes,
         conformal.describe(DEFAULT_COVERAGE, names),
+    )
+
+
+def _measure_familiarity(outcome: Outcome, part: str) -> FamiliarityFindings | None:
+    """Return how familiar a part is; None if that is not known, or if it was what familiarity was set on."""
+    familiarity, features = outcome.uncertainty.familiarity, outcome.part_features.get(part)
+    if familiarity is None or features is None or (outcome.held_out and outcome.held_out.source == part):
+        return None
+    values = familiarity.measure(features, outcome.answers[part][0])
+    unfamiliar = int((values < LEVEL).sum())
+    return FamiliarityFindings(
+        level=LEVEL,
+        unfamiliar=unfamiliar,
+        expected=math.ceil(LEVEL * len(values)),
+        is_surprising=is_count_surprising(unfamiliar, len(values)),
+        strangest=list_strangest(outcome.catalog, part, values),
     )
 
 

@@ -26,10 +26,12 @@ __all__ = [
     "ClassFindings",
     "CoverageFindings",
     "Epoch",
+    "FamiliarityFindings",
     "LabelFindings",
     "NumberFindings",
     "PartScores",
     "Report",
+    "StrangeImage",
     "WrongImage",
     "WrongLabels",
     "WrongNumbers",
@@ -119,6 +121,35 @@ class CoverageFindings:
 
 
 @dataclass(frozen=True)
+class StrangeImage:
+    """An image with its familiarity in 0..1 and its target; `thumbnail` holds a small JPEG file, or b""."""
+
+    image: str
+    truth: str
+    familiarity: float
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class FamiliarityFindings:
+    """How many images of a part are not like those of training.
+
+    Attributes:
+        level: familiarity below which an image is not like them.
+        unfamiliar: number of such images.
+        expected: how many there should be at most.
+        is_surprising: whether there are far more.
+        strangest: the least familiar images.
+    """
+
+    level: float
+    unfamiliar: int
+    expected: int
+    is_surprising: bool
+    strangest: list[StrangeImage]
+
+
+@dataclass(frozen=True)
 class PartScores:
     """The scores on one part of the data ("validation" or "test") with `n` samples.
 
@@ -129,6 +160,7 @@ class PartScores:
         probe: the headline score of the head alone on the untouched backbone, if the model is another one.
         findings: the results specific to the task.
         coverage: how often sets or intervals hold the truth; None if that is not known.
+        familiarity: which images are not like those of training; None if that is not known.
     """
 
     name: str
@@ -139,6 +171,7 @@ class PartScores:
     probe: Interval | None
     findings: ClassFindings | LabelFindings | NumberFindings
     coverage: CoverageFindings | None = None
+    familiarity: FamiliarityFindings | None = None
 
 
 @dataclass(frozen=True)

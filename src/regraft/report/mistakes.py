@@ -15,10 +15,11 @@ from regraft.data.catalog import Catalog
 from regraft.data.images.decode import decode
 from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import DataError
-from regraft.report.content import WrongImage, WrongLabels, WrongNumbers
+from regraft.report.content import StrangeImage, WrongImage, WrongLabels, WrongNumbers
 
 __all__ = [
     "Confusion",
+    "list_strangest",
     "list_wrong_images",
     "list_wrong_labels",
     "list_wrong_numbers",
@@ -29,6 +30,7 @@ __all__ = [
     "rank_wrong_labels",
 ]
 
+STRANGEST = 8  # images shown
 THUMBNAIL_SIZE = 220  # pixels on the longer side
 
 Array = npt.NDArray[Any]
@@ -85,6 +87,20 @@ def list_wrong_numbers(catalog: Catalog, part: str, answers: Array) -> list[Wron
             thumbnail=make_thumbnail(catalog.root / samples[row].path, depth=catalog.depth),
         )
         for row in rank_errors(truth, answers)
+    ]
+
+
+def list_strangest(catalog: Catalog, part: str, familiarity: Array) -> list[StrangeImage]:
+    """Return the least familiar images of a part, the strangest first; `familiarity` has shape (n,)."""
+    samples = catalog.part(part)
+    return [
+        StrangeImage(
+            image=samples[row].path,
+            truth=catalog.describe_target(samples[row]),
+            familiarity=float(familiarity[row]),
+            thumbnail=make_thumbnail(catalog.root / samples[row].path, depth=catalog.depth),
+        )
+        for row in np.argsort(familiarity, kind="stable")[:STRANGEST]
     ]
 
 

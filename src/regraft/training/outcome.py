@@ -187,4 +187,11 @@ class Outcome:
     @cached_property
     def uncertainty(self) -> Uncertainty:
         """What the run knows about the reliability of its answers."""
-        return fit_uncertainty(self.held_out, self.reference, task=self.catalog.task, seed=self.recipe.seed)
+        samples = () if self.reference is None else self.reference.samples
+        return fit_uncertainty(
+            self.held_out,
+            self.reference,
+            task=self.catalog.task,
+            labels=[self.catalog.describe_target(sample) for sample in samples],
+            seed=self.recipe.seed,
+        )

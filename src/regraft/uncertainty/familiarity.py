@@ -32,15 +32,18 @@ from numpy.typing import NDArray
 from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 from regraft.uncertainty.neighbours import NO_GROUP, Distances, ReferenceVectors
 
-__all__ = ["LEVEL", "Familiarity", "Tail", "count_is_surprising", "fit_familiarity", "measure_doubt"]
+__all__ = ["LEVEL", "Familiarity", "Tail", "fit_familiarity", "is_count_surprising", "measure_doubt"]
 
 LEVEL = 0.01  # of familiarity: an image below it is not like the training images
 MAX_REFERENCES = 2000
 MAX_RANK = 50  # of the far distance
-MAX_BYTES = 8_000_000  # of the references in the file
+MAX_BYTES = 8_400_000  # of the references in the file
 MAX_MEASURED = 4000  # familiar images that are measured
 MIN_MEASURED = 8
-TAIL_SHARES = (0.1, 0.02)  # of the values whose mean excess makes the tail: a measurement's, the strangeness's
+TAIL_SHARES = (
+    0.1,
+    0.02,
+)  # of the values whose mean excess makes the tail: a measurement's, the strangeness's
 MIN_TAIL = 20  # values, if half of all are as many
 SMALLEST_SCALE = 1e-3  # of a tail: smaller differences are of no account
 SURPRISING = 1e-3  # chance
@@ -247,7 +250,7 @@ def fit_familiarity(
 
 def _choose_references(reference: ReferenceImages, task: str, seed: int) -> NDArray[np.int64]:
     """Return the rows of the reference images to store: all, or a sample with the same shares of classes."""
-    count, width = reference.features.shape
+    count = len(reference.features)
     if count <= MAX_REFERENCES:
         return np.arange(count)
     from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
@@ -290,20 +293,16 @@ def _make_encodable(text: str) -> str:
 # --- many images at once
 
 
-def count_is_surprising(unfamiliar: int, count: int, level: float = LEVEL) -> bool:
+def is_count_surprising(unfamiliar: int, count: int, level: float = LEVEL) -> bool:
     """Return whether far more of `count` images are unfamiliar than should be: drift, or other images.
 
     Twice the level is expected of clean images at most; a chance below 1 in 1,000 is surprising.
 
-    >>> count_is_surprising(3, 100), count_is_surprising(12, 100)
+    >>> is_count_surprising(3, 100), is_count_surprising(12, 100)
     (False, True)
     """
-    from math import exp, lgamma, log
-
-    chance = 2 * level
-    logs = [
-        lgamma(count + 1) - lgamma(hits + 1) - lgamma(count - hits + 1)
-        + hits * log(chance) + (count - hits) * log(1 - chance)
-        for hits in range(unfamiliar, count + 1)
-    ]  # fmt: skip
-    return sum(map(exp, logs)) < SURPRISING
+    chance, hits = 2 * level, np.arange(count + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+    logs = factorials[-1] - factorials - factorials[::-1]
+    logs += hits * np.log(chance) + (count - hits) * np.log1p(-chance)
+    return bool(np.exp(logs[unfamiliar:]).sum() < SURPRISING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from regraft.errors import ModelRefused
 from regraft.uncertainty.conformal import Conformal, fit_conformal, restore_conformal
+from regraft.uncertainty.familiarity import Familiarity, fit_familiarity
 from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
 __all__ = ["UNCERTAINTY", "Uncertainty", "fit_uncertainty", "read_uncertainty", "write_uncertainty"]
 
 UNCERTAINTY = "uncertainty.npz"  # its name in a run folder
 
-CONFORMAL = "conformal_"  # prefixes of the names of arrays
+CONFORMAL, FAMILIARITY = "conformal_", "familiarity_"  # prefixes of the names of arrays
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,23 +31,39 @@ class Uncertainty:
 
     Attributes:
         conformal: prediction sets or intervals.
+        familiarity: how familiar an image is, and the training images nearest to it.
     """
 
     conformal: Conformal | None = None
+    familiarity: Familiarity | None = None
 
     def to_arrays(self) -> Arrays:
         """Return all parts as arrays; the names begin with the part's name."""
-        conformal = {} if self.conformal is None else self.conformal.to_arrays()
-        return {CONFORMAL + name: values for name, values in conformal.items()}
+        parts = {CONFORMAL: self.conformal, FAMILIARITY: self.familiarity}
+        return {
+            prefix + name: values
+            for prefix, part in parts.items()
+            if part is not None
+            for name, values in part.to_arrays().items()
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Uncertainty:
         """Return the parts that arrays from `to_arrays` hold."""
-        return cls(restore_conformal(_take_part(arrays, CONFORMAL)))
+        familiarity = _take_part(arrays, FAMILIARITY)
+        return cls(
+            restore_conformal(_take_part(arrays, CONFORMAL)),
+            Familiarity.from_arrays(familiarity) if familiarity else None,
+        )
 
 
 def fit_uncertainty(
-    held_out: HeldOutAnswers | None, reference: ReferenceImages | None, *, task: str, seed: int
+    held_out: HeldOutAnswers | None,
+    reference: ReferenceImages | None,
+    *,
+    task: str,
+    labels: Sequence[str] = (),
+    seed: int,
 ) -> Uncertainty:
     """Fit every part on what a run learnt.
 
@@ -53,9 +71,13 @@ def fit_uncertainty(
         held_out: None if there is no image that the model has not learnt from.
         reference: None if the model has no features.
         task: one of `tasks.TASKS`.
+        labels: the target of each reference image as text.
         seed: random seed.
     """
-    return Uncertainty(fit_conformal(held_out, task=task, seed=seed))
+    familiarity = None
+    if reference is not None:
+        familiarity = fit_familiarity(held_out, reference, task=task, labels=labels, seed=seed)
+    return Uncertainty(fit_conformal(held_out, task=task, seed=seed), familiarity)
 
 
 def _take_part(arrays: Arrays, prefix: str) -> Arrays:

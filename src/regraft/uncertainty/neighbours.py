@@ -24,14 +24,15 @@ __all__ = ["NO_GROUP", "Distances", "ReferenceVectors", "scale_to_unit_length"]
 
 NO_GROUP = -1  # the group of an image that has no copy among the references
 CHUNK = 1024  # images measured at a time
-ALMOST_NONE = 1e-6  # length below which a vector has no direction
+MAX_SAMPLE = 512  # images that principal axes are computed from
+ALMOST_NONE = 1e-6  # length below which a vector has no direction, and variance of an axis
 
 Floats = NDArray[np.float32]
 Groups = NDArray[np.int64]
 
 
 class Distances(NamedTuple):
-    """Distances of n images, each (n,), in 0..2: to the nearest reference, and to two farther ones, centred."""
+    """Distances of images, each (n,), in 0..2: to the nearest reference, and to two farther ones, centred."""
 
     near: Floats
     local: Floats
@@ -155,10 +156,9 @@ def scale_to_unit_length(features: NDArray[np.floating[Any]]) -> Floats:
 
 
 def _find_axes(vectors: Floats, count: int) -> Floats:
-    """Return the first principal axes (d, count) of vectors (n, d) around zero."""
-    if len(vectors) < vectors.shape[1]:
-        values, sides = np.linalg.eigh((vectors @ vectors.T).astype(np.float64))
-        axes = vectors.T @ (sides / np.sqrt(np.maximum(values, 1e-12))).astype(np.float32)
-    else:
-        axes = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))[1].astype(np.float32)
+    """Return the first principal axes (d, count) of vectors (n, d) around zero; fewer of fewer vectors."""
+    sample = vectors[:: -(-len(vectors) // MAX_SAMPLE)]  # a decomposition of thousands would take seconds
+    values, sides = np.linalg.eigh((sample @ sample.T).astype(np.float64))
+    is_axis = values > ALMOST_NONE * values[-1]
+    axes = sample.T @ (sides[:, is_axis] / np.sqrt(values[is_axis])).astype(np.float32)
     return np.ascontiguousarray(axes[:, ::-1][:, :count])
