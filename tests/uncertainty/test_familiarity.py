@@ -108,7 +108,10 @@ def test_a_copy_of_a_training_image_among_validation_images_is_no_neighbour():
     samples = (*held_out.samples[:200], *reference.samples[200:])
     features = np.concatenate([held_out.features[:200], reference.features[200:]])
     leaked = replace(held_out, samples=samples, features=features, answers=answer(features))
-    assert fit(leaked, reference).near.values.min() > 0.5 * fit(held_out, reference).near.values.min()
+    assert (
+        fit(leaked, reference).distances[0].values.min()
+        > 0.5 * fit(held_out, reference).distances[0].values.min()
+    )
 
 
 @pytest.mark.parametrize("task", ["regression", "multilabel", "binary"])

@@ -104,7 +104,7 @@ class Familiarity:
     Attributes:
         references: vectors of n training images.
         names, labels: their paths and their targets as text, (n,).
-        near, local, far: distances of familiar images.
+        distances: the near, local and far distances of familiar images.
         doubt: of the answers to them; None for a regression, or without answers.
         strangeness: of them.
         task: one of `tasks.TASKS`.
@@ -113,9 +113,7 @@ class Familiarity:
     references: ReferenceVectors
     names: NDArray[np.str_]
     labels: NDArray[np.str_]
-    near: Tail
-    local: Tail
-    far: Tail
+    distances: tuple[Tail, Tail, Tail]
     doubt: Tail | None
     strangeness: Tail
     task: str
@@ -128,8 +126,8 @@ class Familiarity:
             answers: the model's answers, (n, units).
         """
         doubt = None if self.doubt is None else measure_doubt(answers, self.task)
-        tails = Distances(self.near, self.local, self.far)
-        strangeness = _add_surprises(self.references.measure(features), tails, doubt, self.doubt)
+        distances = self.references.measure(features)
+        strangeness = _add_surprises(distances, self.distances, doubt, self.doubt)
         return np.maximum(np.exp(-self.strangeness.surprise(strangeness)), np.finfo(np.float64).tiny)
 
     def find_nearest(self, features: Floats, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -144,9 +142,7 @@ class Familiarity:
             "ranks": np.array(self.references.ranks),
             "names": self.names,
             "labels": self.labels,
-            "near": self.near.values,
-            "local": self.local.values,
-            "far": self.far.values,
+            **{name: tail.values for name, tail in zip(Distances._fields, self.distances, strict=True)},
             "strangeness": self.strangeness.values,
             "task": np.array(self.task),
         }
@@ -160,9 +156,7 @@ class Familiarity:
             ReferenceVectors(arrays["vectors"], arrays["axes"], tuple(arrays["ranks"].tolist())),
             arrays["names"],
             arrays["labels"],
-            Tail(arrays["near"], single),
-            Tail(arrays["local"], single),
-            Tail(arrays["far"], single),
+            (Tail(arrays["near"], single), Tail(arrays["local"], single), Tail(arrays["far"], single)),
             Tail(arrays["doubt"], single) if "doubt" in arrays else None,
             Tail(arrays["strangeness"], total),
             str(arrays["task"]),
@@ -180,10 +174,12 @@ def measure_doubt(answers: Floats, task: str) -> NDArray[np.float64]:
     [0.693, 0.0]
     """
     chances = np.clip(np.asarray(answers, np.float64), 1e-12, 1)
+    terms = -chances * np.log(chances)
     if task != "multiclass":
         others = np.clip(1 - chances, 1e-12, 1)
-        return -(chances * np.log(chances) + others * np.log(others)).sum(1)
-    return -(chances * np.log(chances)).sum(1)
+        terms -= others * np.log(others)
+    doubt: NDArray[np.float64] = terms.sum(1)
+    return doubt
 
 
 def _add_surprises(
@@ -240,12 +236,12 @@ def fit_familiarity(
     distances = vectors.measure(features, groups=own_groups, reference_groups=groups)
     doubt = None if answers is None or task == "regression" else measure_doubt(answers, task)
     single, total = TAIL_SHARES
-    tails = [Tail.from_values(values, single) for values in distances]
+    near, local, far = (Tail.from_values(values, single) for values in distances)
     doubts = None if doubt is None else Tail.from_values(doubt, single)
-    strangeness = Tail.from_values(_add_surprises(distances, tails, doubt, doubts), total)
+    strangeness = Tail.from_values(_add_surprises(distances, (near, local, far), doubt, doubts), total)
     names = np.array([_make_encodable(reference.samples[row].path) for row in chosen])
     texts = np.array([_make_encodable(labels[row]) for row in chosen])
-    return Familiarity(vectors, names, texts, *tails, doubts, strangeness, task)
+    return Familiarity(vectors, names, texts, (near, local, far), doubts, strangeness, task)
 
 
 def _choose_references(reference: ReferenceImages, task: str, seed: int) -> NDArray[np.int64]:

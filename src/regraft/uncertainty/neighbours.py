@@ -152,7 +152,8 @@ def scale_to_unit_length(features: NDArray[np.floating[Any]]) -> Floats:
     """
     values = np.asarray(features, np.float32)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths > 0, lengths, 1)
+    unit: Floats = (values / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return unit
 
 
 def _find_axes(vectors: Floats, count: int) -> Floats:
