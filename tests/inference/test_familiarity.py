@@ -116,8 +116,9 @@ def test_the_report_shows_the_least_familiar_images(finished: Path) -> None:
     page = (finished / "report.html").read_text("utf-8")
     metrics = json.loads((finished / "metrics.json").read_text("utf-8"))
     assert "Images unlike those of training" in page
-    assert page.count('alt="least familiar: ') == min(8, metrics["test"]["n"])
-    assert 0 <= metrics["test"]["unfamiliar"] <= metrics["test"]["n"]
+    sizes = {part: metrics[part]["n"] for part in ("test", "validation") if part in metrics}
+    assert page.count('alt="least familiar: ') == sum(min(8, size) for size in sizes.values())
+    assert all(0 <= metrics[part]["unfamiliar"] <= size for part, size in sizes.items())
 
 
 def test_rejected_samples_keep_their_place(familiarity) -> None:
@@ -132,7 +133,9 @@ def test_rejected_samples_keep_their_place(familiarity) -> None:
         else:
             assert result.features is output.features
             expected = familiarity.measure(output.features[None], output.answer[None])
-            assert result.familiarity == pytest.approx(expected[0], rel=1e-2)  # the last digits depend on the batch
+            assert result.familiarity == pytest.approx(
+                expected[0], rel=1e-2
+            )  # the last digits depend on the batch
 
 
 def test_the_warning_comes_with_the_last_answer_at_the_latest(familiarity) -> None:
