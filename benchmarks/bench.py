@@ -101,6 +101,7 @@ BENCHMARKS = (
     ),
     Benchmark("taps", "taps.py", "", f"--rounds 1 --photos {FEW}/train", 6, printed.parse_taps),
     Benchmark("precision", "precision.py", "--rounds 3", f"--seeds 1 --rounds 1 --data {FEW}", 6),
+    Benchmark("familiarity", "familiarity.py", "", f"--pairs 3 --data {FEW}", 4),
     Benchmark("scale", "scale.py", "", "--counts 200 2000 --image-size 96", 25),
     Benchmark("added", "scale.py", "--added --rounds 3", "--added --counts 100 --image-size 96", 3),
     Benchmark("recommend", "recommend.py", "", f"--sample 100 --data {FEW}", 6),

@@ -64,7 +64,7 @@ class Tail:
     Example:
         >>> tail = Tail(np.arange(100, dtype=np.float32), 0.2)
         >>> np.exp(-tail.surprise(np.array([0.0, 50.0, 98.0, 200.0]))).round(3).tolist()
-        [1.0, 0.505, 0.035, 0.0]
+        [1.0, 0.505, 0.034, 0.0]
     """
 
     values: NDArray[np.float32]
@@ -136,13 +136,16 @@ class Familiarity:
 
     def to_arrays(self) -> Arrays:
         """Return everything as arrays."""
+        near, local, far = (tail.values for tail in self.distances)
         arrays: Arrays = {
             "vectors": self.references.vectors,
             "axes": self.references.axes,
             "ranks": np.array(self.references.ranks),
             "names": self.names,
             "labels": self.labels,
-            **{name: tail.values for name, tail in zip(Distances._fields, self.distances, strict=True)},
+            "near": near,
+            "local": local,
+            "far": far,
             "strangeness": self.strangeness.values,
             "task": np.array(self.task),
         }

@@ -61,7 +61,7 @@ class ReferenceVectors:
 
         Example:
             >>> references = ReferenceVectors.from_features(np.eye(3), ranks=(1, 2), max_bytes=99)
-            >>> references.measure(np.array([[2.0, 0, 0], [1, 1, 0]])).near.round(2).tolist()
+            >>> references.measure(np.array([[2.0, 0, 0], [1, 1, 0]])).near.astype(float).round(2).tolist()
             [0.0, 0.29]
         """
         unit = scale_to_unit_length(features)
