@@ -60,14 +60,14 @@ REFUSE_ABOVE = 1e-2  # of the largest answer: another network
 class ModelOutput(NamedTuple):
     """What a model computes of a sample: its answer, (units,), and its features, (d,), if it has them.
 
-    The familiarity, in 0..1, is measured afterwards. The map, (height, width, channels), is there if the
-    model has one and the engine was made to return it.
+    The map, (height, width, channels), is there if the model has one and the engine was made to return it.
+    The familiarity, in 0..1, is measured afterwards.
     """
 
     answer: NDArray[np.float32]
     features: NDArray[np.float32] | None
-    familiarity: float | None = None
     map: NDArray[np.float32] | None = None
+    familiarity: float | None = None
 
 
 def name_outputs(model: keras.Model, inner: InnerLayer | None = None) -> keras.Model:
