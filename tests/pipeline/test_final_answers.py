@@ -13,6 +13,7 @@ from regraft.inference.model_files import GRAPH
 from regraft.pipeline.context import Context
 from regraft.pipeline.train import run_stages, train
 from regraft.recipe import HeadSpec, Phase, Recipe
+from regraft.report.build import score_parts
 from regraft.system.console import SilentReporter
 from regraft.training.outcome import Outcome
 
@@ -96,3 +97,21 @@ def test_the_graph_of_a_run_has_a_feature_map(tmp_path, photos, network_file):
     (one,) = OpenVinoEngine(run.path / GRAPH[0], outputs=["map"]).run([pixels])
     assert set(one) == {"map"}
     np.testing.assert_array_equal(one["map"], every["map"])
+
+
+def test_coverage_is_measured_on_parts_that_did_not_set_the_limits(stage):
+    (solved,) = score_parts(stage())
+    assert [one.level for one in solved.coverage.levels] == [0.8, 0.9, 0.95]
+    trained = stage(head=HeadSpec(hidden=(8,)), phases=(Phase("none", epochs=1),))
+    assert trained.uncertainty.conformal is not None  # its limits come from the validation part
+    assert [part.coverage for part in score_parts(trained)] == [None]
+
+
+def test_metrics_hold_the_coverage_of_each_part(tmp_path, photos, network_file):
+    run = train(photos, Recipe(backbone=str(network_file), phases=()), tmp_path / "run", store=tmp_path / "s")
+    levels = run.metrics["validation"]["coverage"]
+    assert [sorted(row) for row in levels] == [
+        ["coverage", "high", "level", "low", "mean_size", "within_limits"]
+    ] * 3
+    assert all(1 <= row["mean_size"] <= 3 and 0 <= row["coverage"] <= 1 for row in levels)
+    assert "How often is the answer in the set?" in (run.path / "report.html").read_text("utf-8")
