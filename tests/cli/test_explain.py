@@ -48,7 +48,8 @@ def test_a_page_shows_each_image_with_its_maps_and_its_answer(
     assert "6 images explained" in result.stdout
     text = page.read_text("utf-8")
     assert text.count('class="explained"') == 6
-    assert text.count("data:image/jpeg;base64,") == 6 * 3  # the image and two maps
+    assert text.count("<figure>") == 6 * 3  # the image and two maps
+    assert text.count("data:image/jpeg;base64,") >= 6 * 3
     assert "rather than" in text
     for file in (photos / "red").iterdir():
         assert file.name in text
