@@ -48,7 +48,8 @@ def test_a_page_shows_each_image_with_its_maps_and_its_answer(
     assert "6 images explained" in result.stdout
     text = page.read_text("utf-8")
     assert text.count('class="explained"') == 6
-    assert text.count("data:image/jpeg;base64,") == 6 * 3  # the image and two maps
+    assert text.count("<figure>") == 6 * 3  # the image and two maps
+    assert text.count("data:image/jpeg;base64,") >= 6 * 3
     assert "rather than" in text
     for file in (photos / "red").iterdir():
         assert file.name in text
@@ -140,6 +141,9 @@ class NearestInOrder:
     def __init__(self, names: list[str]) -> None:
         self.names, self.labels = np.array(names), np.array([name.split("/")[0] for name in names])
 
+    def measure(self, features: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return np.full(len(features), 0.5)
+
     def find_nearest(self, features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         assert features.shape == (1, 16)
         rows = np.arange(len(self.names))[None, :count]
@@ -150,7 +154,7 @@ def test_the_nearest_training_images_are_shown_where_they_are_as_they_were(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{colour}/00{number}.png" for colour in ("blue", "red") for number in range(3)]
-    known = SimpleNamespace(familiarity=NearestInOrder([*names, "gone/000.png"]))
+    known = SimpleNamespace(familiarity=NearestInOrder([*names, "gone/000.png"]), conformal=None)
     monkeypatch.setattr(regraft.Bundle, "uncertainty", property(lambda bundle: known))
     changed = (photos / "blue" / "001.png").read_bytes()
     try:
