@@ -21,6 +21,7 @@ import keras
 from regraft.backbones.classifier import MODEL_PREFIX, cut_off_classifier
 from regraft.backbones.info import BackboneInfo
 from regraft.backbones.nested import as_functional, unfold_networks
+from regraft.backbones.pixel_check import PixelVerdict, check_pixels
 from regraft.backbones.preprocessing import apply_contract, check_contract, find_contract, list_own_layers
 from regraft.backbones.recognise import find_stages, recognise_network
 from regraft.backbones.savedmodel import is_savedmodel
@@ -218,6 +219,7 @@ def _make_backbone(
     *,
     entry: Entry | None = None,
     notes: tuple[str, ...] = (),
+    cautions: tuple[str, ...] = (),
 ) -> Backbone:
     layers = tuple(list_own_layers(model))
     savedmodels = (layer for layer in layers if isinstance(layer, SavedModelLayer))
@@ -229,7 +231,8 @@ def _make_backbone(
         stages=find_stages(entry, model, layers),
         weights=weights,
         contract=next(filter(None, map(find_contract, model.layers)), "raw"),
-        notes=notes,
+        notes=tuple(filter(None, notes)),
+        cautions=tuple(filter(None, cautions)),
         frozen_because=next((layer.facts.frozen_because for layer in savedmodels), ""),
     )
 
@@ -298,8 +301,8 @@ def _from_model(model: keras.Model, own: Weights, request: _Request) -> Backbone
     check_model(model)
     chosen = choose_weights(request.weights, request.seed) or own
     size = choose_size(model, request.image_size)
-    body = _open_graph(model, request.classifier)
-    if request.weights == "random":
+    body, is_random = _open_graph(model, request.classifier), request.weights == "random"
+    if is_random:
         with _seed_keras(request.seed):
             fresh = copy_weights(body.model, rebuild_at_size(body.model, size), keras.layers.Normalization)
         draw_weights(fresh, request.seed)
@@ -310,12 +313,14 @@ def _from_model(model: keras.Model, own: Weights, request: _Request) -> Backbone
         resized = copy_weights(body.model, rebuild_at_size(body.model, size), keras.layers.Layer)
         body = replace(body, model=resized)
     contract, contract_note = choose_contract(body.model, body.entry, request.pixels)
+    verdict = PixelVerdict() if is_random else check_pixels(body.model, contract, body.entry)
     return _make_backbone(
         body.name,
         add_contract(body.model, contract),
         chosen.provenance,
         entry=body.entry,
-        notes=tuple(filter(None, (*body.notes, contract_note))),
+        notes=(*body.notes, contract_note or verdict.note),
+        cautions=(verdict.caution,),
     )
 
 

@@ -251,10 +251,12 @@ def extract_and_remember(
 
 
 def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
-    """Report the backbone and the notes on how it was loaded."""
+    """Report the backbone, the notes on how it was loaded, and what looks wrong with it."""
     reporter.info(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.short_weights}.")
     for note in backbone.notes:
         reporter.info(note)
+    for caution in backbone.cautions:
+        reporter.warn(caution)
 
 
 def report_refused(reporter: Reporter, catalog: Catalog) -> None:
