@@ -2,8 +2,9 @@
 
 Its first batch normalisation remembers the mean and variance that each of its channels had in training.
 Images with the colours and the smoothness of photographs are converted as the network would get them, and run
-up to there. Under the right contract the channels have nearly those means and variances; under a wrong one they are
-far away. The distance is the divergence between two normal distributions, in the median over the channels:
+up to there. Under the right contract the channels have nearly those means and variances; under a wrong one
+they are far away. The distance is the divergence between two normal distributions, in the median over the
+channels:
 
 | weights | right contract | the nearest wrong one |
 |---|---|---|
@@ -11,7 +12,7 @@ far away. The distance is the divergence between two normal distributions, in th
 | EfficientNet-Lite0 | 0.13 | 0.86 |
 
 Statistics that were folded into the kernels, or were never learnt, tell nothing. For a network of
-`keras.applications` the contract of its published weights is then the best guess. For any other there is none.
+`keras.applications` the contract of its published weights is then the best guess; for others there is none.
 """
 
 from __future__ import annotations
