@@ -208,4 +208,4 @@ def make_natural_images(size: int) -> NDArray[np.float32]:
     colours = maps @ np.array([[1, 1, 1], [0.35, 0, -0.35], [0.15, -0.3, 0.15]])
     exposure = np.linspace(-50, 50, IMAGES)[:, None, None, None]  # the same for every size
     images = colours + 255 * np.array(MEAN) + exposure
-    return np.clip(images, 0, 255).astype(np.float32)
+    return np.asarray(np.clip(images, 0, 255), np.float32)
