@@ -313,7 +313,8 @@ def _from_model(model: keras.Model, own: Weights, request: _Request) -> Backbone
         resized = copy_weights(body.model, rebuild_at_size(body.model, size), keras.layers.Layer)
         body = replace(body, model=resized)
     contract, contract_note = choose_contract(body.model, body.entry, request.pixels)
-    verdict = PixelVerdict() if is_random else check_pixels(body.model, contract, body.entry)
+    is_certain = is_random or any(map(find_contract, body.model.layers))  # regraft wrote it
+    verdict = PixelVerdict() if is_certain else check_pixels(body.model, contract, body.entry)
     return _make_backbone(
         body.name,
         add_contract(body.model, contract),
@@ -373,9 +374,10 @@ def _expect_own_weights(name: str, weights: str | Path) -> None:
 
 
 def _from_savedmodel(folder: Path, name: str, source: str, request: _Request) -> Backbone:
+    _expect_own_weights(source, expect_own_weights(request.weights, name, None))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
     layer = open_savedmodel(folder, image_size=request.image_size, name=plain, trust=request.trust)
-    _expect_own_weights(source, expect_own_weights(request.weights, name, layer.facts.digest))
+    expect_own_weights(request.weights, name, layer.facts.digest)
     size = layer.facts.image_size
     image = keras.Input((size, size, 3), name="image")
     model = keras.Model(image, layer(apply_contract(request.pixels or "unit", image)), name=plain)

@@ -159,7 +159,7 @@ def _measure_distances(model: keras.Model, tensor: Any, maps: dict[str, PixelMap
     for name, pixel_map in maps.items():
         values = pixel_map.apply(images)
         if first_layers is not None:
-            values = np.asarray(first_layers.predict_on_batch(values))
+            values = keras.ops.convert_to_numpy(first_layers(values, training=False))
         distances[name] = _measure_distance(values, mean, variance + norm.epsilon)
     return distances
 

@@ -106,9 +106,10 @@ def trace_pixels(model: keras.Model, tensor: Any) -> PixelMap | None:
         return CONTRACT_MAPS["raw"]
     plain = np.broadcast_to(_COLOURS[:, None, None], (len(_COLOURS), *image.shape[1:])).astype(np.float32)
     try:
-        seen = np.asarray(keras.Model(image, tensor).predict_on_batch(plain), np.float64)
+        conversion = keras.Model(image, tensor)
     except ValueError:  # other tensors than the image lead there
         return None
+    seen = keras.ops.convert_to_numpy(conversion(plain, training=False)).astype(np.float64)
     rows = seen[:, seen.shape[1] // 2, seen.shape[2] // 2]
     inputs = np.column_stack([_COLOURS, np.ones(len(_COLOURS))])
     solution = np.linalg.lstsq(inputs, rows, rcond=None)[0]

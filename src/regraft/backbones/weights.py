@@ -135,12 +135,12 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     return Weights(path, f"file {path.name} sha256 {digest}")
 
 
-def expect_own_weights(weights: str | Path, name: str, digest: str) -> str | Path:
+def expect_own_weights(weights: str | Path, name: str, digest: str | None) -> str | Path:
     """Return "imagenet", which leaves a file its own weights, for a text that stands for these.
 
     Args:
         weights: "file", or "file sha256 <hex>" as recipes record it; any other text is returned as it is.
-        name, digest: the name of the file or folder, and its SHA-256.
+        name, digest: the name of the file or folder, and its SHA-256; None where that is not known yet.
 
     Raises:
         UsageError: the file has another digest than the text says.
@@ -153,7 +153,7 @@ def expect_own_weights(weights: str | Path, name: str, digest: str) -> str | Pat
     expected = str(weights).removeprefix(f"{OWN_WEIGHTS} sha256 ")
     if expected == str(weights):
         return weights
-    if expected != digest:
+    if digest not in (None, expected):
         raise UsageError(
             f"weights: {name} has changed. Expected: sha256 {expected}. Received: {digest}. "
             f"To use it as it is now, set weights to {OWN_WEIGHTS}."
