@@ -204,6 +204,12 @@ def corpora() -> Path:
     return _shared("corpora")
 
 
+@pytest.fixture(scope="session")
+def shared_file() -> Callable[[str], Path]:
+    """Find a file of the real material, by its path; skip the test where it is absent."""
+    return _shared
+
+
 def _shared(path: str) -> Path:
     if not (SHARED / path).exists():
         pytest.skip(f"../shared/{path} is not here")

@@ -22,6 +22,7 @@ EVERYTHING = Recipe(
     backbone="resnet50",
     weights="random",
     pixels="unit",
+    classifier="keep",
     image_size=160,
     depth=12,
     augment=("flip", "mixup"),

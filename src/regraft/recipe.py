@@ -38,6 +38,7 @@ Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda
 PrecisionChoice = Literal["auto", "f32", "bf16"]
 Taps = Literal["last", "late", "auto"]
 ClassWeight = Literal["none", "balanced"]
+ClassifierChoice = Literal["auto", "keep", "cut"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
 
@@ -175,6 +176,8 @@ class Recipe:
         weights: "imagenet", a weights file, or the word "random".
         pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
             "" if the backbone's are known.
+        classifier: what becomes of a classifier at the end of the user's own backbone: "cut" off, "keep" its
+            answers as features, or "auto", which cuts off what is plainly one.
         image_size: side of the square input in pixels; None for the backbone's default.
         depth: how many bits of 16-bit samples are used, 8 to 16: 12 for a camera whose white is 4095.
         phases: training by gradient, in order, after the head is trained; none keeps the backbone frozen.
@@ -216,6 +219,7 @@ class Recipe:
     backbone: str = "mobilenet_v2"
     weights: str = "imagenet"
     pixels: str = ""
+    classifier: ClassifierChoice = "auto"
     image_size: int | None = None
     depth: int = 16
     precision: PrecisionChoice = "auto"

@@ -91,12 +91,77 @@ def test_own_classifier_with_hidden_layers():
     np.testing.assert_array_equal(answer(body_again, pixels(16)), answer(body, pixels(16)))
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_embedding_is_left_alone(activation):
     body = tiny()
     x = keras.layers.GlobalAveragePooling2D()(body.output)
     model = keras.Model(body.input, keras.layers.Dense(8, activation)(x))
     assert cut_off_classifier(model) == (model, "")
+
+
+def add_top(body, *layers):
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(body.input, x, name="mine")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.layers.Dense(6, name="top")],
+        [keras.layers.Dense(16, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(6, name="top")],
+        [keras.layers.Dense(6, name="top"), keras.layers.Activation("linear", dtype="float32")],
+        [keras.layers.Dense(64, name="predictions")],
+    ],
+    ids=["one", "two", "activation", "name"],
+)
+def test_logits_are_cut_off_and_the_note_says_what_was_assumed(layers):
+    body = tiny()
+    model = add_top(body, *layers)
+    cut, note = cut_off_classifier(model)
+    names = ", ".join(["pool", *(layer.name for layer in layers)])
+    answers = f"its {model.output_shape[-1]} answers are taken for logits"
+    assert (
+        note == f"The classifier was cut off: {names} ({answers}; --classifier keep uses them as features)."
+    )
+    np.testing.assert_array_equal(answer(cut, pixels(16)), answer(body, pixels(16)))
+
+
+def test_wide_linear_layer_is_an_embedding_unless_it_shall_be_cut():
+    body = tiny()
+    model = add_top(body, keras.layers.Dense(64, name="top"))
+    cut, note = cut_off_classifier(model)
+    assert (cut, "top is taken for an embedding, so its 64 answers are the features" in note) == (model, True)
+    assert cut_off_classifier(model, choice="cut")[0].output_shape == body.output_shape
+
+
+def test_classifier_stays_where_its_answers_shall_be_the_features():
+    model = add_top(tiny(), keras.layers.Dense(1000, name="logits"))
+    note = "The classifier stays: its 1000 answers are the features."
+    assert cut_off_classifier(model, choice="keep") == (model, note)
+    backbone = load_backbone(model, classifier="keep")
+    assert (backbone.model.output_shape, backbone.notes[0]) == ((None, 1000), note)
+    assert load_backbone(model).model.output_shape == tiny().output_shape
+
+
+def test_cut_without_a_feature_map_ends_before_the_last_dense_layer():
+    vector = tiny(output="vector")
+    scaled = keras.layers.UnitNormalization(name="unit")(vector.output)
+    model = keras.Model(vector.input, keras.layers.Dense(3)(keras.layers.Reshape((4,))(scaled)))
+    assert cut_off_classifier(model, choice="cut")[0].output_shape == tiny().output_shape
+    image = keras.Input((16, 16, 3))
+    rows = keras.layers.Dense(5, "relu", name="rows")(image)  # of every pixel: nothing collapses
+    cut, note = cut_off_classifier(keras.Model(image, keras.layers.Dense(3, name="last")(rows)), choice="cut")
+    assert (cut.output_shape[-1], note) == (5, "The classifier was cut off: last.")
+    with pytest.raises(UsageError, match="classifier cut: expected a Dense layer at the end of tiny"):
+        cut_off_classifier(tiny(), choice="cut")
+
+
+@pytest.mark.parametrize("name", ["vgg16", "kerashub:resnet_18_imagenet"])
+def test_named_backbones_have_no_classifier_to_choose(name):
+    with pytest.raises(UsageError, match=r"classifier: only models and \.keras files of your own"):
+        load_backbone(name, classifier="cut", weights="random")
 
 
 def test_attention_over_a_map_is_left_alone():

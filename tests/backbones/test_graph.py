@@ -71,6 +71,14 @@ def check_run_through_graph() -> None:
     assert graph.find_operation(again.output) is identity
 
 
+def check_functional() -> None:
+    """A Sequential model runs a Functional one of the same layers once its input is known."""
+    inner = keras.Sequential([layers.Dense(2)])
+    assert graph.get_functional(inner) is None
+    inner.build((None, 4))
+    assert names(graph.list_nodes(graph.get_functional(inner)))[1:] == [inner.layers[0].name]
+
+
 def check_flatten_layers() -> None:
     """A container comes before its contents, and each layer once."""
     inner = keras.Sequential([layers.Dense(2), layers.Dense(3)], name="inner")
@@ -134,6 +142,7 @@ CHECKS = {
     "_keras_history": check_history,
     "_inbound_nodes": check_inbound_nodes,
     "_run_through_graph": check_run_through_graph,
+    "_functional": check_functional,
     "_flatten_layers": check_flatten_layers,
     "_layers": check_layers,
     "_trainable_variables": check_own_variables,

@@ -194,9 +194,9 @@ def test_model_that_is_no_backbone():
     image = keras.Input((16, 16, 3))
     grey = keras.Input((16, 16, 1))
     wide = keras.Input((16, 32, 3))
-    sequential = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)])
+    unbuilt = keras.Sequential([keras.layers.Conv2D(4, 3)])
     for model, reason in [
-        (sequential, "Functional model"),
+        (unbuilt, "Functional model"),
         (keras.Model(image, [image, image]), "one input and one output"),
         (keras.Model(grey, grey), r"RGB pixels.*16, 16, 1\)"),
         (keras.Model(wide, wide), "square images.*16 x 32"),

@@ -15,6 +15,7 @@ from regraft.data.images.decode import decode
 from regraft.data.images.decoder_pool import DecodingPool
 from regraft.features import keras_engine as keras_engine_module
 from regraft.features import store as store_module
+from regraft.features.engine import EngineRunner
 from regraft.features.extract import extract_features
 from regraft.features.shard import Shard
 from regraft.features.store import FORM, Store, pixel_key
@@ -446,3 +447,16 @@ def test_features_are_the_same_on_a_full_disk(network, photos, store):
     pixels = nowhere.entries(pixel_key(SIZE)).read([sample.digest for sample in samples], "pixels")
     assert pixels[0].tolist() == decode((photos / samples[0].path).read_bytes(), SIZE).pixels.tolist()
     assert not list(nowhere.root.rglob("*.shard"))
+
+
+def test_extraction_corrects_the_pace_by_what_it_took(network, photos, store, monkeypatch):
+    reports = []
+    monkeypatch.setattr(
+        EngineRunner, "correct_pace", lambda _, images, **times: reports.append((images, times))
+    )
+    extract(network, photos, store)
+    ((images, times),) = reports
+    assert images == 12
+    assert 0 < times["waited"] < times["seconds"]
+    extract(network, photos, store)
+    assert len(reports) == 1  # nothing was computed

@@ -74,3 +74,25 @@ def test_a_run_is_compared_with_its_manifest(tmp_path: Path) -> None:
     )
     done = CliRunner().invoke(app, ["inspect", str(run)])
     assert (done.exit_code, inspect(run).changed) == (5, ("model.keras",))
+
+
+def test_inputs_are_those_of_the_model_and_not_of_networks_within_it(tmp_path: Path) -> None:
+    inner_image = keras.Input((8, 8, 3), name="pixels")
+    inner = keras.Model(inner_image, keras.layers.Conv2D(2, 3)(inner_image), name="inner")
+    image = keras.Input((8, 8, 3), name="pixels")
+    models = {
+        "functional": keras.Model(image, keras.layers.ReLU(name="end")(inner(image))),
+        "sequential": keras.Sequential(
+            [keras.Input((8, 8, 3), name="pixels"), inner, keras.layers.ReLU(name="end")]
+        ),
+        "two": keras.Model([image, keras.Input((4,), name="other")], [inner(image), image]),
+    }
+    results = {}
+    for name, model in models.items():
+        model.save(tmp_path / f"{name}.keras")
+        inspection = inspect(tmp_path / f"{name}.keras")
+        assert inspection.suspicious == ()
+        results[name] = (inspection.inputs, inspection.outputs)
+    one = (("pixels", [None, 8, 8, 3]),)
+    assert results["functional"] == results["sequential"] == (one, ("end",))
+    assert results["two"] == ((*one, ("other", [None, 4])), ("inner", "pixels"))

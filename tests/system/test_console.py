@@ -94,14 +94,48 @@ def test_a_failure_within_is_not_reported_as_done(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal, capsys):
+def test_on_a_terminal_progress_is_a_bar_with_a_rate(terminal, clock, capsys):
     with TERMINAL.track("Reading", 20, unit="files") as advance:
-        advance(15)
+        advance(5)
+        clock(2)
+        advance(10)
+        clock(1)
         advance(5)
     shown = capsys.readouterr().err
     assert "Reading" in shown
     assert "20/20" in shown
-    assert "files/s" in shown
+    assert "5 files/s" in shown
+
+
+def test_a_bar_shows_no_rate_before_it_means_something(terminal, clock, capsys):
+    """The first image may come after a minute, when the network is compiled; the next ones come at once."""
+    with TERMINAL.track("Reading", 1372) as advance:
+        clock(60)
+        advance(1)
+        advance(50)
+    shown = capsys.readouterr().err
+    assert "/s" not in shown
+    assert "left" not in shown
+
+
+def test_lines_show_no_rate_before_it_means_something(clock, capsys):
+    with TERMINAL.track("Reading", 1372) as advance:
+        clock(60)
+        advance(1)
+        clock(10)
+        advance(99)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first == "Reading: 1 of 1372 images"
+    assert second == "Reading: 100 of 1372 images, 10/s, 2 min 8 s left"
+    assert last.startswith("Reading: 100 images in 1 min 10 s")
+
+
+def test_slow_work_has_a_rate_too(capsys, clock):
+    with TERMINAL.track("Reading", 100) as advance:
+        for _ in range(4):
+            clock(20)
+            advance(1)
+    assert "4 of 100 images, 0.05/s, 32 min left" in capsys.readouterr().err
 
 
 def test_a_silent_reporter_shows_nothing(capsys):

@@ -20,6 +20,7 @@ __all__ = [
     "find_node",
     "find_operation",
     "flatten_layers",
+    "get_functional",
     "get_step_counter",
     "has_layers_within",
     "has_random_numbers",
@@ -90,6 +91,11 @@ def replay_graph(
         substitute: returns what to call in place of an operation.
     """
     return model._run_through_graph(x, operation_fn=substitute)
+
+
+def get_functional(model: keras.Sequential) -> Any:
+    """Return the Functional model that a Sequential one runs; None as long as its input is not known."""
+    return model._functional
 
 
 # --- layers and their variables

@@ -22,6 +22,7 @@ class BackboneInfo:
         contract: the pixel contract in front of the layers, see `regraft.backbones.preprocessing`.
         new_layers: names of layers whose weights are untrained, see `regraft.models.surgery`.
         notes: what loading did to the network, as sentences for reports.
+        cautions: what looks wrong with it, as sentences that the user should act on.
         frozen_because: why its layers cannot train; "" where they can.
 
     Example:
@@ -36,6 +37,7 @@ class BackboneInfo:
     contract: str
     new_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
     frozen_because: str = ""
 
     @property

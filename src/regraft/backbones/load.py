@@ -20,7 +20,10 @@ import keras
 
 from regraft.backbones.classifier import MODEL_PREFIX, cut_off_classifier
 from regraft.backbones.info import BackboneInfo
+from regraft.backbones.nested import as_functional, unfold_networks
+from regraft.backbones.pixel_check import PixelVerdict, check_pixels
 from regraft.backbones.preprocessing import apply_contract, check_contract, find_contract, list_own_layers
+from regraft.backbones.recognise import find_stages, recognise_network
 from regraft.backbones.savedmodel import is_savedmodel
 from regraft.backbones.savedmodel_layer import SavedModelLayer, open_savedmodel
 from regraft.backbones.tfhub import fetch_module, parse_handle
@@ -38,6 +41,7 @@ from regraft.backbones.weights import (
     choose_weights,
     count_classes,
     draw_weights,
+    expect_own_weights,
     find_weights,
     hash_existing_file,
     load_weights,
@@ -47,10 +51,14 @@ from regraft.backbones.zoo import Entry, find_entry, is_zoo_name, locate_keras_c
 from regraft.errors import EnvironmentFault, UsageError
 from regraft.model_scan.model_file import check_model_file
 from regraft.model_scan.trust import make_trust_refusal
+from regraft.recipe import ClassifierChoice
 from regraft.system.backend import claim_backend
 from regraft.system.console import TERMINAL, Reporter
 
 __all__ = ["Backbone", "load_backbone"]
+
+# A name that Keras gives, with the number of a counter of the process.
+_COUNTED_NAME = re.compile(r"(functional|sequential|model)(_\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,7 @@ def load_backbone(
     image_size: int | None = None,
     seed: int = 0,
     pixels: str | None = None,
+    classifier: ClassifierChoice = "auto",
     trust: bool = False,
     reporter: Reporter = TERMINAL,
 ) -> Backbone:
@@ -91,20 +100,24 @@ def load_backbone(
 
             - a name of `regraft backbones` in any spelling, even where a file or folder has that name, which
               is then written `./NAME`;
-            - the path of a `.keras` file, or a Functional model. A classifier at its end, or a head of
+            - the path of a `.keras` file, or a Functional or Sequential model. Networks within it become part
+              of one graph (see `regraft.backbones.nested`), and a classifier at its end, or a head of
               regraft's, is cut off (see `regraft.backbones.classifier`);
             - the path of a folder with a SavedModel, `https://tfhub.dev/PUBLISHER/MODEL/VERSION`, or a Kaggle
               model, `OWNER/MODEL/tensorFlow2/VARIATION/VERSION` (see `regraft.backbones.tfhub`);
             - `kerashub:PRESET`, or the path of a preset's folder (see `regraft.backbones.kerashub`).
         weights: `"imagenet"` (a backbone that `regraft backbones` does not list keeps its own), `"random"`,
             or the path of an HDF5 file of weights, with or without the classifier. A SavedModel takes no
-            other weights, a preset only random ones.
+            other weights, a preset only random ones. `"file"` stands for those of a `.keras` file or a
+            SavedModel; `"file sha256 <hex>"`, as recipes record it, also for this digest of them.
         image_size: pixels a side. Defaults to the size for which the backbone is published.
         seed: the seed of random weights and of stochastic layers.
         pixels: the pixel contract of a model, a `.keras` file or a SavedModel: `"raw"`, `"unit"`, `"tf"`,
             `"torch"` or `"caffe"` (see `regraft.backbones.preprocessing`). Defaults to `"unit"` for a
             SavedModel and to `"raw"` for the others; but a bare model of `keras.applications` gets the
             contract of its family.
+        classifier: `"cut"`, `"keep"` or `"auto"` for a classifier at the end of a model or a `.keras` file,
+            see `cut_off_classifier`.
         trust: whether you know where a SavedModel, by itself or in a `.keras` file, comes from: its graph is
             a program, which is run. This is remembered on this machine by content.
         reporter: shows the progress of downloads.
@@ -130,9 +143,14 @@ def load_backbone(
     claim_backend()
     if pixels is not None:
         check_contract(pixels)
-    request = _Request(weights, image_size, seed, pixels, trust, reporter)
+    request = _Request(weights, image_size, seed, pixels, classifier, trust, reporter)
     if isinstance(name, keras.Model):
         return _from_model(name, Weights(None, f"own weights of the model {name.name}"), request)
+    if classifier != "auto" and not str(name).endswith(".keras"):
+        raise UsageError(
+            "classifier: only models and .keras files of your own may end in one. "
+            f"Received: {classifier} for {name}."
+        )
     if is_zoo_name(name):
         return _from_zoo(find_entry(str(name)), request)
     return _from_path_or_handle(name, request)
@@ -141,7 +159,9 @@ def load_backbone(
 def _from_path_or_handle(name: str | Path, request: _Request) -> Backbone:
     text, path = str(name), Path(name)
     if text.endswith(".keras"):
-        own = Weights(None, f"file {path.name} sha256 {hash_existing_file(path, 'model')}")
+        digest = hash_existing_file(path, "model")
+        own = Weights(None, f"file {path.name} sha256 {digest}")
+        request = replace(request, weights=expect_own_weights(request.weights, text, digest))
         model = read_model(path, trust=request.trust)
         if "keras_hub" in sys.modules:  # the model may hold layers of KerasHub, which are saved again
             from regraft.backbones.kerashub import repair_layer_configs
@@ -187,6 +207,7 @@ class _Request:
     image_size: int | None
     seed: int
     pixels: str | None
+    classifier: ClassifierChoice
     trust: bool
     reporter: Reporter
 
@@ -198,6 +219,7 @@ def _make_backbone(
     *,
     entry: Entry | None = None,
     notes: tuple[str, ...] = (),
+    cautions: tuple[str, ...] = (),
 ) -> Backbone:
     layers = tuple(list_own_layers(model))
     savedmodels = (layer for layer in layers if isinstance(layer, SavedModelLayer))
@@ -206,10 +228,11 @@ def _make_backbone(
         model=model,
         image_size=int(model.inputs[0].shape[1]),
         layers=layers,
-        stages=entry.stages.find_starts(layer.name for layer in layers) if entry else {},
+        stages=find_stages(entry, model, layers),
         weights=weights,
         contract=next(filter(None, map(find_contract, model.layers)), "raw"),
-        notes=notes,
+        notes=tuple(filter(None, notes)),
+        cautions=tuple(filter(None, cautions)),
         frozen_because=next((layer.facts.frozen_because for layer in savedmodels), ""),
     )
 
@@ -274,28 +297,72 @@ def _load_with_classifier(entry: Entry, model: keras.Model, file: Path, classes:
 
 
 def _from_model(model: keras.Model, own: Weights, request: _Request) -> Backbone:
+    model = as_functional(model)
     check_model(model)
     chosen = choose_weights(request.weights, request.seed) or own
     size = choose_size(model, request.image_size)
-    entry = recognise_model(model.name.removeprefix(MODEL_PREFIX))
-    body, note = cut_off_classifier(model, published=entry is not None)
-    if request.weights == "random":
+    body, is_random = _open_graph(model, request.classifier), request.weights == "random"
+    if is_random:
         with _seed_keras(request.seed):
-            body = copy_weights(body, rebuild_at_size(body, size), keras.layers.Normalization)
-        draw_weights(body, request.seed)
+            fresh = copy_weights(body.model, rebuild_at_size(body.model, size), keras.layers.Normalization)
+        draw_weights(fresh, request.seed)
+        body = replace(body, model=fresh)
     elif chosen.file is not None:
-        # Loaded into a copy, so that a refused file leaves the caller's model as it is.
-        source = model if count_classes(chosen.file, body) is not None else body
-        copy = copy_weights(source, rebuild_at_size(source, size), keras.layers.Layer)
-        load_weights(copy, chosen.file, model.name)
-        body = cut_off_classifier(copy, published=entry is not None)[0]
+        body = _load_into_copy(model, body, chosen.file, size=size, classifier=request.classifier)
     elif model.inputs[0].shape[1] is None:
-        body = copy_weights(body, rebuild_at_size(body, size), keras.layers.Layer)
-    contract, contract_note = choose_contract(body, entry, request.pixels)
-    notes = tuple(filter(None, (note, contract_note)))
+        resized = copy_weights(body.model, rebuild_at_size(body.model, size), keras.layers.Layer)
+        body = replace(body, model=resized)
+    contract, contract_note = choose_contract(body.model, body.entry, request.pixels)
+    is_certain = is_random or any(map(find_contract, body.model.layers))  # regraft wrote it
+    verdict = PixelVerdict() if is_certain else check_pixels(body.model, contract, body.entry)
     return _make_backbone(
-        body.name, add_contract(body, contract), chosen.provenance, entry=entry, notes=notes
+        body.name,
+        add_contract(body.model, contract),
+        chosen.provenance,
+        entry=body.entry,
+        notes=(*body.notes, contract_note or verdict.note),
+        cautions=(verdict.caution,),
     )
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A user's model as one graph without its classifier: its entry, and what was done as sentences."""
+
+    name: str
+    model: keras.Model
+    entry: Entry | None
+    unfolded: bool
+    notes: tuple[str, ...]
+
+
+def _open_graph(model: keras.Model, classifier: ClassifierChoice) -> _Body:
+    graph = unfold_networks(model)
+    is_published = recognise_model(model.name) is not None
+    body, note = cut_off_classifier(graph.model, published=is_published, choice=classifier)
+    names = (model.name.removeprefix(MODEL_PREFIX), *graph.networks)
+    entry = recognise_network(names, body)
+    chosen_names = (name for name in names if not _COUNTED_NAME.fullmatch(name))
+    name = next(chosen_names, entry.module if entry else names[0])
+    return _Body(name, body, entry, bool(graph.networks), tuple(filter(None, (*graph.remarks, note))))
+
+
+def _load_into_copy(
+    model: keras.Model, body: _Body, file: Path, *, size: int, classifier: ClassifierChoice
+) -> _Body:
+    """Return a copy with the weights of a file, so that a refused file leaves the caller's model as it is.
+
+    The file may be that of the model as it is, or that of the network without its classifier.
+    """
+    has_classifier = count_classes(file, body.model) is not None
+    if has_classifier or body.unfolded:
+        copy = copy_weights(model, rebuild_at_size(model, size), keras.layers.Layer)
+        with contextlib.suppress(*(() if has_classifier else (UsageError,))):
+            load_weights(copy, file, model.name)
+            return _open_graph(copy, classifier)
+    copy = copy_weights(body.model, rebuild_at_size(body.model, size), keras.layers.Layer)
+    load_weights(copy, file, model.name)
+    return replace(body, model=copy)
 
 
 # --- SavedModels and presets
@@ -307,9 +374,10 @@ def _expect_own_weights(name: str, weights: str | Path) -> None:
 
 
 def _from_savedmodel(folder: Path, name: str, source: str, request: _Request) -> Backbone:
-    _expect_own_weights(source, request.weights)
+    _expect_own_weights(source, expect_own_weights(request.weights, name, None))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
     layer = open_savedmodel(folder, image_size=request.image_size, name=plain, trust=request.trust)
+    expect_own_weights(request.weights, name, layer.facts.digest)
     size = layer.facts.image_size
     image = keras.Input((size, size, 3), name="image")
     model = keras.Model(image, layer(apply_contract(request.pixels or "unit", image)), name=plain)

@@ -24,21 +24,31 @@ import keras
 
 from regraft.errors import UsageError, suggest_nearest
 
-__all__ = ["CONTRACTS", "apply_contract", "check_contract", "find_contract", "list_own_layers", "rescale"]
+__all__ = [
+    "CAFFE_MEAN",
+    "CONTRACTS",
+    "DEVIATION",
+    "MEAN",
+    "apply_contract",
+    "check_contract",
+    "find_contract",
+    "list_own_layers",
+    "rescale",
+]
 
 # ImageNet's channels, R G B, on the scale 0..1; as in keras.applications.imagenet_utils.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
 # ImageNet's means on the scale 0..255 in the order B G R, as Caffe's reference models subtract them.
-_CAFFE_MEAN = (103.939, 116.779, 123.68)
+CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 _PREFIX = "pixels_"
 _PRESET = "preset"
 
 
 def _apply_torch(x: keras.KerasTensor) -> keras.KerasTensor:
-    mean = [255 * m for m in _MEAN]
-    variance = [(255 * d) ** 2 for d in _DEVIATION]
+    mean = [255 * m for m in MEAN]
+    variance = [(255 * d) ** 2 for d in DEVIATION]
     return keras.layers.Normalization(mean=mean, variance=variance, name=_PREFIX + "torch")(x)
 
 
@@ -46,7 +56,7 @@ def _apply_caffe(x: keras.KerasTensor) -> keras.KerasTensor:
     # The graph records the flip as an operation: no layer of ours, no Lambda, no `training` argument.
     x = keras.ops.flip(x, axis=-1)
     return keras.layers.Normalization(
-        mean=list(_CAFFE_MEAN), variance=[1.0, 1.0, 1.0], name=_PREFIX + "caffe"
+        mean=list(CAFFE_MEAN), variance=[1.0, 1.0, 1.0], name=_PREFIX + "caffe"
     )(x)
 
 

@@ -149,7 +149,10 @@ def choose_contract(model: keras.Model, entry: Entry | None, pixels: str | None)
         )
     if pixels is not None or own or entry is None or entry.pixels == "raw" or not _is_bare(model):
         return pixels or "raw", ""
-    note = f"{model.name} comes without preprocessing: the contract {entry.pixels} of its family is in front."
+    note = (
+        f"Pixels: the network comes without preprocessing: the contract {entry.pixels} of its family, "
+        f"{entry.module}, is in front."
+    )
     return entry.pixels, note
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "count_classes",
     "download",
     "draw_weights",
+    "expect_own_weights",
     "explain_unreachable",
     "find_published_weights",
     "find_weights",
@@ -49,6 +50,7 @@ __all__ = [
 REACH_SECONDS = 6.0  # how long a server may take to begin its answer
 STALL_SECONDS = 8.0  # how long it may then fall silent
 BLOCK = 10**6  # bytes
+OWN_WEIGHTS = "file"  # stands for the weights that a file of the user's own brings
 ATTEMPTS = 2  # at a download that arrives damaged
 DOWNLOAD_ERRORS = (OSError, ValueError, http.client.HTTPException)
 
@@ -116,6 +118,11 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     if weights == "random":
         return Weights(None, f"random (seed {seed})")
     word = str(weights)
+    if word.split(" ", 1)[0] == OWN_WEIGHTS and not Path(word).exists():
+        raise UsageError(
+            f"weights: {OWN_WEIGHTS} stands for those of a .keras file or a SavedModel. Received: {word} for "
+            "another backbone."
+        )
     if not isinstance(weights, Path) and not {".", "/", "\\"} & set(word) and not Path(word).exists():
         raise UsageError(
             'weights: expected "imagenet", "random" or the path of a file.'
@@ -126,6 +133,32 @@ def choose_weights(weights: str | Path, seed: int) -> Weights | None:
     _check_format(path)
     _check_arrays(path.resolve(), digest)
     return Weights(path, f"file {path.name} sha256 {digest}")
+
+
+def expect_own_weights(weights: str | Path, name: str, digest: str | None) -> str | Path:
+    """Return "imagenet", which leaves a file its own weights, for a text that stands for these.
+
+    Args:
+        weights: "file", or "file sha256 <hex>" as recipes record it; any other text is returned as it is.
+        name, digest: the name of the file or folder, and its SHA-256; None where that is not known yet.
+
+    Raises:
+        UsageError: the file has another digest than the text says.
+
+    >>> expect_own_weights("file", "mine.keras", "0" * 64), expect_own_weights("random", "mine.keras", "")
+    ('imagenet', 'random')
+    """
+    if weights == OWN_WEIGHTS:
+        return "imagenet"
+    expected = str(weights).removeprefix(f"{OWN_WEIGHTS} sha256 ")
+    if expected == str(weights):
+        return weights
+    if digest not in (None, expected):
+        raise UsageError(
+            f"weights: {name} has changed. Expected: sha256 {expected}. Received: {digest}. "
+            f"To use it as it is now, set weights to {OWN_WEIGHTS}."
+        )
+    return "imagenet"
 
 
 def draw_weights(model: keras.Model, seed: int) -> None:

@@ -26,7 +26,7 @@ MAX_CASES = 5  # shown of a problem
 
 @opt.with_settings(
     "image", "target", "group", "split", "weight", "separator", "root", "task",
-    "backbone", "weights", "pixels", "image_size", "depth", "seed",
+    "backbone", "weights", "pixels", "classifier", "image_size", "depth", "precision", "seed",
 )  # fmt: skip
 def check(
     data: opt.DataArgument,

@@ -15,7 +15,8 @@ __all__ = ["embed"]
 
 
 @opt.with_settings(
-    "image", "target", "root", "backbone", "weights", "pixels", "image_size", "depth", "pooling",
+    "image", "target", "root", "backbone", "weights", "pixels", "classifier", "image_size", "depth",
+    "precision", "pooling",
     target="Column of the table to copy as the class.",
     pooling="Pooling of the feature map: avg, max or both.",
 )  # fmt: skip

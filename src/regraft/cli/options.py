@@ -63,8 +63,9 @@ _HELP = {
     "task": "Kind of target: {}; auto detects it from the data.",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
-    "weights": "Weights of the backbone: imagenet, a file, or random.",
+    "weights": "Weights of the backbone: imagenet, a file, or random; your own backbone brings its own.",
     "pixels": "Pixel values that your own backbone expects: raw, unit, tf, torch or caffe. [default: raw]",
+    "classifier": "Classifier at the end of your own backbone: {}; auto cuts off what is plainly one.",
     "image_size": "Input size in pixels. [default: the backbone's]",
     "depth": "Bits that 16-bit files use, such as 12 if white is 4095.",
     "unfreeze": f"Layers to fine-tune: {PLANS}; once for each phase.",

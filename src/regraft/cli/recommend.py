@@ -19,8 +19,8 @@ __all__ = ["recommend"]
 
 
 @opt.with_settings(
-    "image", "target", "group", "split", "separator", "root", "task", "pixels", "image_size",
-    "depth", "pooling",
+    "image", "target", "group", "split", "separator", "root", "task", "pixels", "classifier", "image_size",
+    "depth", "precision", "pooling",
     pixels="Pixel values that your own backbones expect: raw, unit, tf, torch or caffe.",
     pooling="Pooling of the feature map: avg, max or both.",
 )  # fmt: skip

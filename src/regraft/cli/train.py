@@ -17,7 +17,7 @@ __all__ = ["train"]
 
 @opt.with_settings(
     "image", "target", "group", "split", "weight", "separator", "root", "slice", "task",
-    "backbone", "weights", "pixels", "image_size", "depth",
+    "backbone", "weights", "pixels", "classifier", "image_size", "depth",
     "unfreeze", "learning_rate", "epochs", "budget", "precision", "store_limit",
     "augment", "views", "feature_noise", "class_weight", "solver", "hidden", "pooling", "taps", "seed",
 )  # fmt: skip

@@ -48,10 +48,13 @@ __all__ = [
 
 CONVERTED = "network-4"  # the folder of a converted network; another file format gets another folder
 CHECKSUMS = "checksums.json"  # in that folder
+PACE = "seconds an image"  # the store's hint
 AMPERE = (8, 0)  # the first NVIDIA GPUs that multiply bf16 natively
 TOLERANCE = 1e-3  # of the largest value: float32 sums in another order differ by less
 WORTH_TUNING = 30.0  # seconds of work from which compiling for another batch size, 10 % faster at most, pays
 IMAGES = 32  # black images that a measurement takes, at least
+ENOUGH_SECONDS = 0.5  # of an extraction, from which its pace counts
+IDLE_SHARE = 0.2  # of an extraction in which the engine may wait for images and still sets the pace
 
 
 class Engine(Protocol):
@@ -117,15 +120,35 @@ class EngineRunner:
 
     @cached_property
     def seconds_per_image(self) -> float:
-        """The seconds an image takes: measured once on this machine with black images, then remembered."""
-        question = self._hint_question("seconds an image")
-        try:
-            return float(self._store.recall(question) or "")
-        except ValueError:
-            pass
+        """The seconds an image takes on this machine: what `correct_pace` remembers of extractions.
+
+        Before the first of them it is measured with black images.
+        """
+        with contextlib.suppress(ValueError):
+            return float(self._store.recall(self._hint_question(PACE)) or "")
         seconds = self._measure_seconds(self.engine)
-        self._store.remember(question, repr(seconds))
+        self._store.remember(self._hint_question(PACE), repr(seconds))
         return seconds
+
+    def correct_pace(self, images: int, *, seconds: float, waited: float) -> None:
+        """Correct the remembered pace by what an extraction took: a measurement may have met a busy machine.
+
+        Where images came in time, half of the change, on a logarithmic scale, is taken over: this machine may
+        be busy now. Where the engine waited for them, all that is known is that it is at least as fast.
+
+        Args:
+            images: how many the engine computed.
+            seconds: what that took.
+            waited: seconds of these in which the next images were not decoded yet.
+        """
+        if images < IMAGES or seconds < ENOUGH_SECONDS:
+            return
+        before, now = self.seconds_per_image, seconds / images
+        is_decoding_slower = waited > IDLE_SHARE * seconds
+        pace = min(before, now) if is_decoding_slower else math.sqrt(before * now)
+        if pace != before:
+            self.seconds_per_image = pace
+            self._store.remember(self._hint_question(PACE), repr(pace))
 
     def tune(self, images: int) -> None:
         """Choose between batches of one image and of several, before much work; the choice is remembered.

@@ -8,6 +8,7 @@ all networks: see `features.image_facts`.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,21 @@ def _choose_decoding(
     return DecodingPool(catalog.make_jobs(digests), size, depth=catalog.depth)
 
 
+class _TimedIterator(Iterator[NDArray[np.uint8]]):
+    """An iterator that knows how many `seconds` its source took in all."""
+
+    def __init__(self, source: Iterator[NDArray[np.uint8]]) -> None:
+        self._source = source
+        self.seconds = 0.0
+
+    def __next__(self) -> NDArray[np.uint8]:
+        start = time.monotonic()
+        try:
+            return next(self._source)
+        finally:
+            self.seconds += time.monotonic() - start
+
+
 class _Extraction:
     """The part of a catalog that the store lacks, and the computation of it.
 
@@ -217,11 +233,14 @@ class _Extraction:
             )
             under_way: deque[list[str]] = deque()
             images = self._iter_images(decoding, facts, pixels)
-            batches = self._iter_batches(images, runner, under_way, advance)
+            batches = _TimedIterator(self._iter_batches(images, runner, under_way, advance))
             if self.missing:
                 runner.tune(len(self.missing))
+                computed, start = 0, time.monotonic()
                 for outputs in runner.engine.run(batches):
+                    computed += len(under_way[0])
                     features.add(under_way.popleft(), outputs)
+                runner.correct_pace(computed, seconds=time.monotonic() - start, waited=batches.seconds)
             deque(batches, maxlen=0)  # decodes the rest where only pixels or facts are missing
             for writer in (facts, pixels, features):
                 writer.close()

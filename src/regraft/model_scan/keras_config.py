@@ -79,9 +79,30 @@ def read_config(text: bytes, user_names: Collection[str] = ()) -> Configuration:
         configuration.suspicious.append(f"expected a Functional or Sequential model. Received: {kind}.")
     else:
         root.pop("compile_config", None)  # Keras is told not to read it
-        configuration.outputs = list(_iterate_layer_names(root.get("config", {}), "output_layers"))
+        configuration.inputs, configuration.outputs = _list_ends(root.get("config"))
     _add_objects(root, configuration)
     return configuration
+
+
+def _list_ends(config: Any) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Return the inputs of a model, not of networks within it, with their shapes, and its outputs' layers."""
+    layers = config.get("layers") if isinstance(config, dict) else None
+    entries = [entry for entry in layers if isinstance(entry, dict)] if isinstance(layers, list) else []
+    settings = [entry.get("config") for entry in entries]
+    named = {
+        str(values.get("name")): values.get("batch_shape", values.get("batch_input_shape"))
+        for entry, values in zip(entries, settings, strict=True)
+        if isinstance(values, dict) and entry.get("class_name") == "InputLayer"
+    }
+    inputs = [(name, named[name]) for name in _iterate_layer_names(config, "input_layers") if name in named]
+    outputs = list(_iterate_layer_names(config, "output_layers"))
+    if isinstance(config, dict) and "input_layers" not in config:  # a Sequential model
+        shape = config.get("build_input_shape")
+        inputs = list(named.items()) or ([("input", shape)] if shape else [])
+        outputs = [
+            str(values["name"]) for values in settings[-1:] if isinstance(values, dict) and "name" in values
+        ]
+    return inputs, outputs
 
 
 def _add_objects(root: Any, configuration: Configuration) -> None:
@@ -130,8 +151,6 @@ def _add_object(entry: dict[str, Any], owner: str, configuration: Configuration)
         if module != "keras.layers" and re.match(r"keras(\.(?!src\.)|$)", module):
             return owner
         configuration.layers.append(layer)
-        if kind == "InputLayer":
-            configuration.inputs.append((name, config.get("batch_shape", config.get("batch_input_shape"))))
     _check_calls(entry, layer, configuration)
     return str(layer)
 

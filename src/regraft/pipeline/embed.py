@@ -93,8 +93,8 @@ def embed(
     Args:
         data: a folder, with or without class folders, of which every image below it gets a row; or a table
             with the columns that the recipe names, whose target is optional.
-        recipe: backbone, weights, pixels, image size, depth, `head.pooling`, and the columns of a table;
-            everything else is ignored.
+        recipe: backbone, weights, pixels, classifier, image size, depth, precision, `head.pooling`, and the
+            columns of a table; everything else is ignored.
         out: the file to write; its extension chooses the format.
         overwrite: replace `out` if it exists.
         trust: you know where a SavedModel comes from; see `load_backbone`.
@@ -164,6 +164,7 @@ def load_embedding_network(
         backbone=recipe.backbone,
         weights=recipe.weights,
         pixels=recipe.pixels,
+        classifier=recipe.classifier,
         image_size=recipe.image_size,
         seed=recipe.seed if recipe.weights == "random" else 0,
         head=replace(Recipe().head, pooling=recipe.head.pooling),

@@ -176,6 +176,7 @@ def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) ->
         recipe.backbone,
         weights=recipe.weights,
         pixels=recipe.pixels or None,
+        classifier=recipe.classifier,
         image_size=recipe.image_size,
         seed=recipe.seed,
         trust=trust,
@@ -216,18 +217,29 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     in_memory = context.in_memory
     if in_memory.backbone is not None:
         name, size = IN_MEMORY_PREFIX + in_memory.backbone.name, in_memory.backbone.image_size
-        recipe = replace(recipe, backbone=name, weights="imagenet", pixels="", image_size=size)
+        recipe = replace(
+            recipe, backbone=name, weights="imagenet", pixels="", classifier="auto", image_size=size
+        )
     if in_memory.head is not None:
         source = IN_MEMORY_PREFIX + type(in_memory.head).__name__
         recipe = replace(recipe, head=replace(recipe.head, source=source))
     backbone = in_memory.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
-    recipe = replace(recipe, phases=resolve_phases(backbone, recipe.phases))
+    weights = _name_own_weights(backbone) if recipe.weights in ("imagenet", "file") else recipe.weights
+    recipe = replace(
+        recipe, weights=weights or recipe.weights, phases=resolve_phases(backbone, recipe.phases)
+    )
     if in_memory.space is not None:
         resolve_phases(backbone, tuple(Phase(plan) for plan in in_memory.space.plans))
     settings = asdict(replace(recipe, data="", root=""))
     context.journal.check_inputs(recipe=settings, handed=in_memory.names, version=get_versions())
     report_backbone(context.reporter, backbone)
     return backbone, recipe
+
+
+def _name_own_weights(backbone: BackboneInfo) -> str:
+    """Return how a recipe records the weights of a user's own file, with its digest; "" for other weights."""
+    match = re.fullmatch(r"(?:file|SavedModel folder) .* sha256 ([0-9a-f]{64})", backbone.weights)
+    return f"file sha256 {match[1]}" if match else ""
 
 
 def extract_and_remember(
@@ -254,10 +266,12 @@ def extract_and_remember(
 
 
 def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
-    """Report the backbone and the notes on how it was loaded."""
+    """Report the backbone, the notes on how it was loaded, and what looks wrong with it."""
     reporter.info(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.short_weights}.")
     for note in backbone.notes:
         reporter.info(note)
+    for caution in backbone.cautions:
+        reporter.warn(caution)
 
 
 def report_refused(reporter: Reporter, catalog: Catalog) -> None:

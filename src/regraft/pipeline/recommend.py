@@ -133,8 +133,8 @@ def recommend(
 
     Args:
         data: as for `train`. Images of the test part are not used.
-        recipe: the columns of a table, task, pixels, image size, `head.pooling` and seed; everything else is
-            ignored.
+        recipe: the columns of a table, task, pixels, classifier, image size, precision, `head.pooling` and
+            seed; everything else is ignored.
         backbones: names as for `load_backbone`. Only one backbone is in memory at a time.
         weights: one for all, or one for each backbone.
         sample: the number of images, the same share of every class; if there are fewer, all are used.
@@ -197,7 +197,9 @@ def _make_recipes(recipe: Recipe, backbones: Sequence[str], weights: str | Seque
             recipe,
             backbone=backbone,
             weights=source,
-            pixels="" if is_zoo_name(backbone) else recipe.pixels,  # named networks bring their contract
+            # Named networks bring their contract and no classifier.
+            pixels="" if is_zoo_name(backbone) else recipe.pixels,
+            classifier="auto" if is_zoo_name(backbone) else recipe.classifier,
             head=head,
         )
         for backbone, source in zip(backbones, sources, strict=True)
@@ -316,6 +318,7 @@ def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
         "backbone": best.backbone,
         "weights": "" if best.weights == "imagenet" else best.weights,
         "pixels": recipe.pixels,
+        "classifier": "" if recipe.classifier == "auto" else recipe.classifier,
         "image-size": "" if recipe.image_size is None else str(recipe.image_size),
         "pooling": "" if recipe.head.pooling == HeadSpec().pooling else recipe.head.pooling,
     }
@@ -326,7 +329,7 @@ def _make_train_command(recipe: Recipe, best: RankedBackbone) -> str:
 def _show_call(recipe: Recipe, best: RankedBackbone) -> str:
     """Return the call of `train` for data that are in Python only."""
     chosen, default = replace(recipe, backbone=best.backbone, weights=best.weights), Recipe()
-    names = ("task", "backbone", "weights", "pixels", "image_size")
+    names = ("task", "backbone", "weights", "pixels", "classifier", "image_size")
     settings = [
         f"{name}={getattr(chosen, name)!r}"
         for name in names

@@ -30,6 +30,8 @@ __all__ = [
 
 MAX_NAMES = 12  # in a sentence
 LINE_INTERVAL = 10.0  # seconds between two lines of progress without a terminal
+RATE_SECONDS = 1.0  # after the first units, from which a rate means something
+RATE_UNITS = 3  # that many more units have to be done by then
 _BYTES = {"GB": 1e9, "MB": 1e6, "KB": 1e3}
 
 Advance = Callable[[int], None]
@@ -172,25 +174,61 @@ def format_names(names: Iterable[str], *, most: int = MAX_NAMES) -> str:
     return ", ".join(listed[:most]) + others
 
 
+class _Pace:
+    """The rate of some work, counted from its first units: what comes before them is preparation.
+
+    Attributes:
+        done: how many units are done.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._first: tuple[float, int] | None = None
+
+    def advance(self, units: int) -> None:
+        """Count units that are done."""
+        self.done += units
+        if self._first is None and self.done:
+            self._first = time.monotonic(), self.done
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second; None as long as that would be a guess."""
+        if self._first is None:
+            return None
+        start, units = self._first
+        seconds, more = time.monotonic() - start, self.done - units
+        return more / seconds if seconds >= RATE_SECONDS and more >= RATE_UNITS else None
+
+    def estimate_left(self, total: int | None) -> str:
+        """Return the time left in words; "" where it is not known."""
+        rate = self.rate
+        return "" if total is None or rate is None else f"{format_duration((total - self.done) / rate)} left"
+
+
+def _format_rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 9.5 else f"{rate:.1g}"
+
+
 @contextmanager
 def _show_bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[left]}"),
     )
-    start = time.monotonic()
+    pace = _Pace()
     with Progress(*columns, console=_get_console()) as progress:
-        task = progress.add_task(title, total=total, rate="")
+        task = progress.add_task(title, total=total, rate="", left="")
 
         def advance(n: int) -> None:
-            done = progress.tasks[task].completed + n
-            rate = done / max(time.monotonic() - start, 1e-6)
-            progress.update(task, advance=n, rate=f"{rate:.0f} {unit}/s")
+            pace.advance(n)
+            rate = "" if pace.rate is None else f"{_format_rate(pace.rate)} {unit}/s"
+            progress.update(task, advance=n, rate=rate, left=pace.estimate_left(total))
 
         yield advance
 
@@ -198,19 +236,19 @@ def _show_bar(title: str, total: int | None, unit: str) -> Iterator[Callable[[in
 @contextmanager
 def _print_lines(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
-    done = 0
+    pace = _Pace()
 
     def advance(n: int) -> None:
-        nonlocal done, last
-        done += n
+        nonlocal last
+        pace.advance(n)
         now = time.monotonic()
-        if now - last >= LINE_INTERVAL and (total is None or done < total):
+        if now - last >= LINE_INTERVAL and (total is None or pace.done < total):
             last = now
-            rate = max(done, 1) / (now - start)
-            of_total = "" if total is None else f" of {total}"
-            remaining = "" if total is None else f", {format_duration((total - done) / rate)} left"
-            _print(f"{title}: {done}{of_total} {unit}, {rate:.0f}/s{remaining}")
+            amount = f"{pace.done} {unit}" if total is None else f"{pace.done} of {total} {unit}"
+            rate = "" if pace.rate is None else f"{_format_rate(pace.rate)}/s"
+            _print(f"{title}: {', '.join(filter(None, (amount, rate, pace.estimate_left(total))))}")
 
     yield advance
     seconds = time.monotonic() - start
-    _print(f"{title}: {done} {unit} in {format_duration(seconds)} ({done / max(seconds, 1e-6):.0f}/s)")
+    rate = _format_rate(pace.done / max(seconds, 1e-6))
+    _print(f"{title}: {pace.done} {unit} in {format_duration(seconds)} ({rate}/s)")
