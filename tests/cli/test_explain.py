@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import regraft
 from regraft.cli import app
+from regraft.inference.predictions import PredictionMaker
 
 
 @pytest.fixture(autouse=True)
@@ -172,13 +173,13 @@ def test_the_nearest_training_images_are_shown_where_they_are_as_they_were(
 def test_sets_intervals_and_familiarity_are_shown_where_the_run_has_them(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = regraft.Bundle.make_prediction
+    make = PredictionMaker.make
 
-    def predict_more(bundle: regraft.Bundle, *arguments: Any) -> regraft.Prediction:
-        prediction = predict(bundle, *arguments)
+    def make_more(maker: PredictionMaker, *arguments: Any) -> regraft.Prediction:
+        prediction = make(maker, *arguments)
         return replace(prediction, set=("red", "green"), familiarity=0.004, known=False, undecided=True)
 
-    monkeypatch.setattr(regraft.Bundle, "make_prediction", predict_more)
+    monkeypatch.setattr(PredictionMaker, "make", make_more)
     call(run, photos / "red" / "000.png", "-o", tmp_path / "why.html", "--coverage", "0.95")
     text = (tmp_path / "why.html").read_text("utf-8")
     assert "The truth with 95&nbsp;% confidence" in text

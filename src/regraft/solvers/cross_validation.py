@@ -107,6 +107,8 @@ class SolverSpec:
             separately.
         is_warm_started: each setting starts from the solution of the previous one, so their order matters.
         max_rows: rows used for cross-validation; of more, a stratified sample.
+        keeps_predictions: a user's estimator: calibration neither moves its decisions nor changes its
+            probabilities, if it gives any.
     """
 
     phrase: str
@@ -121,6 +123,7 @@ class SolverSpec:
     prepare_folds: Callable[[TrainingRows], Callable[[Mask], AnswerHeldOut]] | None = None
     is_warm_started: bool = False
     max_rows: int = 1_000_000
+    keeps_predictions: bool = False
 
     def make_scaler(self, rows: TrainingRows) -> Scaler:
         """Return the scaler of the rows' features, or one that changes nothing."""

@@ -202,6 +202,7 @@ def spec_from_estimator(estimator: Any, task: str) -> SolverSpec:
         tasks=(task,),
         is_scaled=False,
         is_calibrated=hasattr(estimator, "predict_proba"),
+        keeps_predictions=True,
     )
 
 

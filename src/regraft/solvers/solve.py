@@ -180,7 +180,10 @@ def solve(
         rule, scaler = _solve_units(spec, rows, settings)
         fewer = answer_from_fewer(spec, rows, settings, groups=numbers) if best else None
     held_out = HeldOut(np.flatnonzero(held), _join_decisions(best), fewer) if best else None
-    calibrated = _calibrate(link, held_out, rows, groups=numbers)
+    if best and spec.keeps_predictions and task != "regression":
+        calibrated = CalibratedLink(best[0].link)
+    else:
+        calibrated = _calibrate(link, held_out, rows, groups=numbers)
     phrase = _describe(spec, _merge_settings(settings), trials)
     return SolvedHead(
         solver=name,

@@ -17,6 +17,7 @@ from regraft.data.images.decode import decode
 from regraft.data.images.decoder_name import DECODER, name_decoder
 from regraft.data.images.rejections import Rejection
 from regraft.errors import UsageError
+from regraft.evaluation.label_errors import LabelCheck
 from regraft.evaluation.problems import find_data_cautions, find_problems
 from regraft.features.image_facts import decode_missing, facts_key
 from regraft.features.store import Store, pixel_key
@@ -124,7 +125,7 @@ def list_cautions(folder: Path, store: Path, depth: int = 16) -> list[str]:
     ordered = [facts[sample.digest] for sample in catalog.samples]
     cautions = find_data_cautions(catalog, ordered, groups=np.arange(len(ordered)))
     texts = [text for text in cautions if "16-bit" in text]
-    problems = find_problems(catalog, facts, NearDuplicates(()), [])
+    problems = find_problems(catalog, facts, NearDuplicates(()), LabelCheck())
     assert [problem.summary for problem in problems if problem.summary in texts] == texts
     return texts
 
