@@ -63,7 +63,7 @@ def test_cautions_are_warned_of() -> None:
     assert any("converts to" in line or "convert to" in line for line in reporter.lines)
 
 
-def test_a_classifier_can_stay(photos: Path, tmp_path: Path) -> None:
+def test_a_classifier_can_stay(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = small_network()
     x = layers.Dense(12, name="logits")(layers.GlobalAveragePooling2D()(body.output))
     keras.Model(body.input, x).save(tmp_path / "mine.keras")
@@ -73,6 +73,9 @@ def test_a_classifier_can_stay(photos: Path, tmp_path: Path) -> None:
         for chosen in (recipe, replace(recipe, classifier="auto"))
     ]
     assert widths == [12, 16]
+    messages = capsys.readouterr().err
+    assert "The classifier stays: its 12 answers are the features." in messages
+    assert "The classifier was cut off: global_average_pooling2d" in messages
 
 
 def test_settings_of_own_backbones_are_not_passed_to_named_ones() -> None:

@@ -37,7 +37,7 @@ from regraft.errors import DataError, EnvironmentFault, UsageError, wrap_os_erro
 from regraft.evaluation.problems import find_range_cautions
 from regraft.pipeline.context import Context
 from regraft.pipeline.outputs import require_inputs_outside, require_new_file
-from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_refused
+from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_loading, report_refused
 from regraft.recipe import HeadSpec, Recipe
 from regraft.system.backend import claim_backend
 from regraft.system.console import TERMINAL, Reporter
@@ -176,7 +176,9 @@ def load_embedding_network(
 
 @lru_cache(maxsize=2)
 def _load_network(recipe: Recipe, digests: str, trust: bool, reporter: Reporter) -> keras.Model:
-    return make_pooled_network(open_backbone(recipe, trust=trust, reporter=reporter), recipe.head)
+    backbone = open_backbone(recipe, trust=trust, reporter=reporter)
+    report_loading(reporter, backbone)
+    return make_pooled_network(backbone, recipe.head)
 
 
 def make_pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:

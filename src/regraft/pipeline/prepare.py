@@ -46,6 +46,7 @@ __all__ = [
     "load_and_resolve",
     "open_backbone",
     "report_backbone",
+    "report_loading",
     "report_refused",
     "require_head",
     "split_catalog",
@@ -268,6 +269,11 @@ def extract_and_remember(
 def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
     """Report the backbone, the notes on how it was loaded, and what looks wrong with it."""
     reporter.info(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.short_weights}.")
+    report_loading(reporter, backbone)
+
+
+def report_loading(reporter: Reporter, backbone: BackboneInfo) -> None:
+    """Report what loading did to a backbone, and what looks wrong with it."""
     for note in backbone.notes:
         reporter.info(note)
     for caution in backbone.cautions:
