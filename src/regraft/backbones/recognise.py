@@ -17,7 +17,8 @@ from regraft.backbones.zoo import ZOO, Entry, recognise_model
 
 __all__ = ["find_stages", "recognise_layers", "recognise_network"]
 
-# A layer of each family, by its module. ConvNeXt puts the name of its model in front of every layer.
+# A layer of each family, by its module; VGG19, which has all layers of VGG16, comes after that.
+# ConvNeXt puts the name of its model in front of every layer.
 MARKS = {
     "mobilenet": "conv_pw_13",
     "mobilenet_v2": "block_16_project_BN",
@@ -63,7 +64,8 @@ def recognise_layers(layer_names: Iterable[str], channels: int | None) -> Entry 
     """
     names = frozenset(layer_names)
     entries = (entry for entry in ZOO.values() if entry.features == channels)
-    return next((entry for entry in entries if MARKS.get(entry.module) in names), None)
+    modules, matches = list(MARKS), [entry for entry in entries if MARKS.get(entry.module) in names]
+    return max(matches, key=lambda entry: modules.index(entry.module), default=None)
 
 
 def find_stages(
