@@ -16,7 +16,7 @@ demo: .venv/ready  ## the main job in a minute, without network
 	$(BIN)/regraft demo --overwrite
 
 test: .venv/ready  ## the tests, one or a few of many alike
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 soak: .venv/ready  ## the rest: every family of backbones, the long sweeps
 	$(BIN)/python -m pytest -n 2 -m soak
