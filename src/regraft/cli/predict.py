@@ -33,9 +33,7 @@ def predict(
     *,
     coverage: Annotated[
         float | None,
-        typer.Option(
-            help="Share of answers that the set or interval should contain the truth for. [default: 0.9]"
-        ),
+        typer.Option(help="Share of images whose set or interval should hold the truth. [default: 0.9]"),
     ] = None,
     trust: opt.TrustFlag = False,
     as_json: opt.JsonFlag = False,
