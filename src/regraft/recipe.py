@@ -64,8 +64,7 @@ class HeadSpec:
         hidden: numbers of units of ReLU layers after pooling.
         normalization: normalisation of the pooled vector and after each hidden layer.
         dropout: share dropped before the output, in training only. None: 0.2 for a head that is trained by
-            gradient, and 0 for one that is solved, because noise on thousands of solved weights would undo
-            the solution as soon as fine-tuning starts.
+            gradient, and 0 for one that is solved, because noise would undo the solution.
         solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
             without weights before its output; "auto" solves it if it can be solved.
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers

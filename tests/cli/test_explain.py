@@ -187,9 +187,9 @@ def test_sets_intervals_and_familiarity_are_shown_where_the_run_has_them(
     assert "0.4&nbsp;%: not like the training images" in text
 
 
-def test_too_many_images_for_a_page_are_refused(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("regraft.explanation.explainer.MOST_IMAGES", 5)
-    result = call(run, photos, "-o", tmp_path / "why.html")
-    expect_error(result, regraft.UsageError, "at most 5 images to explain. Received: 18.")
+def test_too_many_images_for_a_page_are_refused(run: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(201):
+        (tmp_path / "many" / f"{number}.png").hardlink_to(photos / "red" / "000.png")
+    result = call(run, tmp_path / "many", "-o", tmp_path / "why.html")
+    expect_error(result, regraft.UsageError, "at most 200 images to explain. Received: 201.")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from regraft.evaluation import learning_curve
 from regraft.evaluation.learning_curve import compute_learning_curve
 from regraft.metrics.learning_curve import fit_power_law
 
@@ -120,10 +119,8 @@ def test_few_images_and_constant_numbers():
 
 
 @pytest.mark.slow
-def test_of_many_images_one_fold_is_scored(monkeypatch):
-    monkeypatch.setattr(learning_curve, "SCORED", 100)
-    monkeypatch.setattr(learning_curve, "MAX_ROWS", 400)
+def test_of_many_images_one_fold_is_scored():
     features, labels = make_classes(600)
-    curve = compute_learning_curve(features, labels, task="multiclass")
+    curve = compute_learning_curve(features, labels, task="multiclass", limits=(400, 100))
     assert curve.sizes[-1] == pytest.approx(320, abs=4)
     assert (curve.images, max(curve.forecasts)) == (600, 2400)

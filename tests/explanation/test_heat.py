@@ -265,9 +265,9 @@ def test_a_head_that_takes_one_size_only_is_asked_without_each_position() -> Non
     assert not maker.is_linear
 
 
-def test_many_positions_are_removed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_positions_are_removed_a_few_at_a_time() -> None:
     head, *_ = make_head("avg")
     (features,) = make_maps(1)
     at_once = remove_positions(head, features, np.eye(4))
-    monkeypatch.setattr("regraft.explanation.heat.CHUNK", 4 * features.size * 2)
-    np.testing.assert_allclose(remove_positions(head, features, np.eye(4)), at_once, atol=1e-6)
+    two_by_two = remove_positions(head, features, np.eye(4), chunk=4 * features.size * 2)
+    np.testing.assert_allclose(two_by_two, at_once, atol=1e-6)

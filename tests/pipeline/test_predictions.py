@@ -10,7 +10,6 @@ from conftest import Recorder
 
 from regraft.data.catalog import Catalog, ImageFile, Sample
 from regraft.errors import ModelRefused
-from regraft.pipeline import predictions
 from regraft.pipeline.predictions import (
     PREDICTIONS,
     read_predictions,
@@ -22,7 +21,7 @@ from regraft.pipeline.predictions import (
 OUTPUTS = ("=1+1", "cat, brown", "'s")
 
 
-def write(folder, task="multiclass", outputs=OUTPUTS, units=3):
+def write(folder, task="multiclass", outputs=OUTPUTS, units=3, **options):
     targets = {"multiclass": (0, 1, 2), "binary": (0, 1, 0), "regression": ((0.1,), (1 / 3,), (1e9 + 1,))}[
         task
     ]
@@ -35,7 +34,7 @@ def write(folder, task="multiclass", outputs=OUTPUTS, units=3):
     rng = np.random.default_rng(0)
     answers = {part: (rng.random((1, units)).astype(np.float32),) * 2 for part in ("test", "validation")}
     recorder = Recorder()
-    write_predictions(catalog, answers, folder, recorder)
+    write_predictions(catalog, answers, folder, recorder, **options)
     return answers, recorder
 
 
@@ -65,9 +64,8 @@ def test_numbers_lose_no_digit(tmp_path):
     assert float(read.rows[1].target) == 1 / 3
 
 
-def test_millions_of_answers_are_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "MAX_NUMBERS", 5)
-    _, recorder = write(tmp_path)
+def test_millions_of_answers_are_not_written(tmp_path):
+    _, recorder = write(tmp_path, most=5)
     assert read_predictions(tmp_path, OUTPUTS) is None
     assert recorder.lines == ["predictions.csv is not written: it would hold 6 numbers."]
 

@@ -257,8 +257,7 @@ class Catalog:
             if missing:
                 raise UsageError(f"{path} is a table: say {' and '.join(missing)}.")
             names = ("image", "target", "group", "split", "weight", "separator", "slice", "task")
-            settings: dict[str, Any] = {name: getattr(recipe, name) for name in names}
-            return cls.from_table(path, root=recipe.root or None, **settings)
+            return cls.from_table(path, root=recipe.root or None, **{n: getattr(recipe, n) for n in names})
         options = [f"--{name}" for name in (*columns, "weight", "root", "slice") if getattr(recipe, name)]
         if options:
             raise UsageError(f"{', '.join(options)}: expected a table. Received: {path}, which is no table.")

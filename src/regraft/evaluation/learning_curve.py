@@ -78,6 +78,7 @@ def compute_learning_curve(
     seed: int = 0,
     groups: NDArray[np.integer[Any]] | None = None,
     weights: NDArray[np.floating[Any]] | None = None,
+    limits: tuple[int, int] = (MAX_ROWS, SCORED),
 ) -> LearningCurve | None:
     """Measure how the score of a head grows with the number of images, and what more would bring.
 
@@ -86,6 +87,7 @@ def compute_learning_curve(
         solver: logistic, ridge or lda; for another the first of them that can do the task.
         groups: shape (n,); rows of one group are left out and held out together.
         weights: shape (n,); how much each row counts.
+        limits: the most images to use, of more a stratified sample; and how many are enough to score.
 
     Returns:
         None if there are fewer than 50 images, too few of the classes, or nothing to learn: numbers that are
@@ -106,11 +108,11 @@ def compute_learning_curve(
         np.asarray(features), np.asarray(targets), task=task, seed=seed, weights=weights
     )
     images, numbers = len(rows.data), np.arange(len(rows.data)) if groups is None else np.asarray(groups)
-    if images > MAX_ROWS:
-        sample = draw_stratified_sample(assign_strata(rows.fold_targets, task), MAX_ROWS, seed)
+    if images > limits[0]:
+        sample = draw_stratified_sample(assign_strata(rows.fold_targets, task), limits[0], seed)
         rows, numbers = rows.select(sample), numbers[sample]
     folds = make_folds(rows.fold_targets, task=task, count=FOLDS, seed=seed, groups=numbers)
-    folds = folds[: max(1, -(-SCORED * FOLDS // len(rows.data)))]
+    folds = folds[: max(1, -(-limits[1] * FOLDS // len(rows.data)))]
     if images < MIN_IMAGES or not folds or (rows.targets.std(0) == 0).all():
         return None
     # Standardised once, without labels: heads differ in the images they are solved on, and in nothing else.

@@ -95,17 +95,18 @@ class PooledLinear:
         return np.asarray(heat.T.reshape(-1, height, width), np.float32)
 
 
-def remove_positions(head: Head, features: Floats, directions: Floats) -> Floats:
+def remove_positions(head: Head, features: Floats, directions: Floats, *, chunk: float = CHUNK) -> Floats:
     """Return how far decision values of one map fall without each position, (directions, height, width).
 
     Args:
         head: see `heads.Head`.
         features: shape (height, width, channels); a removed position's are 0.
         directions: see `HeatMaker.compute`.
+        chunk: bytes of changed maps that the head takes at a time, about.
     """
     height, width, channels = features.shape
     positions = features.reshape(-1, channels)
-    rows = max(1, int(CHUNK / (4 * features.size)))
+    rows = max(1, int(chunk / (4 * features.size)))
     base, falls = head(features[None])[0], []
     for start in range(0, len(positions), rows):
         numbers = np.arange(start, min(start + rows, len(positions)))

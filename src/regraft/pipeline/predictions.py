@@ -81,10 +81,15 @@ def write_predictions(
     answers: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
     folder: Path,
     reporter: Reporter,
+    *,
+    most: int = MAX_NUMBERS,
 ) -> None:
-    """Write the answers of the final model to each scored part; see `Outcome.answers`."""
+    """Write the answers of the final model to each scored part; see `Outcome.answers`.
+
+    They are not written, and the reporter is told, if they are more than `most` numbers.
+    """
     count = sum(len(catalog.part(part)) for part in answers) * len(catalog.outputs)
-    if count > MAX_NUMBERS:
+    if count > most:
         reporter.info(f"{PREDICTIONS} is not written: it would hold {count:,} numbers.")
         return
     task, digits = TASKS[catalog.task], 17 if catalog.task == "regression" else 9

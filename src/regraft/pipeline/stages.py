@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
-from regraft.data.images.rejections import Rejection
-from regraft.data.samples import Sample
-from regraft.errors import DataError, UsageError
+from regraft.errors import UsageError
 from regraft.pipeline.context import Context
+from regraft.pipeline.prepare import SplitData
 from regraft.recipe import Recipe
-from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
-from regraft.training.outcome import Decision, TrainedModel
+from regraft.training.outcome import TrainedModel
 from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
-from regraft.uncertainty.held_out import HeldOutAnswers, ReferenceImages
 
 if TYPE_CHECKING:
     import keras
 
     from regraft.backbones.load import Backbone
-    from regraft.features.engine import EngineRunner
     from regraft.features.extract import Features
-    from regraft.inference.predict import ModelOutput
     from regraft.metrics.learning_curve import LearningCurve
     from regraft.models.cut import Cut
     from regraft.models.inner_outputs import InnerLayer
@@ -39,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuiltModel",
-    "FinalAnswers",
     "build_model",
     "choose_taps",
     "find_head_taps",
@@ -47,11 +40,7 @@ __all__ = [
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
-    "predict_finally",
-    "predict_from_features",
 ]
-
-MAX_REFERENCES = 2000  # training images of which a fine-tuned model computes features, about
 
 Answers = dict[str, NDArray[Any]]
 
@@ -115,14 +104,14 @@ def build_model(
 def gather_training_data(
     context: Context,
     built: BuiltModel,
-    *,
     backbone: Backbone,
-    catalog: Catalog,
+    split: SplitData,
+    *,
     recipe: Recipe,
     features: Features,
-    groups: NDArray[np.int64],
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
+    catalog = split.catalog
     views = extract_views(
         built.cut.prefix,
         catalog,
@@ -132,7 +121,7 @@ def gather_training_data(
         store=context.store,
         reporter=context.reporter,
     )
-    return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, groups)
+    return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
 def choose_taps(
@@ -178,131 +167,6 @@ def fit_head(
 
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
-
-
-def _list_scored_parts(catalog: Catalog) -> list[str]:
-    return [part for part in ("test", "validation") if catalog.part(part)]
-
-
-def predict_from_features(head: FittedHead, data: TrainingData) -> Answers:
-    """Return the answers of the head on the frozen backbone for each scored part, (n, units)."""
-    catalog = data.catalog
-    return {part: head.predict(data, catalog.part(part)) for part in _list_scored_parts(catalog)}
-
-
-@dataclass(frozen=True)
-class FinalAnswers:
-    """What the final model computes of images.
-
-    Attributes:
-        answers: of each scored part, (n, units).
-        held_out, reference: see `uncertainty.held_out`; None if there is no such image.
-        features: of each scored part, (n, d).
-        graph: path of the graph that computed them; None if they come from stored features.
-    """
-
-    answers: Answers
-    held_out: HeldOutAnswers | None
-    reference: ReferenceImages | None
-    features: dict[str, NDArray[np.float32]]
-    graph: Path | None = None
-
-
-def predict_finally(
-    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
-) -> FinalAnswers:
-    """Return what the final model computes of each scored part, and of images to compare others with.
-
-    If the backbone stayed frozen, all of it comes from stored features.
-
-    Raises:
-        DataError: an image has changed since it was listed.
-    """
-    if decision.fine_tuned:
-        return _predict_by_model(context, built, head, data)
-    catalog, answers = data.catalog, predict_from_features(head, data)  # a phase may have trained the head
-    train = catalog.part("train")
-    reference = ReferenceImages(
-        train, catalog.targets(train), data.read_pooled_features(train), data.list_groups("train")
-    )
-    features = {part: data.read_pooled_features(catalog.part(part)) for part in answers}
-    if head.held_out is not None and not decision.changed_model:
-        rows = head.held_out.rows
-        samples = tuple(train[row] for row in rows)
-        held_out = HeldOutAnswers(
-            samples,
-            reference.targets[rows],
-            head.held_out.answers,
-            reference.features[rows],
-            "cross-validation",
-            head.held_out.fewer,
-            head.held_out.step,
-        )
-        return FinalAnswers(answers, held_out, reference, features)
-    validation = _take_validation(catalog, answers, features.get("validation"))
-    return FinalAnswers(answers, validation, reference, features)
-
-
-def _take_validation(
-    catalog: Catalog, answers: Answers, features: NDArray[np.float32] | None
-) -> HeldOutAnswers | None:
-    samples = catalog.part("validation")
-    if not samples:
-        return None
-    targets = catalog.targets(samples)
-    return HeldOutAnswers(samples, targets, answers["validation"], features, "validation")
-
-
-def _predict_by_model(
-    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData
-) -> FinalAnswers:
-    from regraft.features.engine import EngineRunner
-    from regraft.inference.predict import name_outputs
-
-    catalog, parts = data.catalog, _list_scored_parts(data.catalog)
-    train, groups = catalog.part("train"), data.list_groups("train")
-    strata = assign_strata(catalog.targets(train), catalog.task)
-    chosen = np.flatnonzero(draw_stratified_sample(strata, MAX_REFERENCES, data.recipe.seed))
-    references = tuple(train[row] for row in chosen)
-    samples = [*(sample for part in parts for sample in catalog.part(part)), *references]
-    runner = EngineRunner(name_outputs(head.model, built.find_inner_layer(data)), context.store)
-    outputs = _compute_outputs(context, runner, data, samples)
-
-    def stack_answers(samples: Sequence[Sample]) -> NDArray[np.float32]:
-        return np.array([outputs[sample.digest].answer for sample in samples])
-
-    def stack_features(samples: Sequence[Sample]) -> NDArray[np.float32]:
-        return np.array([outputs[sample.digest].features for sample in samples])
-
-    answers = {part: stack_answers(catalog.part(part)) for part in parts}
-    features = {part: stack_features(catalog.part(part)) for part in parts}
-    held_out = _take_validation(catalog, answers, features.get("validation"))
-    reference = ReferenceImages(
-        references, catalog.targets(references), stack_features(references), groups[chosen]
-    )
-    return FinalAnswers(answers, held_out, reference, features, runner.graph)
-
-
-def _compute_outputs(
-    context: Context, runner: EngineRunner, data: TrainingData, samples: list[Sample]
-) -> dict[str, ModelOutput]:
-    """Return what a model computes of samples, by digest.
-
-    Raises:
-        DataError: an image has changed since it was listed.
-    """
-    from regraft.inference.predict import predict_contents
-
-    size, reporter = data.backbone.image_size, context.reporter
-    rows = predict_contents(lambda count: runner.engine, data.catalog, samples, size, reporter=reporter)
-    outputs = {digest: output for digest, output in rows.items() if not isinstance(output, Rejection)}
-    changed = [sample.path for sample in samples if sample.digest not in outputs]
-    if changed:
-        raise DataError(
-            f"{len(changed)} images changed while the run was reading them, the first: {changed[0]}. "
-            "Run again once nothing writes to the folder."
-        )
-    return outputs
 
 
 def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:

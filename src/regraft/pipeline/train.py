@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.data.catalog import Catalog
 from regraft.inference.bundle import Bundle, load
 from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.final_answers import predict_finally, predict_from_features
 from regraft.pipeline.outputs import claim_folder, require_inputs_outside
 from regraft.pipeline.prepare import (
     begin_decoding,
@@ -36,8 +37,6 @@ from regraft.pipeline.stages import (
     gather_training_data,
     measure_learning_curve,
     package_model,
-    predict_finally,
-    predict_from_features,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
@@ -191,13 +190,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             features = extract_and_remember(context, built.cut.prefix, catalog, recipe, decoding)
             split = split_catalog(context, catalog, features, recipe)
             training_data = gather_training_data(
-                context,
-                built,
-                backbone=backbone,
-                catalog=split.catalog,
-                recipe=recipe,
-                features=features,
-                groups=split.groups,
+                context, built, backbone, split, recipe=recipe, features=features
             )
         with context.time_stage("head"):
             built, training_data = choose_taps(context, built, taps, training_data)
@@ -207,26 +200,17 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             decision = trainer.fine_tune(head, training_data)
             context.reporter.info(decision.reason)
         with context.time_stage("evaluate"):
-            final = predict_finally(context, built, head, training_data, decision)
+            inner = built.find_inner_layer(training_data)
+            final = predict_finally(context, head, training_data, inner, decision)
             learning_curve = measure_learning_curve(context, training_data)
         outcome = Outcome(
-            recipe,
-            split.catalog,
-            backbone,
-            package_model(head, built, training_data, final.graph),
-            features,
-            head.description,
-            decision,
+            recipe, split.catalog, backbone, package_model(head, built, training_data, final.graph),
+            features, head.description, decision,
             {part: (final.answers[part], frozen_answers[part]) for part in final.answers},
-            context.seconds,
-            in_memory_objects=context.in_memory.names,
-            leaks=split.leaks,
-            solver=head.solver,
-            part_features=final.features,
-            held_out=final.held_out,
-            reference=final.reference,
-            learning_curve=learning_curve,
-        )
+            context.seconds, in_memory_objects=context.in_memory.names, leaks=split.leaks,
+            solver=head.solver, part_features=final.features, held_out=final.held_out,
+            reference=final.reference, learning_curve=learning_curve,
+        )  # fmt: skip
         return add_warnings(outcome, split.cautions, context.reporter)
 
 
