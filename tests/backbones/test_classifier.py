@@ -176,7 +176,7 @@ def test_head_of_regraft_is_cut_off_and_the_rest_is_the_backbone_again(tmp_path)
     graft(first, HeadSpec(), outputs=3).save(tmp_path / "trained.keras")
     again = load_backbone(tmp_path / "trained.keras")
     assert (again.name, again.contract, again.stages) == ("mobilenet", "tf", first.stages)
-    assert again.notes == ("The head was cut off: head_pool, head_dropout, head_output.",)
+    assert again.notes == ("The head was cut off: head_pool, head_output.",)
     assert [layer.name for layer in again.layers] == [layer.name for layer in first.layers]
     np.testing.assert_array_equal(answer(again.model, pixels(32)), answer(first.model, pixels(32)))
     assert graft(again, HeadSpec(), outputs=5).output_shape == (None, 5)

@@ -86,7 +86,7 @@ def test_saved_reloaded_and_exported_it_predicts_the_same(module, tmp_path):
     np.testing.assert_allclose(exported.serve(x).numpy(), expected, atol=1e-5)
 
     again = load_backbone(tmp_path / "model.keras")  # the head is cut off, the weights are the trained ones
-    assert again.notes == ("The head was cut off: head_dropout, head_output.",)
+    assert again.notes == ("The head was cut off: head_output.",)
     freeze(again, "all")
     assert len(again.model.trainable_variables) == 3
     np.testing.assert_array_equal(again.layers[0].weights[0], model.get_layer("vector").weights[0])

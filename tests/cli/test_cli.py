@@ -214,7 +214,9 @@ def test_whole_way_on_the_command_line(make_photos, network_file: Path, tmp_path
     bad.write_text("<html>")
     done = regraft("predict", out, photos / "blue" / "000.png", bad, "--json")
     good, refused = (json.loads(line) for line in done.stdout.splitlines())
-    assert set(good) == {"image", "task", "labels", "label", "values"}
+    assert set(good) == {
+        "image", "task", "labels", "label", "values", "set", "interval", "familiarity", "known", "undecided",
+    }  # fmt: skip
     assert sum(good["values"].values()) == pytest.approx(1, abs=1e-5)
     assert good["values"][good["label"]] == max(good["values"].values())
     assert refused == {"image": str(bad), "refused": "not_an_image"}

@@ -12,7 +12,7 @@ from conftest import small_network
 from regraft.backbones.load import load_backbone
 from regraft.backbones.zoo import ZOO
 from regraft.features import convert as convert_module
-from regraft.features.convert import convert
+from regraft.features.convert import convert, convert_in_child
 from regraft.features.keras_engine import can_convert_to_openvino
 from regraft.features.openvino import BATCH, OpenVinoEngine
 
@@ -50,7 +50,7 @@ def test_every_network_of_keras_applications_predicts_the_same(name: str, tmp_pa
     model = load_backbone(name, weights="random", image_size=ZOO[name].min_size).model
     pooled = keras.layers.GlobalAveragePooling2D()(model.output)
     network = keras.Model(model.inputs[0], {"map": model.output, "pooled": pooled})
-    convert(network, tmp_path / "graph.xml")
+    convert_in_child(network, tmp_path / "graph.xml")  # `convert` would go through TensorFlow if that failed
     assert_converted(network, tmp_path / "graph.xml", 1, BATCH)
 
 

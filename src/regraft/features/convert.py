@@ -28,7 +28,7 @@ from regraft.system.imports import import_openvino, make_child_environment, skip
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["convert", "prepare_converter"]
+__all__ = ["convert", "convert_in_child", "prepare_converter"]
 
 
 def convert(network: keras.Model, target: Path) -> None:
@@ -46,16 +46,25 @@ def convert(network: keras.Model, target: Path) -> None:
         _trace(network, target)
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="regraft-convert-") as folder:
-            source = Path(folder) / "network.keras"
-            network.save(source)
-            _CHILD.convert(source, target)
+        convert_in_child(network, target)
     except Exception:
         if get_backend_name() != "tensorflow":
             raise
         from regraft.backbones.savedmodel import freeze_graph
 
         _rewrite(freeze_graph(network), target)
+
+
+def convert_in_child(network: keras.Model, target: Path) -> None:
+    """Do what `convert` does in a child process, whose Keras runs on OpenVINO.
+
+    Raises:
+        Exception: as `convert`; or the child cannot build the network.
+    """
+    with tempfile.TemporaryDirectory(prefix="regraft-convert-") as folder:
+        source = Path(folder) / "network.keras"
+        network.save(source)
+        _CHILD.convert(source, target)
 
 
 def prepare_converter() -> None:

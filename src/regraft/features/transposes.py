@@ -74,9 +74,10 @@ def _replace(node: Any, output: Any) -> None:
 
 
 def _transpose_after(node: Any, order: Sequence[int]) -> None:
-    """Transpose the output of a node, for all nodes that take it."""
+    """Transpose the output of a node whose inputs were replaced, for all nodes that take it."""
     from openvino import opset13 as ops
 
+    node.constructor_validate_and_infer_types()  # or a later node would see the shape from before
     _replace(node, ops.transpose(node.output(0), np.array(order, np.int64)).output(0))
 
 
