@@ -29,7 +29,9 @@ def compare(
         Path | None, typer.Option("--out", "-o", help="HTML page to create. [default: none]")
     ] = None,
     as_json: opt.JsonFlag = False,
-    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the bootstrap. [default: 0]", show_default=False)
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier page.")] = False,
     trust: opt.TrustFlag = False,
 ) -> None:
