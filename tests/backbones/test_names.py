@@ -28,6 +28,7 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "MobileNetV2", "ResNet-50", "vgg16", "VGG16"])
 def test_a_name_is_a_name_where_a_file_or_folder_is_called_so(name: str) -> None:
     assert is_zoo_name(name)
@@ -64,6 +65,7 @@ def test_a_folder_called_like_a_backbone_or_its_weights_is_not_read(monkeypatch:
     assert embed.load_embedding_network(recipe).output["cut_0"].shape == (None, 1280)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_run_keeps_the_name(make_photos: Any, tmp_path: Path) -> None:
     photos = make_photos(classes=2, each=4)
     recipe = Recipe(backbone="mobilenet_v2", weights="random", image_size=32, phases=())

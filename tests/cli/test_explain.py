@@ -18,6 +18,8 @@ import regraft
 from regraft.cli import app
 from regraft.inference.predictions import PredictionMaker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

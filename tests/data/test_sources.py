@@ -107,6 +107,7 @@ def test_another_task_of_the_same_data_has_the_same_source(photos: Path) -> None
     assert catalog.as_task("multilabel").source == catalog.source
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_run_on_a_table_makes_the_run_again(
     table: Path, network_file: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_the_recipe_of_a_run_on_a_table_makes_the_run_again(
     assert second.metrics["validation"] == first.metrics["validation"]
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_run_on_arrays_runs_nothing_else(network_file: Path, tmp_path: Path) -> None:
     store, recipe = tmp_path / "store", Recipe(backbone=str(network_file), phases=())
     run = regraft.train(make_arrays(store), recipe, tmp_path / "one", store=store)
@@ -133,6 +135,7 @@ def test_the_recipe_of_a_run_on_arrays_runs_nothing_else(network_file: Path, tmp
     assert re.search(r"regraft\.train\(data, recipe, .*one", (run.path / "report.html").read_text())
 
 
+@pytest.mark.slow
 def test_recommend_and_check_name_the_data_as_a_recipe_does(
     table: Path, network_file: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ from regraft.inference.predict import name_outputs
 from regraft.recipe import HeadSpec
 from regraft.system.files import hash_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

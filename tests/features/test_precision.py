@@ -319,6 +319,7 @@ def test_f32_is_used_if_most_features_are_stored_in_f32(network, catalog, store,
     assert reporter.lines == []
 
 
+@pytest.mark.slow
 def test_other_targets_of_the_same_images_need_another_choice(network, catalog, store, reporter):
     for task in ("multilabel", "regression"):
         choose(network, as_table(catalog, task), store, reporter)

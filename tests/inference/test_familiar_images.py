@@ -19,6 +19,8 @@ from regraft.inference.predict import ModelOutput
 from regraft.uncertainty.familiarity import LEVEL, fit_familiarity
 from regraft.uncertainty.held_out import ReferenceImages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

@@ -66,6 +66,7 @@ def expected(model: keras.Model, photos: Path) -> np.ndarray:
     return model.predict(pixels.astype("float32"), verbose=0)
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_import_nothing_that_they_do_not_use(finished: Path, photos: Path) -> None:
     code = (
         "import sys\nfrom regraft.cli import app\n"

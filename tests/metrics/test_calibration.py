@@ -61,6 +61,7 @@ def test_two_classes_and_labels_equal_independent_formulas() -> None:
     assert single.brier == pytest.approx(brier_score_loss(truth[:, 0], answers[:, 0]))
 
 
+@pytest.mark.slow
 def test_chance_is_what_calibrated_answers_score() -> None:
     """Answers that are right as often as they say score in the range in 95 of 100 cases, and its mean."""
     errors, chances = [], []

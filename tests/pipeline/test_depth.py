@@ -44,6 +44,7 @@ def recipe(network_file: Path) -> Recipe:
     return Recipe(backbone=str(network_file), phases=(), precision="f32", depth=12)
 
 
+@pytest.mark.slow
 def test_a_model_of_12_bit_files_answers_them_as_their_pixels(
     twins: Twins, recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ def test_a_model_of_12_bit_files_answers_them_as_their_pixels(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_features_of_12_bit_files_are_those_of_their_pixels(
     twins: Twins, recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -80,6 +82,7 @@ def test_features_without_the_depth_are_others(twins: Twins, recipe: Recipe, tmp
     assert not np.allclose(deep, plain)
 
 
+@pytest.mark.slow
 def test_pixels_of_phases_are_those_of_the_depth(twins: Twins, recipe: Recipe, tmp_path: Path) -> None:
     from dataclasses import replace
 

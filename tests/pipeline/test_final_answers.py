@@ -17,6 +17,8 @@ from regraft.report.build import score_parts
 from regraft.system.console import SilentReporter
 from regraft.training.outcome import Outcome
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def photos(tmp_path):

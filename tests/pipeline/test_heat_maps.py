@@ -13,6 +13,8 @@ from PIL import Image
 import regraft
 from regraft.recipe import HeadSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_decoding(in_this_process: None) -> None:

@@ -27,6 +27,7 @@ from regraft.recipe import Recipe
 layers = keras.layers
 
 
+@pytest.mark.slow
 def test_recipe_records_the_digest_of_the_file_and_holds_later_runs_to_it(
     photos: Path, network_file: Path, tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_cautions_are_warned_of() -> None:
     assert any("converts to" in line or "convert to" in line for line in reporter.lines)
 
 
+@pytest.mark.slow
 def test_a_classifier_can_stay(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = small_network()
     x = layers.Dense(12, name="logits")(layers.GlobalAveragePooling2D()(body.output))

@@ -64,6 +64,7 @@ def finish(recipe: Recipe, folder: Path) -> Finished:
     return Finished(run, photos, folder / "store")
 
 
+@pytest.mark.slow
 def test_run_folder_holds_everything(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     run = regraft.train(photos, probe, tmp_path / "run", store=tmp_path / "store")
     assert {path.name for path in run.path.iterdir()} == FILES
@@ -123,6 +124,7 @@ def test_two_empty_stores_give_the_same_scores(
     assert (runs[0].path / "split.csv").read_text() == (runs[1].path / "split.csv").read_text()
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_the_rest_is_used(photos: Path, probe: Recipe, tmp_path: Path) -> None:
     (photos / "red" / "empty.jpg").write_bytes(b"")
     (photos / "red" / "page.jpg").write_bytes(b"<!DOCTYPE html><html>")

@@ -270,6 +270,7 @@ def test_answers_of_exactly_zero_and_one_give_a_finite_link(task: str) -> None:
 # --- solved heads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["logistic", "ridge", "lda", "neighbours"])
 def test_a_solved_head_answers_unseen_images_with_calibrated_probabilities(solver: str) -> None:
     rng = np.random.default_rng(0)
@@ -294,6 +295,7 @@ def test_a_class_of_two_images_and_thirty_images_in_all_are_calibrated() -> None
     assert head.predict(features).max() < 0.99
 
 
+@pytest.mark.slow
 def test_the_phrase_names_calibration_by_class_only_where_it_was_taken() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [1_500, 100, 100])

@@ -81,6 +81,7 @@ def test_rows_of_the_weight_zero_are_never_held_out() -> None:
         assert all(np.isfinite(trial.losses).all() for trial in trials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["ridge", "logistic", "lda", "svm", "neighbours"])
 def test_wrong_labels_of_the_weight_zero_do_no_harm(solver: str) -> None:
     features, labels = make_classes(90, 15, 3, noise=1.0)

@@ -160,6 +160,7 @@ def test_few_validation_images_leave_the_probabilities_and_the_reason_says_so() 
         assert result.uncalibrated in Decision.from_phases((result,), "top-1").reason
 
 
+@pytest.mark.slow
 def test_the_gain_is_that_of_the_best_epoch_over_the_model_before() -> None:
     task = SolvedTask()
     before = np.concatenate(

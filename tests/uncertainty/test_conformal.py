@@ -127,6 +127,7 @@ def test_there_are_no_sets_without_held_out_images():
     assert Uncertainty.from_arrays(Uncertainty().to_arrays()).conformal is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_of_fewer_images_move_limits_except_those_that_bound_a_risk(task):
     _, answers, _ = draw(task)

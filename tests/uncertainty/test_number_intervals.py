@@ -115,6 +115,7 @@ def test_spread_is_not_extrapolated_beyond_the_held_out_images():
     assert held_out[:, 0].min() <= spread(far)[0, 0] <= held_out[:, 0].max() * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits():
     features, answers, targets = draw_numbers(120)
     one, two = (NumberIntervals.fit(answers, targets, features, seed=1) for _ in range(2))

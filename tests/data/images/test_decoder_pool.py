@@ -130,6 +130,7 @@ def test_a_child_that_dies_on_a_file_is_replaced_for_the_next(jobs):
     assert not children()
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_refused_by_time_and_replaced(jobs, monkeypatch):
     child = DecoderProcess()
     assert isinstance(child.decode(*jobs[0], SIZE), DecodedImage)
