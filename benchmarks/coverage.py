@@ -87,6 +87,7 @@ def read_features(name: str, cache: Path | None) -> tuple[NDArray[np.float32], N
             columns = {"image": ("image",), "target": (name.removesuffix("s"),)}
             features, _, targets = extract(table, **columns)
     if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, features=features, targets=targets)
     return features, targets
 
