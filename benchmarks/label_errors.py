@@ -60,6 +60,22 @@ def load_photographs(folder: str, weights: str) -> Photographs:
     return Photographs(read_vectors(features, catalog), catalog.targets(catalog.samples))
 
 
+def add_options(parser: argparse.ArgumentParser, *, seeds: int) -> None:
+    """Add the options that name the features, and the number of seeds."""
+    parser.add_argument("--photos", default=str(IMAGES))
+    parser.add_argument("--weights", default=str(MOBILENET))
+    parser.add_argument("--features", type=Path, help="npz file with features and labels, instead of images")
+    parser.add_argument("--seeds", type=int, default=seeds)
+
+
+def open_photographs(options: argparse.Namespace) -> Photographs:
+    """Read or compute the features that the options of `add_options` name."""
+    if not options.features:
+        return load_photographs(options.photos, options.weights)
+    content = np.load(options.features)
+    return Photographs(content["features"], content["labels"])
+
+
 def score_out_of_fold(photographs: Photographs, seed: int) -> Floats:
     """Return the probabilities of one partition into folds, (n, classes)."""
     rows, _ = make_training_rows(
@@ -125,16 +141,9 @@ def rank_with_cleanlab(labels: Labels, probabilities: Floats) -> tuple[Floats, f
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", default=str(IMAGES))
-    parser.add_argument("--weights", default=str(MOBILENET))
-    parser.add_argument("--features", type=Path, help="npz file with features and labels, instead of images")
-    parser.add_argument("--seeds", type=int, default=5)
+    add_options(parser, seeds=5)
     options = parser.parse_args()
-    if options.features:
-        content = np.load(options.features)
-        photographs = Photographs(content["features"], content["labels"])
-    else:
-        photographs = load_photographs(options.photos, options.weights)
+    photographs = open_photographs(options)
     has_cleanlab = importlib.util.find_spec("cleanlab") is not None
     probabilities = score_out_of_fold(photographs, 0)
     nearest = find_nearest_classes(photographs.labels, probabilities)

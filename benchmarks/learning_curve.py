@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
-from label_errors import Photographs, load_photographs
-from rows import IMAGES, MOBILENET
+from label_errors import Photographs, add_options, open_photographs
 
 from regraft.evaluation import learning_curve
 from regraft.metrics.learning_curve import PowerLaw, fit_power_law
@@ -56,16 +54,9 @@ def print_forecasts(name: str, photographs: list[Photographs]) -> None:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", default=str(IMAGES))
-    parser.add_argument("--weights", default=str(MOBILENET))
-    parser.add_argument("--features", type=Path, help="npz file with features and labels, instead of images")
-    parser.add_argument("--seeds", type=int, default=20)
+    add_options(parser, seeds=20)
     options = parser.parse_args()
-    if options.features:
-        content = np.load(options.features)
-        photographs = Photographs(content["features"], content["labels"])
-    else:
-        photographs = load_photographs(options.photos, options.weights)
+    photographs = open_photographs(options)
     times = []
     for _ in range(3):
         start, processor = time.perf_counter(), time.process_time()

@@ -37,10 +37,10 @@ from regraft.backbones.zoo import Entry
 __all__ = ["PixelVerdict", "check_pixels", "make_natural_images"]
 
 IMAGES = 12
-SUSPICIOUS = 0.35  # the distance from which a contract is doubted
-CONVINCING = 0.3  # the distance up to which another one is believed to be right
-CLEAR = 2.5  # how many times as near that has to be, at least
-IMPOSSIBLE = 20.0  # the distance at which a contract is doubted though no other one is near
+SUSPICIOUS = 0.35  # the distance from which a contract looks wrong, if another one fits
+CONVINCING = 0.3  # the distance up to which another contract fits
+CLEAR = 2.5  # how many times nearer the other one has to be, at least
+IMPOSSIBLE = 20.0  # the distance from which a contract looks wrong even if no other one fits
 LATEST = 3  # layers with a kernel before the first batch normalisation, at most
 
 
@@ -73,9 +73,9 @@ def check_pixels(model: keras.Model, front: str, entry: Entry | None) -> PixelVe
     seen = _chain(CONTRACT_MAPS[front], own)
     distances = _measure_distances(model, tensor, {"": seen, **CONTRACT_MAPS})
     if distances is not None:
-        caution = _doubt_statistics(distances, seen, own)
+        caution = _warn_by_statistics(distances, seen, own)
     else:
-        caution = _doubt_family(entry, front, seen, own)
+        caution = _warn_by_family(entry, front, seen, own)
     unknown = "" if distances or caution else " Its weights do not tell whether that is right."
     return PixelVerdict(_describe(front, seen, own) + unknown, caution)
 
@@ -98,10 +98,10 @@ def _describe(front: str, seen: PixelMap, own: PixelMap) -> str:
     return f"Pixels: RGB 0..255, which {' and '.join(makers)} {verb} to {seen}{name}."
 
 
-# --- what is doubted
+# --- warnings
 
 
-def _doubt_statistics(distances: dict[str, float], seen: PixelMap, own: PixelMap) -> str:
+def _warn_by_statistics(distances: dict[str, float], seen: PixelMap, own: PixelMap) -> str:
     """Return why a conversion looks wrong by its distance and those of the contracts, by name; or ""."""
     distance = distances.pop("")
     best = min(distances, key=lambda name: distances[name])
@@ -121,7 +121,7 @@ def _doubt_statistics(distances: dict[str, float], seen: PixelMap, own: PixelMap
     return f"{problem}; {better} would fit. The conversion is part of its graph: build it with another one."
 
 
-def _doubt_family(entry: Entry | None, front: str, seen: PixelMap, own: PixelMap) -> str:
+def _warn_by_family(entry: Entry | None, front: str, seen: PixelMap, own: PixelMap) -> str:
     """Return why a conversion is not that of the published weights; "" where it is, or none are known."""
     if entry is None:
         return ""
@@ -130,7 +130,9 @@ def _doubt_family(entry: Entry | None, front: str, seen: PixelMap, own: PixelMap
         return ""
     is_free = own.is_near(CONTRACT_MAPS["raw"]) or entry.pixels == "raw"
     remedy = (
-        f"--pixels {entry.pixels}" if is_free else "the conversion is part of its graph, so build it anew"
+        f"--pixels {entry.pixels}"
+        if is_free
+        else "rebuild the model, for the conversion is part of its graph"
     )
     return (
         f"The pixels look wrong: the published weights of {entry.module} take the contract {entry.pixels}, "

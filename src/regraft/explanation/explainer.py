@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.images.rejections import Rejection
-from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.data.samples import ImageFile, RejectedFile
 from regraft.errors import UsageError
 from regraft.explanation.evidence import Question, list_questions
@@ -97,7 +96,6 @@ class Explainer:
             )
         self._bundle, self._reporter = bundle, reporter
         self._activation = TASKS[bundle.task].activation
-        self._depth = int(bundle.manifest["pixels"].get("depth", FULL_DEPTH))
         self._inner: InnerLayer | None = None  # of an earlier run, whose manifest does not name it
         head = None if bundle.estimator else self._open_head()
         self._heat_maker = HeatMaker(head) if head else None
@@ -124,7 +122,7 @@ class Explainer:
         if len(samples) > MOST_IMAGES:
             raise UsageError(
                 f"Expected at most {MOST_IMAGES} images to explain. Received: {len(samples):,}. "
-                "Choose those whose answers you doubt."
+                "Choose those whose answers look wrong."
             )
         with open_samples(samples, scale=1.0) as verdicts:
             files = [verdict[0] for verdict in verdicts if not isinstance(verdict, Rejection)]
@@ -177,7 +175,7 @@ class Explainer:
             return
         jobs = [Job(Path(file.path), file.digest) for file in files]
         with (
-            DecodingPool(jobs, self._bundle.image_size, depth=self._depth) as decoding,
+            DecodingPool(jobs, self._bundle.image_size, depth=self._bundle.depth) as decoding,
             self._reporter.track("Explaining", len(jobs)) as advance,
         ):
             engine, decoded = self._make_engine(len(jobs)), zip(jobs, decoding, strict=True)
@@ -208,7 +206,7 @@ class Explainer:
         ]
         heat -= np.array(centres, np.float32)[:, None, None]
         try:
-            picture = read_picture(item.path, PICTURE_SIDE, depth=self._depth)
+            picture = read_picture(item.path, PICTURE_SIDE, depth=self._bundle.depth)
         except (OSError, Rejection):  # the file has just changed
             picture = item.pixels
         return Explanation(prediction, tuple(questions), heat, item.output.features, picture)

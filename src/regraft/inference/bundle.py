@@ -72,6 +72,7 @@ class Bundle:
         thresholds: the threshold of each label; empty unless multi-label.
         image_size: the side of the model's square input in pixels.
         images_per_sample: how many images a sample has.
+        depth: how many bits of 16-bit samples are used.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Bundle:
         self.thresholds: dict[str, float] = dict(manifest["thresholds"])
         self.image_size: int = int(manifest["pixels"]["size"])
         self.images_per_sample: int = int(manifest["photos"])
-        self._depth = int(manifest["pixels"].get("depth", FULL_DEPTH))  # earlier runs do not state it
+        self.depth = int(manifest["pixels"].get("depth", FULL_DEPTH))  # earlier runs do not state it
         self._cache = ProcessCache()
 
     @property
@@ -275,7 +276,7 @@ class Bundle:
         """
         if not jobs:
             return
-        with DecodingPool(jobs, self.image_size, depth=self._depth) as decoding:
+        with DecodingPool(jobs, self.image_size, depth=self.depth) as decoding:
             engine = self.make_engine(len(jobs) // self.images_per_sample)
             outputs = run_engine(engine, decoding, self.images_per_sample, reporter=self._reporter)
             answers = (item if isinstance(item, Rejection) else self._finish_answer(item) for item in outputs)

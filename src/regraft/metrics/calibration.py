@@ -61,7 +61,7 @@ class Calibration:
     Attributes:
         n: number of answers: images; of labels, images times labels.
         ece: expected calibration error, in 0..1.
-        chance: the same of a perfectly calibrated model.
+        chance: the error that a perfectly calibrated model would have by chance.
         brier: mean squared error of the probabilities, see `compute_brier`.
         bins: those that hold answers, by rising probability.
     """

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.images.decode import digest
+from regraft.data.images.decode import has_digest
 from regraft.errors import UsageError
 from regraft.evaluation.comparison import (
     ModelAnswers,
@@ -113,11 +113,7 @@ class Comparison:
     def _make_thumbnail(self, image: str) -> bytes:
         """Return a small JPEG of an image; b"" if its file is gone or holds something else now."""
         path, content = self.files.get(image, (Path(), ""))
-        try:
-            is_same = path.is_file() and digest(path.read_bytes()) == content
-        except OSError:
-            return b""
-        return make_thumbnail(path, depth=self.depth) if is_same else b""
+        return make_thumbnail(path, depth=self.depth) if has_digest(path, content) else b""
 
 
 def compare(runs: Sequence[str | os.PathLike[str]], *, seed: int = 0, trust: bool = False) -> Comparison:

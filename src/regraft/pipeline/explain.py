@@ -6,7 +6,6 @@ shown where the run's data are still as they were.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.cells import escape_formula
-from regraft.data.images.decode import digest
-from regraft.data.images.sample_range import FULL_DEPTH
+from regraft.data.images.decode import has_digest
 from regraft.data.samples import RejectedFile
-from regraft.data.sources import is_in_memory
-from regraft.errors import DataError, wrap_os_errors
+from regraft.errors import DataError, ModelRefused, wrap_os_errors
 from regraft.explanation.evidence import Question
 from regraft.explanation.explainer import Explainer, Explanation
 from regraft.explanation.pictures import encode_jpeg, paint
 from regraft.inference.bundle import Bundle, Prediction, load
 from regraft.pipeline.outputs import require_new_file
-from regraft.recipe import Recipe
+from regraft.pipeline.predictions import read_split
+from regraft.pipeline.run_answers import find_image_root
 from regraft.report.build import utc_now
 from regraft.report.mistakes import make_thumbnail
 from regraft.report.render import render_page
@@ -192,7 +189,7 @@ class _TrainingImages:
     Attributes:
         references: their features, names and labels.
         root: the folder that names are relative to; None if it is not known or gone.
-        digests: of the content of each image, by name as in split.csv.
+        digests: of the content of each image, by name.
         depth: how many bits of 16-bit samples are used.
     """
 
@@ -207,14 +204,11 @@ class _TrainingImages:
         references = getattr(bundle.uncertainty, "familiarity", None)
         if references is None:
             return None
-        depth = int(bundle.manifest["pixels"].get("depth", FULL_DEPTH))
         try:
-            recipe = Recipe.from_toml(bundle.path / "recipe.toml")
-            with (bundle.path / "split.csv").open(encoding="utf-8", newline="") as file:
-                digests = {row["image"]: row["digest"] for row in csv.DictReader(file)}
-        except (OSError, KeyError, ValueError):  # the user may have moved or changed them
-            return cls(references, None, {}, depth)
-        return cls(references, _find_root(recipe), digests, depth)
+            digests = {row.image: row.digest for row in read_split(bundle.path)}
+        except ModelRefused:  # the user may have moved or changed the table
+            digests = {}
+        return cls(references, find_image_root(bundle.path), digests, bundle.depth)
 
     def find_nearest(self, item: Explanation) -> list[_Neighbour]:
         """Return the training images whose features are most like those of an explained image."""
@@ -231,20 +225,6 @@ class _TrainingImages:
 
     def _show(self, name: str) -> bytes:
         """Return a thumbnail of a training image; b"" if its file is gone or has another content."""
-        if self.root is None:
+        if self.root is None or not has_digest(self.root / name, self.digests.get(name, "")):
             return b""
-        try:
-            content = (self.root / name).read_bytes()
-        except (OSError, ValueError):
-            return b""
-        is_same = digest(content) == self.digests.get(escape_formula(name))
-        return make_thumbnail(self.root / name, depth=self.depth) if is_same else b""
-
-
-def _find_root(recipe: Recipe) -> Path | None:
-    """Return the folder that the images' names are relative to; None if it is not known or gone."""
-    if is_in_memory(recipe.data):
-        return None
-    data = Path(recipe.data)
-    root = Path(recipe.root) if recipe.root else data if data.is_dir() else data.parent
-    return root if root.is_dir() else None
+        return make_thumbnail(self.root / name, depth=self.depth)

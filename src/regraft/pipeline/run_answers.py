@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.images.decode import digest
+from regraft.data.images.decode import has_digest
 from regraft.data.samples import RejectedFile
 from regraft.data.sources import is_in_memory
 from regraft.data.table_files import is_table
@@ -89,7 +88,7 @@ def open_run_answers(name: str | os.PathLike[str], bundle: Bundle, part: str) ->
         np.array(limits) if is_label else None,
         frozenset(content for row in split if row.part != part for content in row.digest.split()),
         root,
-        int(bundle.manifest["pixels"].get("depth", 16)),
+        bundle.depth,
     )
 
 
@@ -115,7 +114,7 @@ def _answer_again(bundle: Bundle, rows: list[ImageRow], root: Path | None) -> An
     if root is None or bundle.images_per_sample > 1:
         raise UsageError(f"{cure}, with the images where the recipe says.")
     paths = [root / row.image for row in rows]
-    changed = [row.image for row, path in zip(rows, paths, strict=True) if not _has_digest(path, row.digest)]
+    changed = [row.image for row, path in zip(rows, paths, strict=True) if not has_digest(path, row.digest)]
     if changed:
         raise UsageError(f"{cure}. Its images have changed or gone, such as {changed[0]} in {root}.")
     answers = []
@@ -124,12 +123,6 @@ def _answer_again(bundle: Bundle, rows: list[ImageRow], root: Path | None) -> An
             raise UsageError(f"{cure}. The image {row.image} is refused now: {prediction.code}.")
         answers.append([prediction.values[output] for output in bundle.outputs])
     return AnsweredImages(rows, np.array(answers, np.float64).reshape(len(rows), len(bundle.outputs)))
-
-
-def _has_digest(path: Path, expected: str) -> bool:
-    with suppress(OSError):
-        return path.is_file() and digest(path.read_bytes()) == expected
-    return False
 
 
 def _parse_targets(bundle: Bundle, rows: Sequence[ImageRow]) -> NDArray[Any]:

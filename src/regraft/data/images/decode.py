@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,10 @@ from regraft.errors import shorten_error
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["EXTENSIONS", "THUMBNAIL", "DecodedImage", "ImageFacts", "decode", "digest", "to_upright_rgb"]
+__all__ = [
+    "EXTENSIONS", "THUMBNAIL", "DecodedImage", "ImageFacts", "decode", "digest", "has_digest",
+    "to_upright_rgb",
+]  # fmt: skip
 
 TINY_SIDE = 32  # pixels: an image with a shorter side gets the note `tiny_image`
 EXTREME_RATIO = 10  # of the longer side to the shorter
@@ -110,6 +114,13 @@ class DecodedImage:
 def digest(data: bytes) -> str:
     """Return the name of a content: 32 hexadecimal digits of BLAKE2b."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def has_digest(path: Path, expected: str) -> bool:
+    """Return whether a file is there and has this content; see `digest`."""
+    with suppress(OSError, ValueError):  # a name with a zero byte is no file's
+        return path.is_file() and digest(path.read_bytes()) == expected
+    return False
 
 
 def decode(data: bytes, size: int | None, *, name: str = "", depth: int = FULL_DEPTH) -> DecodedImage:
