@@ -41,6 +41,7 @@ def predict(
     """Print the label and probability of each image; a bad image is named with the reason."""
     from regraft.data.catalog import RejectedFile
     from regraft.inference.bundle import load
+    from regraft.inference.predictions import make_row
     from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
     level, bundle = DEFAULT_COVERAGE if coverage is None else check_coverage(coverage), load(run, trust=trust)
@@ -51,7 +52,7 @@ def predict(
             line = (
                 {"image": answer.image, "refused": answer.code}
                 if isinstance(answer, RejectedFile)
-                else {**asdict(answer), "label": answer.label, "interval": _close_intervals(answer)}
+                else make_row(answer)
             )
             print(json.dumps(line), flush=True)
         elif isinstance(answer, RejectedFile):
@@ -130,14 +131,6 @@ def _warn_without_limits(bundle: Bundle) -> None:
             f"{bundle.path} holds no answers to held-out images, so answers come without sets and intervals. "
             "Train again, with validation images, to have them."
         )
-
-
-def _close_intervals(prediction: Prediction) -> dict[str, list[float | None]]:
-    """Return the ends of each interval, None for one that is not finite."""
-    return {
-        name: [end if math.isfinite(end) else None for end in ends]
-        for name, ends in prediction.interval.items()
-    }
 
 
 def _format_answer(prediction: Prediction, coverage: float) -> str:

@@ -24,6 +24,7 @@ from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
+from regraft.cli.serve import serve
 from regraft.cli.train import train
 from regraft.errors import BackendLimit, RegraftError, UsageError, describe_os_error
 from regraft.system.backend import has_chosen_openvino, restart_on_tensorflow
@@ -59,7 +60,7 @@ def start(
 
 
 COMMANDS = (
-    train, predict, evaluate, explain, compare, check, inspect, recommend, search, embed, backbones, demo,
+    train, predict, evaluate, explain, serve, compare, check, inspect, recommend, search, embed, backbones, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
