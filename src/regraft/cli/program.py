@@ -60,7 +60,8 @@ def start(
 
 
 COMMANDS = (
-    train, predict, evaluate, explain, serve, compare, check, inspect, recommend, search, embed, backbones, demo,
+    train, predict, evaluate, explain, serve, compare, check, inspect, recommend, search, embed, backbones,
+    demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -37,7 +37,8 @@ def serve(
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise EnvironmentFault(
-            f'Serving needs packages that are not installed ({", ".join(missing)}): pip install "regraft[serve]".'
+            f"Serving needs packages that are not installed ({', '.join(missing)}): "
+            'pip install "regraft[serve]".'
         )
     from regraft.server.registry import name_runs
     from regraft.server.run_server import run_server

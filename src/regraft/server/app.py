@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,9 +142,7 @@ def _add_pages(app: FastAPI) -> None:
 # --- answers
 
 
-def _add_answers(
-    app: FastAPI, service: ImageService, bodies: BodyReader, settings: ServerSettings
-) -> None:
+def _add_answers(app: FastAPI, service: ImageService, bodies: BodyReader, settings: ServerSettings) -> None:
     async def answer(request: Request, name: str | None, coverage: float, *, explain: bool) -> Response:
         model = service.registry.get(name)
         async with bodies.read(request) as body:
@@ -207,7 +206,7 @@ def _describe(name: str, answer: dict[str, Any] | Rejection) -> dict[str, Any]:
 def _add_open_inference(
     app: FastAPI, service: ImageService, bodies: BodyReader, settings: ServerSettings
 ) -> None:
-    tags = ["Open Inference Protocol v2"]
+    tags: list[str | Enum] = ["Open Inference Protocol v2"]
 
     def require_ready() -> None:
         if not service.is_ready or service.is_draining:

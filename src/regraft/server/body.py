@@ -162,7 +162,9 @@ class _FormImages:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"filename" not in options:
             raise RequestRefused(
-                400, "unexpected_field", "expected files only; options belong into the address (?coverage=0.9)"
+                400,
+                "unexpected_field",
+                "expected files only; options belong into the address (?coverage=0.9)",
             )
         name = options[b"filename"].decode("utf-8", "replace")
         self._name = name[:255] or f"image {len(self._images)}"

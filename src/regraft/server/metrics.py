@@ -46,7 +46,9 @@ class ServerMetrics:
             "regraft_requests_in_progress", "Requests under way.", registry=self._registry
         )
 
-    def watch(self, count_images: Callable[[], int], list_models: Callable[[], list[tuple[str, str]]]) -> None:
+    def watch(
+        self, count_images: Callable[[], int], list_models: Callable[[], list[tuple[str, str]]]
+    ) -> None:
         """Read two figures whenever the metrics are asked for: images in the queue, and models."""
         self._registry.register(_LiveFigures(count_images, list_models))
 
@@ -78,7 +80,9 @@ class ServerMetrics:
 
 
 class _LiveFigures(Collector):
-    def __init__(self, count_images: Callable[[], int], list_models: Callable[[], list[tuple[str, str]]]) -> None:
+    def __init__(
+        self, count_images: Callable[[], int], list_models: Callable[[], list[tuple[str, str]]]
+    ) -> None:
         self._count_images, self._list_models = count_images, list_models
 
     def collect(self) -> list[GaugeMetricFamily]:

@@ -79,7 +79,9 @@ def parse_request(
         raise RequestRefused(400, "bad_json", 'expected one input "image" of datatype BYTES, with its shape')
     files = _split_binary(body[length:]) if data is None else _decode_texts(data)
     if len(files) != count or not files:
-        raise RequestRefused(400, "bad_json", f"expected as many files as the shape says, received {len(files)}")
+        raise RequestRefused(
+            400, "bad_json", f"expected as many files as the shape says, received {len(files)}"
+        )
     if len(files) > most:
         raise RequestRefused(400, "too_many_images", f"expected at most {most} images in a request")
     return [UploadedImage(f"image {n}", file) for n, file in enumerate(files)], request_id, names
@@ -130,7 +132,9 @@ def make_response(
         tensors["familiarity"] = {"datatype": "FP32", "data": [row["familiarity"] for row in rows]}
         tensors["known"] = {"datatype": "BOOL", "data": [row["known"] for row in rows]}
     if unknown := [name for name in names if name not in tensors]:
-        raise RequestRefused(400, "bad_json", f"expected outputs {', '.join(tensors)}, received {unknown[0]!r:.60}")
+        raise RequestRefused(
+            400, "bad_json", f"expected outputs {', '.join(tensors)}, received {unknown[0]!r:.60}"
+        )
     return {
         "model_name": model.name,
         "model_version": model.version,

@@ -93,9 +93,7 @@ class DeadlineProtocol(H11Protocol):
         self._deadline = None if seconds is None else self.loop.call_later(seconds, expire)
 
     def _expire(self) -> None:
-        self._refuse(
-            RequestRefused(408, "request_timeout", f"the {self._phase[0]} did not arrive in time")
-        )
+        self._refuse(RequestRefused(408, "request_timeout", f"the {self._phase[0]} did not arrive in time"))
 
     def _refuse(self, refused: RequestRefused) -> None:
         """Answer below the application, then close the connection."""

@@ -106,7 +106,7 @@ class _ServerRun:
         limits = self._settings.limits
         self._service: ImageService = make_service(self._registry, self._settings)
         config = uvicorn.Config(
-            make_app(self._service, self._settings, self._reporter),  # type: ignore[arg-type]
+            make_app(self._service, self._settings, self._reporter),
             http=make_protocol(limits),
             ws="none",
             loop="asyncio",

@@ -84,9 +84,7 @@ class ServedModel:
         if uncertainty is None:
             lacks = ("has no held-out answers: no sets, intervals, familiarity or nearest images", *lacks)
         training = TrainingImages.open(bundle)
-        model = cls(
-            name, version, bundle, lacks, _engine=engine, _explainer=explainer, _training=training
-        )
+        model = cls(name, version, bundle, lacks, _engine=engine, _explainer=explainer, _training=training)
         samples = list(make_test_images(bundle.image_size, bundle.images_per_sample)[:2])
         model.answer("warm-up", model.compute(samples)[0], coverage=0.9)
         if explainer is not None:

@@ -128,7 +128,9 @@ def read_token(path: Path) -> str:
         mode = path.stat().st_mode
         text = path.read_text("utf-8", "replace").strip() if stat.S_ISREG(mode) else ""
     except OSError as error:
-        raise EnvironmentFault(f"The token file {path} cannot be read: {describe_os_error(error)}.") from error
+        raise EnvironmentFault(
+            f"The token file {path} cannot be read: {describe_os_error(error)}."
+        ) from error
     if mode & stat.S_IROTH:
         raise UsageError(
             f"--token-file: expected a file that only you can read. Received: {path}, which every user of "

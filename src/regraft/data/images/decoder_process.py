@@ -6,8 +6,8 @@ to over pipes. With `multiprocessing` a user's script would need an `if __name__
 process that holds a deep-learning runtime would be forked.
 
 The child first writes `ready`. Then, for each file, it reads a JSON line `[path, size, digest, depth]`, or
-`[null, size, n, depth]` and the n bytes of a file that is on no disk, and writes either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or
-`{"code": ..., "detail": ...}`.
+`[null, size, n, depth]` and the n bytes of a file that is on no disk. It writes either a JSON line
+`{"facts": [...], "bytes": n}` and n bytes of pixels, or `{"code": ..., "detail": ...}`.
 """
 
 from __future__ import annotations
