@@ -21,6 +21,7 @@ from regraft.server.metrics import ServerMetrics
 from regraft.server.open_inference import describe_model, make_response, parse_request
 from regraft.server.refusals import RequestRefused, encode_json
 from regraft.server.registry import ModelRegistry
+from regraft.server.served_model import ServedModel
 from regraft.server.service import ImageService, run_while_connected
 from regraft.server.settings import ServerSettings
 from regraft.system.console import Reporter
@@ -230,21 +231,21 @@ def _add_open_inference(
 
     @app.get("/v2/models/{name}", tags=tags, summary="Describe a model")
     @app.get("/v2/models/{name}/versions/{version}", tags=tags, include_in_schema=False)
-    async def model(name: str, version: str = "") -> Response:
-        return _respond(describe_model(_get_version(service, name, version)))
+    async def model(request: Request, name: str) -> Response:
+        return _respond(describe_model(_find_model(service, name, request)))
 
     @app.get("/v2/models/{name}/ready", tags=tags, summary="Tell whether a model can answer")
     @app.get("/v2/models/{name}/versions/{version}/ready", tags=tags, include_in_schema=False)
-    async def model_ready(name: str, version: str = "") -> Response:
-        _get_version(service, name, version)
+    async def model_ready(request: Request, name: str) -> Response:
+        model = _find_model(service, name, request)
         require_ready()
-        return _respond({"name": name, "ready": True})
+        return _respond({"name": model.name, "ready": True})
 
     @app.post("/v2/models/{name}/infer", tags=tags, summary="Predict images")
     @app.post("/v2/models/{name}/versions/{version}/infer", tags=tags, include_in_schema=False)
-    async def infer(request: Request, name: str, version: str = "") -> Response:
+    async def infer(request: Request, name: str) -> Response:
         """Take images as tensors of BYTES; one that is refused refuses the request."""
-        served, limits = _get_version(service, name, version), settings.limits
+        served, limits = _find_model(service, name, request), settings.limits
         async with bodies.read(request) as body:
             images, request_id, names = parse_request(body, request.headers, limits.images)
             work = service.answer_images(served, images, coverage=DEFAULT_COVERAGE)
@@ -256,8 +257,10 @@ def _add_open_inference(
         return _respond(make_response(served, rows, request_id, names))
 
 
-def _get_version(service: ImageService, name: str, version: str) -> Any:
+def _find_model(service: ImageService, name: str, request: Request) -> ServedModel:
+    """Return the model that an address names, by itself or with its version."""
     model = service.registry.get(name)
-    if version and version != model.version:
+    version = request.path_params.get("version", model.version)
+    if version != model.version:
         raise RequestRefused(404, "unknown_model", f"expected version {model.version}")
     return model

@@ -8,11 +8,17 @@ const make = (tag, text = "", ...children) => {
   return element;
 };
 
+// A text with `code` in it.
+function describeText(line) {
+  const parts = line.split("`").map((part, position) => (position % 2 ? make("code", part) : part));
+  return make("p", "", ...parts);
+}
+
 function describe(path, method, operation) {
   const names = (operation.parameters || []).filter((p) => p.in === "query");
   const address = make("td", "", make("code", `${method.toUpperCase()} ${path}`));
   const text = make("td", "", make("p", operation.summary || ""));
-  for (const line of (operation.description || "").split("\n\n").filter(Boolean)) text.append(make("p", line));
+  for (const line of (operation.description || "").split("\n\n").filter(Boolean)) text.append(describeText(line));
   for (const p of names) text.append(make("p", "", make("code", p.name), ` ${p.description || ""}`));
   return make("tr", "", address, text);
 }
