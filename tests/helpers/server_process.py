@@ -24,7 +24,7 @@ from regraft.server.settings import Limits, ServerSettings
 names, options, limits = map(json.loads, sys.argv[1:])
 settings = ServerSettings(port=0, limits=Limits(**limits), **options)
 run_server({name: Path(path) for name, path in names.items()}, settings)
-if any(name.split(".")[0] in ("keras", "tensorflow", "jax", "torch", "sklearn", "pandas") for name in sys.modules):
+if {"keras", "tensorflow", "jax", "torch", "sklearn", "pandas"} & set(sys.modules):
     sys.exit("a backend was imported")
 """
 READY = re.compile(r"Serving .* at http://127\.0\.0\.1:(\d+)\.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from regraft.server.registry import name_runs
 from regraft.server.settings import ServerSettings, is_loopback, read_token
 
 TOKEN = "correct-horse-battery"
+FIELD = b'--b\r\nContent-Disposition: form-data; name="i"\r\n\r\nx\r\n--b--\r\n'
 FORM = "multipart/form-data; boundary=b"
 
 
@@ -59,7 +61,7 @@ def test_a_form_holds_several_images_in_order() -> None:
         (FORM, b"garbage", (400, "bad_multipart")),
         (FORM, make_form(("a", b"x"), end=b""), (400, "bad_multipart")),
         (FORM, b"--b--\r\n", (400, "no_image")),
-        (FORM, b'--b\r\nContent-Disposition: form-data; name="i"\r\n\r\nx\r\n--b--\r\n', (400, "unexpected_field")),
+        (FORM, FIELD, (400, "unexpected_field")),
         (FORM, make_form(*[("a", b"")] * 10_000), (400, "too_many_images")),
     ],
 )  # fmt: skip
@@ -72,12 +74,8 @@ def test_other_bodies_are_refused_with_a_code(
 @given(st.binary(max_size=300))
 def test_no_body_breaks_the_parser(body: bytes) -> None:
     for content in (body, b"--b\r\n" + body, make_form(("a", body))):
-        try:
-            images = split_images(FORM, content, 4)
-        except RequestRefused as refused:
-            assert refused.status == 400
-        else:
-            assert images
+        with suppress(RequestRefused):
+            assert split_images(FORM, content, 4)
 
 
 def test_files_of_the_open_inference_protocol_come_in_base64_or_behind_the_json() -> None:
