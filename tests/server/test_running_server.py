@@ -500,7 +500,7 @@ def test_a_second_signal_ends_it_at_once(run: Path, tmp_path: Path) -> None:  # 
         server.signal(signal.SIGTERM)
         wait_for(lambda: "second signal" in server.log)
         server.signal(signal.SIGTERM)
-        assert server.process.wait(5) == 143
+        assert server.process.wait(5) == -signal.SIGTERM
 
 
 def wait_for(is_true: Callable[[], bool], seconds: float = 60) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -144,16 +143,17 @@ class _ServerRun:
             return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._drain, number)
+            loop.add_signal_handler(number, self._drain)
         loop.add_signal_handler(signal.SIGHUP, self._start_task, self._reload)
 
-    def _drain(self, number: int) -> None:
+    def _drain(self) -> None:
         """Say that the server is not ready, answer what comes in a moment longer, then take nothing new."""
-        if self._service.is_draining:
-            os._exit(128 + number)
         self._service.is_draining = True
-        self._reporter.info("Ending after the requests under way. A second signal ends at once.")
         loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):  # the next one ends the process at once
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        self._reporter.info("Ending after the requests under way. A second signal ends at once.")
         loop.call_later(self._settings.limits.linger_seconds, setattr, self._server, "should_exit", True)
 
     def _start_task(self, work: object) -> None:
