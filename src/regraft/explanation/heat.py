@@ -52,10 +52,10 @@ class PooledLinear:
             >>> linear.average.tolist(), linear.largest.tolist(), linear.bias.tolist()
             ([[2.0], [3.0]], [[0.0], [1.0]], [-1.0])
         """
-        single = PROBE * np.eye(channels, dtype=np.float32)
-        zeros = np.zeros_like(single)
-        probes = [np.zeros((1, 2, channels)), np.stack([single, zeros], 1), np.stack([single, single], 1)]
-        maps = np.concatenate(probes).astype(np.float32)[:, None]
+        maps = np.zeros((2 * channels + 1, 1, 2, channels), np.float32)
+        numbers = np.arange(channels)
+        maps[numbers + 1, 0, 0, numbers] = PROBE
+        maps[numbers + 1 + channels, 0, :, numbers] = PROBE
         try:
             decisions = np.asarray(head(maps), np.float64)
         except Exception:  # backends document no type for maps of another size

@@ -15,8 +15,8 @@ from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
 from regraft.evaluation.slices import SLICE_MEASURES
 from regraft.inference.bundle import MANIFEST_FORMAT
-from regraft.inference.model_files import GRAPH, write_trained_model
-from regraft.pipeline.heat_maps import add_heat_maps
+from regraft.inference.model_files import GRAPH, write_graph_and_selftest, write_trained_model
+from regraft.pipeline.heat_maps import add_heat_maps, plan_heat_maps
 from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
 from regraft.report.build import choose_label_thresholds, make_report, score_parts, utc_now
@@ -49,20 +49,22 @@ def write_run(
         outcome: the result of the run.
         folder: the folder to fill.
         out: the path that it will be moved to.
-        open_images: see `write_trained_model`.
-        reporter: see `write_trained_model`.
+        open_images: see `write_graph_and_selftest`.
+        reporter: see `write_graph_and_selftest`.
 
     Raises:
         ModelRefused: a weight of the model is not a finite number.
     """
-    with ThreadPoolExecutor(1) as pool:  # thumbnails need half a second and no Keras
+    with ThreadPoolExecutor(1) as pool:  # thumbnails and heat maps need a second and no Keras
         scores = pool.submit(_write_scores, outcome, folder)
+        plan = pool.submit(lambda: plan_heat_maps(scores.result()[1], outcome))
         _write_records(outcome, folder, reporter)
-        files = write_trained_model(outcome.network, folder, open_images, reporter)
+        files = write_graph_and_selftest(outcome.network, folder, open_images, reporter)
+        parts = pool.submit(lambda: add_heat_maps(scores.result()[1], plan.result(), outcome, folder))
+        files |= write_trained_model(outcome.network, folder)
         files[UNCERTAINTY] = _write_uncertainty(outcome, folder)
-        metrics, parts = scores.result()
-    parts = add_heat_maps(parts, outcome, folder)
-    write_report(make_report(outcome, parts, out), folder / "report.html")
+    metrics = scores.result()[0]
+    write_report(make_report(outcome, parts.result(), out), folder / "report.html")
     _write_json(folder / "manifest.json", _make_manifest(outcome, files))
     return metrics
 
