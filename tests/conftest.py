@@ -79,8 +79,10 @@ def run_eagerly() -> Iterator[None]:
     import tensorflow
 
     tensorflow.config.run_functions_eagerly(True)
-    yield
-    tensorflow.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tensorflow.config.run_functions_eagerly(False)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from test_examples import example, head_of, history, moved, trainable_places
 import regraft
 from regraft.data.augmentation import augment_batch
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "eager")]
 
 STAGED = {"backbone": "vgg16", "weights": "random", "image_size": 32}  # small, and divided into stages
 
