@@ -27,7 +27,7 @@ from regraft.models.cut import cut
 from regraft.models.freeze import freeze
 from regraft.models.head import is_head
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "eager")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "eager", "in_this_process")]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = {"weights": "random", "image_size": 32}

@@ -50,7 +50,7 @@ FAMILIES = [
     Family("convnext_tiny", "stage_3", "convnext_tiny_stage_2_block_8_identity", "downsampling_conv_1|stem$"),
 ]
 SMALL = Family("small_network", "", "", "block1")  # the tests' own: few kinds of layers, and no stages
-SHORT = {"small_network", "mobilenet_v2", "mobilenet_v3_small"}
+SHORT = {"small_network", "mobilenet_v3_small"}
 
 
 @pytest.fixture(autouse=True)
