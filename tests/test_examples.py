@@ -27,7 +27,7 @@ from regraft.models.cut import cut
 from regraft.models.freeze import freeze
 from regraft.models.head import is_head
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "eager", "in_this_process")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "in_this_process")]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = {"weights": "random", "image_size": 32}
@@ -180,6 +180,7 @@ def test_stored_features_are_those_of_keras_after_its_own_preprocessing(
     assert np.abs(by_hand - expected).max() > 0.1 * np.abs(expected).max()  # the mistake is no small one
 
 
+@pytest.mark.usefixtures("eager")
 def test_exactly_the_last_50_layers_move(photos: Path, tmp_path: Path, deep: dict[str, object]) -> None:
     untouched = load_untouched(**deep)
     run = example("finetune_last_50_layers").main(photos, tmp_path / "run", **deep, epochs=1)
@@ -237,6 +238,7 @@ def test_small_images_are_enlarged_and_that_is_said(
     assert "Most images are small: 32 pixels on the longer side are enlarged to 64." in said
 
 
+@pytest.mark.usefixtures("eager")
 def test_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
     photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:
@@ -284,6 +286,7 @@ def test_no_image_runs_through_the_frozen_network_twice(
     assert head_of(second) == [(64, "relu"), (3, "softmax")]
 
 
+@pytest.mark.usefixtures("eager")
 def test_only_the_last_convolution_moves(
     photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:

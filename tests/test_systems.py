@@ -23,7 +23,7 @@ from test_examples import example, head_of, history, moved, trainable_places, wr
 import regraft
 from regraft.data.augmentation import augment_batch
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "eager", "in_this_process")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "in_this_process")]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,7 @@ def test_each_strategy_does_what_its_name_says(photos: Path, tmp_path: Path) -> 
     assert [name for name in changed if name.startswith("cbam")]
 
 
+@pytest.mark.usefixtures("eager")
 def test_stages_unfreeze_one_after_the_other_each_at_its_rate(
     photos: Path, staged: dict[str, object], tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def test_sizes_the_backbone_allows_and_an_error_below(photos: Path, tmp_path: Pa
     assert not (tmp_path / "small" / "31").exists()
 
 
+@pytest.mark.usefixtures("eager")
 def test_only_training_images_are_changed(
     photos: Path, own: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

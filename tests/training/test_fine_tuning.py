@@ -20,7 +20,7 @@ from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.solve import SolvedHead
 from regraft.training import fine_tuning, planning
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eager", "in_this_process")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 
 def write_table(root: Path, *, count: int = 48, size: int = 32) -> Path:
@@ -106,6 +106,7 @@ def test_labels_with_a_separator_are_multilabel(table, store, network_file, tmp_
 
 @pytest.mark.parametrize("solver", ["logistic", "gradient"])
 @pytest.mark.parametrize(("target", "label"), [("rare", "yes"), ("tags", "rare")])
+@pytest.mark.usefixtures("eager")
 def test_balanced_weights_make_a_rare_label_more_probable(  # noqa: PLR0917
     table, store, network_file, tmp_path, target, label, solver
 ) -> None:
@@ -145,6 +146,7 @@ def test_head_with_hidden_layers_is_trained_on_stored_features(
     assert run.metrics["validation"]["top1"]["value"] == 1.0
 
 
+@pytest.mark.usefixtures("eager")
 def test_phases_run_in_order_each_with_its_own_plan(table, store, network_file, tmp_path) -> None:
     phases = (
         Phase("none", epochs=3, learning_rate=1e-2),
@@ -167,6 +169,7 @@ def test_phases_run_in_order_each_with_its_own_plan(table, store, network_file, 
 
 
 @pytest.mark.parametrize("store_limit", [0, 10**9])  # from pixels, or from what is stored
+@pytest.mark.usefixtures("eager")
 def test_training_continues_from_a_solved_head_and_scores_the_result(  # noqa: PLR0917
     table, store, network_file, tmp_path, monkeypatch, store_limit
 ) -> None:
@@ -317,6 +320,7 @@ def test_impossible_settings_are_refused_in_one_message(  # noqa: PLR0917
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_function_as_plan_is_recorded_by_the_names_it_chose(table, store, network_file, tmp_path) -> None:
     plan = Phase(lambda layer: layer.name.endswith("_conv") and "block" in layer.name, epochs=1, batch_size=8)
     recipe = Recipe(
@@ -343,6 +347,7 @@ def make_recipe(network_file, **changes) -> Recipe:
     return replace(recipe, **changes)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
     table, store, network_file, tmp_path, capsys, bytes_are_free
 ) -> None:
@@ -367,6 +372,7 @@ def test_a_phase_stores_its_boundary_once_and_says_how_much(  # noqa: PLR0917
         ({"augment": ("flip", "mixup")}, "because images are mixed (mixup)"),
     ],
 )
+@pytest.mark.usefixtures("eager")
 def test_frozen_layers_that_cannot_be_stored_run_in_every_epoch_and_a_message_says_why(  # noqa: PLR0917
     table, store, network_file, tmp_path, capsys, bytes_are_free, changes, words
 ) -> None:
@@ -377,6 +383,7 @@ def test_frozen_layers_that_cannot_be_stored_run_in_every_epoch_and_a_message_sa
     assert "Plan: store" not in output
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_deeper_phase_is_tried_where_the_first_one_took_half_of_the_loss(
     table, store, network_file, tmp_path, monkeypatch
 ) -> None:
