@@ -17,7 +17,7 @@ from regraft.report.build import score_parts
 from regraft.system.console import SilentReporter
 from regraft.training.outcome import Outcome
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 
 @pytest.fixture

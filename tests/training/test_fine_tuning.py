@@ -20,7 +20,7 @@ from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.solve import SolvedHead
 from regraft.training import fine_tuning, planning
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 
 def write_table(root: Path, *, count: int = 48, size: int = 32) -> Path:
