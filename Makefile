@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint check bench format clean
+.PHONY: demo test soak lint check docs bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ lint: .venv/ready  ## format, lint and types
 
 check: lint  ## the same and the fast tests: before every commit
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not soak"
+
+docs: .venv/ready  ## the documentation site, in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 .venv-user/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-user
