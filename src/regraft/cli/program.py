@@ -16,6 +16,7 @@ import typer
 
 import regraft
 from regraft.cli.backbones import backbones, demo
+from regraft.cli.cache import cache
 from regraft.cli.check import check
 from regraft.cli.compare import compare
 from regraft.cli.embed import embed
@@ -24,6 +25,7 @@ from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
+from regraft.cli.sign import sign, verify
 from regraft.cli.train import train
 from regraft.errors import BackendLimit, RegraftError, UsageError, describe_os_error
 from regraft.system.backend import has_chosen_openvino, restart_on_tensorflow
@@ -59,7 +61,8 @@ def start(
 
 
 COMMANDS = (
-    train, predict, evaluate, explain, compare, check, inspect, recommend, search, embed, backbones, demo,
+    train, predict, evaluate, explain, compare, check, inspect, recommend, search, embed, sign, verify, cache,
+    backbones, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
