@@ -39,7 +39,6 @@ INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -57,7 +56,15 @@ def start(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Transfer learning for images on Keras 3. What is frozen is computed once."""
+    """Transfer learning for images on Keras 3. What is frozen is computed once.
+
+    \b
+    Exit codes:
+      0    done                      4    environment: disk, network, package
+      1    unexpected error          5    model refused
+      2    usage                     130  Ctrl-C
+      3    data refused              143  SIGTERM
+    """
 
 
 COMMANDS = (

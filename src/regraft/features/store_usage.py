@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -121,12 +122,11 @@ def _delete(path: Path) -> None:
 
 
 def _measure(path: Path, kind: str) -> StoredEntry:
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     size, last_used = 0, 0.0
-    for file in [path, *files]:
+    for file in (path, *path.rglob("*")):
         with suppress(OSError):  # another process may have deleted it
             status = file.stat()
-            size += status.st_size if file in files else 0
+            size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
             last_used = max(last_used, status.st_mtime)
     return StoredEntry(kind, path, size, last_used, _describe(path / "key.txt"))
 
