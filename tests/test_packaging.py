@@ -1,4 +1,4 @@
-"""What users install: wheel and source distribution work, and predicting needs neither TensorFlow nor 450 MB."""
+"""What users install: both distributions work, and predicting needs no TensorFlow and few megabytes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def light(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The environment of deploy/Dockerfile."""
     (extras,) = re.findall(r'"\.\[(.+?)\]"', (ROOT / "deploy" / "Dockerfile").read_text("utf-8"))
     (wheel,) = distributions.glob("*.whl")
-    return make_environment(tmp_path_factory.mktemp("light") / "venv", f"{wheel}[{extras}]")
+    folder = tmp_path_factory.mktemp("light") / "venv"
+    programs = make_environment(folder, f"{wheel}[{extras}]")
+    run("sh", ROOT / "deploy" / "remove_unused.sh", folder, folder=folder)
+    return programs
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from regraft.errors import EnvironmentFault, ModelRefused, UsageError, shorten_error, wrap_os_errors
 from regraft.inference.bundle import load
@@ -106,7 +106,7 @@ def verify_run(run: Path, key: Path) -> int:
     return sum(path.is_file() for path in run.rglob("*")) - 1
 
 
-def _import_library() -> ModuleType:
+def _import_library() -> Any:
     try:
         import model_signing
     except ImportError as error:
@@ -116,7 +116,7 @@ def _import_library() -> ModuleType:
     return model_signing
 
 
-def _make_hashing(signing: ModuleType) -> object:
+def _make_hashing(signing: Any) -> object:
     """Return how files are hashed: all of them but the signature, and no file of git is left out."""
     return signing.hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
