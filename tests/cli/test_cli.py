@@ -25,7 +25,7 @@ from regraft.recipe import HeadSpec, Phase, Recipe
 
 COMMANDS = [
     "train", "search", "recommend", "check", "compare", "explain", "predict", "evaluate", "embed", "inspect",
-    "backbones", "demo",
+    "sign", "verify", "cache", "backbones", "demo",
 ]  # fmt: skip
 
 

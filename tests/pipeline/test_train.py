@@ -22,6 +22,7 @@ from regraft.data.images.decode import decode
 from regraft.recipe import Phase, Recipe
 
 FILES = {
+    "README.md", "bom.cdx.json",
     "history.csv", "manifest.json", "metrics.json", "model.keras", "openvino.bin", "openvino.xml",
     "predictions.csv", "recipe.toml", "refused.jsonl", "report.html", "selftest.npz", "split.csv",
     "uncertainty.npz",

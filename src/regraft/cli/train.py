@@ -11,6 +11,8 @@ import typer
 import regraft.cli.options as opt
 from regraft.cli.output import finish_run
 from regraft.errors import UsageError
+from regraft.system.console import TERMINAL
+from regraft.system.reporters import JsonReporter, QuietReporter
 
 __all__ = ["train"]
 
@@ -33,10 +35,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the same command where it was stopped or killed.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one object a line for each stage, for programs.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and scores, no progress.")] = False,
     trust: opt.TrustFlag = False,
     store: opt.StoreOption = None,
 ) -> None:
     """Train a model on a folder or table of images; write a run folder with model, report and scores."""
+    if as_json and quiet:
+        raise UsageError("--json and --quiet: expected one of them. Received both.")
     from regraft.pipeline.prepare import choose_backend
     from regraft.pipeline.train import train as run_training
 
@@ -47,6 +55,9 @@ def train(
             "Expected a folder or table of images, or a recipe that names one. Received: neither."
         )
     choose_backend(chosen.backbone, trains=chosen.needs_gradients)
-    finish_run(
-        run_training(source, chosen, out, overwrite=overwrite, resume=resume, trust=trust, store=store)
-    )
+    reporter = JsonReporter() if as_json else QuietReporter() if quiet else TERMINAL
+    run = run_training(
+        source, chosen, out,
+        overwrite=overwrite, resume=resume, trust=trust, store=store, reporter=reporter,
+    )  # fmt: skip
+    finish_run(run, reporter)

@@ -19,7 +19,10 @@ from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
 from regraft.pipeline.predictions import PREDICTIONS, SPLIT
+from regraft.pipeline.signing import SIGNATURE
 from regraft.recipe import Recipe
+from regraft.report.bill_of_materials import BILL
+from regraft.report.model_card import MODEL_CARD
 from regraft.system.cache_dir import get_default_root
 from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
 from regraft.uncertainty.file import UNCERTAINTY
@@ -80,8 +83,7 @@ _RUN_FILES = "|".join(
     re.escape(name)
     for name in (
         "history.csv", MANIFEST, PREDICTIONS, "metrics.json", "model.keras", ESTIMATOR, *GRAPH, "recipe.toml",
-        "refused.jsonl", "report.html", SELFTEST, SPLIT,
-        UNCERTAINTY,
+        "refused.jsonl", "report.html", SELFTEST, SPLIT, UNCERTAINTY, MODEL_CARD, BILL, SIGNATURE,
     )
 )  # fmt: skip
 _RUN_KEYS = ("format", "task", "outputs", "files")

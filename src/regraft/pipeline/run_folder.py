@@ -19,8 +19,10 @@ from regraft.inference.model_files import GRAPH, write_graph_and_selftest, write
 from regraft.pipeline.heat_maps import add_heat_maps, plan_heat_maps
 from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
+from regraft.report.bill_of_materials import BILL, make_bill
 from regraft.report.build import choose_label_thresholds, make_report, score_parts, utc_now
-from regraft.report.content import PartScores
+from regraft.report.content import PartScores, Report
+from regraft.report.model_card import MODEL_CARD, make_model_card
 from regraft.report.render import write_report
 from regraft.system.backend import get_versions
 from regraft.system.console import Reporter
@@ -64,8 +66,9 @@ def write_run(
         files |= write_trained_model(outcome.network, folder)
         files[UNCERTAINTY] = _write_uncertainty(outcome, folder)
     metrics = scores.result()[0]
-    write_report(make_report(outcome, parts.result(), out), folder / "report.html")
-    _write_json(folder / "manifest.json", _make_manifest(outcome, files))
+    report = make_report(outcome, parts.result(), out)
+    write_report(report, folder / "report.html")
+    _write_json(folder / "manifest.json", _describe_model(report, _make_manifest(outcome, files), folder))
     return metrics
 
 
@@ -81,6 +84,16 @@ def _write_uncertainty(outcome: Outcome, folder: Path) -> str:
     """Write what the run knows about the reliability of its answers; return the file's SHA-256."""
     write_uncertainty(outcome.uncertainty, folder / UNCERTAINTY)
     return hash_file(folder / UNCERTAINTY)
+
+
+def _describe_model(report: Report, manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the model card and the bill of materials; return the manifest with their digests."""
+    files = dict(manifest["files"])
+    (folder / MODEL_CARD).write_text(make_model_card(report, manifest), "utf-8")
+    files[MODEL_CARD] = hash_file(folder / MODEL_CARD)
+    _write_json(folder / BILL, make_bill(report, {**manifest, "files": files}))
+    files[BILL] = hash_file(folder / BILL)
+    return {**manifest, "files": files}
 
 
 def _write_scores(outcome: Outcome, folder: Path) -> tuple[dict[str, Any], list[PartScores]]:

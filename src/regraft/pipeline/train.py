@@ -40,7 +40,7 @@ from regraft.pipeline.stages import (
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
-from regraft.system.console import TERMINAL
+from regraft.system.console import TERMINAL, Reporter
 from regraft.system.imports import import_in_background
 from regraft.training.journal import RunJournal
 from regraft.training.outcome import Outcome
@@ -92,6 +92,7 @@ def train(
     resume: bool = False,
     trust: bool = False,
     store: str | PathLike[str] | None = None,
+    reporter: Reporter = TERMINAL,
 ) -> Run:
     """Train a model on images and write a run folder, as the command `regraft train` does.
 
@@ -108,6 +109,7 @@ def train(
             starts from the beginning with the results in the store.
         trust: you know where a SavedModel comes from; see `load_backbone`.
         store: the folder of computed features; None for the user's cache.
+        reporter: receives messages, warnings and progress.
 
     Raises:
         UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`, for example if `resume`
@@ -120,10 +122,12 @@ def train(
     """
     target, in_memory, recipe = Path(out), InMemory(backbone, head), recipe or Recipe()
     require_inputs_outside(target, data, recipe, store=store)
-    with RunJournal.open(target, resume=resume, reporter=TERMINAL) as journal:
+    with RunJournal.open(target, resume=resume, reporter=reporter) as journal:
         with claim_folder(target, overwrite=overwrite or journal.can_replace(target)) as folder:
             journal.begin()
-            context = Context.open(store, journal=journal, in_memory=in_memory, trust=trust)
+            context = Context.open(
+                store, reporter=reporter, journal=journal, in_memory=in_memory, trust=trust
+            )
             run = _write_run_folder(context, run_stages(context, data, recipe), folder, target)
             journal.record_delivery(folder)
         journal.finished = not run.interrupted

@@ -53,6 +53,8 @@ __all__ = [
     "find_cautions",
     "make_report",
     "score_parts",
+    "show_python_usage",
+    "show_shell_usage",
     "utc_now",
 ]
 
@@ -246,11 +248,8 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         refused=list(catalog.refused),
         notes=[*catalog.notes, *outcome.backbone.notes, *_describe_decoder_notes(outcome)],
         seconds=outcome.seconds,
-        usage_python=_show_python_usage(catalog.task, run),
-        usage_shell="\n".join(
-            f"regraft {shlex.join([command, run])} {argument}"
-            for command, argument in (("predict", "photo.jpg"), ("evaluate", "DATA"))
-        ),
+        usage_python=show_python_usage(catalog.task, run),
+        usage_shell=show_shell_usage(run),
         warnings=list(outcome.warnings),
         phases=decision.phases,
         attempts=sorted(decision.attempts, key=lambda attempt: (not attempt.kept, attempt.val_loss)),
@@ -294,12 +293,21 @@ def _join_histories(outcome: Outcome) -> list[Epoch]:
     ]
 
 
-def _show_python_usage(task: str, run: str) -> str:
+def show_python_usage(task: str, run: str) -> str:
+    """Return Python code that predicts an image with the model of a run folder."""
     attributes = "values" if task == "regression" else "label, prediction.probability"
     return (
         f"import regraft\n\nbundle = regraft.load({run!r})\n"
         'for prediction in bundle.predict(["photo.jpg"]):\n'
         f"    print(prediction.{attributes})"
+    )
+
+
+def show_shell_usage(run: str) -> str:
+    """Return the commands that predict an image and score labelled images with the model of a run folder."""
+    return "\n".join(
+        f"regraft {shlex.join([command, run])} {argument}"
+        for command, argument in (("predict", "photo.jpg"), ("evaluate", "DATA"))
     )
 
 
