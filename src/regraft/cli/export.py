@@ -43,7 +43,7 @@ def export(
     size = f"{result.bytes / 1e6:.1f} MB"
     print(f"{make_printable(str(result.path))}: {result.format}, {size}")
     if result.drop is not None:
-        print(f"  score   {-result.drop:+.1f} points on {result.judged:,} held-out images")
+        print(f"  score   {0 - result.drop:+.1f} points on {result.images:,} held-out images")
     else:
         tested = f"the self-test and {result.images:,} images" if result.images else "the self-test"
         print(f"  replay  answers differ by at most {result.difference:.1g} on {tested}")

@@ -14,7 +14,8 @@ import regraft
 from regraft.export.formats import Format
 from regraft.export.resizing import find_first_pass
 from regraft.inference.bundle import Bundle
-from regraft.uncertainty.conformal import LEVELS, Conformal
+from regraft.metrics.coverage import LEVELS
+from regraft.uncertainty.conformal import Conformal
 from regraft.uncertainty.familiarity import LEVEL, Familiarity
 from regraft.uncertainty.intervals import NumberIntervals
 
@@ -73,7 +74,7 @@ def write_contents(contents: dict[str, Any], folder: Path) -> None:
 
 
 def _read_calibration(bundle: Bundle) -> dict[str, Any]:
-    """Return how calibrated the answers are: the last layer has absorbed the map, so nothing is left to do."""
+    """Return how calibrated the answers are; the model's last layer has absorbed the map."""
     try:
         metrics = json.loads((bundle.path / "metrics.json").read_text("utf-8"))
         errors = {part: values["ece"] for part, values in metrics.items() if "ece" in values}
@@ -91,12 +92,14 @@ def _list_limits(conformal: Conformal) -> dict[str, Any]:
     if not isinstance(conformal, NumberIntervals):
         return {"kind": "sets", "least_probability": levels}
     spread = conformal.spread
-    parts = {"weights": spread.weights, "bias": spread.bias, "bounds": spread.bounds}
+    parts: dict[str, NDArray[Any]] = {"weights": spread.weights, "bias": spread.bias, "bounds": spread.bounds}
     return {"kind": "intervals", "half_width_over_spread": levels, "spread": _pack_arrays(parts)}
 
 
 def _pack_familiarity(familiarity: Familiarity) -> dict[str, Any]:
-    arrays = {name: array for name, array in familiarity.to_arrays().items() if name not in (*PRIVATE, "task")}
+    arrays = {
+        name: array for name, array in familiarity.to_arrays().items() if name not in (*PRIVATE, "task")
+    }
     return {"level": LEVEL, "arrays": _pack_arrays(arrays)}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from regraft.errors import EnvironmentFault, ModelRefused, shorten_error
 from regraft.export.formats import Format
+from regraft.export.litert import write_litert
 from regraft.export.quantization import quantize_onnx, quantize_openvino
 from regraft.export.resizing import add_resizing_to_onnx, add_resizing_to_openvino, find_first_pass
 from regraft.features.convert import convert
@@ -74,7 +76,9 @@ def write_network(
     }[kind.name]
     size = bundle.image_size if any_size else None
     try:
-        write(bundle, folder / kind.model, images, size)
+        with warnings.catch_warnings():  # of names that Keras and its converters spell the old way
+            warnings.simplefilter("ignore")
+            write(bundle, folder / kind.model, images, size)
     except (EnvironmentFault, ModelRefused):
         raise
     except Exception as error:  # converters document no types for this
@@ -136,17 +140,7 @@ def _write_onnx(bundle: Bundle, target: Path, images: Images | None, size: int |
 
 
 def _write_litert(bundle: Bundle, target: Path, images: Images | None, size: int | None) -> None:
-    options: dict[str, Any] = {}
-    if images is not None:
-
-        def list_inputs() -> Iterator[list[NDArray[np.uint8]]]:
-            yield from ([image] for image in images)
-
-        # "DEFAULT" and a set of images ask for 8-bit weights and activations; the sums keep 32 bits.
-        options = {"optimizations": ["DEFAULT"], "representative_dataset": list_inputs}
-    _make_exported(bundle).export(
-        target, format="litert", input_signature=_make_signature(bundle), verbose=False, **options
-    )
+    write_litert(_make_exported(bundle), target, _make_signature(bundle), images=images)
 
 
 def _write_savedmodel(bundle: Bundle, target: Path, images: Images | None, size: int | None) -> None:

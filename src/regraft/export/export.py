@@ -23,6 +23,7 @@ from regraft.export.formats import Format, choose_format, require_packages
 from regraft.export.replay import (
     RUNTIME,
     Replay,
+    Runtime,
     load_runtime,
     replay_exactly,
     replay_quantized,
@@ -30,6 +31,7 @@ from regraft.export.replay import (
 )
 from regraft.export.run_images import RunImages
 from regraft.inference.bundle import Bundle, load
+from regraft.model_scan.model_file import scan_model_file
 from regraft.models.inner_outputs import ANSWERS
 from regraft.pipeline.outputs import FolderKind, claim_folder
 from regraft.pipeline.run_answers import open_run_answers
@@ -63,19 +65,17 @@ class Export:
         path: its folder.
         format: the name of its format.
         bytes: size of the model, without the other files.
-        images: images of the run that it was replayed on, besides the self-test.
+        images: images of the run that it answered; in float32 the self-test comes on top.
         difference: the largest difference of an answer to the run's; None for int8, which is judged by score.
-        drop: by how many points the score on validation is lower than the run's; None unless int8.
-        judged: images that were scored for it.
+        drop: by how many points the score on these images is lower than the run's; None unless int8.
     """
 
     path: Path
     format: str
     bytes: int
     images: int
-    difference: float | None
+    difference: float | None = None
     drop: float | None = None
-    judged: int = 0
 
 
 def export(
@@ -92,8 +92,8 @@ def export(
 
     Args:
         run: a run folder that `train` wrote, or the run as `load` returns it.
-        to: "openvino", "onnx", "litert", "savedmodel" or "keras". All but "openvino" and "keras" need Keras on
-            TensorFlow.
+        to: "openvino", "onnx", "litert", "savedmodel" or "keras". All but "openvino" and "keras" need Keras
+            on TensorFlow.
         out: the folder to create.
         int8: quantize the network to 8-bit integers ("openvino", "onnx", "litert"), with training images. It
             is written only if the score on validation drops by at most 0.5 points.
@@ -123,26 +123,34 @@ def export(
         write_contents(make_contents(bundle, kind, int8=int8, any_size=any_size), folder)
         _add_programs(bundle, kind, folder)
         runtime = load_runtime(folder, kind)
-        drop, judged = None, 0
+        size = sum(path.stat().st_size for path in _list_model_files(folder))
         if int8:
             drop, judged = _measure_drop(runtime, images)
-            replay = Replay(judged, float("nan"))
+            result = Export(Path(out), to, size, judged, drop=drop)
         else:
             replay = _replay(runtime, images, any_size=any_size)
-        size = sum(path.stat().st_size for path in _list_model_files(folder))
+            result = Export(Path(out), to, size, replay.images, replay.difference)
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    return Export(Path(out), to, size, replay.images, None if int8 else replay.difference, drop, judged)
+    return result
 
 
 def _require_exportable(bundle: Bundle, kind: Format, *, any_size: bool) -> None:
-    """Check that a graph can hold the head of a run, and that the network has one image to resize."""
+    """Check that a format can hold the head and the network of a run, and that there is one image to resize.
+
+    Raises:
+        ModelRefused: it cannot.
+        UsageError: there are several.
+    """
     if bundle.estimator is not None:
         raise ModelRefused(
-            f"The head of {bundle.path} is an estimator of scikit-learn, which no {kind.name} model can hold. "
-            "Train with a head that becomes a layer: --solver logistic, ridge or lda."
+            f"The head of {bundle.path} is an estimator of scikit-learn, which no {kind.name} model can "
+            "hold. Train with a head that becomes a layer: --solver logistic, ridge or lda."
         )
-    if kind.name == "keras" and bundle.manifest.get("savedmodels"):
-        TERMINAL.warn("The model holds a SavedModel: model.keras needs regraft wherever it is opened.")
+    if kind.name != "openvino" and scan_model_file(bundle.path / "model.keras").savedmodels:
+        raise ModelRefused(
+            f"The network of {bundle.path} holds a SavedModel, which an export to {kind.name} cannot carry "
+            "without regraft. Export to openvino, whose graph holds its operations."
+        )
     if any_size and bundle.images_per_sample > 1:
         raise UsageError(
             f"--any-size expects a model of one image. Received: {bundle.path}, whose samples have "
@@ -173,7 +181,7 @@ def _list_model_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in others]
 
 
-def _replay(runtime, images: RunImages, *, any_size: bool) -> Replay:  # type: ignore[no-untyped-def]
+def _replay(runtime: Runtime, images: RunImages, *, any_size: bool) -> Replay:
     rows = images.choose(["validation", "test", "train"], REPLAYED)
     if not rows:
         TERMINAL.info("No image of the run is where it was: the export was replayed on the self-test alone.")
@@ -184,7 +192,7 @@ def _replay(runtime, images: RunImages, *, any_size: bool) -> Replay:  # type: i
 # --- int8
 
 
-def _measure_drop(runtime, images: RunImages) -> tuple[float, int]:  # type: ignore[no-untyped-def]
+def _measure_drop(runtime: Runtime, images: RunImages) -> tuple[float, int]:
     """Return by how many points the score on held-out images drops, and how many they are.
 
     Raises:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,12 @@ from regraft.inference.predict import SELFTEST, make_test_images
 from regraft.models.inner_outputs import ANSWERS, FEATURES
 from regraft.pipeline.predictions import ImageRow
 
-__all__ = ["RUNTIME", "Replay", "load_runtime", "replay_exactly", "replay_quantized", "replay_unresized"]
+if TYPE_CHECKING:
+    from regraft.features.engine import Engine
+
+__all__ = [
+    "RUNTIME", "Replay", "Runtime", "load_runtime", "replay_exactly", "replay_quantized", "replay_unresized",
+]  # fmt: skip
 
 RUNTIME = "runtime.py"
 BATCHES = (1, 3, 8)  # images given at a time, in turn
@@ -52,7 +58,8 @@ def load_runtime(folder: Path, kind: Format) -> Runtime:
         runtime: Runtime = module.load(folder / kind.model)
     except Exception as error:  # runtimes document no types for this
         raise ModelRefused(
-            f"The network was written as {kind.name}, but its runtime does not take it: {shorten_error(error)}"
+            f"The network was written as {kind.name}, but its runtime does not take it: "
+            f"{shorten_error(error)}"
         ) from error
     return runtime
 
@@ -71,7 +78,7 @@ def replay_exactly(runtime: Runtime, bundle: Bundle, images: RunImages, rows: li
     """
     engine, worst, count = bundle.make_engine(64), 0.0, 0
     for pixels, stored in _list_samples(bundle, images, rows):
-        expected = _join(list(engine.run([pixels[s : s + engine.batch] for s in range(0, len(pixels), engine.batch)])))
+        expected = _run_engine(engine, pixels)
         if stored is not None:
             expected[ANSWERS] = stored
         received = _run_in_batches(runtime, pixels)
@@ -86,11 +93,17 @@ def _list_samples(
     """Yield the pixels of the self-test with the answers of the day of training, then those of images."""
     if SELFTEST in bundle.manifest["files"]:
         with np.load(bundle.path / SELFTEST, allow_pickle=False) as stored:  # the engine has checked the file
-            yield stored["pictures"], None if bundle.estimator else stored["answers"]
+            yield stored["pictures"], stored["answers"]
     else:  # a run of an earlier version
         yield make_test_images(bundle.image_size, bundle.images_per_sample), None
     for _, pixels in images.decode(rows) if rows else ():
         yield pixels, None
+
+
+def _run_engine(engine: Engine, pixels: NDArray[np.uint8]) -> Outputs:
+    """Return the outputs of the run's own network for samples."""
+    starts = range(0, len(pixels), engine.batch)
+    return _join(list(engine.run(pixels[start : start + engine.batch] for start in starts)))
 
 
 def _run_in_batches(runtime: Runtime, pixels: NDArray[np.uint8]) -> Outputs:
@@ -139,8 +152,7 @@ def replay_unresized(runtime: Runtime, bundle: Bundle, images: RunImages, rows: 
     """
     engine, worst, count = bundle.make_engine(64), 0.0, 0
     for numbers, pixels in images.decode(rows) if rows else ():
-        starts = range(0, len(pixels), engine.batch)
-        expected = _join(list(engine.run([pixels[start : start + engine.batch] for start in starts])))[ANSWERS]
+        expected = _run_engine(engine, pixels)[ANSWERS]
         received = np.concatenate(
             [runtime(images.decode_unresized(rows[number]))[ANSWERS] for number in numbers]
         )

@@ -76,7 +76,12 @@ def add_resizing_to_onnx(file: Path, size: int, first: Pass) -> None:
     for number, axis in enumerate(order):
         scaled, raised = f"resize_scaled_{number}", f"resize_raised_{number}"
         inputs = [f"resize_{number}", "", "", "resize_side"]
-        options = {"mode": "linear", "antialias": 1, "axes": [axis], "coordinate_transformation_mode": "half_pixel"}
+        options = {
+            "mode": "linear",
+            "antialias": 1,
+            "axes": [axis],
+            "coordinate_transformation_mode": "half_pixel",
+        }
         nodes += [
             helper.make_node("Resize", inputs, [scaled], **options),
             helper.make_node("Add", [scaled, "resize_half"], [raised]),

@@ -50,7 +50,9 @@ class RunImages(NamedTuple):
         """Return images of the first of these parts that has any on disk, evenly spread over the part."""
         for part in parts:
             rows = [row for row in self.rows if row.part == part]
-            spread = [rows[number * len(rows) // most] for number in range(most)] if len(rows) > most else rows
+            spread = (
+                [rows[number * len(rows) // most] for number in range(most)] if len(rows) > most else rows
+            )
             if present := [row for row in spread if self._is_present(row)]:
                 return present
         return []

@@ -15,7 +15,8 @@ MODEL = json.loads((HERE / "model.json").read_text("utf-8"))
 
 def read_pixels(path: str) -> np.ndarray[Any, Any]:
     """Return an image as the model takes it: RGB, uint8 (height, width, 3), upright."""
-    image, size = Image.open(path), MODEL["pixels"]["size"]
+    image: Image.Image = Image.open(path)
+    size = MODEL["pixels"]["size"]
     if MODEL["pixels"]["any_size"]:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     image.draft("RGB", (size, size))  # a large JPEG is averaged first, as in training
