@@ -30,8 +30,8 @@ NAMES = {module[:-3].replace("/", "."): module for module in MODULES}
 BACKENDS = {"tensorflow", "jax", "torch"}
 MAY_NAME_A_BACKEND = {
     "backbones/savedmodel.py",
-    "export/litert.py",
-    "export/programs/run_savedmodel.py",
+    "exports/litert.py",
+    "exports/programs/run_savedmodel.py",
     "features/engine.py",
 }
 NOT_OF_KERAS = {"_replace", "_getframe"}  # of named tuples and of `sys`

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import RejectedFile
     from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
     from regraft.estimators import ImageClassifier, ImageEmbedder, ImageRegressor
-    from regraft.export.export import Export, export
+    from regraft.exports.export import Export, export
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
     from regraft.inference.bundle import Bundle, Evaluation, Prediction, load
@@ -93,7 +93,7 @@ _HOMES = {
     "regraft.data.samples": ["RejectedFile"],
     "regraft.errors": ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError"],
     "regraft.estimators": ["ImageClassifier", "ImageEmbedder", "ImageRegressor"],
-    "regraft.export.export": ["Export", "export"],
+    "regraft.exports.export": ["Export", "export"],
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
     "regraft.inference.bundle": ["Bundle", "Evaluation", "Prediction", "load"],

@@ -24,7 +24,7 @@ from regraft.errors import RegraftError, UsageError
 from regraft.recipe import HeadSpec, Phase, Recipe
 
 COMMANDS = [
-    "train", "search", "recommend", "check", "compare", "explain", "predict", "evaluate", "embed", "inspect",
+    "train", "search", "recommend", "check", "compare", "explain", "export", "predict", "evaluate", "embed", "inspect",
     "backbones", "demo",
 ]  # fmt: skip
 

@@ -34,7 +34,7 @@ def export(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Write a trained model in another runtime's format, once it answers as the run does."""
-    from regraft.export.export import export as export_run
+    from regraft.exports.export import export as export_run
 
     result = export_run(run, to, out, int8=int8, any_size=any_size, overwrite=overwrite, trust=trust)
     if as_json:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import EnvironmentFault, ModelRefused, shorten_error
-from regraft.export.formats import Format
-from regraft.export.litert import write_litert
-from regraft.export.quantization import quantize_onnx, quantize_openvino
-from regraft.export.resizing import add_resizing_to_onnx, add_resizing_to_openvino, find_first_pass
+from regraft.exports.formats import Format
+from regraft.exports.litert import write_litert
+from regraft.exports.quantization import quantize_onnx, quantize_openvino
+from regraft.exports.resizing import add_resizing_to_onnx, add_resizing_to_openvino, find_first_pass
 from regraft.features.convert import convert
 from regraft.features.openvino import list_names
 from regraft.inference.bundle import Bundle

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import regraft
-from regraft.export.formats import Format
-from regraft.export.resizing import find_first_pass
+from regraft.exports.formats import Format
+from regraft.exports.resizing import find_first_pass
 from regraft.inference.bundle import Bundle
 from regraft.metrics.coverage import LEVELS
 from regraft.uncertainty.conformal import Conformal

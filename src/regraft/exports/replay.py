@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import ModelRefused, shorten_error
-from regraft.export.formats import Format
-from regraft.export.run_images import RunImages
+from regraft.exports.formats import Format
+from regraft.exports.run_images import RunImages
 from regraft.inference.bundle import Bundle
 from regraft.inference.predict import SELFTEST, make_test_images
 from regraft.models.inner_outputs import ANSWERS, FEATURES

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import DataError, ModelRefused, UsageError
-from regraft.export.contents import CONTENTS, make_contents, write_contents
-from regraft.export.conversion import require_writer, write_network
-from regraft.export.formats import Format, choose_format, require_packages
-from regraft.export.replay import (
+from regraft.exports.contents import CONTENTS, make_contents, write_contents
+from regraft.exports.conversion import require_writer, write_network
+from regraft.exports.formats import Format, choose_format, require_packages
+from regraft.exports.replay import (
     RUNTIME,
     Replay,
     Runtime,
@@ -29,7 +29,7 @@ from regraft.export.replay import (
     replay_quantized,
     replay_unresized,
 )
-from regraft.export.run_images import RunImages
+from regraft.exports.run_images import RunImages
 from regraft.inference.bundle import Bundle, load
 from regraft.model_scan.model_file import scan_model_file
 from regraft.models.inner_outputs import ANSWERS
