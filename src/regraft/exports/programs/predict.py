@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from runtime import load  # type: ignore[import-not-found]  # it lies beside this file
+
+__all__ = ["describe", "read_pixels"]
 
 HERE = Path(__file__).resolve().parent
 MODEL = json.loads((HERE / "model.json").read_text("utf-8"))
@@ -40,6 +41,8 @@ def describe(answer: np.ndarray[Any, Any]) -> str:
 
 
 if __name__ == "__main__":
+    from runtime import load  # type: ignore[import-not-found]  # it lies beside this file
+
     run, count = load(HERE / MODEL["model"]), MODEL["pixels"]["images_per_sample"]
     for start in range(1, len(sys.argv), count):
         paths = sys.argv[start : start + count]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+__all__ = ["load"]
+
 
 def load(file: Path) -> Callable[[np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
     """Return a function from pixels, uint8 (n, height, width, 3), to the model's outputs by name."""
