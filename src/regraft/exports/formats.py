@@ -79,7 +79,7 @@ def require_packages(kind: Format, *, int8: bool) -> None:
         EnvironmentFault: a package is missing; the message names the command that installs it.
     """
     extras = [(module, kind.extra) for module in kind.modules]
-    if int8 and kind.name != "litert":  # LiteRT's own converter quantizes
+    if int8 and kind.name == "openvino":  # the packages of other formats quantize
         extras.append(("nncf", "int8"))
     missing = [(module, extra) for module, extra in extras if importlib.util.find_spec(module) is None]
     if missing:
