@@ -1,8 +1,7 @@
 """Quantize a network to 8-bit integers, with images that show the range of its activations.
 
-Each runtime has the quantizer that knows its operations: NNCF for OpenVINO, ONNX Runtime's own for ONNX (after
-NNCF it computes half of the convolutions in float32, which takes longer than before), and LiteRT's converter,
-see `litert`.
+Each runtime has the quantizer that knows its operations: NNCF for OpenVINO, ONNX Runtime's own for ONNX, and
+LiteRT's converter, see `litert`. A network that NNCF quantized keeps float32 convolutions in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ from regraft.system.imports import ImportBlocker
 __all__ = ["quantize_onnx", "quantize_openvino"]
 
 # Operations of ONNX that are quantized. Softmax and sigmoid are not: probabilities need more than 256 steps.
-QUANTIZED = ("Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul", "Pad", "Relu")  # fmt: skip
+QUANTIZED = (
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul",
+    "Pad", "Relu",
+)  # fmt: skip
 
 Images = Sequence[NDArray[np.uint8]]
 
