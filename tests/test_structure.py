@@ -28,7 +28,12 @@ MODULES = sorted(
 )
 NAMES = {module[:-3].replace("/", "."): module for module in MODULES}
 BACKENDS = {"tensorflow", "jax", "torch"}
-MAY_NAME_A_BACKEND = {"backbones/savedmodel.py", "features/engine.py"}
+MAY_NAME_A_BACKEND = {
+    "backbones/savedmodel.py",
+    "exports/litert.py",
+    "exports/programs/run_savedmodel.py",
+    "features/engine.py",
+}
 NOT_OF_KERAS = {"_replace", "_getframe"}  # of named tuples and of `sys`
 NAME_MODULES_OF_KERAS = {  # names in model files; names of importers, since `system` imports no Keras
     "model_scan/allowlist.py",

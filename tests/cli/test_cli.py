@@ -24,8 +24,8 @@ from regraft.errors import RegraftError, UsageError
 from regraft.recipe import HeadSpec, Phase, Recipe
 
 COMMANDS = [
-    "train", "search", "recommend", "check", "compare", "explain", "predict", "evaluate", "embed", "inspect",
-    "sign", "verify", "cache", "backbones", "demo",
+    "train", "search", "recommend", "check", "compare", "explain", "export", "predict", "evaluate",
+    "embed", "inspect", "sign", "verify", "cache", "backbones", "demo",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from regraft.cli.check import check
 from regraft.cli.compare import compare
 from regraft.cli.embed import embed
 from regraft.cli.explain import explain
+from regraft.cli.export import export
 from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
@@ -68,8 +69,8 @@ def start(
 
 
 COMMANDS = (
-    train, predict, evaluate, explain, compare, check, inspect, recommend, search, embed, sign, verify, cache,
-    backbones, demo,
+    train, predict, evaluate, explain, export, compare, check, inspect, recommend, search, embed, sign, verify,
+    cache, backbones, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
