@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, describe_os_error, suggest_nearest
+from regraft.network_list import AUTO, split_for_each, split_networks
 
 __all__ = [
     "AUGMENTATIONS",
@@ -171,8 +172,12 @@ class Recipe:
         validation: share of the training images held out for validation if the data have no such part; 0 for
             none.
         backbone: a name from `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, or a
-            preset.
-        weights: "imagenet", a weights file, or the word "random".
+            preset; several of them with commas between, which stay frozen: their features stand side by side
+            under one head; or "auto" for the one or two that `recommend` ranks first.
+        max_latency: with "auto", the most milliseconds that the networks may take for an image on this
+            machine, as `recommend` measures them; None for any time.
+        weights: "imagenet", a weights file, or the word "random"; for several networks one for all, or one
+            for each with commas between. So are `pixels`.
         pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
             "" if the backbone's are known.
         classifier: what becomes of a classifier at the end of the user's own backbone: "cut" off, "keep" its
@@ -216,6 +221,7 @@ class Recipe:
     task: TaskChoice = "auto"
     validation: float = 0.2
     backbone: str = "mobilenet_v2"
+    max_latency: float | None = None
     weights: str = "imagenet"
     pixels: str = ""
     classifier: ClassifierChoice = "auto"
@@ -246,6 +252,36 @@ class Recipe:
             valid = name in AUGMENTATIONS or self.augment == ("auto",)
             _expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
         _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        """Refuse what several networks cannot do; they have no phases that train them."""
+        is_auto, latency = self.backbone == AUTO, self.max_latency
+        _expect(latency is None or is_auto, "max_latency", "none unless backbone is auto", latency)
+        _expect(latency is None or latency > 0, "max_latency", "milliseconds above 0", latency)
+        words = "imagenet for the backbone auto, which takes networks by name"
+        _expect(not is_auto or self.weights == "imagenet", "weights", words, self.weights)
+        count, head = len(self.networks), self.head
+        if count == 1:
+            return
+        for setting in ("weights", "pixels"):
+            split_for_each(getattr(self, setting), count, setting)
+        dense = head.linear and head.solver in TAP_SOLVERS
+        words = f"one layer, solved by {', '.join(TAP_SOLVERS)}, for several networks"
+        _expect(dense, "head", words, f"solver {head.solver}, hidden {head.hidden}, pooling {head.pooling}")
+        for phase in self.phases:
+            words = "none or auto for several networks, which stay frozen"
+            _expect(phase.unfreeze in ("none", "auto"), "unfreeze", words, phase.unfreeze)
+        object.__setattr__(self, "phases", ())
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that `backbone` names, one or several.
+
+        >>> Recipe(backbone="mobilenet_v2,xception").networks
+        ('mobilenet_v2', 'xception')
+        """
+        return split_networks(self.backbone)
 
     @property
     def trains_backbone(self) -> bool:

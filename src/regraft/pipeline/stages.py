@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
 from regraft.pipeline.context import Context
+from regraft.pipeline.extraction import extract_run_views
 from regraft.pipeline.prepare import SplitData
 from regraft.recipe import Recipe
 from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
+from regraft.training.training_data import TrainingData, compute_target_scale
 
 if TYPE_CHECKING:
     import keras
@@ -64,6 +65,14 @@ def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, 
     Raises:
         UsageError: the recipe asks for taps, but the user passed a head or added layers to the backbone.
     """
+    from regraft.backbones.joint import JointBackbone
+
+    if isinstance(backbone, JointBackbone):
+        from regraft.models.joint_taps import find_joint_taps
+
+        if head is not None:
+            raise UsageError(f"head: expected none of your own for several networks. Received: {head!r}.")
+        return find_joint_taps(backbone, recipe.head.taps)
     if recipe.head.taps == "last":
         return ()
     from regraft.models.taps import find_taps
@@ -112,15 +121,7 @@ def gather_training_data(
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
-    views = extract_views(
-        built.cut.prefix,
-        catalog,
-        recipe=recipe,
-        count=recipe.view_count,
-        first=features,
-        store=context.store,
-        reporter=context.reporter,
-    )
+    views = extract_run_views(context, built, backbone, catalog, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
