@@ -51,7 +51,7 @@ def split_for_each(text: str, count: int, setting: str) -> tuple[str, ...]:
     items = _split(text)
     if len(items) not in (1, count):
         raise UsageError(
-            f"{setting}: expected one, or one for each of {count} networks, in their order, with commas between. "
+            f"{setting}: expected one, or one for each of {count} networks, with commas between. "
             f"Received: {len(items)}, {text}."
         )
     return items * count if len(items) == 1 else items

@@ -266,13 +266,26 @@ class Recipe:
             return
         for setting in ("weights", "pixels"):
             split_for_each(getattr(self, setting), count, setting)
-        dense = head.linear and head.solver in TAP_SOLVERS
         words = f"one layer, solved by {', '.join(TAP_SOLVERS)}, for several networks"
-        _expect(dense, "head", words, f"solver {head.solver}, hidden {head.hidden}, pooling {head.pooling}")
+        _expect(
+            self._has_dense_head,
+            "head",
+            words,
+            f"solver {head.solver}, hidden {head.hidden}, pooling {head.pooling}",
+        )
         for phase in self.phases:
             words = "none or auto for several networks, which stay frozen"
             _expect(phase.unfreeze in ("none", "auto"), "unfreeze", words, phase.unfreeze)
         object.__setattr__(self, "phases", ())
+
+    @property
+    def _has_dense_head(self) -> bool:
+        return self.head.linear and self.head.solver in TAP_SOLVERS
+
+    @property
+    def can_join_networks(self) -> bool:
+        """Whether several networks could do what the recipe asks for, with a head of one layer on all."""
+        return self._has_dense_head and all(phase.unfreeze in ("none", "auto") for phase in self.phases)
 
     @property
     def networks(self) -> tuple[str, ...]:

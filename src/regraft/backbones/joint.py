@@ -35,8 +35,8 @@ class JointBackbone(Backbone):
 def join_backbones(backbones: Sequence[Backbone]) -> JointBackbone:
     """Put several backbones side by side on one image, of the size of the first.
 
-    Their layers are shared, not copied. Where two of them have one name, that of the later one gets the name of
-    its network in front, since names in a graph are unique.
+    Their layers are shared, not copied. Where two of them have one name, that of the later one gets the name
+    of its network in front, since names in a graph are unique.
 
     Raises:
         UsageError: two of them are the same network with the same weights.

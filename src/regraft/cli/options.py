@@ -63,6 +63,8 @@ _HELP = {
     "task": "Kind of target: {}; auto detects it from the data.",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
+    "max_latency": "Milliseconds an image that the networks may take on this machine, 1000 divided by "
+    "recommend's images/s. [default: any]",
     "weights": "Weights of the backbone: imagenet, a file, or random; your own backbone brings its own.",
     "pixels": "Pixel values that your own backbone expects: raw, unit, tf, torch or caffe. [default: raw]",
     "classifier": "Classifier at the end of your own backbone: {}; auto cuts off what is plainly one.",

@@ -183,19 +183,31 @@ def feature_key_hint(recipe: Recipe) -> str:
     return name if recipe.depth == FULL_DEPTH else f"{name} at {recipe.depth} bits"
 
 
-def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
-    """Return the backbone of a recipe, a `JointBackbone` of several networks.
-
-    `trust` is as in `load_backbone`.
+def open_networks(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
+    """Return the backbone of a recipe, or a `JointBackbone` of the several networks that it names.
 
     Raises:
-        UsageError, EnvironmentFault, ModelRefused: see `load_backbone` and `join_backbones`.
+        UsageError, EnvironmentFault, ModelRefused: see `open_backbone` and `join_backbones`.
     """
-    if len(recipe.networks) > 1:
-        from regraft.backbones.joint import join_backbones
+    backbones = [open_backbone(one, trust=trust, reporter=reporter) for one in list_network_recipes(recipe)]
+    if len(backbones) == 1:
+        return backbones[0]
+    from regraft.backbones.joint import join_backbones
 
-        return join_backbones(
-            [open_backbone(one, trust=trust, reporter=reporter) for one in list_network_recipes(recipe)]
+    return join_backbones(backbones)
+
+
+def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
+    """Return the one backbone of a recipe; `trust` is as in `load_backbone`.
+
+    Raises:
+        UsageError: the recipe names several networks, or none by name; or see `load_backbone`.
+        EnvironmentFault, ModelRefused: see `load_backbone`.
+    """
+    if len(recipe.networks) > 1 or recipe.backbone == AUTO:
+        raise UsageError(
+            "backbone: expected one network, for only train takes several, or auto. "
+            f"Received: {recipe.backbone}."
         )
     if is_in_memory(recipe.backbone):
         raise UsageError(
@@ -255,7 +267,9 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     if in_memory.head is not None:
         source = IN_MEMORY_PREFIX + type(in_memory.head).__name__
         recipe = replace(recipe, head=replace(recipe.head, source=source))
-    backbone = in_memory.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
+    if in_memory.space is not None and len(recipe.networks) > 1:
+        raise UsageError(f"backbone: expected one network for a search. Received: {recipe.backbone}.")
+    backbone = in_memory.backbone or open_networks(recipe, trust=context.trust, reporter=context.reporter)
     weights = _name_weights(backbone, recipe)
     recipe = replace(recipe, weights=weights, phases=resolve_phases(backbone, recipe.phases))
     if in_memory.space is not None:

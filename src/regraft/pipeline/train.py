@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.data.catalog import Catalog
 from regraft.inference.bundle import Bundle, load
+from regraft.pipeline.backbone_ranking import choose_backbone
 from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.extraction import extract_run_features
 from regraft.pipeline.final_answers import predict_finally, predict_from_features
@@ -181,6 +182,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
     with ExitStack() as stack:
         with context.time_stage("list"), import_in_background(*SLOW_IMPORTS):
             catalog, recipe = list_data(context, data, recipe)
+            recipe = choose_backbone(context, catalog, recipe)
             decoding = begin_decoding(context, catalog, recipe, stack)
         with context.time_stage("load"):
             backbone, recipe = load_and_resolve(context, recipe)
