@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
-from regraft.pipeline.context import Context
+from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.prepare import SplitData
-from regraft.recipe import Recipe
+from regraft.recipe import TAP_SOLVERS, Recipe
 from regraft.training.outcome import TrainedModel
 from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
 
@@ -58,20 +58,32 @@ class BuiltModel(NamedTuple):
         return InnerLayer.from_cut(self.cut, data.recipe.head.pooling)
 
 
-def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Return the taps whose features the head may use; none if it uses the output alone, the default.
+def find_head_taps(backbone: Backbone, recipe: Recipe, in_memory: InMemory) -> tuple[Tap, ...]:
+    """Return the taps whose features the head may use; none if it can only use the output.
 
     Raises:
-        UsageError: the recipe asks for taps, but the user passed a head or added layers to the backbone.
+        UsageError: the recipe asks for late taps, but the user passed a head or added layers to the backbone.
     """
-    if recipe.head.taps == "last":
-        return ()
     from regraft.models.taps import find_taps
 
-    if head is not None or backbone.new_layers:
-        reason = "a head of your own" if head is not None else "layers that surgery put in"
-        raise UsageError(f"head.taps: expected last for {reason}. Received: {recipe.head.taps}.")
-    return find_taps(backbone, recipe.head.taps)
+    head, taps = in_memory.head, recipe.head.taps
+    is_own = head is not None or bool(backbone.new_layers)
+    if taps == "late":
+        if is_own:
+            reason = "a head of your own" if head is not None else "layers that surgery put in"
+            raise UsageError(f"head.taps: expected auto or last for {reason}. Received: late.")
+        return find_taps(backbone, "late")
+    if is_own or not recipe.head.chooses_taps or not _searches_dense_heads(recipe, in_memory):
+        return ()
+    candidates = find_taps(backbone, "auto")
+    return candidates if len(candidates) > 1 else ()
+
+
+def _searches_dense_heads(recipe: Recipe, in_memory: InMemory) -> bool:
+    """Return whether every head that a search tries is one Dense layer; true without a search."""
+    if in_memory.space is None or recipe.head.solver != "auto":
+        return True
+    return set(in_memory.space.solvers) <= set(TAP_SOLVERS)
 
 
 def build_model(
