@@ -21,6 +21,7 @@ from regraft.network_list import AUTO, split_for_each, split_networks
 __all__ = [
     "AUGMENTATIONS",
     "HEAD_PHASE",
+    "TAP_SOLVERS",
     "HeadSpec",
     "Phase",
     "Recipe",
@@ -28,8 +29,6 @@ __all__ = [
     "Solver",
     "Space",
     "Taps",
-    "parse_duration",
-    "parse_size",
 ]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
@@ -39,6 +38,7 @@ Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda
 PrecisionChoice = Literal["auto", "f32", "bf16"]
 Taps = Literal["last", "late", "auto"]
 ClassWeight = Literal["none", "balanced"]
+Refit = Literal["auto", "never"]
 ClassifierChoice = Literal["auto", "keep", "cut"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
@@ -48,8 +48,6 @@ TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their h
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 T = TypeVar("T")
 
@@ -69,8 +67,9 @@ class HeadSpec:
         solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
             without weights before its output; "auto" solves it if it can be solved.
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
-            of that resolution near the end ("late"), or those of the last layers that cross-validation
-            chooses ("auto").
+            of that resolution near the end ("late"), or those near the end that cross-validation chooses
+            ("auto"): the output alone if others help no more than chance, if the head is not solved as a
+            Dense layer, or if the backbone shows no other layers.
         source: `python:NAME` for a head that was passed in from Python, and is to be passed in again; "" for
             one that the other settings describe.
     """
@@ -82,7 +81,7 @@ class HeadSpec:
     normalization: Normalization = "none"
     dropout: float | None = None
     solver: Solver = "auto"
-    taps: Taps = "last"
+    taps: Taps = "auto"
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -96,8 +95,8 @@ class HeadSpec:
         words = "auto or gradient for a head that has more to learn than its output layer"
         _expect(solvable, "head.solver", words, self.solver)
         dense = self.linear and self.solver in TAP_SOLVERS
-        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAP_SOLVERS)}"
-        _expect(self.taps == "last" or dense, "head.taps", words, self.taps)
+        words = "auto, last, or a head whose only layer with weights is its output, by "
+        _expect(self.taps != "late" or dense, "head.taps", words + ", ".join(TAP_SOLVERS), self.taps)
 
     @property
     def linear(self) -> bool:
@@ -108,6 +107,13 @@ class HeadSpec:
         """
         plain = self.attention == self.normalization == "none" and self.pooling not in ("gem", "attention")
         return plain and not self.convolutions and not self.hidden
+
+    @property
+    def chooses_taps(self) -> bool:
+        """Whether cross-validation chooses the layers whose features the head uses."""
+        return (
+            self.taps == "auto" and self.linear and self.solver in TAP_SOLVERS and self.solver != "gradient"
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,8 @@ class Recipe:
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
             alike; a product with the images' own weights, if they have some.
+        refit: "auto" lets the final model learn from the validation images as well, after they have served to
+            choose and to score it; "never" leaves it as it was scored.
         seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -234,6 +242,7 @@ class Recipe:
     augment: tuple[str, ...] = ("auto",)
     views: int | None = None
     feature_noise: float = 0.0
+    refit: Refit = "auto"
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
@@ -415,31 +424,6 @@ class SearchSpace:
 
 
 Space = SearchSpace  # its earlier name
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a text such as "90", "90s", "10min" or "1h".
-
-    >>> parse_duration("10min")
-    600.0
-    """
-    return _parse_amount(text, _SECONDS, "a time such as 90s, 10min or 1h", above=0)
-
-
-def parse_size(text: str) -> float:
-    """Return the bytes of a text such as "500MB", "10GB" or "0".
-
-    >>> parse_size("10GB")
-    10000000000.0
-    """
-    return _parse_amount(text, _BYTES, "a size such as 500MB or 10GB")
-
-
-def _parse_amount(text: str, units: dict[str, float], expected: str, above: float = -1) -> float:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})?", text.strip().lower())
-    if not match or float(match[1]) <= above:
-        raise UsageError(f"Expected {expected}. Received: {text}.")
-    return float(match[1]) * units.get(match[2], 1.0)
 
 
 def _build(kind: type[T], values: Any, source: str) -> T:

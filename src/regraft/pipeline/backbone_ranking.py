@@ -25,7 +25,7 @@ from regraft.data.samples import Sample
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.network_list import AUTO, join_items
 from regraft.pipeline.context import Context, InMemory
-from regraft.pipeline.embed import check_pooling, make_pooled_network, read_vectors
+from regraft.pipeline.embed import check_pooling
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone, report_refused
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
@@ -178,7 +178,7 @@ def rank_backbones(
             f"max_latency: no network takes at most {max_latency:g} ms for an image on this machine. "
             f"The fastest is {fastest.backbone} with {fastest.milliseconds:.1f} ms."
         )
-    pairs = trials.score_pairs(alone[:PAIRED], max_latency) if with_pairs else []
+    pairs = trials.score_pairs(alone[:PAIRED], max_latency, candidates[0].seed) if with_pairs else []
     left_out = tuple(SkippedBackbone(name, str(fault).splitlines()[0]) for name, fault in faults)
     return Ranking(tuple(alone), tuple(sorted(pairs, key=_get_order)), left_out, len(trials.catalog))
 
@@ -241,17 +241,22 @@ def draw_sample(catalog: Catalog, count: int, seed: int) -> Catalog:
     return replace(catalog, samples=tuple(compress(samples, chosen))).require_learnable()
 
 
+class _Output(NamedTuple):
+    """Features of a network, and the name among them of its pooled output."""
+
+    features: Features
+    name: str
+
+
 class _Trials:
     """Backbones scored one after the other on the same sample; images that cannot be decoded are dropped."""
 
     def __init__(self, context: Context, catalog: Catalog, *, several: bool) -> None:
         self._context, self.catalog, self._several = context, catalog, several
-        self._features: dict[str, Features] = {}
-        self._seed = 0
+        self._outputs: dict[str, _Output] = {}
 
     def score(self, recipe: Recipe) -> RankedBackbone | RegraftError:
         """Load a backbone, compute missing features, and score it; or return why it cannot be loaded."""
-        self._seed = recipe.seed
         gc.collect()  # frees the previous backbone, whose layers refer to each other
         reporter = self._context.reporter
         try:
@@ -260,19 +265,13 @@ class _Trials:
             reporter.warn(f"Left out: {recipe.backbone}. {fault}")
             return fault
         report_backbone(reporter, backbone)
-        features = self._extract(backbone, recipe)
-        parameters = backbone.model.count_params()
-        entry = self._measure(
-            recipe,
-            [features],
-            parameters=parameters,
-            image_size=backbone.image_size,
-        )
-        self._features[recipe.backbone] = features
-        return entry
+        output = self._extract(backbone, recipe)
+        self._outputs[recipe.backbone] = output
+        parameters, size = backbone.model.count_params(), backbone.image_size
+        return self._measure(recipe, [output], parameters=parameters, image_size=size)
 
     def score_pairs(
-        self, entries: Sequence[RankedBackbone], max_latency: float | None
+        self, entries: Sequence[RankedBackbone], max_latency: float | None, seed: int
     ) -> list[RankedBackbone]:
         """Score each pair of backbones that were scored alone, if both together are fast enough."""
         pairs = []
@@ -284,12 +283,12 @@ class _Trials:
             recipe = Recipe(
                 backbone=f"{first.backbone},{second.backbone}",
                 weights=join_items([first.weights, second.weights]),
-                seed=self._seed,
+                seed=seed,
             )
             pairs.append(
                 self._measure(
                     recipe,
-                    [self._features[entry.backbone] for entry in (first, second)],
+                    [self._outputs[entry.backbone] for entry in (first, second)],
                     parameters=first.parameters + second.parameters,
                     image_size=first.image_size,
                 )
@@ -297,11 +296,12 @@ class _Trials:
         return pairs
 
     def _measure(
-        self, recipe: Recipe, features: Sequence[Features], *, parameters: int, image_size: int
+        self, recipe: Recipe, outputs: Sequence[_Output], *, parameters: int, image_size: int
     ) -> RankedBackbone:
-        """Score the features of one network, or of several side by side."""
+        """Score the pooled output of one network, or of several side by side."""
         samples = self.catalog.samples
-        blocks, targets = [read_vectors(one, self.catalog) for one in features], self.catalog.targets(samples)
+        blocks = [output.features.matrix(samples, output.name) for output in outputs]
+        targets = self.catalog.targets(samples)
         task, groups = TASKS[self.catalog.task], _name_groups(samples)
         inputs = blocks if len(blocks) > 1 else blocks[0]
         probe = solve("ridge", inputs, targets, task=task.name, seed=recipe.seed, groups=groups)
@@ -317,22 +317,24 @@ class _Trials:
             score=probe.score,
             logme=logme(vectors, encoded),
             h_score=h_score(vectors, encoded),
-            images_per_second=1 / sum(one.seconds_per_image for one in features),
+            images_per_second=1 / sum(output.features.seconds_per_image for output in outputs),
             parameters=parameters,
             megabytes=4 * parameters / 1e6,
             image_size=image_size,
             features=vectors.shape[1],
         )
 
-    def _extract(self, backbone: Backbone, recipe: Recipe) -> Features:
+    def _extract(self, backbone: Backbone, recipe: Recipe) -> _Output:
+        from regraft.models.joint_taps import make_pooled_taps
+
         # With phases, pixels are stored too: the next backbone need not decode the images.
         recipe = replace(recipe, phases=(Phase(),) if self._several else ())
-        network = make_pooled_network(backbone, recipe.head)
+        network = make_pooled_taps(backbone, recipe.head)  # so `train` computes nothing again
         features = extract_and_remember(self._context, network, self.catalog, recipe)
         if features.refused:
             self.catalog = self.catalog.exclude(features.refused).require_learnable()
             report_refused(self._context.reporter, self.catalog)
-        return features
+        return _Output(features, list(network.output)[-1])
 
 
 def _name_groups(samples: Sequence[Sample]) -> NDArray[np.str_]:

@@ -186,7 +186,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             decoding = begin_decoding(context, catalog, recipe, stack)
         with context.time_stage("load"):
             backbone, recipe = load_and_resolve(context, recipe)
-            taps = find_head_taps(backbone, recipe, context.in_memory.head)
+            taps = find_head_taps(backbone, recipe, context.in_memory)
             built = build_model(context, backbone, catalog, recipe, taps)
         with context.time_stage("features"):
             features = extract_run_features(
