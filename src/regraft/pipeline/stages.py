@@ -12,15 +12,8 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
-    from regraft.backbones.joint import JointBackbone
-
-    if isinstance(backbone, JointBackbone):
-        from regraft.models.joint_taps import find_joint_taps
-
-        if in_memory.head is not None:
-            name = type(in_memory.head).__name__
-            raise UsageError(f"head: expected none of your own for several networks. Received: {name}.")
-        return find_joint_taps(backbone, recipe.head)
+from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.extraction import extract_run_views
 from regraft.pipeline.prepare import SplitData, list_parts
 from regraft.recipe import TAP_SOLVERS, Recipe
 from regraft.training.outcome import TrainedModel
@@ -72,19 +65,15 @@ def find_head_taps(backbone: Backbone, recipe: Recipe, in_memory: InMemory) -> t
     Raises:
         UsageError: the recipe asks for late taps, but the user passed a head or added layers to the backbone.
     """
-<<<<<<< HEAD
     from regraft.backbones.joint import JointBackbone
 
     if isinstance(backbone, JointBackbone):
         from regraft.models.joint_taps import find_joint_taps
 
-        if head is not None:
-            raise UsageError(f"head: expected none of your own for several networks. Received: {head!r}.")
-        return find_joint_taps(backbone, recipe.head.taps)
-    if recipe.head.taps == "last":
-        return ()
-=======
->>>>>>> taps
+        if in_memory.head is not None:
+            name = type(in_memory.head).__name__
+            raise UsageError(f"head: expected none of your own for several networks. Received: {name}.")
+        return find_joint_taps(backbone, recipe.head)
     from regraft.models.taps import find_taps
 
     head, taps = in_memory.head, recipe.head.taps
