@@ -225,8 +225,11 @@ def make_network_recipes(
 
 def _describe_downloads(recipes: Sequence[Recipe]) -> str:
     """Return a sentence on the weights that must be downloaded, with their sizes; "" if there are none."""
-    entries = [find_entry(r.backbone) for r in recipes if is_zoo_name(r.backbone) and r.weights == "imagenet"]
-    absent = [entry for entry in entries if find_weights_on_disk(entry) is None]
+    published = [
+        recipe for recipe in recipes if is_zoo_name(recipe.backbone) and recipe.weights == "imagenet"
+    ]
+    entries = [(find_entry(recipe.backbone), recipe.image_size) for recipe in published]
+    absent = [entry for entry, size in entries if find_weights_on_disk(entry, size) is None]
     names = ", ".join(f"{entry.name} ({entry.size_mb or 4 * entry.parameters_m:.0f} MB)" for entry in absent)
     return f" To download, at most: {names}." if absent else ""
 
@@ -253,7 +256,7 @@ class _Trials:
 
     def __init__(self, context: Context, catalog: Catalog, *, several: bool) -> None:
         self._context, self.catalog, self._several = context, catalog, several
-        self._outputs: dict[str, _Output] = {}
+        self._outputs: dict[tuple[str, str], _Output] = {}
 
     def score(self, recipe: Recipe) -> RankedBackbone | RegraftError:
         """Load a backbone, compute missing features, and score it; or return why it cannot be loaded."""
@@ -266,7 +269,7 @@ class _Trials:
             return fault
         report_backbone(reporter, backbone)
         output = self._extract(backbone, recipe)
-        self._outputs[recipe.backbone] = output
+        self._outputs[recipe.backbone, recipe.weights] = output
         parameters, size = backbone.model.count_params(), backbone.image_size
         return self._measure(recipe, [output], parameters=parameters, image_size=size)
 
@@ -288,7 +291,7 @@ class _Trials:
             pairs.append(
                 self._measure(
                     recipe,
-                    [self._outputs[entry.backbone] for entry in (first, second)],
+                    [self._outputs[entry.backbone, entry.weights] for entry in (first, second)],
                     parameters=first.parameters + second.parameters,
                     image_size=first.image_size,
                 )
