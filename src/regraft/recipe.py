@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, describe_os_error, suggest_nearest
+from regraft.network_list import AUTO, split_for_each, split_networks
 
 __all__ = [
     "AUGMENTATIONS",
     "HEAD_PHASE",
+    "TAP_SOLVERS",
     "HeadSpec",
     "Phase",
     "Recipe",
@@ -27,8 +29,6 @@ __all__ = [
     "Solver",
     "Space",
     "Taps",
-    "parse_duration",
-    "parse_size",
 ]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
@@ -38,6 +38,7 @@ Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda
 PrecisionChoice = Literal["auto", "f32", "bf16"]
 Taps = Literal["last", "late", "auto"]
 ClassWeight = Literal["none", "balanced"]
+Refit = Literal["auto", "never"]
 ClassifierChoice = Literal["auto", "keep", "cut"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
@@ -47,8 +48,6 @@ TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their h
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 T = TypeVar("T")
 
@@ -68,8 +67,9 @@ class HeadSpec:
         solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
             without weights before its output; "auto" solves it if it can be solved.
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
-            of that resolution near the end ("late"), or those of the last layers that cross-validation
-            chooses ("auto").
+            of that resolution near the end ("late"), or those near the end that cross-validation chooses
+            ("auto"): the output alone if others help no more than chance, if the head is not solved as a
+            Dense layer, or if the backbone shows no other layers.
         source: `python:NAME` for a head that was passed in from Python, and is to be passed in again; "" for
             one that the other settings describe.
     """
@@ -81,7 +81,7 @@ class HeadSpec:
     normalization: Normalization = "none"
     dropout: float | None = None
     solver: Solver = "auto"
-    taps: Taps = "last"
+    taps: Taps = "auto"
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -95,8 +95,8 @@ class HeadSpec:
         words = "auto or gradient for a head that has more to learn than its output layer"
         _expect(solvable, "head.solver", words, self.solver)
         dense = self.linear and self.solver in TAP_SOLVERS
-        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAP_SOLVERS)}"
-        _expect(self.taps == "last" or dense, "head.taps", words, self.taps)
+        words = "auto, last, or a head whose only layer with weights is its output, by "
+        _expect(self.taps != "late" or dense, "head.taps", words + ", ".join(TAP_SOLVERS), self.taps)
 
     @property
     def linear(self) -> bool:
@@ -107,6 +107,13 @@ class HeadSpec:
         """
         plain = self.attention == self.normalization == "none" and self.pooling not in ("gem", "attention")
         return plain and not self.convolutions and not self.hidden
+
+    @property
+    def chooses_taps(self) -> bool:
+        """Whether cross-validation chooses the layers whose features the head uses."""
+        return (
+            self.taps == "auto" and self.linear and self.solver in TAP_SOLVERS and self.solver != "gradient"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,8 +178,12 @@ class Recipe:
         validation: share of the training images held out for validation if the data have no such part; 0 for
             none.
         backbone: a name from `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, or a
-            preset.
-        weights: "imagenet", a weights file, or the word "random".
+            preset; several of them with commas between, which stay frozen: their features stand side by side
+            under one head; or "auto" for the one or two that `recommend` ranks first.
+        max_latency: with "auto", the most milliseconds that the networks may take for an image on this
+            machine, as `recommend` measures them; None for any time.
+        weights: "imagenet", a weights file, or the word "random"; for several networks one for all, or one
+            for each with commas between. So are `pixels`.
         pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
             "" if the backbone's are known.
         classifier: what becomes of a classifier at the end of the user's own backbone: "cut" off, "keep" its
@@ -193,6 +204,8 @@ class Recipe:
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
             alike; a product with the images' own weights, if they have some.
+        refit: "auto" lets the final model learn from the validation images as well, after they have served to
+            choose and to score it; "never" leaves it as it was scored.
         seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -216,6 +229,7 @@ class Recipe:
     task: TaskChoice = "auto"
     validation: float = 0.2
     backbone: str = "mobilenet_v2"
+    max_latency: float | None = None
     weights: str = "imagenet"
     pixels: str = ""
     classifier: ClassifierChoice = "auto"
@@ -228,6 +242,7 @@ class Recipe:
     augment: tuple[str, ...] = ("auto",)
     views: int | None = None
     feature_noise: float = 0.0
+    refit: Refit = "auto"
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
@@ -246,6 +261,49 @@ class Recipe:
             valid = name in AUGMENTATIONS or self.augment == ("auto",)
             _expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
         _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        """Refuse what several networks cannot do; they have no phases that train them."""
+        is_auto, latency = self.backbone == AUTO, self.max_latency
+        _expect(latency is None or is_auto, "max_latency", "none unless backbone is auto", latency)
+        _expect(latency is None or latency > 0, "max_latency", "milliseconds above 0", latency)
+        words = "imagenet for the backbone auto, which takes networks by name"
+        _expect(not is_auto or self.weights == "imagenet", "weights", words, self.weights)
+        count, head = len(self.networks), self.head
+        if count == 1:
+            return
+        for setting in ("weights", "pixels"):
+            split_for_each(getattr(self, setting), count, setting)
+        words = f"one layer, solved by {', '.join(TAP_SOLVERS)}, for several networks"
+        _expect(
+            self._has_dense_head,
+            "head",
+            words,
+            f"solver {head.solver}, hidden {head.hidden}, pooling {head.pooling}",
+        )
+        for phase in self.phases:
+            words = "none or auto for several networks, which stay frozen"
+            _expect(phase.unfreeze in ("none", "auto"), "unfreeze", words, phase.unfreeze)
+        object.__setattr__(self, "phases", ())
+
+    @property
+    def _has_dense_head(self) -> bool:
+        return self.head.linear and self.head.solver in TAP_SOLVERS
+
+    @property
+    def can_join_networks(self) -> bool:
+        """Whether several networks could do what the recipe asks for, with a head of one layer on all."""
+        return self._has_dense_head and all(phase.unfreeze in ("none", "auto") for phase in self.phases)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that `backbone` names, one or several.
+
+        >>> Recipe(backbone="mobilenet_v2,xception").networks
+        ('mobilenet_v2', 'xception')
+        """
+        return split_networks(self.backbone)
 
     @property
     def trains_backbone(self) -> bool:
@@ -366,31 +424,6 @@ class SearchSpace:
 
 
 Space = SearchSpace  # its earlier name
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a text such as "90", "90s", "10min" or "1h".
-
-    >>> parse_duration("10min")
-    600.0
-    """
-    return _parse_amount(text, _SECONDS, "a time such as 90s, 10min or 1h", above=0)
-
-
-def parse_size(text: str) -> float:
-    """Return the bytes of a text such as "500MB", "10GB" or "0".
-
-    >>> parse_size("10GB")
-    10000000000.0
-    """
-    return _parse_amount(text, _BYTES, "a size such as 500MB or 10GB")
-
-
-def _parse_amount(text: str, units: dict[str, float], expected: str, above: float = -1) -> float:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})?", text.strip().lower())
-    if not match or float(match[1]) <= above:
-        raise UsageError(f"Expected {expected}. Received: {text}.")
-    return float(match[1]) * units.get(match[2], 1.0)
 
 
 def _build(kind: type[T], values: Any, source: str) -> T:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from regraft.cli.amounts import parse_duration, parse_size
 from regraft.errors import UsageError
-from regraft.recipe import AUGMENTATIONS, PLANS, HeadSpec, Phase, Recipe, parse_duration, parse_size
+from regraft.recipe import AUGMENTATIONS, PLANS, HeadSpec, Phase, Recipe
 
 __all__ = [
     "DATA",
@@ -63,6 +64,8 @@ _HELP = {
     "task": "Kind of target: {}; auto detects it from the data.",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
+    "max_latency": "Milliseconds an image that the networks may take on this machine, 1000 divided by "
+    "recommend's images/s. [default: any]",
     "weights": "Weights of the backbone: imagenet, a file, or random; your own backbone brings its own.",
     "pixels": "Pixel values that your own backbone expects: raw, unit, tf, torch or caffe. [default: raw]",
     "classifier": "Classifier at the end of your own backbone: {}; auto cuts off what is plainly one.",
@@ -83,7 +86,8 @@ _HELP = {
     "solver": "Solver of the head: {}.",
     "hidden": "Units of the head's hidden layers, such as 512 or 512,128.",
     "pooling": "Pooling of the feature map: {}.",
-    "taps": "Layers whose features the head uses: {}; auto chooses among the last.",
+    "taps": "Layers whose features a solved head uses: {}; auto chooses by cross-validation.",
+    "refit": "Whether the final model also learns from the validation images, after its scores: {}.",
     "seed": "Random seed, for the split and for training.",
 }
 

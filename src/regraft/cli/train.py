@@ -19,9 +19,16 @@ __all__ = ["train"]
 
 @opt.with_settings(
     "image", "target", "group", "split", "weight", "separator", "root", "slice", "task",
-    "backbone", "weights", "pixels", "classifier", "image_size", "depth",
+    "backbone", "max_latency", "weights", "pixels", "classifier", "image_size", "depth",
     "unfreeze", "learning_rate", "epochs", "budget", "precision", "store_limit",
-    "augment", "views", "feature_noise", "class_weight", "solver", "hidden", "pooling", "taps", "seed",
+    "augment", "views", "feature_noise", "class_weight", "solver", "hidden", "pooling", "taps", "refit",
+    "seed",
+    backbone="Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, or "
+    "a preset kerashub:NAME; several by commas, under one head; or auto: those that recommend ranks first.",
+    weights="Weights of the backbone: imagenet, a file, or random; your own backbone brings its own; for "
+    "several networks once, or one for each, comma-separated.",
+    max_latency="Milliseconds an image that the networks of --backbone auto may take on this machine: 1000 "
+    "divided by recommend's images/s. [default: any]",
 )  # fmt: skip
 def train(
     data: Annotated[Path | None, opt.DATA] = None,

@@ -18,6 +18,7 @@ from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
+from regraft.network_list import split_for_each
 from regraft.pipeline.predictions import PREDICTIONS, SPLIT
 from regraft.pipeline.signing import SIGNATURE
 from regraft.recipe import Recipe
@@ -138,10 +139,12 @@ def _list_inputs(
     elif named.root:
         yield "folder of images", named.root
     yield "store", store or get_default_root()
-    if (path := locate_backbone(recipe.backbone)) is not None:
-        yield "backbone", path
-    if (path := locate_weights(recipe.weights)) is not None:
-        yield "file of weights", path
+    for backbone in recipe.networks:
+        if (path := locate_backbone(backbone)) is not None:
+            yield "backbone", path
+    for weights in split_for_each(recipe.weights, len(recipe.networks), "weights"):
+        if (path := locate_weights(weights)) is not None:
+            yield "file of weights", path
 
 
 def require_replaceable(out: Path, *, overwrite: bool, kind: FolderKind) -> None:

@@ -16,6 +16,7 @@ from regraft.data.sources import is_in_memory
 from regraft.evaluation.slices import SLICE_MEASURES
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_graph_and_selftest, write_trained_model
+from regraft.network_list import join_items, split_for_each
 from regraft.pipeline.heat_maps import add_heat_maps, plan_heat_maps
 from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
@@ -191,10 +192,11 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
     paths = {
         "data": None if is_in_memory(recipe.data) else Path(recipe.data),
         "root": Path(recipe.root) if recipe.root else None,
-        "backbone": locate_backbone(recipe.backbone),
-        "weights": locate_weights(recipe.weights),
     }
     absolute: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path is not None}
+    weights = split_for_each(recipe.weights, len(recipe.networks), "weights")
+    absolute["backbone"] = ",".join(_make_absolute(name, locate_backbone(name)) for name in recipe.networks)
+    absolute["weights"] = join_items([_make_absolute(name, locate_weights(name)) for name in weights])
     return replace(
         recipe,
         **absolute,
@@ -204,6 +206,10 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
         task=cast("TaskChoice", outcome.catalog.task),
         phases=tuple(replace(result.phase, epochs=result.planned_epochs) for result in phases),
     )
+
+
+def _make_absolute(text: str, path: Path | None) -> str:
+    return text if path is None else str(path.resolve())
 
 
 def _format_recipe(outcome: Outcome) -> str:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
-from regraft.pipeline.context import Context
-from regraft.pipeline.prepare import SplitData
-from regraft.recipe import Recipe
+from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.extraction import extract_run_views
+from regraft.pipeline.prepare import SplitData, list_parts
+from regraft.recipe import TAP_SOLVERS, Recipe
 from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
+from regraft.training.training_data import TrainingData, compute_target_scale
 
 if TYPE_CHECKING:
     import keras
@@ -58,20 +59,41 @@ class BuiltModel(NamedTuple):
         return InnerLayer.from_cut(self.cut, data.recipe.head.pooling)
 
 
-def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Return the taps whose features the head may use; none if it uses the output alone, the default.
+def find_head_taps(backbone: Backbone, recipe: Recipe, in_memory: InMemory) -> tuple[Tap, ...]:
+    """Return the taps whose features the head may use; none if it can only use the output.
 
     Raises:
-        UsageError: the recipe asks for taps, but the user passed a head or added layers to the backbone.
+        UsageError: the recipe asks for late taps, but the user passed a head or added layers to the backbone.
     """
-    if recipe.head.taps == "last":
-        return ()
+    from regraft.backbones.joint import JointBackbone
+
+    if isinstance(backbone, JointBackbone):
+        from regraft.models.joint_taps import find_joint_taps
+
+        if in_memory.head is not None:
+            name = type(in_memory.head).__name__
+            raise UsageError(f"head: expected none of your own for several networks. Received: {name}.")
+        return find_joint_taps(backbone, recipe.head)
     from regraft.models.taps import find_taps
 
-    if head is not None or backbone.new_layers:
-        reason = "a head of your own" if head is not None else "layers that surgery put in"
-        raise UsageError(f"head.taps: expected last for {reason}. Received: {recipe.head.taps}.")
-    return find_taps(backbone, recipe.head.taps)
+    head, taps = in_memory.head, recipe.head.taps
+    is_own = head is not None or bool(backbone.new_layers)
+    if taps == "late":
+        if is_own:
+            reason = "a head of your own" if head is not None else "layers that surgery put in"
+            raise UsageError(f"head.taps: expected auto or last for {reason}. Received: late.")
+        return find_taps(backbone, "late")
+    if is_own or not recipe.head.chooses_taps or not _searches_dense_heads(recipe, in_memory):
+        return ()
+    candidates = find_taps(backbone, "auto")
+    return candidates if len(candidates) > 1 else ()
+
+
+def _searches_dense_heads(recipe: Recipe, in_memory: InMemory) -> bool:
+    """Return whether every head that a search tries is one Dense layer; true without a search."""
+    if in_memory.space is None or recipe.head.solver != "auto":
+        return True
+    return set(in_memory.space.solvers) <= set(TAP_SOLVERS)
 
 
 def build_model(
@@ -112,15 +134,7 @@ def gather_training_data(
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
-    views = extract_views(
-        built.cut.prefix,
-        catalog,
-        recipe=recipe,
-        count=recipe.view_count,
-        first=features,
-        store=context.store,
-        reporter=context.reporter,
-    )
+    views = extract_run_views(context, built, backbone, catalog, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
@@ -135,11 +149,27 @@ def choose_taps(
         return built, data
     from regraft.training.solve_head import choose_tap_numbers
 
-    if data.recipe.head.taps == "auto":
+    if data.recipe.head.chooses_taps:
         taps = tuple(taps[number] for number in choose_tap_numbers(data))
     context.reporter.info(f"Taps: {', '.join(tap.layer for tap in taps)}.")
+    for name in _list_unused_networks(data.backbone, taps):
+        context.reporter.info(f"{name} does not help beside the others: the model is without it.")
     built = build_model(context, data.backbone, data.catalog, data.recipe, taps)
     return built, replace(data, names=built.cut.names)
+
+
+def _list_unused_networks(backbone: Backbone, taps: tuple[Tap, ...]) -> list[str]:
+    """Return the names of networks that none of the taps belongs to."""
+    from regraft.features.joint import name_tensor
+
+    parts = list_parts(backbone)
+    if len(parts) == 1:
+        return []
+    return [
+        part.name
+        for number, part in enumerate(parts)
+        if not any(tap.name.startswith(name_tensor(number, "")) for tap in taps)
+    ]
 
 
 def fit_head(

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.data.catalog import Catalog
 from regraft.inference.bundle import Bundle, load
+from regraft.pipeline.backbone_ranking import choose_backbone
 from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.extraction import extract_run_features
 from regraft.pipeline.final_answers import predict_finally, predict_from_features
 from regraft.pipeline.outputs import claim_folder, require_inputs_outside
 from regraft.pipeline.prepare import (
     begin_decoding,
-    extract_and_remember,
     list_data,
     load_and_resolve,
     require_head,
@@ -185,13 +186,16 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
     with ExitStack() as stack:
         with context.time_stage("list"), import_in_background(*SLOW_IMPORTS):
             catalog, recipe = list_data(context, data, recipe)
+            recipe = choose_backbone(context, catalog, recipe)
             decoding = begin_decoding(context, catalog, recipe, stack)
         with context.time_stage("load"):
             backbone, recipe = load_and_resolve(context, recipe)
-            taps = find_head_taps(backbone, recipe, context.in_memory.head)
+            taps = find_head_taps(backbone, recipe, context.in_memory)
             built = build_model(context, backbone, catalog, recipe, taps)
         with context.time_stage("features"):
-            features = extract_and_remember(context, built.cut.prefix, catalog, recipe, decoding)
+            features = extract_run_features(
+                context, built, backbone, catalog, recipe=recipe, decoding=decoding
+            )
             split = split_catalog(context, catalog, features, recipe)
             training_data = gather_training_data(
                 context, built, backbone, split, recipe=recipe, features=features

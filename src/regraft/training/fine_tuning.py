@@ -224,7 +224,10 @@ class RecipeTrainer:
                 break
         decision = Decision.from_phases(tuple(results), data.task.score_name)
         if not recipe.phases:
-            sentences.append("Nothing of the backbone was trained, as asked for.")
+            why = data.backbone.frozen_because
+            sentences.append(
+                f"Nothing of the backbone was trained, {f'for {why}' if why else 'as asked for'}."
+            )
         return replace(decision, reason=" ".join(filter(None, [decision.reason, *sentences])))
 
 
