@@ -240,7 +240,7 @@ def _train_head(
         result = trainer.train(
             phase,
             data.make_feature_data(phase),
-            budget=data.recipe.budget,
+            budget=data.recipe.seconds,
             stored=head_cut,
             checkpoint=checkpoint,
             max_epochs=HEAD_EPOCHS,

@@ -110,7 +110,7 @@ class Decision:
 
 def _describe(result: PhaseResult, score_name: str) -> str:
     """Return a sentence on what a phase gained."""
-    first, best, last = result.history[0], result.history[result.best], result.history[-1].epoch
+    first, best, last = result.history[0], result.final, result.history[-1].epoch
     end = f"; {_ENDS[result.stopped]} in epoch {last}" if result.stopped in _ENDS else ""
     if result.stopped == "diverged":
         end += f", so try a tenth of its rate: --learning-rate {result.phase.learning_rate / 10:g}"
@@ -119,10 +119,11 @@ def _describe(result: PhaseResult, score_name: str) -> str:
     score = f"{'an' if score_name[0] in 'Rm' else 'a'} {score_name}"  # an R2, an mAP, a top-1
     note = f" Its probabilities are not calibrated: {result.uncalibrated}." if result.uncalibrated else ""
     if result.best:
+        weights = f"after epoch {result.best}" if result.mixture is None else f"with {result.mixture}"
         return (
             f"{title}, kept: on validation a loss of {best.judged_loss:.3g} against {first.judged_loss:.3g} "
             f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}"
-            f"{_describe_gain(result.gain, score_name)}, after epoch {result.best} of {last}{end}.{note}"
+            f"{_describe_gain(result.gain, score_name)}, {weights} of {last}{end}.{note}"
         )
     tried = min(result.history[1:], key=lambda record: record.judged_loss, default=first)
     return (
