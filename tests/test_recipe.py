@@ -4,8 +4,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
+from regraft.cli.amounts import parse_duration, parse_size
 from regraft.errors import UsageError
-from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration, parse_size
+from regraft.recipe import HeadSpec, Phase, Recipe
 
 EVERYTHING = Recipe(
     data='photos "of" cats\\and\ndogs ü',
@@ -32,6 +33,7 @@ EVERYTHING = Recipe(
     precision="bf16",
     budget=60.0,
     store_limit=1e9,
+    refit="never",
     seed=7,
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient", source="python:Dense"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),

@@ -27,8 +27,6 @@ __all__ = [
     "Solver",
     "Space",
     "Taps",
-    "parse_duration",
-    "parse_size",
 ]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
@@ -38,6 +36,7 @@ Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda
 PrecisionChoice = Literal["auto", "f32", "bf16"]
 Taps = Literal["last", "late", "auto"]
 ClassWeight = Literal["none", "balanced"]
+Refit = Literal["auto", "never"]
 ClassifierChoice = Literal["auto", "keep", "cut"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
@@ -49,8 +48,6 @@ TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their h
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 T = TypeVar("T")
 
@@ -196,6 +193,8 @@ class Recipe:
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
             alike; a product with the images' own weights, if they have some.
+        refit: "auto" lets the final model learn from the validation images as well, after they have served to
+            choose and to score it; "never" leaves it as it was scored.
         seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -231,6 +230,7 @@ class Recipe:
     augment: tuple[str, ...] = ("auto",)
     views: int | None = None
     feature_noise: float = 0.0
+    refit: Refit = "auto"
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
@@ -379,31 +379,6 @@ class SearchSpace:
 
 
 Space = SearchSpace  # its earlier name
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a text such as "90", "90s", "10min" or "1h".
-
-    >>> parse_duration("10min")
-    600.0
-    """
-    return _parse_amount(text, _SECONDS, "a time such as 90s, 10min or 1h", above=0)
-
-
-def parse_size(text: str) -> float:
-    """Return the bytes of a text such as "500MB", "10GB" or "0".
-
-    >>> parse_size("10GB")
-    10000000000.0
-    """
-    return _parse_amount(text, _BYTES, "a size such as 500MB or 10GB")
-
-
-def _parse_amount(text: str, units: dict[str, float], expected: str, above: float = -1) -> float:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})?", text.strip().lower())
-    if not match or float(match[1]) <= above:
-        raise UsageError(f"Expected {expected}. Received: {text}.")
-    return float(match[1]) * units.get(match[2], 1.0)
 
 
 def _build(kind: type[T], values: Any, source: str) -> T:

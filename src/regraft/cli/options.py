@@ -13,18 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from regraft.cli.amounts import parse_duration, parse_size
 from regraft.errors import UsageError
-from regraft.recipe import (
-    AUGMENTATIONS,
-    BUDGET,
-    PLANS,
-    SPARE,
-    HeadSpec,
-    Phase,
-    Recipe,
-    parse_duration,
-    parse_size,
-)
+from regraft.recipe import AUGMENTATIONS, BUDGET, PLANS, SPARE, HeadSpec, Phase, Recipe
 
 __all__ = [
     "DATA",
@@ -95,6 +86,7 @@ _HELP = {
     "hidden": "Units of the head's hidden layers, such as 512 or 512,128.",
     "pooling": "Pooling of the feature map: {}.",
     "taps": "Layers whose features the head uses: {}; auto chooses among the last.",
+    "refit": "Whether the final model also learns from the validation images, after its scores: {}.",
     "seed": "Random seed, for the split and for training.",
 }
 

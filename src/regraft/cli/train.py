@@ -19,7 +19,8 @@ __all__ = ["train"]
     "image", "target", "group", "split", "weight", "separator", "root", "slice", "task",
     "backbone", "weights", "pixels", "classifier", "image_size", "depth",
     "unfreeze", "learning_rate", "epochs", "budget", "precision", "store_limit",
-    "augment", "views", "feature_noise", "class_weight", "solver", "hidden", "pooling", "taps", "seed",
+    "augment", "views", "feature_noise", "class_weight", "solver", "hidden", "pooling", "taps", "refit",
+    "seed",
 )  # fmt: skip
 def train(
     data: Annotated[Path | None, opt.DATA] = None,
