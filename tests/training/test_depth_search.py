@@ -67,9 +67,7 @@ def test_deeper_plans_are_compared_where_there_is_time_for_trials_and_for_the_be
     assert [found[0], found[2]] == [third, everything]
     middle = found[1]
     assert compute_trained_share(planner.backbone, middle) <= MIDDLE
-    depths = [
-        planner.price(Phase(plan), budget=1e6, limit=PLENTY) for plan in (third, middle, everything)
-    ]
+    depths = [planner.price(Phase(plan), budget=1e6, limit=PLENTY) for plan in (third, middle, everything)]
     trials = [depth.once + TRIAL_EPOCHS * depth.epoch for depth in depths]
     enough = sum(trials) + EPOCHS * depths[2].epoch
     assert choose_rivals(planner, enough * 1.001) == found

@@ -62,17 +62,28 @@ class FinalAnswers:
 
 
 def predict_finally(
-    context: Context, head: FittedHead, data: TrainingData, inner: InnerLayer, decision: Decision
+    context: Context,
+    head: FittedHead,
+    data: TrainingData,
+    inner: InnerLayer,
+    decision: Decision,
+    *,
+    held_out_answers: NDArray[Any] | None = None,
 ) -> FinalAnswers:
     """Return what the final model computes of each scored part, and of images to compare others with.
 
-    If the backbone stayed frozen, all of it comes from stored features. `inner` is the layer before the head.
+    If the backbone stayed frozen, all of it comes from stored features.
+
+    Args:
+        inner: the layer before the head.
+        held_out_answers: to the validation samples, (n, units), by the model before it learnt from them; None
+            if it did not.
 
     Raises:
         DataError: an image has changed since it was listed.
     """
     if decision.fine_tuned:
-        return _predict_by_model(context, head, data, inner)
+        return _predict_by_model(context, head, data, inner, held_out_answers)
     catalog, answers = data.catalog, predict_from_features(head, data)  # a phase may have trained the head
     train = catalog.part("train")
     reference = ReferenceImages(
@@ -107,7 +118,11 @@ def _take_validation(
 
 
 def _predict_by_model(
-    context: Context, head: FittedHead, data: TrainingData, inner: InnerLayer
+    context: Context,
+    head: FittedHead,
+    data: TrainingData,
+    inner: InnerLayer,
+    held_out_answers: NDArray[Any] | None,
 ) -> FinalAnswers:
     from regraft.features.engine import EngineRunner
     from regraft.inference.predict import name_outputs
@@ -128,6 +143,8 @@ def _predict_by_model(
         return np.array([outputs[sample.digest].features for sample in samples])
 
     answers = {part: stack_answers(catalog.part(part)) for part in parts}
+    if held_out_answers is not None:
+        answers["validation"] = held_out_answers
     features = {part: stack_features(catalog.part(part)) for part in parts}
     held_out = _take_validation(catalog, answers, features.get("validation"))
     reference = ReferenceImages(

@@ -145,6 +145,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "head": outcome.head,
             "reason": decision.reason,
             "phases": [_summarise_phase(phase) for phase in decision.phases],
+            "refitted": decision.refitted,
         },
         "slices": _list_slices(outcome),
         "search": [asdict(attempt) for attempt in decision.attempts],
@@ -165,6 +166,7 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
         "parameters": phase.trained.parameters,
         "epochs": phase.history[-1].epoch,
         "best_epoch": phase.best,
+        "weights": str(phase.mixture or f"epoch {phase.best}"),
         "stopped": phase.stopped,
         "gain": phase.gain and asdict(phase.gain),
     }

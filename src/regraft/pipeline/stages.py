@@ -15,7 +15,7 @@ from regraft.errors import UsageError
 from regraft.pipeline.context import Context
 from regraft.pipeline.prepare import SplitData
 from regraft.recipe import Recipe
-from regraft.training.outcome import TrainedModel
+from regraft.training.outcome import Decision, TrainedModel
 from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
+    "refit_model",
 ]
 
 Answers = dict[str, NDArray[Any]]
@@ -163,6 +164,35 @@ def fit_head(
     else:
         trainer = Tuner(space, reporter=context.reporter)
     return trainer, trainer.fit_head(built.model, built.cut, data)
+
+
+def refit_model(
+    context: Context,
+    trainer: RecipeTrainer | Tuner,
+    head: FittedHead,
+    data: TrainingData,
+    decision: Decision,
+) -> tuple[Decision, NDArray[Any] | None]:
+    """Train a fine-tuned model once more with the validation images, where the time allows it.
+
+    Returns:
+        The decision, with a sentence on that, and the answers to the validation samples of the model before
+        it; None without a refit.
+    """
+    from regraft.training.fine_tuning import RecipeTrainer
+    from regraft.training.refit import refit
+
+    if not isinstance(trainer, RecipeTrainer) or trainer.runner is None:
+        return decision, None
+    runner, journal, reporter = trainer.runner, context.journal, context.reporter
+    done = refit(head, data, decision, trainer.start, runner=runner, journal=journal, reporter=reporter)
+    if done.sentence:
+        reporter.info(done.sentence)
+    reason = f"{decision.reason} {done.sentence}".strip()
+    was_done = done.answers is not None
+    return replace(
+        decision, reason=reason, refitted=was_done, refit_interrupted=done.interrupted
+    ), done.answers
 
 
 def _digest(rows: Iterable[Any]) -> str:

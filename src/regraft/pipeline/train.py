@@ -37,6 +37,7 @@ from regraft.pipeline.stages import (
     gather_training_data,
     measure_learning_curve,
     package_model,
+    refit_model,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
@@ -199,9 +200,11 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
         with context.time_stage("fine-tune"):
             decision = trainer.fine_tune(head, training_data)
             context.reporter.info(decision.reason)
+        with context.time_stage("refit"):
+            decision, held_out = refit_model(context, trainer, head, training_data, decision)
         with context.time_stage("evaluate"):
             inner = built.find_inner_layer(training_data)
-            final = predict_finally(context, head, training_data, inner, decision)
+            final = predict_finally(context, head, training_data, inner, decision, held_out_answers=held_out)
             learning_curve = measure_learning_curve(context, training_data)
         outcome = Outcome(
             recipe, split.catalog, backbone, package_model(head, built, training_data, final.graph),

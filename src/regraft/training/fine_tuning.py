@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+from numpy.typing import NDArray
 
 from regraft.data.augmentation import MIXING, resolve_augment
 from regraft.errors import UsageError
@@ -23,7 +24,7 @@ from regraft.models.freeze import list_mutable_weights
 from regraft.recipe import HeadSpec, Phase
 from regraft.system.console import Reporter, format_bytes, format_duration
 from regraft.training.checkpoint import PhaseCheckpoint
-from regraft.training.compiled import CompiledNetworks
+from regraft.training.compiled import CompiledNetwork, CompiledNetworks
 from regraft.training.finished_phases import FinishedPhases, describe_phase_inputs
 from regraft.training.fit import EPOCHS, FittedHead, Trainer, find_head_phase, fit_head
 from regraft.training.journal import RunJournal
@@ -67,10 +68,11 @@ class PhaseRunner:
         recipe = data.recipe
         self._journal, self._reporter = journal or RunJournal(), reporter
         self._model, self._data, self._finished = head.model, data, finished
-        self.compiled = compiled or CompiledNetworks()
-        self._trainer = Trainer(head.model, data.backbone, reporter, recipe.seed, self.compiled)
+        compiled = compiled or CompiledNetworks()
+        self._trainer = Trainer(head.model, data.backbone, reporter, recipe.seed, compiled)
         augmentations = resolve_augment(recipe.augment, data.task.name)
         self._mixing = [name for name in augmentations if name in MIXING]
+        self._depths: dict[str, DepthPlan] = {}  # of the phases that ran
         self._budget = recipe.seconds if budget is None else budget
         self._spare = recipe.spare_seconds if budget is None else budget
         self._end = time.monotonic() + self._budget
@@ -162,6 +164,7 @@ class PhaseRunner:
         return best, f"{TRIAL_EPOCHS} epochs each gave a validation loss of {remark}"
 
     def _fit(self, depth: DepthPlan, name: str) -> PhaseResult:
+        self._depths[str(depth.phase.unfreeze)] = depth
         checkpoint = self._journal.open_checkpoint(name)
         inputs = self._describe_inputs(depth.phase)
         finished = None if checkpoint.has_begun or not self._finished else self._finished.read(inputs)
@@ -199,20 +202,38 @@ class PhaseRunner:
     def _train(self, depth: DepthPlan, checkpoint: PhaseCheckpoint) -> PhaseResult:
         phase = depth.phase
         self._announce(depth)
-        stored, phase_data = self.prepare(depth)
+        stored, phase_data = self._prepare(depth, self._data)
         budget = max(1.0, self._seconds_left)
         return self._trainer.train(phase, phase_data, budget=budget, stored=stored, checkpoint=checkpoint)
 
-    def prepare(self, depth: DepthPlan) -> tuple[Cut | None, PhaseData]:
+    def _prepare(self, depth: DepthPlan, data: TrainingData) -> tuple[Cut | None, PhaseData]:
         """Return the model cut at the boundary of a plan, None for pixels, and what crosses there."""
         if not depth.cut.boundary:
-            return None, self._data.make_pixel_data(depth.phase)
+            return None, data.make_pixel_data(depth.phase)
         stored = cut(self._model, depth.plan, depth.cut.boundary)
-        return stored, self._data.make_boundary_data(depth.phase, self._extract(stored, depth.cut.views))
+        features = self._extract(stored, depth.cut.views, data)
+        return stored, data.make_boundary_data(depth.phase, features)
 
-    def _extract(self, stored: Cut, count: int) -> StoredFeatures:
+    def prepare_again(self, result: PhaseResult, data: TrainingData) -> tuple[CompiledNetwork, PhaseData]:
+        """Return the network of a phase that ran, to train it again, and other data cut as then."""
+        stored, phase_data = self._prepare(self._depths[result.unfreeze], data)
+        return self._trainer.compile(result.phase, phase_data, stored), phase_data
+
+    def decide(self, name: str, choice: dict[str, Any]) -> dict[str, Any]:
+        """Return this choice, or the one that an earlier process of this run, or an equal run, made."""
+        inputs = f"{name}, after {self._describe_inputs(Phase())}"
+
+        def recall_or_choose() -> dict[str, Any]:
+            recalled = self._finished.recall_choice(inputs) if self._finished else None
+            if recalled is None and self._finished is not None:
+                self._finished.remember_choice(inputs, choice)
+            return recalled or choice
+
+        return self._journal.decide(name, recall_or_choose)
+
+    def _extract(self, stored: Cut, count: int, data: TrainingData) -> StoredFeatures:
         """Extract what the prefix gives for training images in this many views, and for validation images."""
-        data, prefix, reporter = self._data, stored.prefix, self._reporter
+        prefix, reporter = stored.prefix, self._reporter
         samples = (*data.catalog.part("train"), *data.catalog.part("validation"))
         catalog, precision = replace(data.catalog, samples=samples), data.views[0].precision
         first = extract_features(prefix, catalog, store=data.store, precision=precision, reporter=reporter)
@@ -265,10 +286,15 @@ class RecipeTrainer:
     Args:
         head: a Keras layer or model, or a scikit-learn estimator, instead of the recipe's; or None.
         journal: of the run, which may be resumed; None to save nothing.
+
+    Attributes:
+        runner, start: what ran the phases, and the model's weights before them; for a refit.
     """
 
     def __init__(self, head: Any = None, journal: RunJournal | None = None, *, reporter: Reporter) -> None:
         self._head, self._journal, self._reporter = head, journal, reporter
+        self.runner: PhaseRunner | None = None
+        self.start: list[NDArray[Any]] = []
 
     def fit_head(self, model: keras.Model, head_cut: Cut, data: TrainingData) -> FittedHead:
         """Solve or train the head; see `fit.fit_head`."""
@@ -294,6 +320,7 @@ class RecipeTrainer:
         sentences: list[str] = []
         finished = FinishedPhases(data.store)
         runner = PhaseRunner(head, data, reporter=self._reporter, journal=self._journal, finished=finished)
+        self.runner, self.start = runner, head.model.get_weights()
         for number, phase in enumerate(recipe.phases[1 if results and find_head_phase(recipe) else 0 :], 1):
             reason = reason_not_trainable(phase, head, data)
             if not reason:

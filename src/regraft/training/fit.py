@@ -27,7 +27,7 @@ from regraft.solvers.decision import HEAD_OUTPUT, LinearHead
 from regraft.solvers.estimator_io import EstimatorHead
 from regraft.system.console import Reporter
 from regraft.training.checkpoint import PhaseCheckpoint
-from regraft.training.compiled import CompiledNetworks
+from regraft.training.compiled import CompiledNetwork, CompiledNetworks
 from regraft.training.journal import RunJournal
 from regraft.training.loop import PhaseResult, TrainingLoop
 from regraft.training.optimizers import Schedule
@@ -36,7 +36,7 @@ from regraft.training.training_data import PhaseData, TrainingData
 
 __all__ = ["EPOCHS", "FittedHead", "Trainer", "find_head_phase", "fit_head"]
 
-EPOCHS = 6  # of the backbone, if neither the recipe nor the budget sets them
+EPOCHS = 5  # of the backbone, if neither the recipe nor the budget sets them
 HEAD_EPOCHS = 100  # of the head alone; patience ends most of them much earlier
 CHUNK = 256  # samples predicted at a time
 
@@ -83,8 +83,17 @@ class Trainer:
         An epoch counts only if it beats the model before the phase on validation: a lower loss and no lower
         score. The best has the lowest loss: of a few hundred images it says more than accuracy.
         """
+        result = PhaseResult(phase, freeze(self.backbone, phase.unfreeze))
+        network = self.compile(phase, data, stored)
+        checkpoint, reporter = checkpoint or PhaseCheckpoint(), self.reporter
+        loop = TrainingLoop(
+            self.model, network, phase=phase, data=data, checkpoint=checkpoint, reporter=reporter
+        )
+        return loop.run(result, Schedule(budget, len(data.train), phase, max_epochs), self.seed)
+
+    def compile(self, phase: Phase, data: PhaseData, stored: Cut | None) -> CompiledNetwork:
+        """Return the network that a phase trains, ready to train; arguments are those of `train`."""
         model, backbone = self.model, self.backbone
-        result = PhaseResult(phase, freeze(backbone, phase.unfreeze))
         outputs = [] if stored is None else stored.prefix.outputs
         crossing = tuple(find_operation(tensor).name for tensor in outputs)
 
@@ -94,12 +103,9 @@ class Trainer:
             return cut(drop_units(model), resolve_plan(backbone, phase.unfreeze)).join_halves()
 
         compiled = self.compiled or CompiledNetworks()
-        network = compiled.get(
+        return compiled.get(
             (phase.unfreeze, crossing), make, backbone=backbone, phase=phase, loss=_make_loss(data)
         )
-        checkpoint, reporter = checkpoint or PhaseCheckpoint(), self.reporter
-        loop = TrainingLoop(model, network, phase=phase, data=data, checkpoint=checkpoint, reporter=reporter)
-        return loop.run(result, Schedule(budget, len(data.train), phase, max_epochs), self.seed)
 
     def restore(self, phase: Phase, checkpoint: PhaseCheckpoint) -> PhaseResult:
         """Give the model the weights of a phase that an earlier process finished, from its checkpoint."""

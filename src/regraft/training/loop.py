@@ -33,7 +33,7 @@ from regraft.training.compiled import CompiledNetwork, as_network_input
 from regraft.training.optimizers import Schedule
 from regraft.training.training_data import PhaseData
 
-__all__ = ["EpochRecord", "PhaseResult", "TrainingLoop", "copy_values"]
+__all__ = ["EpochRecord", "PhaseResult", "TrainingLoop", "copy_values", "seed_layers"]
 
 LEAST_GAIN = 1e-6  # share of the loss that an epoch has to gain: less is how exactly a temperature is fitted
 
@@ -260,7 +260,7 @@ class TrainingLoop:
         return f"{count} validation images are too few for it" if count < MIN_ROWS else ""
 
     def _begin(self, seed: int) -> _Position:
-        _seed_layers(self._network.model, seed)
+        seed_layers(self._network.model, seed)
         self._result.uncalibrated = self._explain_uncalibrated()
         self._best = self._start = copy_values(self._weights)
         self._mean = EpochMean()
@@ -424,7 +424,7 @@ def _iter_generators(network: keras.Model) -> Iterator[tuple[int, Any]]:
             yield number, generator
 
 
-def _seed_layers(network: keras.Model, seed: int) -> None:
+def seed_layers(network: keras.Model, seed: int) -> None:
     """Seed the random numbers of every layer: by default they depend on what ran before."""
     for number, generator in _iter_generators(network):
         generator.state.assign(np.array([seed, number], generator.state.dtype))

@@ -78,11 +78,15 @@ class Decision:
         reason: sentences for the user.
         phases: what each phase of training by gradient did, in order.
         attempts: what a search tried, in order.
+        refitted: whether the final model also learnt from the validation images.
+        refit_interrupted: whether the user stopped that; the model is the one before it.
     """
 
     reason: str
     phases: tuple[PhaseResult, ...] = field(default=())
     attempts: tuple[Attempt, ...] = field(default=())
+    refitted: bool = False
+    refit_interrupted: bool = False
 
     @property
     def fine_tuned(self) -> bool:
@@ -96,8 +100,8 @@ class Decision:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the user stopped a phase."""
-        return "interrupted" in {
+        """Whether the user stopped a phase or a refit."""
+        return self.refit_interrupted or "interrupted" in {
             *(phase.stopped for phase in self.phases),
             *(a.stopped for a in self.attempts),
         }

@@ -87,6 +87,8 @@ class TrainingData:
         names: the tensors in them that the head takes, in order.
         groups: the number of each sample's group, (n,): copies of an image are in one group, and
             cross-validation never separates them. None if there are no copies.
+        target_scale: standard deviation and mean that numbers are standardised by; None for those of the
+            training part.
     """
 
     recipe: Recipe
@@ -96,6 +98,19 @@ class TrainingData:
     views: tuple[Features, ...]
     names: tuple[str, ...]
     groups: NDArray[np.int64] | None = None
+    target_scale: tuple[list[float], list[float]] | None = None
+
+    def join_validation(self) -> TrainingData:
+        """Return the same data with the validation samples in the training part.
+
+        Numbers are standardised as before: the model's last layer turns them back into their units.
+        """
+        samples = tuple(
+            replace(sample, part="train") if sample.part == "validation" else sample
+            for sample in self.catalog.samples
+        )
+        scale = self.target_scale or compute_target_scale(self.catalog)
+        return replace(self, catalog=replace(self.catalog, samples=samples), target_scale=scale)
 
     @property
     def task(self) -> Task:
@@ -145,7 +160,7 @@ class TrainingData:
     @cached_property
     def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Standard deviation and mean of the training targets; 1 and 0 for other tasks than regression."""
-        scale, offset = compute_target_scale(self.catalog) or (1.0, 0.0)
+        scale, offset = self.target_scale or compute_target_scale(self.catalog) or (1.0, 0.0)
         return np.asarray(scale), np.asarray(offset)
 
     @property
