@@ -20,10 +20,10 @@ from regraft.errors import UsageError, describe_os_error, suggest_nearest
 __all__ = [
     "AUGMENTATIONS",
     "HEAD_PHASE",
+    "TAP_SOLVERS",
     "HeadSpec",
     "Phase",
     "Recipe",
-    "TAP_SOLVERS",
     "SearchSpace",
     "Solver",
     "Space",
@@ -110,7 +110,9 @@ class HeadSpec:
     @property
     def chooses_taps(self) -> bool:
         """Whether cross-validation chooses the layers whose features the head uses."""
-        return self.taps == "auto" and self.linear and self.solver in TAP_SOLVERS and self.solver != "gradient"
+        return (
+            self.taps == "auto" and self.linear and self.solver in TAP_SOLVERS and self.solver != "gradient"
+        )
 
 
 @dataclass(frozen=True)

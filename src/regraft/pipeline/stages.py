@@ -15,8 +15,13 @@ from regraft.errors import UsageError
 from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.prepare import SplitData
 from regraft.recipe import TAP_SOLVERS, Recipe
-from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
+from regraft.training.outcome import Decision, TrainedModel
+from regraft.training.training_data import (
+    TrainingData,
+    compute_target_scale,
+    extract_views,
+    merge_validation,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +45,7 @@ __all__ = [
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
+    "refit_head",
 ]
 
 Answers = dict[str, NDArray[Any]]
@@ -126,7 +132,7 @@ def gather_training_data(
     catalog = split.catalog
     views = extract_views(
         built.cut.prefix,
-        catalog,
+        catalog if recipe.refit == "never" else merge_validation(catalog),
         recipe=recipe,
         count=recipe.view_count,
         first=features,
@@ -179,6 +185,21 @@ def fit_head(
 
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def refit_head(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
+) -> FittedHead:
+    """Let a solved head that no phase has changed learn from the validation samples as well."""
+    from regraft.training.fit import solve_on_all
+
+    is_final = decision.changed_model or head.solved_by is None or head.validation is not None
+    if data.recipe.refit == "never" or is_final or not data.catalog.part("validation"):
+        return head
+    refitted = solve_on_all(
+        built.model, built.cut, data=data, solver=head.solved_by, reporter=context.reporter
+    )
+    return replace(refitted, solver=head.solver)
 
 
 def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:

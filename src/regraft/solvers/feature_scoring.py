@@ -3,9 +3,10 @@
 **Taps** are chosen by forward selection over blocks of features, with cross-validated ridge regression.
 Starting from the backbone's output, the block that lowers the held-out loss most is added, until no block
 lowers it by a share worth its width. All blocks are tried once; then those that helped most are tried again.
-The output alone stays where the chosen blocks lower the loss by less than a standard error. The Gram matrix of blocks side by side is the sum of theirs, each scaled
-to the same variance: K = sum_b X_b X_b^T / d_b. So each block is multiplied once, and a candidate costs an
-addition and a Cholesky factor per fold, whatever its width.
+The output alone stays where the chosen blocks lower the loss by less than a standard error. The Gram matrix
+of blocks side by side is the sum of theirs, each scaled to the same variance: K = sum_b X_b X_b^T / d_b. So
+each block is multiplied once, and a candidate costs an addition and a Cholesky factor per fold, whatever its
+width.
 
 Poolings other than the average were tried on 1,000 photographs of clothes with MobileNetV2, in 5 folds. With
 the standard deviations of all late taps as well, logistic regression gains 0.6 +- 0.9 points of top-1 (4
