@@ -20,6 +20,7 @@ from regraft.errors import UsageError, describe_os_error, suggest_nearest
 __all__ = [
     "AUGMENTATIONS",
     "HEAD_PHASE",
+    "TAP_SOLVERS",
     "HeadSpec",
     "Phase",
     "Recipe",
@@ -67,8 +68,9 @@ class HeadSpec:
         solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
             without weights before its output; "auto" solves it if it can be solved.
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
-            of that resolution near the end ("late"), or those of the last layers that cross-validation
-            chooses ("auto").
+            of that resolution near the end ("late"), or those near the end that cross-validation chooses
+            ("auto"): the output alone if others help no more than chance, if the head is not solved as a
+            Dense layer, or if the backbone shows no other layers.
         source: `python:NAME` for a head that was passed in from Python, and is to be passed in again; "" for
             one that the other settings describe.
     """
@@ -80,7 +82,7 @@ class HeadSpec:
     normalization: Normalization = "none"
     dropout: float | None = None
     solver: Solver = "auto"
-    taps: Taps = "last"
+    taps: Taps = "auto"
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -94,8 +96,8 @@ class HeadSpec:
         words = "auto or gradient for a head that has more to learn than its output layer"
         _expect(solvable, "head.solver", words, self.solver)
         dense = self.linear and self.solver in TAP_SOLVERS
-        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAP_SOLVERS)}"
-        _expect(self.taps == "last" or dense, "head.taps", words, self.taps)
+        words = "auto, last, or a head whose only layer with weights is its output, by "
+        _expect(self.taps != "late" or dense, "head.taps", words + ", ".join(TAP_SOLVERS), self.taps)
 
     @property
     def linear(self) -> bool:
@@ -106,6 +108,13 @@ class HeadSpec:
         """
         plain = self.attention == self.normalization == "none" and self.pooling not in ("gem", "attention")
         return plain and not self.convolutions and not self.hidden
+
+    @property
+    def chooses_taps(self) -> bool:
+        """Whether cross-validation chooses the layers whose features the head uses."""
+        return (
+            self.taps == "auto" and self.linear and self.solver in TAP_SOLVERS and self.solver != "gradient"
+        )
 
 
 @dataclass(frozen=True)

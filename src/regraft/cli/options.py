@@ -85,7 +85,7 @@ _HELP = {
     "solver": "Solver of the head: {}.",
     "hidden": "Units of the head's hidden layers, such as 512 or 512,128.",
     "pooling": "Pooling of the feature map: {}.",
-    "taps": "Layers whose features the head uses: {}; auto chooses among the last.",
+    "taps": "Layers whose features a solved head uses: {}; auto chooses by cross-validation.",
     "refit": "Whether the final model also learns from the validation images, after its scores: {}.",
     "seed": "Random seed, for the split and for training.",
 }

@@ -126,6 +126,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     scores = {
         part.name: {
             "n": part.n,
+            **({"source": part.source} if part.source else {}),
             **{name: asdict(score) for name, score in part.scores.items()},
             **(part.calibration.to_metrics() if part.calibration else {}),
             "coverage": [coverage.to_json() for coverage in part.coverage.levels] if part.coverage else [],
@@ -145,7 +146,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "head": outcome.head,
             "reason": decision.reason,
             "phases": [_summarise_phase(phase) for phase in decision.phases],
-            "refitted": decision.refitted,
+            "refitted": bool(outcome.validation_source),
         },
         "slices": _list_slices(outcome),
         "search": [asdict(attempt) for attempt in decision.attempts],

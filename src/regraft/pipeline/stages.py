@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
-from regraft.pipeline.context import Context
+from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.prepare import SplitData
-from regraft.recipe import Recipe
+from regraft.recipe import TAP_SOLVERS, Recipe
 from regraft.training.outcome import Decision, TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
+from regraft.training.training_data import (
+    TrainingData,
+    compute_target_scale,
+    extract_views,
+    merge_validation,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -40,7 +45,8 @@ __all__ = [
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
-    "refit_model",
+    "refit_head",
+    "refit_phases",
 ]
 
 Answers = dict[str, NDArray[Any]]
@@ -59,20 +65,32 @@ class BuiltModel(NamedTuple):
         return InnerLayer.from_cut(self.cut, data.recipe.head.pooling)
 
 
-def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Return the taps whose features the head may use; none if it uses the output alone, the default.
+def find_head_taps(backbone: Backbone, recipe: Recipe, in_memory: InMemory) -> tuple[Tap, ...]:
+    """Return the taps whose features the head may use; none if it can only use the output.
 
     Raises:
-        UsageError: the recipe asks for taps, but the user passed a head or added layers to the backbone.
+        UsageError: the recipe asks for late taps, but the user passed a head or added layers to the backbone.
     """
-    if recipe.head.taps == "last":
-        return ()
     from regraft.models.taps import find_taps
 
-    if head is not None or backbone.new_layers:
-        reason = "a head of your own" if head is not None else "layers that surgery put in"
-        raise UsageError(f"head.taps: expected last for {reason}. Received: {recipe.head.taps}.")
-    return find_taps(backbone, recipe.head.taps)
+    head, taps = in_memory.head, recipe.head.taps
+    is_own = head is not None or bool(backbone.new_layers)
+    if taps == "late":
+        if is_own:
+            reason = "a head of your own" if head is not None else "layers that surgery put in"
+            raise UsageError(f"head.taps: expected auto or last for {reason}. Received: late.")
+        return find_taps(backbone, "late")
+    if is_own or not recipe.head.chooses_taps or not _searches_dense_heads(recipe, in_memory):
+        return ()
+    candidates = find_taps(backbone, "auto")
+    return candidates if len(candidates) > 1 else ()
+
+
+def _searches_dense_heads(recipe: Recipe, in_memory: InMemory) -> bool:
+    """Return whether every head that a search tries is one Dense layer; true without a search."""
+    if in_memory.space is None or recipe.head.solver != "auto":
+        return True
+    return set(in_memory.space.solvers) <= set(TAP_SOLVERS)
 
 
 def build_model(
@@ -115,7 +133,7 @@ def gather_training_data(
     catalog = split.catalog
     views = extract_views(
         built.cut.prefix,
-        catalog,
+        catalog if recipe.refit == "never" else merge_validation(catalog),
         recipe=recipe,
         count=recipe.view_count,
         first=features,
@@ -166,37 +184,56 @@ def fit_head(
     return trainer, trainer.fit_head(built.model, built.cut, data)
 
 
-def refit_model(
+def refit_phases(
     context: Context,
     trainer: RecipeTrainer | Tuner,
+    built: BuiltModel,
     head: FittedHead,
     data: TrainingData,
+    *,
     decision: Decision,
-) -> tuple[Decision, NDArray[Any] | None]:
-    """Train a fine-tuned model once more with the validation images, where the time allows it.
+) -> tuple[FittedHead, Decision]:
+    """Train a fine-tuned model once more with the validation samples, where the time allows it.
 
     Returns:
-        The decision, with a sentence on that, and the answers to the validation samples of the model before
-        it; None without a refit.
+        The head, with the answers of the model before it to the validation samples, and the decision with a
+        sentence on that; both as they were without a refit.
     """
     from regraft.training.fine_tuning import RecipeTrainer
+    from regraft.training.fit import ValidationAnswers
     from regraft.training.refit import refit
 
     if not isinstance(trainer, RecipeTrainer) or trainer.runner is None:
-        return decision, None
-    runner, journal, reporter = trainer.runner, context.journal, context.reporter
-    done = refit(head, data, decision, trainer.start, runner=runner, journal=journal, reporter=reporter)
+        return head, decision
+    done = refit(
+        head, built.cut, data, decision,
+        start=trainer.start, runner=trainer.runner, journal=context.journal, reporter=context.reporter,
+    )  # fmt: skip
     if done.sentence:
-        reporter.info(done.sentence)
+        context.reporter.info(done.sentence)
     reason = f"{decision.reason} {done.sentence}".strip()
-    was_done = done.answers is not None
-    return replace(
-        decision, reason=reason, refitted=was_done, refit_interrupted=done.interrupted
-    ), done.answers
+    if done.answers is not None:
+        head = replace(head, validation=ValidationAnswers(done.answers, "before refit"))
+    return head, replace(decision, reason=reason, refit_interrupted=done.interrupted)
 
 
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def refit_head(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
+) -> FittedHead:
+    """Let a solved head that no phase has changed learn from the validation samples as well."""
+    from regraft.training.fit import solve_on_all
+
+    is_final = decision.changed_model or head.solved_by is None or head.validation is not None
+    if data.recipe.refit == "never" or is_final or not data.catalog.part("validation"):
+        return head
+    refitted = solve_on_all(
+        built.model, built.cut, data=data, solver=head.solved_by, reporter=context.reporter
+    )
+    return replace(refitted, solver=head.solver)
 
 
 def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:

@@ -37,7 +37,8 @@ from regraft.pipeline.stages import (
     gather_training_data,
     measure_learning_curve,
     package_model,
-    refit_model,
+    refit_head,
+    refit_phases,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
@@ -185,7 +186,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             decoding = begin_decoding(context, catalog, recipe, stack)
         with context.time_stage("load"):
             backbone, recipe = load_and_resolve(context, recipe)
-            taps = find_head_taps(backbone, recipe, context.in_memory.head)
+            taps = find_head_taps(backbone, recipe, context.in_memory)
             built = build_model(context, backbone, catalog, recipe, taps)
         with context.time_stage("features"):
             features = extract_and_remember(context, built.cut.prefix, catalog, recipe, decoding)
@@ -200,12 +201,14 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
         with context.time_stage("fine-tune"):
             decision = trainer.fine_tune(head, training_data)
             context.reporter.info(decision.reason)
+            head = refit_head(context, built, head, training_data, decision)
         with context.time_stage("refit"):
-            decision, held_out = refit_model(context, trainer, head, training_data, decision)
+            head, decision = refit_phases(context, trainer, built, head, training_data, decision=decision)
         with context.time_stage("evaluate"):
             inner = built.find_inner_layer(training_data)
-            final = predict_finally(context, head, training_data, inner, decision, held_out_answers=held_out)
-            learning_curve = measure_learning_curve(context, training_data)
+            final = predict_finally(context, head, training_data, inner, decision)
+            learnt = training_data if head.validation is None else training_data.merge_validation()
+            learning_curve = measure_learning_curve(context, learnt)
         outcome = Outcome(
             recipe, split.catalog, backbone, package_model(head, built, training_data, final.graph),
             features, head.description, decision,
@@ -213,6 +216,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             context.seconds, in_memory_objects=context.in_memory.names, leaks=split.leaks,
             solver=head.solver, part_features=final.features, held_out=final.held_out,
             reference=final.reference, learning_curve=learning_curve,
+            validation_source="" if head.validation is None else head.validation.source,
         )  # fmt: skip
         return add_warnings(outcome, split.cautions, context.reporter)
 

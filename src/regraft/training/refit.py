@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.features.store import pixel_key
+from regraft.models.cut import Cut
 from regraft.models.freeze import FrozenWeightsGuard, freeze, list_mutable_weights
-from regraft.models.head import UNITS
-from regraft.solvers.decision import HEAD_OUTPUT, LinearHead
 from regraft.system.console import Reporter, SilentReporter, format_duration
 from regraft.system.signals import stop_after_step
 from regraft.training.averaging import EpochMean, interpolate
@@ -31,12 +30,11 @@ from regraft.training.checkpoint import PhaseCheckpoint
 from regraft.training.compiled import CompiledNetwork
 from regraft.training.fine_tuning import PhaseRunner
 from regraft.training.finished_phases import FinishedPhases, describe_phase_inputs
-from regraft.training.fit import FittedHead
+from regraft.training.fit import FittedHead, solve_on_all
 from regraft.training.journal import RunJournal
 from regraft.training.loop import PhaseResult, copy_values, seed_layers
 from regraft.training.optimizers import Schedule
 from regraft.training.outcome import Decision
-from regraft.training.solve_head import resolve_solver, solve_head
 from regraft.training.training_data import PhaseData, TrainingData
 
 __all__ = ["Refit", "refit"]
@@ -64,10 +62,11 @@ class Refit:
 
 def refit(
     head: FittedHead,
+    head_cut: Cut,
     data: TrainingData,
     decision: Decision,
-    start: Values,
     *,
+    start: Values,
     runner: PhaseRunner,
     journal: RunJournal,
     reporter: Reporter,
@@ -76,6 +75,7 @@ def refit(
 
     Args:
         head, data, decision: of the run; the model of `head` changes.
+        head_cut: that model, cut where its head begins.
         start: the weights of the model before its first phase.
         runner: it ran the phases, and knows what time is left.
         journal: of the run; a resumed run decides as before and takes what was finished.
@@ -96,9 +96,9 @@ def refit(
     count = len(data.catalog.part("validation"))
     reporter.info(f"Plan: train once more, with the {count} validation images: {format_duration(price)}.")
     answers, after = _predict_validation(head, data), head.model.get_weights()
-    joined = data.join_validation()
+    joined = data.merge_validation()
     head.model.set_weights(start)
-    _solve_again(head, joined)
+    solve_on_all(head.model, head_cut, data=joined, solver=head.solved_by, reporter=SilentReporter())
     repeater = _Repeater(head, joined, runner, journal, reporter)
     for number, result in enumerate(phases, 1):
         if not repeater.repeat(result, f"refit {number}"):
@@ -113,7 +113,7 @@ def refit(
 
 
 def _reason_not_repeatable(phases: list[PhaseResult], head: FittedHead, data: TrainingData) -> str:
-    if head.result is not None or head.as_linear(data) is None:
+    if head.result is not None or head.solved_by is None or head.as_linear(data) is None:
         return "the head was not solved"
     if len(data.views) > 1:
         return "the head learnt from several views"
@@ -142,20 +142,6 @@ def _predict_validation(head: FittedHead, data: TrainingData) -> NDArray[Any]:
         for start in range(0, len(digests), CHUNK)
     ]
     return np.concatenate([np.asarray(chunk) for chunk in chunks])
-
-
-def _solve_again(head: FittedHead, data: TrainingData) -> None:
-    """Solve the head on the training part of other data; changes the model's output layer."""
-    solver = resolve_solver(head.solver or data.recipe.head.solver, data.catalog.task)
-    solution = solve_head(data, solver, reporter=SilentReporter())
-    layers = {layer.name: layer for layer in head.model.layers}
-    units = layers.get(UNITS)
-    scale = units and (units.scale, units.offset)
-    activation = layers[HEAD_OUTPUT].activation.__name__
-    if solution.linear is None:
-        raise RuntimeError("A head of one Dense layer was solved as another kind of head.")
-    linear = LinearHead.from_weights(*solution.linear, activation, scale)
-    layers[HEAD_OUTPUT].set_weights([linear.kernel, linear.bias])
 
 
 @dataclass(frozen=True)
