@@ -6,6 +6,7 @@ plan's layers train.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 import time
@@ -99,7 +100,7 @@ class PhaseRunner:
             phase: as the recipe has it.
             name: under which the journal records its decisions and checkpoints.
         """
-        inputs = self._describe_inputs(phase)
+        inputs = self._describe_inputs(phase, self._budget, self._data.recipe.store_limit)
         if phase.unfreeze != "auto":
             (depth,) = self._decide(
                 name,
@@ -124,8 +125,12 @@ class PhaseRunner:
         budget, limit = self.spare_seconds, self._limit - first.cut.total_bytes
         return self._planner.choose_rivals(phase, first, budget=budget, limit=limit)
 
-    def _describe_inputs(self, phase: Phase) -> str:
-        return "" if self._finished is None else describe_phase_inputs(self._model, phase, self._data)
+    def _describe_inputs(self, phase: Phase, *details: Any) -> str:
+        """Return a digest of what a phase depends on, with further details; "" if nothing is used again."""
+        if self._finished is None:
+            return ""
+        inputs = describe_phase_inputs(self._model, phase, self._data)
+        return hashlib.blake2b(repr((inputs, *details)).encode(), digest_size=16).hexdigest()
 
     def _decide(self, name: str, inputs: str, choose: Callable[[], list[DepthPlan]]) -> list[DepthPlan]:
         """Choose by the clock, or as an earlier process of this run, or an equal run, did."""
@@ -166,7 +171,7 @@ class PhaseRunner:
     def _fit(self, depth: DepthPlan, name: str) -> PhaseResult:
         self._depths[str(depth.phase.unfreeze)] = depth
         checkpoint = self._journal.open_checkpoint(name)
-        inputs = self._describe_inputs(depth.phase)
+        inputs = self._describe_inputs(depth.phase, depth.cut.views, depth.cut.name)
         finished = None if checkpoint.has_begun or not self._finished else self._finished.read(inputs)
         if finished is not None:
             checkpoint.adopt(finished)
@@ -214,14 +219,18 @@ class PhaseRunner:
         features = self._extract(stored, depth.cut.views, data)
         return stored, data.make_boundary_data(depth.phase, features)
 
+    def find_depth(self, result: PhaseResult) -> DepthPlan:
+        """Return the plan that a phase of this runner had."""
+        return self._depths[result.unfreeze]
+
     def prepare_again(self, result: PhaseResult, data: TrainingData) -> tuple[CompiledNetwork, PhaseData]:
         """Return the network of a phase that ran, to train it again, and other data cut as then."""
-        stored, phase_data = self._prepare(self._depths[result.unfreeze], data)
+        stored, phase_data = self._prepare(self.find_depth(result), data)
         return self._trainer.compile(result.phase, phase_data, stored), phase_data
 
     def decide(self, name: str, choice: dict[str, Any]) -> dict[str, Any]:
         """Return this choice, or the one that an earlier process of this run, or an equal run, made."""
-        inputs = f"{name}, after {self._describe_inputs(Phase())}"
+        inputs = f"{name}, after {self._describe_inputs(Phase(), self._budget)}"
 
         def recall_or_choose() -> dict[str, Any]:
             recalled = self._finished.recall_choice(inputs) if self._finished else None

@@ -31,6 +31,7 @@ from regraft.recipe import Phase
 from regraft.system.backend import get_versions
 from regraft.system.files import make_temporary_file, remove_stale
 from regraft.training.checkpoint import Arrays, pack_checkpoint, unpack_checkpoint
+from regraft.training.fit import EPOCHS
 from regraft.training.training_data import TrainingData
 
 __all__ = ["FinishedPhases", "describe_phase_inputs"]
@@ -42,7 +43,7 @@ Result = tuple[dict[str, Any], Arrays]
 
 
 def describe_phase_inputs(model: keras.Model, phase: Phase, data: TrainingData) -> str:
-    """Return a digest of everything that decides what a phase makes of a model, except clock and disk.
+    """Return a digest of everything that decides what a phase makes of a model, except clock and boundary.
 
     Args:
         model: as it is before the phase.
@@ -55,12 +56,12 @@ def describe_phase_inputs(model: keras.Model, phase: Phase, data: TrainingData) 
         flags = resolve_plan(data.backbone, plan).flags
         plan = "".join(str(int(flags.get(id(layer), True))) for layer in flatten_layers(model))
     settings = {
-        "phase": {**asdict(phase), "unfreeze": str(plan)},
+        "phase": {**asdict(phase), "unfreeze": str(plan), "epochs": phase.epochs or EPOCHS},
         "network": fingerprint(model),
         "key": data.views[0].key,
         "recipe": {
             name: getattr(recipe, name)
-            for name in ("seed", "augment", "views", "feature_noise", "class_weight", "budget", "store_limit")
+            for name in ("seed", "augment", "views", "feature_noise", "class_weight")
         },
         "versions": get_versions(),
     }
@@ -75,7 +76,7 @@ def describe_phase_inputs(model: keras.Model, phase: Phase, data: TrainingData) 
 
 
 class FinishedPhases:
-    """The results of finished phases in a store, looked up by `describe_phase_inputs`.
+    """The results of finished phases in a store, looked up by a digest of their inputs.
 
     What cannot be written or read is trained again, so no method raises an error because of the disk.
     """

@@ -108,11 +108,15 @@ class CutPlan:
         """Return the work of this many epochs and of what comes before them."""
         return self.once + epochs * self.epoch
 
+    @property
+    def name(self) -> str:
+        """The layers whose outputs are stored, as a phrase."""
+        return self.boundary.name if self.boundary else "nothing"
+
     def __str__(self) -> str:
         views = f" in {self.views} views" if self.views > 1 else ""
-        name = self.boundary.name if self.boundary else "nothing"
         sizes = f"{format_bytes(self.image_bytes)} an image{views}, {format_bytes(self.total_bytes)} in all"
-        return f"store {sizes}, of {name}"
+        return f"store {sizes}, of {self.name}"
 
 
 def plan_cut(

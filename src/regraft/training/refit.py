@@ -175,7 +175,9 @@ class _Repeater:
         phase = replace(result.phase, epochs=result.planned_epochs)
         inputs = describe_phase_inputs(self.head.model, phase, self.data)
         link = result.link and [result.link.gain.tolist(), result.link.shift.tolist()]
-        ending = json.dumps([inputs, result.best, result.mixture and asdict(result.mixture), link])
+        mixture = result.mixture and asdict(result.mixture)
+        depth = self.runner.find_depth(result)
+        ending = json.dumps([inputs, result.best, mixture, link, depth.cut.views, depth.cut.name])
         return hashlib.blake2b(ending.encode(), digest_size=16).hexdigest()
 
     def _save(self, checkpoint: PhaseCheckpoint, finished: FinishedPhases, inputs: str) -> None:
