@@ -176,6 +176,7 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
 def _write_out_choices(outcome: Outcome) -> Recipe:
     """Return the recipe that reproduces this run: everything the program chose is written out."""
     recipe, phases = outcome.recipe, outcome.decision.phases
+    was_left_out = outcome.decision.fine_tuned and not outcome.validation_source
     paths = {
         "data": None if is_in_memory(recipe.data) else Path(recipe.data),
         "root": Path(recipe.root) if recipe.root else None,
@@ -190,6 +191,7 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
         head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases, auto is another number
         task=cast("TaskChoice", outcome.catalog.task),
+        refit="never" if was_left_out else recipe.refit,
         phases=tuple(replace(result.phase, epochs=result.planned_epochs) for result in phases),
     )
 
