@@ -88,6 +88,8 @@ def choose_taps(
     chosen = [len(blocks) - 1]
     if not folds or len(blocks) == 1:
         return tuple(chosen)
+    import scipy.linalg  # noqa: F401, limits hold only for libraries that are loaded
+
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         grams = list(pool.map(lambda block: _make_gram(block[sample]), blocks))
         total, candidates = grams[-1], list(range(len(blocks) - 1))
