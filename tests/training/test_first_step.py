@@ -29,7 +29,7 @@ def write_table(folder: Path, task: str) -> tuple[Any, dict[str, Any]]:
     cell = {
         "binary": lambda number, name: "yes" if name == classes[0] else "no",
         "multilabel": lambda number, name: f"{name}|{'odd' if number % 2 else 'even'}",
-        "regression": lambda number, name: str(100 * classes.index(name) + number % 3),
+        "regression": lambda number, name: str(100 * classes.index(name) + 40 * (number % 3)),
     }[task]
     rows = [f"{file.relative_to(folder)},{cell(n, file.parent.name)}" for n, file in enumerate(files)]
     (folder / "table.csv").write_text("\n".join(["image,target", *rows, ""]))

@@ -162,7 +162,7 @@ def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
 def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
     """Return the coverage on a part; None if there are no limits, or if they were set on the part itself."""
     uncertainty, catalog = outcome.judge_uncertainty(part), outcome.catalog
-    conformal = uncertainty and uncertainty.conformal
+    conformal = None if uncertainty is None else uncertainty.conformal
     if conformal is None:
         return None
     targets, answers = catalog.targets(catalog.part(part)), outcome.answers[part][0]
@@ -180,7 +180,7 @@ def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
 def _measure_familiarity(outcome: Outcome, part: str) -> FamiliarityFindings | None:
     """Return how familiar a part is; None if that is not known, or if it was what familiarity was set on."""
     uncertainty, features = outcome.judge_uncertainty(part), outcome.part_features.get(part)
-    familiarity = uncertainty and uncertainty.familiarity
+    familiarity = None if uncertainty is None else uncertainty.familiarity
     if familiarity is None or features is None:
         return None
     values = familiarity.measure(features, outcome.answers[part][0])

@@ -94,7 +94,7 @@ def choose_taps(
         grams = list(pool.map(lambda block: _make_gram(block[sample]), blocks))
         total = grams[-1]
         alone = best = _find_best_penalty(pool, total, rows, folds)
-        candidates = _screen(pool, grams, rows, penalty=best.penalty, groups=groups)
+        candidates = _select_finalists(pool, grams, rows, penalty=best.penalty, groups=groups)
         while candidates and len(chosen) < MAX_TAPS:
             measure = partial(_measure_loss, penalty=best.penalty, rows=rows, folds=folds)
             tried = list(pool.map(measure, (total + grams[number] for number in candidates)))
@@ -109,7 +109,7 @@ def choose_taps(
     return tuple(sorted(chosen)) if _is_better(best, alone) else (len(blocks) - 1,)
 
 
-def _screen(
+def _select_finalists(
     pool: ThreadPoolExecutor,
     grams: Sequence[Matrix],
     rows: TrainingRows,
@@ -152,11 +152,18 @@ def _make_gram(block: Matrix) -> Matrix:
 def _find_best_penalty(
     pool: ThreadPoolExecutor, gram: Matrix, rows: TrainingRows, folds: list[Mask], near: float | None = None
 ) -> _HeldOutLoss:
-    """Return the losses with the best penalty of all, or of those next to one that was the best before."""
-    number = None if near is None else PENALTIES.index(near)
-    penalties = PENALTIES if number is None else PENALTIES[max(0, number - 1) : number + 2]
-    tried = pool.map(lambda penalty: _measure_loss(gram, penalty, rows, folds), penalties)
-    return min(tried, key=lambda held_out: held_out.loss)
+    """Return the losses with the best penalty: of all, or downhill from the one that was the best before."""
+    centre = None if near is None else PENALTIES.index(near)
+    tried: dict[int, _HeldOutLoss] = {}
+    while True:
+        first, last = (0, len(PENALTIES)) if centre is None else (max(0, centre - 1), centre + 2)
+        numbers = [number for number in range(first, min(last, len(PENALTIES))) if number not in tried]
+        losses = pool.map(lambda number: _measure_loss(gram, PENALTIES[number], rows, folds), numbers)
+        tried.update(zip(numbers, losses, strict=True))
+        best = min(tried, key=lambda number: tried[number].loss)
+        if centre in (None, best):
+            return tried[best]
+        centre = best
 
 
 def _measure_loss(gram: Matrix, penalty: float, rows: TrainingRows, folds: list[Mask]) -> _HeldOutLoss:
