@@ -38,7 +38,7 @@ EVERYTHING = Recipe(
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient", source="python:Dense"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
 )
-TAPPED = Recipe(head=HeadSpec(solver="lda", taps="auto"))  # not with a head that has layers of its own
+TAPPED = Recipe(head=HeadSpec(solver="lda", taps="late"))  # not with a head that has layers of its own
 
 
 def write_recipe(tmp_path, text):

@@ -43,6 +43,8 @@ ClassifierChoice = Literal["auto", "keep", "cut"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
 
+BUDGET = 900.0  # seconds of all phases together, if the recipe sets none
+SPARE = 75.0  # seconds of all phases within which "auto" does more than it must, if the recipe sets none
 VIEWS = 4  # of a training image, if a frozen backbone sees augmented ones
 TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their head is one Dense layer
 
@@ -200,7 +202,8 @@ class Recipe:
             sample in each epoch, when a head or a phase is trained on them by gradient.
         precision: precision of the frozen network; "auto" is bf16 if the processor or GPU has it and answers
             to the user's images hardly suffer. A run records the precision that it used.
-        budget: seconds that all phases together may take.
+        budget: seconds that all phases together may take. None: `BUDGET` for what the recipe asks for, and
+            `SPARE` for what "auto" adds to it: deeper plans to compare, a refit of what was trained.
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
             alike; a product with the images' own weights, if they have some.
@@ -236,7 +239,7 @@ class Recipe:
     image_size: int | None = None
     depth: int = 16
     precision: PrecisionChoice = "auto"
-    budget: float = 900.0
+    budget: float | None = None
     store_limit: float = 20e9
     class_weight: ClassWeight = "none"
     augment: tuple[str, ...] = ("auto",)
@@ -253,7 +256,7 @@ class Recipe:
         size = self.image_size
         _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
         _expect(8 <= self.depth <= 16, "depth", "bits, from 8 to 16", self.depth)
-        _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
+        _expect(self.budget is None or self.budget > 0, "budget", "seconds above 0", self.budget)
         _expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
         _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
         _expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
@@ -304,6 +307,16 @@ class Recipe:
         ('mobilenet_v2', 'xception')
         """
         return split_networks(self.backbone)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that all phases together may take."""
+        return BUDGET if self.budget is None else self.budget
+
+    @property
+    def spare_seconds(self) -> float:
+        """The seconds of all phases within which "auto" may add to what the recipe asks for."""
+        return SPARE if self.budget is None else self.budget
 
     @property
     def trains_backbone(self) -> bool:

@@ -25,7 +25,6 @@ from regraft.explanation.heat import HeatMaker
 from regraft.explanation.pictures import encode_jpeg, paint
 from regraft.features.openvino import OpenVinoEngine
 from regraft.inference.model_files import GRAPH
-from regraft.models.inner_outputs import MAP
 from regraft.report.content import (
     ClassFindings,
     PartScores,
@@ -99,7 +98,7 @@ def add_heat_maps(
     catalog = outcome.catalog
     try:
         head = read_head(folder / GRAPH[0], TASKS[catalog.task].activation)
-        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(MAP,))
+        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(head.source,))
         pictures = _paint_all(plan.requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size)
     except (ImportError, RuntimeError, ValueError):  # there is no graph, or the head sees more than its map
         return list(parts)
@@ -181,7 +180,8 @@ def _paint_all(
     spent = 0.0
     with DecodingPool(jobs, size, depth=catalog.depth) as decoding:
         for outputs in engine.run(_iterate_batches(decoding, under_way)):
-            for number, features in zip(under_way.popleft(), outputs[MAP], strict=True):
+            (maps,) = outputs.values()
+            for number, features in zip(under_way.popleft(), maps, strict=True):
                 request = requests[number]
                 if request.thumbnail and spent < MOST_BYTES:
                     heat = heat_maker.compute(features, request.direction[None])[0]

@@ -142,6 +142,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     scores = {
         part.name: {
             "n": part.n,
+            **({"source": part.source} if part.source else {}),
             **{name: asdict(score) for name, score in part.scores.items()},
             **(part.calibration.to_metrics() if part.calibration else {}),
             "coverage": [coverage.to_json() for coverage in part.coverage.levels] if part.coverage else [],
@@ -161,6 +162,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "head": outcome.head,
             "reason": decision.reason,
             "phases": [_summarise_phase(phase) for phase in decision.phases],
+            "refitted": bool(outcome.validation_source),
         },
         "slices": _list_slices(outcome),
         "search": [asdict(attempt) for attempt in decision.attempts],
@@ -181,6 +183,7 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
         "parameters": phase.trained.parameters,
         "epochs": phase.history[-1].epoch,
         "best_epoch": phase.best,
+        "weights": str(phase.mixture or f"epoch {phase.best}"),
         "stopped": phase.stopped,
         "gain": phase.gain and asdict(phase.gain),
     }
@@ -189,6 +192,7 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
 def _write_out_choices(outcome: Outcome) -> Recipe:
     """Return the recipe that reproduces this run: everything the program chose is written out."""
     recipe, phases = outcome.recipe, outcome.decision.phases
+    was_left_out = outcome.decision.fine_tuned and not outcome.validation_source
     paths = {
         "data": None if is_in_memory(recipe.data) else Path(recipe.data),
         "root": Path(recipe.root) if recipe.root else None,
@@ -204,6 +208,7 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
         head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases, auto is another number
         task=cast("TaskChoice", outcome.catalog.task),
+        refit="never" if was_left_out else recipe.refit,
         phases=tuple(replace(result.phase, epochs=result.planned_epochs) for result in phases),
     )
 

@@ -16,8 +16,8 @@ from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.extraction import extract_run_views
 from regraft.pipeline.prepare import SplitData, list_parts
 from regraft.recipe import TAP_SOLVERS, Recipe
-from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale
+from regraft.training.outcome import Decision, TrainedModel
+from regraft.training.training_data import TrainingData, compute_target_scale, merge_validation
 
 if TYPE_CHECKING:
     import keras
@@ -41,6 +41,8 @@ __all__ = [
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
+    "refit_head",
+    "refit_phases",
 ]
 
 Answers = dict[str, NDArray[Any]]
@@ -134,7 +136,8 @@ def gather_training_data(
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
-    views = extract_run_views(context, built, backbone, catalog, recipe=recipe, first=features)
+    shown = catalog if recipe.refit == "never" else merge_validation(catalog)
+    views = extract_run_views(context, built, backbone, shown, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
@@ -195,8 +198,56 @@ def fit_head(
     return trainer, trainer.fit_head(built.model, built.cut, data)
 
 
+def refit_phases(
+    context: Context,
+    trainer: RecipeTrainer | Tuner,
+    built: BuiltModel,
+    head: FittedHead,
+    data: TrainingData,
+    *,
+    decision: Decision,
+) -> tuple[FittedHead, Decision]:
+    """Train a fine-tuned model once more with the validation samples, where the time allows it.
+
+    Returns:
+        The head, with the answers of the model before it to the validation samples, and the decision with a
+        sentence on that; both as they were without a refit.
+    """
+    from regraft.training.fine_tuning import RecipeTrainer
+    from regraft.training.fit import ValidationAnswers
+    from regraft.training.refit import refit
+
+    if not isinstance(trainer, RecipeTrainer) or trainer.runner is None:
+        return head, decision
+    done = refit(
+        head, built.cut, data, decision,
+        start=trainer.start, runner=trainer.runner, journal=context.journal, reporter=context.reporter,
+    )  # fmt: skip
+    if done.sentence:
+        context.reporter.info(done.sentence)
+    reason = f"{decision.reason} {done.sentence}".strip()
+    if done.answers is not None:
+        head = replace(head, validation=ValidationAnswers(done.answers, "before refit"))
+    return head, replace(decision, reason=reason, refit_interrupted=done.interrupted)
+
+
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def refit_head(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
+) -> FittedHead:
+    """Let a solved head that no phase has changed learn from the validation samples as well."""
+    from regraft.training.fit import solve_on_all
+
+    is_final = decision.changed_model or head.solved_by is None or head.validation is not None
+    if data.recipe.refit == "never" or is_final or not data.catalog.part("validation"):
+        return head
+    refitted = solve_on_all(
+        built.model, built.cut, data=data, solver=head.solved_by, reporter=context.reporter
+    )
+    return replace(refitted, solver=head.solver)
 
 
 def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:
