@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from regraft.pipeline.recommend import Recommendation, recommend
     from regraft.pipeline.train import Run, search, train
     from regraft.recipe import HeadSpec, Phase, Recipe, SearchSpace, Space
+    from regraft.server.client import Client
 
 __all__ = [
     "AppliedReview",
@@ -43,6 +44,7 @@ __all__ = [
     "Bundle",
     "Catalog",
     "Checkup",
+    "Client",
     "Comparison",
     "DataError",
     "EnvironmentFault",
@@ -108,6 +110,7 @@ _HOMES = {
     "regraft.pipeline.recommend": ["Recommendation", "recommend"],
     "regraft.pipeline.train": ["Run", "search", "train"],
     "regraft.recipe": ["HeadSpec", "Phase", "Recipe", "SearchSpace", "Space"],
+    "regraft.server.client": ["Client"],
     "regraft": ["surgery"],  # a module
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

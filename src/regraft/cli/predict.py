@@ -6,7 +6,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +19,7 @@ from regraft.errors import UsageError
 from regraft.system.console import make_printable
 
 if TYPE_CHECKING:
+    from regraft.data.samples import RejectedFile
     from regraft.inference.bundle import Bundle, Prediction
 
 __all__ = ["evaluate", "predict", "read_image_paths"]
@@ -27,31 +30,65 @@ MAX_NAMES = 5  # that a line lists
 def predict(
     run: opt.RunArgument,
     images: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="Image files, or folders of them; - reads their paths from standard input."),
-    ],
+    ] = None,
     *,
     coverage: Annotated[
         float | None,
         typer.Option(help="Share of images whose set or interval should hold the truth. [default: 0.9]"),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Server to ask, and no RUN: URL of a `regraft serve`, or URL#MODEL. [default: none]"
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the server's secret. [default: none]")
+    ] = None,
     trust: opt.TrustFlag = False,
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Print the label and probability of each image; a bad image is named with the reason."""
-    from regraft.data.catalog import RejectedFile
-    from regraft.inference.bundle import load
     from regraft.uncertainty.prediction_sets import DEFAULT_COVERAGE, check_coverage
 
-    level, bundle = DEFAULT_COVERAGE if coverage is None else check_coverage(coverage), load(run, trust=trust)
+    level = DEFAULT_COVERAGE if coverage is None else check_coverage(coverage)
+    if server is not None:
+        paths = read_image_paths([str(run), *(images or [])])
+        _print_answers(_ask_server(server, token_file, paths, level), level, as_json=as_json)
+        return
+    if not images:
+        raise UsageError("Expected image files or folders after RUN. Received none.")
+    from regraft.inference.bundle import load
+
+    bundle = load(run, trust=trust)
     if coverage is not None:
         _warn_without_limits(bundle)
-    for answer in bundle.predict(read_image_paths(images), coverage=level):
+    _print_answers(bundle.predict(read_image_paths(images), coverage=level), level, as_json=as_json)
+
+
+def _ask_server(
+    server: str, token_file: Path | None, paths: list[str], coverage: float
+) -> Iterator[Prediction | RejectedFile]:
+    from regraft.server.client import Client
+    from regraft.server.settings import read_token
+
+    url, _, model = server.partition("#")
+    client = Client(url, token=read_token(token_file) if token_file else "", model=model or None)
+    return client.predict(paths, coverage=coverage)
+
+
+def _print_answers(answers: Iterable[Prediction | RejectedFile], level: float, *, as_json: bool) -> None:
+    from regraft.data.samples import RejectedFile
+    from regraft.inference.predictions import make_row
+
+    for answer in answers:
         if as_json:
             line = (
                 {"image": answer.image, "refused": answer.code}
                 if isinstance(answer, RejectedFile)
-                else {**asdict(answer), "label": answer.label, "interval": _close_intervals(answer)}
+                else make_row(answer)
             )
             print(json.dumps(line), flush=True)
         elif isinstance(answer, RejectedFile):
@@ -130,14 +167,6 @@ def _warn_without_limits(bundle: Bundle) -> None:
             f"{bundle.path} holds no answers to held-out images, so answers come without sets and intervals. "
             "Train again, with validation images, to have them."
         )
-
-
-def _close_intervals(prediction: Prediction) -> dict[str, list[float | None]]:
-    """Return the ends of each interval, None for one that is not finite."""
-    return {
-        name: [end if math.isfinite(end) else None for end in ends]
-        for name, ends in prediction.interval.items()
-    }
 
 
 def _format_answer(prediction: Prediction, coverage: float) -> str:

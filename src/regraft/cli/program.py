@@ -26,6 +26,7 @@ from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
+from regraft.cli.serve import serve
 from regraft.cli.sign import sign, verify
 from regraft.cli.train import train
 from regraft.errors import BackendLimit, RegraftError, UsageError, describe_os_error
@@ -69,8 +70,8 @@ def start(
 
 
 COMMANDS = (
-    train, predict, evaluate, explain, export, compare, check, inspect, recommend, search, embed, sign, verify,
-    cache, backbones, demo,
+    train, predict, evaluate, explain, export, serve, compare, check, inspect, recommend, search, embed, sign,
+    verify, cache, backbones, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

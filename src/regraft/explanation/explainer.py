@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -65,7 +65,7 @@ class Explanation:
 class _Answered(NamedTuple):
     """An image file, its pixels as the network sees them, and what an engine computed of them."""
 
-    path: Path
+    path: Path | None  # None for an image that is on no disk
     pixels: NDArray[np.uint8]
     output: ModelOutput
     engine: Engine
@@ -136,6 +136,28 @@ class Explainer:
                 else:
                     yield self._explain(name, item, maker)
 
+    def explain_output(
+        self,
+        name: str,
+        pixels: NDArray[np.uint8],
+        output: ModelOutput,
+        *,
+        engine: Engine,
+        coverage: float = 0.9,
+    ) -> Explanation:
+        """Explain what the network computed of an image that is already decoded.
+
+        Args:
+            name: the image's name.
+            pixels: the image as the network sees it, (size, size, 3); also the picture of the result.
+            output: the network's output, with its map where the run has one.
+            engine: runs the network where an image has to be run again, for occlusion.
+            coverage: as for `Bundle.predict`.
+        """
+        bundle = self._bundle
+        maker = PredictionMaker(bundle.task, bundle.outputs, bundle.thresholds, bundle.uncertainty, coverage)
+        return self._explain_answer(name, _Answered(None, pixels, output, engine), maker)
+
     # --- the parts of the model
 
     def _open_head(self) -> Head | None:
@@ -193,6 +215,16 @@ class Explainer:
                     advance(1)
 
     def _explain(self, name: str, item: _Answered, maker: PredictionMaker) -> Explanation:
+        explanation = self._explain_answer(name, item, maker)
+        if item.path is None:
+            return explanation
+        try:
+            picture = read_picture(item.path, PICTURE_SIDE, depth=self._bundle.depth)
+        except (OSError, Rejection):  # the file has just changed
+            return explanation
+        return replace(explanation, picture=picture)
+
+    def _explain_answer(self, name: str, item: _Answered, maker: PredictionMaker) -> Explanation:
         bundle = self._bundle
         prediction = maker.make(name, apply_estimator(bundle.estimator, item.output))
         values = np.array([prediction.values[output] for output in bundle.outputs])
@@ -208,11 +240,7 @@ class Explainer:
             part.mean() if question.is_centred else 0 for question, part in zip(questions, heat, strict=True)
         ]
         heat -= np.array(centres, np.float32)[:, None, None]
-        try:
-            picture = read_picture(item.path, PICTURE_SIDE, depth=self._bundle.depth)
-        except (OSError, Rejection):  # the file has just changed
-            picture = item.pixels
-        return Explanation(prediction, tuple(questions), heat, item.output.features, picture)
+        return Explanation(prediction, tuple(questions), heat, item.output.features, item.pixels)
 
     def _decide(self, engine: Engine, pixels: NDArray[np.uint8]) -> Floats:
         """Return decision values of many images, (n, units)."""

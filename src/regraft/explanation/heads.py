@@ -90,6 +90,7 @@ def read_head(graph: Path, activation: str) -> Head:
     """
     openvino = import_openvino()
     core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # see `OpenVinoEngine`
     model = core.read_model(graph)
     outputs = {
         name: result.input_value(0) for result in model.get_results() for name in list_names(result.output(0))

@@ -95,6 +95,8 @@ class OpenVinoEngine:
         self.name = str(openvino_name(precision))
         self.batch = batch
         core = openvino.Core()
+        # A file that is mapped, and then overwritten in place, would end the process with SIGBUS.
+        core.set_property({"ENABLE_MMAP": False})
         model = core.read_model(graph)
         if outputs is not None:
             _remove_other_outputs(model, outputs)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from regraft.uncertainty.file import Uncertainty
 if TYPE_CHECKING:
     from regraft.solvers.estimator_io import EstimatorHead
 
-__all__ = ["Prediction", "PredictionMaker", "apply_estimator"]
+__all__ = ["Prediction", "PredictionMaker", "apply_estimator", "make_row"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,15 @@ class Prediction:
     def probability(self) -> float:
         """The probability of the class, or the lowest one among the labels; NaN without labels."""
         return min((self.values[label] for label in self.labels), default=math.nan)
+
+
+def make_row(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as values for JSON: its fields and its label; an end that is not finite is None."""
+    interval = {
+        name: [end if math.isfinite(end) else None for end in ends]
+        for name, ends in prediction.interval.items()
+    }
+    return {**asdict(prediction), "label": prediction.label, "interval": interval}
 
 
 @dataclass(frozen=True)

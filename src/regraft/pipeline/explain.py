@@ -30,7 +30,7 @@ from regraft.report.mistakes import make_thumbnail
 from regraft.report.render import render_page
 from regraft.system.files import make_temporary_file
 
-__all__ = ["ExplainedImages", "explain"]
+__all__ = ["ExplainedImages", "Neighbour", "TrainingImages", "explain"]
 
 RANKED = 3  # classes or labels listed of each image, at least
 NEIGHBOURS = 6  # nearest training images shown of each image
@@ -123,7 +123,7 @@ def _write_page(content: str, page: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Neighbour:
+class Neighbour:
     """A training image near an image; similarity is the cosine of their features, `thumbnail` may be b""."""
 
     image: str
@@ -143,11 +143,11 @@ class _Card:
     picture: bytes
     maps: list[tuple[Question, bytes, bool]]
     ranking: list[tuple[str, float]]
-    neighbours: list[_Neighbour]
+    neighbours: list[Neighbour]
 
 
 def _make_cards(bundle: Bundle, explanations: Sequence[Explanation]) -> list[_Card]:
-    training = _TrainingImages.open(bundle)
+    training = TrainingImages.open(bundle)
     return [
         _Card(
             item.prediction,
@@ -183,7 +183,7 @@ class _References(Protocol):
 
 
 @dataclass(frozen=True)
-class _TrainingImages:
+class TrainingImages:
     """The training images that a run knows, and their files where they are still as they were.
 
     Attributes:
@@ -199,7 +199,7 @@ class _TrainingImages:
     depth: int
 
     @classmethod
-    def open(cls, bundle: Bundle) -> _TrainingImages | None:
+    def open(cls, bundle: Bundle) -> TrainingImages | None:
         """Open those of a run; None if the run holds no features to compare with."""
         references = getattr(bundle.uncertainty, "familiarity", None)
         if references is None:
@@ -210,7 +210,7 @@ class _TrainingImages:
             digests = {}
         return cls(references, find_image_root(bundle.path), digests, bundle.depth)
 
-    def find_nearest(self, item: Explanation) -> list[_Neighbour]:
+    def find_nearest(self, item: Explanation) -> list[Neighbour]:
         """Return the training images whose features are most like those of an explained image."""
         if item.features is None:
             return []
@@ -219,7 +219,7 @@ class _TrainingImages:
             list(map(str, texts[rows[0]])) for texts in (self.references.names, self.references.labels)
         )
         return [
-            _Neighbour(name, label, float(cosine), self._show(name))
+            Neighbour(name, label, float(cosine), self._show(name))
             for name, label, cosine in zip(names, labels, cosines[0], strict=True)
         ]
 

@@ -5,9 +5,9 @@ dies or asks for too much memory costs a single file. The child runs this module
 to over pipes. With `multiprocessing` a user's script would need an `if __name__ == "__main__"` guard, or a
 process that holds a deep-learning runtime would be forked.
 
-The child first writes `ready`. Then, for each file, it reads a JSON line `[path, size, digest, depth]` and
-writes either a JSON line `{"facts": [...], "bytes": n}` and n bytes of pixels, or
-`{"code": ..., "detail": ...}`.
+The child first writes `ready`. Then, for each file, it reads a JSON line `[path, size, digest, depth]`, or
+`[null, size, n, depth]` and the n bytes of a file that is on no disk. It writes either a JSON line
+`{"facts": [...], "bytes": n}` and n bytes of pixels, or `{"code": ..., "detail": ...}`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,25 @@ class DecoderProcess:
 
         `size` and `depth` are those of `decode.decode`.
         """
+        return self._ask([os.fspath(path), size, expected, depth])
+
+    def decode_bytes(self, data: bytes, size: int, depth: int = FULL_DEPTH) -> DecodedImage | Rejection:
+        """Return the image that the bytes of a file hold, or the reason why it is not used; see `decode`."""
+        return self._ask([None, size, len(data), depth], data)
+
+    def start(self) -> None:
+        """Start the process now, so that the first image does not wait for it.
+
+        Raises:
+            EnvironmentFault: it cannot be started.
+        """
+        self._process = self._process or _Process()
+
+    def _ask(self, request: list[Any], data: bytes = b"") -> DecodedImage | Rejection:
         process = self._process = self._process or _Process()
         begun = time.monotonic()
         try:
-            return process.ask(path, expected, size=size, depth=depth, timeout=self.timeout)
+            return process.ask(request, data, timeout=self.timeout)
         except (OSError, EOFError, ValueError):
             self.end()
         if time.monotonic() - begun >= self.timeout:
@@ -119,16 +134,14 @@ class _Process:
             self.end()
             raise EnvironmentFault(f"The decoding process ({sys.executable} -m {MODULE}) does not start.")
 
-    def ask(
-        self, path: Path, expected: str, *, size: int, depth: int, timeout: float
-    ) -> DecodedImage | Rejection:
-        """Send a request and return the reply.
+    def ask(self, request: list[Any], data: bytes, *, timeout: float) -> DecodedImage | Rejection:
+        """Send a request, and the bytes of a file with it, and return the reply.
 
         Raises:
             OSError, EOFError, ValueError: the process ended before it had replied.
         """
         with self._time_limit(timeout):
-            self._requests.write(json.dumps([os.fspath(path), size, expected, depth]).encode() + b"\n")
+            self._requests.write(json.dumps(request).encode() + b"\n" + data)
             self._requests.flush()
             line = self._replies.readline()
             if not line.endswith(b"\n"):
@@ -139,6 +152,7 @@ class _Process:
             body = self._replies.read(head["bytes"])
         if len(body) != head["bytes"]:
             raise EOFError
+        size = request[1]
         pixels = np.frombuffer(body, np.uint8).reshape(size, size, 3)
         return DecodedImage(pixels, ImageFacts.from_json(head["facts"]))
 
@@ -182,8 +196,12 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     replies.write(_READY)
     replies.flush()
     for line in requests:
+        path, size, expected, depth = json.loads(line)
         try:
-            decoded = _decode_file(*json.loads(line))
+            if path is None:
+                decoded = decode(requests.read(expected), size, depth=depth)
+            else:
+                decoded = _decode_file(path, size, expected, depth)
         except Rejection as rejection:
             replies.write(json.dumps({"code": rejection.code, "detail": rejection.detail}).encode() + b"\n")
         else:

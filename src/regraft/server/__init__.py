@@ -1,0 +1,1 @@
+"""The HTTP server: runs answer requests with images, and a client asks one."""
