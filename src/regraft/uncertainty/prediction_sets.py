@@ -304,17 +304,28 @@ class LabelSets:
     count: int
 
     @classmethod
-    def fit(cls, answers: Floats, targets: NDArray[Any], *, seed: int = 0) -> LabelSets:
+    def fit(
+        cls,
+        answers: Floats,
+        targets: NDArray[Any],
+        *,
+        fewer: Floats | None = None,
+        step: float = 0.0,
+        seed: int = 0,
+    ) -> LabelSets:
         """Take the probabilities of the labels of held-out images.
 
         Args:
             answers: probabilities, (n, labels).
             targets: 0 or 1, (n, labels). Images without a label do not count.
+            fewer, step: answers to the same images by heads of fewer images, see `extrapolate`.
             seed: random seed of the sample, see `draw_rows`.
         """
         has = targets > 0
         image, label = np.nonzero(has)
         values = answers[image, label].astype(np.float64)
+        if fewer is not None:
+            values = _extrapolate_probabilities(values, fewer[image, label].astype(np.float64), step)
         drawn = draw_rows(len(has), seed)
         is_drawn = np.isin(image, drawn)
         order = np.argsort(values[is_drawn], kind="stable")
