@@ -39,7 +39,7 @@ from regraft.training.outcome import Outcome
 
 __all__ = ["HeatMapPlan", "add_heat_maps", "plan_heat_maps"]
 
-BATCH = 8  # images that the graph runs at a time
+BATCH = 1  # images at a time: eight of these few take 90 MB more, and no less time
 MOST_BYTES = 1.5e9  # of changed maps that a head is run on, about a second
 
 Wrong = WrongImage | WrongLabels | WrongNumbers
