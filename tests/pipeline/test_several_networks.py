@@ -1,4 +1,4 @@
-"""Several networks at once: each is computed once under its own keys, and one plain Keras model has them all."""
+"""Several networks at once: each has its own keys in the store, and one plain Keras model has them all."""
 
 from __future__ import annotations
 
@@ -46,15 +46,13 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
+    return tmp_path_factory.mktemp("runs") / "store"
 
 
 @pytest.fixture(scope="module")
-def run(
-    striped: Path, networks: tuple[str, str], store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> regraft.Run:
+def run(striped: Path, networks: tuple[str, str], store: Path) -> regraft.Run:
     both = Recipe(backbone=",".join(networks), head=HeadSpec(taps="last"))
-    return regraft.train(striped, both, tmp_path_factory.mktemp("runs") / "both", store=store)
+    return regraft.train(striped, both, store.parent / "both", store=store)
 
 
 def read_predictions(run: Path) -> tuple[list[str], np.ndarray]:
@@ -84,10 +82,10 @@ def test_its_head_sees_both_networks(run: regraft.Run) -> None:
 
 
 def test_a_second_network_leaves_the_features_of_the_first_as_they_are(
-    run: regraft.Run, striped: Path, networks: tuple[str, str], store: Path, tmp_path: Path, capsys
+    run: regraft.Run, striped: Path, networks: tuple[str, str], tmp_path: Path, capsys
 ) -> None:
     recipe = Recipe(backbone=networks[0], head=HeadSpec(taps="last"), phases=())
-    regraft.train(striped, recipe, tmp_path / "run", store=store)
+    regraft.train(striped, recipe, tmp_path / "run", store=run.path.parent / "store")
     assert f"all {3 * EACH} images are in the store, nothing to compute" in capsys.readouterr().err
 
 
@@ -150,8 +148,8 @@ def test_wrong_lists_and_heads_get_one_message(
         regraft.train(striped, Recipe(backbone=twice), tmp_path / "run", store=store)
     with pytest.raises(UsageError, match="vgg166"):
         regraft.train(striped, Recipe(backbone=f"{networks[0]},vgg166"), tmp_path / "run", store=store)
+    head = keras.layers.Dense(3, "softmax")
     with pytest.raises(UsageError, match="none of your own for several networks"):
-        head = keras.layers.Dense(3, "softmax")
         regraft.train(striped, Recipe(backbone=both), tmp_path / "run", head=head, store=store)
     with pytest.raises(UsageError, match="one network for a search"):
         regraft.search(striped, Recipe(backbone=both), tmp_path / "run", store=store)
