@@ -21,7 +21,7 @@ axes that were found without it. Beyond the largest values measured, an exponent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -163,13 +163,13 @@ class Familiarity:
         """Return the arrays of the metric; its axes take half the bytes, which loses nothing."""
         metric = self.references.metric
         halves = {"axes": metric.axes.astype(np.float16), "inner": metric.inner.astype(np.float16)}
-        return {**metric._asdict(), **halves}
+        return {**vars(metric), **halves}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Familiarity:
         """Return what `to_arrays` wrote."""
         single, total = TAIL_SHARES
-        metric = Metric(*(arrays[f"metric_{name}"].astype(np.float32) for name in Metric._fields))
+        metric = Metric(*(arrays[f"metric_{field.name}"].astype(np.float32) for field in fields(Metric)))
         return cls(
             ReferenceVectors(arrays["vectors"], arrays["axes"], int(arrays["rank"]), metric),
             arrays["names"],

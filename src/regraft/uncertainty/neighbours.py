@@ -43,7 +43,8 @@ class Distances(NamedTuple):
     far: Floats
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True)
+class Metric:
     """What distances are measured by, learnt from training images.
 
     Attributes:
@@ -113,7 +114,8 @@ class ReferenceVectors:
         """
         unit = scale_to_unit_length(features)
         count, width = unit.shape
-        axes, vectors = np.zeros((0, 0), np.float16), unit.astype(np.float16)
+        axes: NDArray[np.float16] = np.zeros((0, 0), np.float16)
+        vectors = unit.astype(np.float16)
         if 2 * count * width > max_bytes:
             axes = _find_axes(unit, max(1, max_bytes // (2 * (count + width))))[0].astype(np.float16)
             vectors = (unit @ axes.astype(np.float32)).astype(np.float16)
@@ -134,12 +136,13 @@ class ReferenceVectors:
 
     @cached_property
     def _along_inner(self) -> Floats:
-        along: Floats = (self._matrix - self._centre) @ self.metric.inner
-        return along
+        centred: Floats = self._matrix - self._centre
+        return centred @ self.metric.inner
 
     @cached_property
     def _lengths(self) -> Floats:
-        return _measure_lengths(self._matrix - self._centre, self._along_inner, self.metric.factors)
+        centred: Floats = self._matrix - self._centre
+        return _measure_lengths(centred, self._along_inner, self.metric.factors)
 
     def find_nearest(
         self, features: NDArray[np.floating[Any]], count: int
@@ -185,16 +188,16 @@ class ReferenceVectors:
         return unit @ self._axes if self.axes.size else unit
 
     def _measure_outside(self, unit: Floats) -> Floats:
-        centred = unit - self.metric.centre
+        centred: Floats = unit - self.metric.centre
         lengths = np.linalg.norm(centred, axis=1)
         inside = np.linalg.norm(centred @ self.metric.axes, axis=1)
         outside: Floats = np.where(lengths > ALMOST_NONE, 1 - inside / np.maximum(lengths, ALMOST_NONE), 0)
         return np.maximum(outside, 0)
 
     def _measure_far(self, vectors: Floats, is_copy: NDArray[np.bool_] | None) -> Floats:
-        centred = vectors - self._centre
+        centred: Floats = vectors - self._centre
         along = centred @ self.metric.inner
-        # (z - c).(y - c) is z.(y - c) up to a number for each row z: no second matrix of centred references
+        # (z - c).(y - c) is (z - c).y less (z - c).c: no second matrix of centred references
         cosines = centred @ self._matrix.T - (centred @ self._centre)[:, None]
         cosines += (along * self.metric.factors) @ self._along_inner.T
         lengths = _measure_lengths(centred, along, self.metric.factors)
