@@ -38,7 +38,9 @@ EVERYTHING = Recipe(
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient", source="python:Dense"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
 )
-TAPPED = Recipe(head=HeadSpec(solver="lda", taps="late"))  # not with a head that has layers of its own
+TAPPED = Recipe(
+    backbone="auto", max_latency=5.5, head=HeadSpec(solver="lda", taps="late")
+)  # not with a head that has layers of its own
 
 
 def write_recipe(tmp_path, text):
@@ -56,7 +58,11 @@ def test_the_example_differs_from_every_default():
     for kind, example in ((Recipe, EVERYTHING), (HeadSpec, EVERYTHING.head), (Phase, EVERYTHING.phases[0])):
         default = kind()
         same = [f.name for f in fields(kind) if getattr(example, f.name) == getattr(default, f.name)]
-        assert same == (["taps"] if kind is HeadSpec else [])
+        others = {
+            HeadSpec: ["taps"],
+            Recipe: ["max_latency"],
+        }  # not with a head of layers, with a backbone by name
+        assert same == others.get(kind, [])
     assert TAPPED.head.taps != HeadSpec().taps
 
 

@@ -6,17 +6,17 @@ and can be written, read and run again.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
-from regraft.errors import UsageError, describe_os_error, suggest_nearest
-from regraft.network_list import AUTO, split_for_each, split_networks
+from regraft.errors import UsageError, describe_os_error
+from regraft.settings.kinds import Kinds, build_settings, check_kinds, drop_none, expect
+from regraft.settings.network_list import AUTO, split_for_each, split_networks
 
 __all__ = [
     "AUGMENTATIONS",
@@ -87,18 +87,18 @@ class HeadSpec:
     source: str = ""
 
     def __post_init__(self) -> None:
-        _check_kinds(self, "head.")
+        check_kinds(self, "head.")
         for name in ("convolutions", "hidden"):
             values = getattr(self, name)
-            _expect(all(value > 0 for value in values), f"head.{name}", "whole numbers from 1", values)
+            expect(all(value > 0 for value in values), f"head.{name}", "whole numbers from 1", values)
         valid = self.dropout is None or 0 <= self.dropout < 1
-        _expect(valid, "head.dropout", "a number from 0 to below 1", self.dropout)
+        expect(valid, "head.dropout", "a number from 0 to below 1", self.dropout)
         solvable = self.linear or self.solver in ("auto", "gradient")
         words = "auto or gradient for a head that has more to learn than its output layer"
-        _expect(solvable, "head.solver", words, self.solver)
+        expect(solvable, "head.solver", words, self.solver)
         dense = self.linear and self.solver in TAP_SOLVERS
         words = "auto, last, or a head whose only layer with weights is its output, by "
-        _expect(self.taps != "late" or dense, "head.taps", words + ", ".join(TAP_SOLVERS), self.taps)
+        expect(self.taps != "late" or dense, "head.taps", words + ", ".join(TAP_SOLVERS), self.taps)
 
     @property
     def linear(self) -> bool:
@@ -147,18 +147,24 @@ class Phase:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        check_kinds(self, kinds=_KINDS)
         plan = self.unfreeze
         valid = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
-        _expect(valid, "unfreeze", PLANS, plan)
-        _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
-        _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
-        _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
-        _expect(0 < self.backbone_rate <= 1, "backbone_rate", "above 0 and up to 1", self.backbone_rate)
-        _expect(0 < self.depth_decay <= 1, "depth_decay", "above 0 and up to 1", self.depth_decay)
-        _expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
-        _expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
-        _expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
+        expect(valid, "unfreeze", PLANS, plan)
+        expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
+        expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
+        expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
+        expect(0 < self.backbone_rate <= 1, "backbone_rate", "above 0 and up to 1", self.backbone_rate)
+        expect(0 < self.depth_decay <= 1, "depth_decay", "above 0 and up to 1", self.depth_decay)
+        expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
+        expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
+        expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
+
+
+_KINDS: Kinds = {
+    str | Callable[[Any], bool]: ((object,), PLANS),
+    tuple[Phase, ...]: ((tuple,), "a list of phases"),
+}
 
 
 @dataclass(frozen=True)
@@ -251,35 +257,35 @@ class Recipe:
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
-        _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
+        check_kinds(self, kinds=_KINDS)
+        expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
-        _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
-        _expect(8 <= self.depth <= 16, "depth", "bits, from 8 to 16", self.depth)
-        _expect(self.budget is None or self.budget > 0, "budget", "seconds above 0", self.budget)
-        _expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
-        _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
-        _expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
+        expect(size is None or size > 0, "image_size", "pixels, from 1", size)
+        expect(8 <= self.depth <= 16, "depth", "bits, from 8 to 16", self.depth)
+        expect(self.budget is None or self.budget > 0, "budget", "seconds above 0", self.budget)
+        expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
+        expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
+        expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
         for name in self.augment:
             valid = name in AUGMENTATIONS or self.augment == ("auto",)
-            _expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
-        _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
+            expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
+        expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
         self._check_networks()
 
     def _check_networks(self) -> None:
         """Refuse what several networks cannot do; they have no phases that train them."""
         is_auto, latency = self.backbone == AUTO, self.max_latency
-        _expect(latency is None or is_auto, "max_latency", "none unless backbone is auto", latency)
-        _expect(latency is None or latency > 0, "max_latency", "milliseconds above 0", latency)
+        expect(latency is None or is_auto, "max_latency", "none unless backbone is auto", latency)
+        expect(latency is None or latency > 0, "max_latency", "milliseconds above 0", latency)
         words = "imagenet for the backbone auto, which takes networks by name"
-        _expect(not is_auto or self.weights == "imagenet", "weights", words, self.weights)
+        expect(not is_auto or self.weights == "imagenet", "weights", words, self.weights)
         count, head = len(self.networks), self.head
         if count == 1:
             return
         for setting in ("weights", "pixels"):
             split_for_each(getattr(self, setting), count, setting)
         words = f"one layer, solved by {', '.join(TAP_SOLVERS)}, for several networks"
-        _expect(
+        expect(
             self._has_dense_head,
             "head",
             words,
@@ -287,7 +293,7 @@ class Recipe:
         )
         for phase in self.phases:
             words = "none or auto for several networks, which stay frozen"
-            _expect(phase.unfreeze in ("none", "auto"), "unfreeze", words, phase.unfreeze)
+            expect(phase.unfreeze in ("none", "auto"), "unfreeze", words, phase.unfreeze)
         object.__setattr__(self, "phases", ())
 
     @property
@@ -356,7 +362,7 @@ class Recipe:
         """
         import tomli_w
 
-        values = _without_none(asdict(self))
+        values = drop_none(asdict(self))
         for table, name in ((values, "weight"), (values["head"], "source")):
             if not table[name]:
                 del table[name]
@@ -378,13 +384,15 @@ class Recipe:
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not TOML: {error}.") from error
-        head = _build(HeadSpec, values.pop("head", {}), f"{path}: head")
+        head = build_settings(HeadSpec, values.pop("head", {}), f"{path}: head")
         tables = values.pop("phases", None)
-        recipe = replace(_build(cls, values, os.fspath(path)), head=head)
+        recipe = replace(build_settings(cls, values, os.fspath(path)), head=head)
         if tables is None:
             return recipe
-        _expect(isinstance(tables, list), f"{path}: phases", "a list of tables", tables)
-        phases = [_build(Phase, table, f"{path}: phase {number}") for number, table in enumerate(tables, 1)]
+        expect(isinstance(tables, list), f"{path}: phases", "a list of tables", tables)
+        phases = [
+            build_settings(Phase, table, f"{path}: phase {number}") for number, table in enumerate(tables, 1)
+        ]
         return replace(recipe, phases=tuple(phases))
 
 
@@ -416,12 +424,12 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for name in ("learning_rates", "backbone_rates", "solvers"):
-            _expect(bool(getattr(self, name)), name, "one at least", "none")
-        _expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
+            expect(bool(getattr(self, name)), name, "one at least", "none")
+        expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         for plan in self.plans:
             self.make_phases(plan)
             words = "all, last:N, from:I, stage:NAME or match:REGEX; the head alone is always tried"
-            _expect(plan not in ("auto", "none"), "plans", words, plan)
+            expect(plan not in ("auto", "none"), "plans", words, plan)
 
     def make_phases(self, plan: str) -> list[Phase]:
         """Return phases that combine a plan with each pair of rates.
@@ -437,59 +445,6 @@ class SearchSpace:
 
 
 Space = SearchSpace  # its earlier name
-
-
-def _build(kind: type[T], values: Any, source: str) -> T:
-    _expect(isinstance(values, dict), source, "a table", values)
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            raise UsageError(f"{source}: unknown key {key}.{suggest_nearest(key, names)}")
-    return kind(**values)
-
-
-_KINDS: dict[object, tuple[tuple[type, ...], str]] = {
-    str: ((str,), "a text"),
-    int: ((int,), "a whole number"),
-    int | None: ((int, type(None)), "a whole number"),
-    str | Callable[[Any], bool]: ((object,), PLANS),
-    float: ((int, float), "a number"),
-    float | None: ((int, float, type(None)), "a number"),
-    tuple[str, ...]: ((tuple,), "a list of texts"),
-    tuple[int, ...]: ((tuple,), "a list of whole numbers"),
-    tuple[Phase, ...]: ((tuple,), "a list of phases"),
-}
-
-
-def _check_kinds(settings: object, prefix: str = "") -> None:
-    """Check each field's value against its annotation; lists, as TOML has them, become tuples."""
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is Literal:
-            words = " or ".join(f'"{word}"' for word in get_args(hint))
-            if value not in get_args(hint):
-                close = suggest_nearest(str(value), get_args(hint))
-                raise UsageError(f"{prefix}{name}: expected {words}. Received: {value}.{close}")
-            continue
-        if get_origin(hint) is tuple and isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(settings, name, value)
-        kinds, words = _KINDS.get(hint, ((hint,), "a table"))
-        valid = isinstance(value, kinds) and not isinstance(value, bool)
-        if valid and isinstance(value, tuple):
-            valid = all(isinstance(item, get_args(hint)[0]) for item in value)
-        _expect(valid and value not in (math.inf, -math.inf), prefix + name, words, value)
-
-
-def _expect(valid: bool, name: str, expected: str, received: object) -> None:
-    if not valid:
-        raise UsageError(f"{name}: expected {expected}. Received: {received}.")
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 # Training of a head that cannot be solved, on stored features, if no phase sets it.

@@ -25,7 +25,7 @@ from regraft.recipe import HeadSpec, Phase, Recipe
 
 COMMANDS = [
     "train", "search", "recommend", "check", "compare", "explain", "export", "predict", "evaluate",
-    "embed", "inspect", "sign", "verify", "cache", "backbones", "demo",
+    "serve", "embed", "inspect", "sign", "verify", "cache", "backbones", "demo",
 ]  # fmt: skip
 
 
@@ -180,7 +180,9 @@ def test_every_option_with_a_value_has_help_that_ends_with_its_default() -> None
     for command in get_command(app).commands.values():
         for option in command.params:
             if option.param_type_name == "option" and not option.is_flag:
-                assert option.default or re.search(r" \[default: .+\]$", option.help), option.name
+                assert option.required or option.default or re.search(r" \[default: .+\]$", option.help), (
+                    option.name
+                )
 
 
 @pytest.mark.slow

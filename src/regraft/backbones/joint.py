@@ -16,7 +16,7 @@ from regraft.backbones.graph import list_nodes, replay_graph
 from regraft.backbones.load import Backbone
 from regraft.errors import UsageError
 
-__all__ = ["JointBackbone", "join_backbones"]
+__all__ = ["JointBackbone", "join_backbones", "name_tensor"]
 
 FROZEN = "several networks are used frozen"
 
@@ -110,3 +110,16 @@ def _make_names_unique(parts: Sequence[Backbone]) -> None:
             if name != operation.name:
                 operation.name = name
             taken.add(name)
+
+
+def name_tensor(network: int, tensor: str) -> str:
+    """Return the name of a network's tensor among those of several networks.
+
+    Args:
+        network: its number, from 0.
+        tensor: its name in that network alone.
+
+    >>> name_tensor(0, "tap_1")
+    'network_1_tap_1'
+    """
+    return f"network_{network + 1}_{tensor}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import regraft.cli.options as opt
-from regraft.network_list import AUTO
+from regraft.settings.network_list import AUTO
 from regraft.system.console import make_printable, print_table
 
 if TYPE_CHECKING:

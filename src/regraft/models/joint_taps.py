@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 
 from regraft.backbones.graph import replay_graph
-from regraft.backbones.joint import JointBackbone
+from regraft.backbones.joint import JointBackbone, name_tensor
 from regraft.backbones.load import Backbone
-from regraft.features.joint import name_tensor
 from regraft.models.attention import pool
 from regraft.models.taps import Tap, find_taps
 from regraft.recipe import HeadSpec, Taps
@@ -32,16 +31,16 @@ def find_joint_taps(backbone: JointBackbone, head: HeadSpec) -> tuple[Tap, ...]:
         >>> [tap.name for tap in find_joint_taps(join_backbones(parts), HeadSpec(taps="last"))]
         ['network_1_cut_0', 'network_2_cut_0']
     """
-    image, found = backbone.model.inputs[0], []
+    image, joint = backbone.model.inputs[0], []
     for number, part in enumerate(backbone.parts):
         taps = _list_taps(part, head)
         tensors = replay_graph(keras.Model(part.model.inputs[0], [tap.tensor for tap in taps]), image)
         tensors = tensors if isinstance(tensors, (list, tuple)) else [tensors]
-        found += [
+        joint += [
             tap._replace(name=name_tensor(number, tap.name), tensor=tensor)
             for tap, tensor in zip(taps, tensors, strict=True)
         ]
-    return tuple(found)
+    return tuple(joint)
 
 
 def make_pooled_networks(backbone: JointBackbone, head: HeadSpec) -> list[keras.Model]:

@@ -18,12 +18,12 @@ from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
-from regraft.network_list import split_for_each
 from regraft.pipeline.predictions import PREDICTIONS, SPLIT
 from regraft.pipeline.signing import SIGNATURE
 from regraft.recipe import Recipe
 from regraft.report.bill_of_materials import BILL
 from regraft.report.model_card import MODEL_CARD
+from regraft.settings.network_list import split_for_each
 from regraft.system.cache_dir import get_default_root
 from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
 from regraft.uncertainty.file import UNCERTAINTY

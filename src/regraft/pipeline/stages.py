@@ -137,7 +137,7 @@ def gather_training_data(
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
     shown = catalog if recipe.refit == "never" else merge_validation(catalog)
-    views = extract_run_views(context, built, backbone, shown, recipe=recipe, first=features)
+    views = extract_run_views(context, built.cut.prefix, backbone, shown, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
@@ -163,7 +163,7 @@ def choose_taps(
 
 def _list_unused_networks(backbone: Backbone, taps: tuple[Tap, ...]) -> list[str]:
     """Return the names of networks that none of the taps belongs to."""
-    from regraft.features.joint import name_tensor
+    from regraft.backbones.joint import name_tensor
 
     parts = list_parts(backbone)
     if len(parts) == 1:

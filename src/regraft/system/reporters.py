@@ -71,7 +71,7 @@ class JsonReporter(Reporter):
         write()
 
     def emit(self, event: str, **values: Any) -> None:
-        r"""Write an event; every character outside ASCII becomes an escape sequence.
+        """Write an event; every character outside ASCII becomes an escape sequence.
 
         >>> JsonReporter().emit("message", text="größe")
         {"event": "message", "text": "gr\\u00f6\\u00dfe"}
