@@ -46,6 +46,8 @@ PAGES = {
     "ARCHITECTURE.md": "/project/architecture.md",
     "CHANGELOG.md": "/project/changelog.md",
     "CONTRIBUTING.md": "/project/contributing.md",
+    "RELEASE.md": "/project/release.md",
+    "SECURITY.md": "/project/security.md",
 }
 
 
