@@ -5,10 +5,11 @@ image of the size of the first network. Then, ten times, a head is solved on two
 the outputs of one, two and three networks, and scored on the other third. Differences are paired: the same
 photographs, the same folds.
 
-With --time, `regraft train --unfreeze none` is run with an empty store: with the first network, with the second,
-and with both.
+With --time, `regraft train --unfreeze none` is run with an empty store: with the first network, with the
+second, and with both.
 
-usage: several_networks.py [--data FOLDER] [--repeats 10] [--solver ridge] [--store FOLDER] [--time] [--json FILE]
+usage: several_networks.py [--data FOLDER] [--repeats 10] [--solver ridge] [--store FOLDER] [--time]
+                           [--json FILE]
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def extract_blocks(data: Path, store: Path | None) -> tuple[list[np.ndarray], np
 
 
 def score_heads(blocks: list[np.ndarray], labels: np.ndarray, *, seed: int, solver: str) -> list[float]:
-    """Return the top-1 in percent, on a random third, of heads on the first block, the first two, and so on."""
+    """Return the top-1 in percent, on a random third, of heads on one block, two blocks, and so on."""
     from regraft.solvers.solve import solve
 
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -85,9 +86,8 @@ def measure_accuracy(options: argparse.Namespace) -> list[Row]:
     for number in range(1, len(LABELS)):
         gains = table[:, number] - table[:, 0]
         error = gains.std(ddof=1) / np.sqrt(len(gains))
-        print(
-            f"{LABELS[number]:<24} top-1 {table[:, number].mean():.2f} %, {gains.mean():+.2f} +- {error:.2f} points"
-        )
+        mean = table[:, number].mean()
+        print(f"{LABELS[number]:<24} top-1 {mean:.2f} %, {gains.mean():+.2f} +- {error:.2f} points")
         name = f"several networks: top-1 {' '.join(LABELS[1 : number + 1])}, above {LABELS[0]}"
         rows.append(Row(name, "points", tuple(gains), at_least=TARGETS[number], remark=remark))
     return rows

@@ -1,4 +1,4 @@
-"""Several networks at once: each is computed once under its own keys, and one plain Keras model has them all."""
+"""Several networks at once: each is computed once, under its own keys, and one plain model has them all."""
 
 from __future__ import annotations
 
@@ -83,8 +83,13 @@ def test_its_head_sees_both_networks(run: regraft.Run) -> None:
     assert np.abs(kernel[6:]).max() > 0
 
 
+@pytest.mark.usefixtures("run")
 def test_a_second_network_leaves_the_features_of_the_first_as_they_are(
-    run: regraft.Run, striped: Path, networks: tuple[str, str], store: Path, tmp_path: Path, capsys
+    striped: Path,
+    networks: tuple[str, str],
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = Recipe(backbone=networks[0], head=HeadSpec(taps="last"), phases=())
     regraft.train(striped, recipe, tmp_path / "run", store=store)
@@ -150,8 +155,8 @@ def test_wrong_lists_and_heads_get_one_message(
         regraft.train(striped, Recipe(backbone=twice), tmp_path / "run", store=store)
     with pytest.raises(UsageError, match="vgg166"):
         regraft.train(striped, Recipe(backbone=f"{networks[0]},vgg166"), tmp_path / "run", store=store)
+    head = keras.layers.Dense(3, "softmax")
     with pytest.raises(UsageError, match="none of your own for several networks"):
-        head = keras.layers.Dense(3, "softmax")
         regraft.train(striped, Recipe(backbone=both), tmp_path / "run", head=head, store=store)
     with pytest.raises(UsageError, match="one network for a search"):
         regraft.search(striped, Recipe(backbone=both), tmp_path / "run", store=store)
