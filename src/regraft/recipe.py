@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from regraft.errors import UsageError, describe_os_error, suggest_nearest
-from regraft.network_list import AUTO, split_for_each, split_networks
+from regraft.system.network_list import AUTO, split_for_each, split_networks
 
 __all__ = [
     "AUGMENTATIONS",

@@ -27,9 +27,11 @@ class JointBackbone(Backbone):
 
     Attributes:
         parts: the networks. All take images of one size and share their layers with this one.
+        resized: which of them resize the images in their graph.
     """
 
     parts: tuple[Backbone, ...]
+    resized: tuple[bool, ...]
 
 
 def join_backbones(backbones: Sequence[Backbone]) -> JointBackbone:
@@ -65,6 +67,7 @@ def join_backbones(backbones: Sequence[Backbone]) -> JointBackbone:
         contract=", ".join(dict.fromkeys(part.contract for part in parts)),
         frozen_because=FROZEN,
         parts=parts,
+        resized=tuple(backbone.image_size != size for backbone in backbones),
     )
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import regraft.cli.options as opt
-from regraft.network_list import AUTO
 from regraft.system.console import make_printable, print_table
+from regraft.system.network_list import AUTO
 
 if TYPE_CHECKING:
     from regraft.pipeline.recommend import Recommendation

@@ -12,20 +12,7 @@ from regraft.data.catalog import Sample
 from regraft.features.extract import Features
 from regraft.features.openvino import Precision
 
-__all__ = ["JointFeatures", "name_tensor"]
-
-
-def name_tensor(network: int, tensor: str) -> str:
-    """Return the name of a network's tensor among those of several networks.
-
-    Args:
-        network: its number, from 0.
-        tensor: its name in that network alone.
-
-    >>> name_tensor(0, "tap_1")
-    'network_1_tap_1'
-    """
-    return f"network_{network + 1}_{tensor}"
+__all__ = ["JointFeatures"]
 
 
 class JointFeatures(Features):

@@ -7,12 +7,11 @@ import keras
 from regraft.backbones.graph import replay_graph
 from regraft.backbones.joint import JointBackbone
 from regraft.backbones.load import Backbone
-from regraft.features.joint import name_tensor
 from regraft.models.attention import pool
 from regraft.models.taps import Tap, find_taps
 from regraft.recipe import HeadSpec, Taps
 
-__all__ = ["find_joint_taps", "make_pooled_networks", "make_pooled_taps"]
+__all__ = ["find_joint_taps", "make_pooled_networks", "make_pooled_taps", "name_tensor"]
 
 OUTPUT = "cut_0"  # as `cut` names the only output of a frozen network, so that stored features are shared
 
@@ -32,16 +31,16 @@ def find_joint_taps(backbone: JointBackbone, head: HeadSpec) -> tuple[Tap, ...]:
         >>> [tap.name for tap in find_joint_taps(join_backbones(parts), HeadSpec(taps="last"))]
         ['network_1_cut_0', 'network_2_cut_0']
     """
-    image, found = backbone.model.inputs[0], []
+    image, joint = backbone.model.inputs[0], []
     for number, part in enumerate(backbone.parts):
         taps = _list_taps(part, head)
         tensors = replay_graph(keras.Model(part.model.inputs[0], [tap.tensor for tap in taps]), image)
         tensors = tensors if isinstance(tensors, (list, tuple)) else [tensors]
-        found += [
+        joint += [
             tap._replace(name=name_tensor(number, tap.name), tensor=tensor)
             for tap, tensor in zip(taps, tensors, strict=True)
         ]
-    return tuple(found)
+    return tuple(joint)
 
 
 def make_pooled_networks(backbone: JointBackbone, head: HeadSpec) -> list[keras.Model]:
@@ -62,3 +61,16 @@ def _list_taps(part: Backbone, head: HeadSpec) -> tuple[Tap, ...]:
     which: Taps = "auto" if head.chooses_taps else "last"
     taps = find_taps(part, "late" if head.taps == "late" else which)
     return taps if len(taps) > 1 else (taps[0]._replace(name=OUTPUT),)
+
+
+def name_tensor(network: int, tensor: str) -> str:
+    """Return the name of a network's tensor among those of several networks.
+
+    Args:
+        network: its number, from 0.
+        tensor: its name in that network alone.
+
+    >>> name_tensor(0, "tap_1")
+    'network_1_tap_1'
+    """
+    return f"network_{network + 1}_{tensor}"

@@ -23,7 +23,6 @@ from regraft.backbones.zoo import ZOO, find_entry, find_weights_on_disk, is_zoo_
 from regraft.data.catalog import Catalog
 from regraft.data.samples import Sample
 from regraft.errors import DataError, RegraftError, UsageError
-from regraft.network_list import AUTO, join_items
 from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.embed import check_pooling
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone, report_refused
@@ -32,6 +31,7 @@ from regraft.solvers.cross_validation import assign_strata, draw_stratified_samp
 from regraft.solvers.decision import Scaler
 from regraft.solvers.feature_scoring import h_score, logme
 from regraft.solvers.solve import solve
+from regraft.system.network_list import AUTO, join_items
 from regraft.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
     from regraft.backbones.load import Backbone
     from regraft.features.extract import Features
-    from regraft.pipeline.stages import BuiltModel
 
 __all__ = ["extract_run_features", "extract_run_views"]
 
 
 def extract_run_features(
     context: Context,
-    built: BuiltModel,
+    prefix: keras.Model,
     backbone: Backbone,
     catalog: Catalog,
     *,
@@ -39,13 +38,17 @@ def extract_run_features(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
-    networks = _list_networks(built, backbone, recipe)
-    if len(networks) == 1:
-        return extract_and_remember(context, networks[0], catalog, recipe, decoding)
+    from regraft.backbones.joint import JointBackbone
     from regraft.features.joint import JointFeatures
 
+    networks = _list_networks(prefix, backbone, recipe)
+    if not isinstance(backbone, JointBackbone):
+        return extract_and_remember(context, networks[0], catalog, recipe, decoding)
     # A network that resizes images in its graph has other features than by itself: another hint.
-    recipes = [replace(own, image_size=backbone.image_size) for own in list_network_recipes(recipe)]
+    recipes = [
+        replace(own, image_size=backbone.image_size) if is_resized else own
+        for own, is_resized in zip(list_network_recipes(recipe), backbone.resized, strict=True)
+    ]
     parts, usable = [], catalog
     for number, (network, part) in enumerate(zip(networks, list_parts(backbone), strict=True)):
         context.reporter.info(f"Network {number + 1} of {len(networks)}: {part.name}.")
@@ -70,7 +73,7 @@ def _is_probably_missing(context: Context, catalog: Catalog, recipe: Recipe) -> 
 
 def extract_run_views(
     context: Context,
-    built: BuiltModel,
+    prefix: keras.Model,
     backbone: Backbone,
     catalog: Catalog,
     *,
@@ -83,7 +86,7 @@ def extract_run_views(
     count = recipe.view_count
     if count == 1:
         return (first,)
-    networks = _list_networks(built, backbone, recipe)
+    networks = _list_networks(prefix, backbone, recipe)
     firsts = first.parts if isinstance(first, JointFeatures) else (first,)
     views = [
         extract_views(
@@ -100,11 +103,11 @@ def extract_run_views(
     return views[0] if len(views) == 1 else tuple(map(JointFeatures, zip(*views, strict=True)))
 
 
-def _list_networks(built: BuiltModel, backbone: Backbone, recipe: Recipe) -> list[keras.Model]:
+def _list_networks(prefix: keras.Model, backbone: Backbone, recipe: Recipe) -> list[keras.Model]:
     from regraft.backbones.joint import JointBackbone
 
     if not isinstance(backbone, JointBackbone):
-        return [built.cut.prefix]
+        return [prefix]
     from regraft.models.joint_taps import make_pooled_networks
 
     return make_pooled_networks(backbone, recipe.head)

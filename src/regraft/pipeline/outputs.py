@@ -18,11 +18,11 @@ from regraft.errors import EnvironmentFault, UsageError, wrap_os_errors
 from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
-from regraft.network_list import split_for_each
 from regraft.pipeline.predictions import PREDICTIONS, SPLIT
 from regraft.recipe import Recipe
 from regraft.system.cache_dir import get_default_root
 from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
+from regraft.system.network_list import split_for_each
 from regraft.uncertainty.file import UNCERTAINTY
 
 __all__ = [

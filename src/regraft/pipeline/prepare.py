@@ -25,12 +25,12 @@ from regraft.data.split import split
 from regraft.errors import UsageError
 from regraft.features.image_facts import facts_key
 from regraft.features.store import pixel_key
-from regraft.network_list import AUTO, join_items, split_for_each, split_networks
 from regraft.pipeline.context import Context
 from regraft.recipe import Phase, Recipe
 from regraft.system.backend import choose_openvino, get_versions, require_backend, require_gradients
 from regraft.system.console import Reporter
 from regraft.system.imports import find_preloaded_allocator
+from regraft.system.network_list import AUTO, join_items, split_for_each, split_networks
 
 if TYPE_CHECKING:
     import keras

@@ -16,7 +16,6 @@ from regraft.data.sources import is_in_memory
 from regraft.evaluation.slices import SLICE_MEASURES
 from regraft.inference.bundle import MANIFEST_FORMAT
 from regraft.inference.model_files import GRAPH, write_trained_model
-from regraft.network_list import join_items, split_for_each
 from regraft.pipeline.heat_maps import add_heat_maps
 from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
@@ -26,6 +25,7 @@ from regraft.report.render import write_report
 from regraft.system.backend import get_versions
 from regraft.system.console import Reporter
 from regraft.system.files import hash_file
+from regraft.system.network_list import join_items, split_for_each
 from regraft.training.outcome import Outcome
 from regraft.uncertainty.file import UNCERTAINTY, write_uncertainty
 

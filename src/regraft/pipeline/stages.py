@@ -134,7 +134,7 @@ def gather_training_data(
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
-    views = extract_run_views(context, built, backbone, catalog, recipe=recipe, first=features)
+    views = extract_run_views(context, built.cut.prefix, backbone, catalog, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
@@ -160,7 +160,7 @@ def choose_taps(
 
 def _list_unused_networks(backbone: Backbone, taps: tuple[Tap, ...]) -> list[str]:
     """Return the names of networks that none of the taps belongs to."""
-    from regraft.features.joint import name_tensor
+    from regraft.models.joint_taps import name_tensor
 
     parts = list_parts(backbone)
     if len(parts) == 1:

@@ -190,7 +190,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             built = build_model(context, backbone, catalog, recipe, taps)
         with context.time_stage("features"):
             features = extract_run_features(
-                context, built, backbone, catalog, recipe=recipe, decoding=decoding
+                context, built.cut.prefix, backbone, catalog, recipe=recipe, decoding=decoding
             )
             split = split_catalog(context, catalog, features, recipe)
             training_data = gather_training_data(
