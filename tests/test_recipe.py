@@ -39,7 +39,7 @@ EVERYTHING = Recipe(
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
 )
 FAST = Recipe(backbone="auto", max_latency=20.0)  # not with a backbone that is named
-TAPPED = Recipe(head=HeadSpec(solver="lda", taps="auto"))  # not with a head that has layers of its own
+TAPPED = Recipe(head=HeadSpec(solver="lda", taps="late"))  # not with a head that has layers of its own
 
 
 def write_recipe(tmp_path, text):

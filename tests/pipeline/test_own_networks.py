@@ -19,9 +19,9 @@ from regraft.backbones.load import load_backbone
 from regraft.errors import UsageError
 from regraft.features.keras_engine import fingerprint
 from regraft.models.freeze import resolve_plan
+from regraft.pipeline.backbone_ranking import make_network_recipes
 from regraft.pipeline.embed import embed
 from regraft.pipeline.prepare import open_backbone, report_backbone
-from regraft.pipeline.backbone_ranking import make_network_recipes
 from regraft.recipe import Recipe
 
 layers = keras.layers

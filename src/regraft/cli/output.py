@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["finish_run", "print_scores"]
 
 
+_SOURCES = {  # of answers to images that the model has learnt from since
+    "cross-validation": ", by cross-validation",
+    "before refit": ", before the model learnt from them",
+}
+
+
 def finish_run(run: Run) -> None:
     """Print a run's scores and the path of its report; exit with the signal's code if a signal stopped it."""
     print_scores(run.metrics)
@@ -29,7 +35,8 @@ def print_scores(scores: dict[str, Any]) -> None:
     for part in ("test", "validation", "train", "all"):
         if part not in scores:
             continue
-        print(f"{part}, {scores[part]['n']:,} images:")
+        source = scores[part].get("source", "")
+        print(f"{part}, {scores[part]['n']:,} images{_SOURCES.get(source, '')}:")
         for name, score in scores[part].items():
             if isinstance(score, dict) and "value" in score:
                 print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")

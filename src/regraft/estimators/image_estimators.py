@@ -205,9 +205,10 @@ class _HeadEstimator(ImageEstimator):
             phases: tuple[Phase, ...] = () if self.unfreeze == "none" else (Phase(self.unfreeze),)
         else:
             phases = tuple(self.unfreeze)
-        spec = self.head if isinstance(self.head, HeadSpec) else HeadSpec()
+        # A grid search predicts from stored features, which are those of the last layer.
+        spec = self.head if isinstance(self.head, HeadSpec) else HeadSpec(taps="last")
         if isinstance(self.head, str):
-            spec = HeadSpec(solver=self.head)  # type: ignore[arg-type] # checked by HeadSpec
+            spec = HeadSpec(solver=self.head, taps="last")  # type: ignore[arg-type] # checked by HeadSpec
         trains = phases or spec.solver == "gradient" or not spec.linear or _is_layer(self.head)
         share = (recipe.validation if trains else 0.0) if self.validation is None else self.validation
         seed = self.random_state

@@ -38,9 +38,13 @@ def list_scored_parts(catalog: Catalog) -> list[str]:
 
 
 def predict_from_features(head: FittedHead, data: TrainingData) -> Answers:
-    """Return the answers of the head on the frozen backbone for each scored part, (n, units)."""
+    """Return the answers of the head on the frozen backbone for each scored part, (n, units).
+
+    If the head has learnt from the validation part too, heads that have not answer it.
+    """
     catalog = data.catalog
-    return {part: head.predict(data, catalog.part(part)) for part in list_scored_parts(catalog)}
+    answers = {part: head.predict(data, catalog.part(part)) for part in list_scored_parts(catalog)}
+    return answers if head.validation is None else {**answers, "validation": head.validation.answers}
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,19 @@ def predict_finally(
     if decision.fine_tuned:
         return _predict_by_model(context, head, data, inner)
     catalog, answers = data.catalog, predict_from_features(head, data)  # a phase may have trained the head
-    train = catalog.part("train")
+    learnt = [sample for sample in catalog.samples if sample.part in head.learnt_parts]
+    groups = data.list_groups(*head.learnt_parts)
     reference = ReferenceImages(
-        train, catalog.targets(train), data.read_pooled_features(train), data.list_groups("train")
+        tuple(learnt), catalog.targets(learnt), data.read_pooled_features(learnt), groups
     )
     features = {part: data.read_pooled_features(catalog.part(part)) for part in answers}
     if head.held_out is not None and not decision.changed_model:
-        rows = head.held_out.rows
-        samples = tuple(train[row] for row in rows)
+        samples = tuple(catalog.samples[number] for number in head.held_out.rows)
         held_out = HeldOutAnswers(
             samples,
-            reference.targets[rows],
+            catalog.targets(samples),
             head.held_out.answers,
-            reference.features[rows],
+            data.read_pooled_features(samples),
             "cross-validation",
             head.held_out.fewer,
             head.held_out.step,

@@ -24,7 +24,6 @@ from regraft.explanation.heat import HeatMaker
 from regraft.explanation.pictures import encode_jpeg, paint
 from regraft.features.openvino import OpenVinoEngine
 from regraft.inference.model_files import GRAPH
-from regraft.models.inner_outputs import MAP
 from regraft.report.content import (
     ClassFindings,
     PartScores,
@@ -74,7 +73,7 @@ def add_heat_maps(parts: Sequence[PartScores], outcome: Outcome, folder: Path) -
     asked = [_make_request(item, catalog) for item in findings.wrong]
     try:
         head = read_head(folder / GRAPH[0], TASKS[catalog.task].activation)
-        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(MAP,))
+        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(head.source,))
         right = _list_right_images(outcome, parts[0])
         requests = [*asked, *(_ask_about_class(item, catalog) for item in right)]
         pictures = _paint_all(requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size)
@@ -160,7 +159,8 @@ def _paint_all(
         )
         while batch := list(islice(items, BATCH)):
             (outputs,) = engine.run([np.stack([pixels for _, pixels in batch])])
-            for (number, _), features in zip(batch, outputs[MAP], strict=True):
+            (maps,) = outputs.values()
+            for (number, _), features in zip(batch, maps, strict=True):
                 request = requests[number]
                 if request.thumbnail and spent < MOST_BYTES:
                     heat = heat_maker.compute(features, request.direction[None])[0]

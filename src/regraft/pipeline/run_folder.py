@@ -127,6 +127,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     scores = {
         part.name: {
             "n": part.n,
+            **({"source": part.source} if part.source else {}),
             **{name: asdict(score) for name, score in part.scores.items()},
             **(part.calibration.to_metrics() if part.calibration else {}),
             "coverage": [coverage.to_json() for coverage in part.coverage.levels] if part.coverage else [],

@@ -16,8 +16,8 @@ from regraft.pipeline.context import Context, InMemory
 from regraft.pipeline.extraction import extract_run_views
 from regraft.pipeline.prepare import SplitData, list_parts
 from regraft.recipe import TAP_SOLVERS, Recipe
-from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale
+from regraft.training.outcome import Decision, TrainedModel
+from regraft.training.training_data import TrainingData, compute_target_scale, merge_validation
 
 if TYPE_CHECKING:
     import keras
@@ -41,6 +41,7 @@ __all__ = [
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
+    "refit_head",
 ]
 
 Answers = dict[str, NDArray[Any]]
@@ -134,7 +135,8 @@ def gather_training_data(
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
-    views = extract_run_views(context, built.cut.prefix, backbone, catalog, recipe=recipe, first=features)
+    seen = catalog if recipe.refit == "never" else merge_validation(catalog)
+    views = extract_run_views(context, built.cut.prefix, backbone, seen, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
@@ -197,6 +199,21 @@ def fit_head(
 
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
+
+
+def refit_head(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
+) -> FittedHead:
+    """Let a solved head that no phase has changed learn from the validation samples as well."""
+    from regraft.training.fit import solve_on_all
+
+    is_final = decision.changed_model or head.solved_by is None or head.validation is not None
+    if data.recipe.refit == "never" or is_final or not data.catalog.part("validation"):
+        return head
+    refitted = solve_on_all(
+        built.model, built.cut, data=data, solver=head.solved_by, reporter=context.reporter
+    )
+    return replace(refitted, solver=head.solver)
 
 
 def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:

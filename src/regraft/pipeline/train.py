@@ -38,6 +38,7 @@ from regraft.pipeline.stages import (
     gather_training_data,
     measure_learning_curve,
     package_model,
+    refit_head,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
@@ -203,10 +204,12 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
         with context.time_stage("fine-tune"):
             decision = trainer.fine_tune(head, training_data)
             context.reporter.info(decision.reason)
+            head = refit_head(context, built, head, training_data, decision)
         with context.time_stage("evaluate"):
             inner = built.find_inner_layer(training_data)
             final = predict_finally(context, head, training_data, inner, decision)
-            learning_curve = measure_learning_curve(context, training_data)
+            learnt = training_data if head.validation is None else training_data.merge_validation()
+            learning_curve = measure_learning_curve(context, learnt)
         outcome = Outcome(
             recipe, split.catalog, backbone, package_model(head, built, training_data, final.graph),
             features, head.description, decision,
@@ -214,6 +217,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             context.seconds, in_memory_objects=context.in_memory.names, leaks=split.leaks,
             solver=head.solver, part_features=final.features, held_out=final.held_out,
             reference=final.reference, learning_curve=learning_curve,
+            validation_source="" if head.validation is None else head.validation.source,
         )  # fmt: skip
         return add_warnings(outcome, split.cautions, context.reporter)
 

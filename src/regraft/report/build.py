@@ -155,13 +155,15 @@ def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
         calibration=compute_calibration(catalog.task, truth, answers, seed=seed),
         coverage=_measure_coverage(outcome, name),
         familiarity=_measure_familiarity(outcome, name),
+        source=outcome.validation_source if name == "validation" else "",
     )
 
 
 def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
     """Return the coverage on a part; None if there are no limits, or if they were set on the part itself."""
-    conformal, held_out, catalog = outcome.uncertainty.conformal, outcome.held_out, outcome.catalog
-    if conformal is None or held_out is None or held_out.source == part:
+    uncertainty, catalog = outcome.judge_uncertainty(part), outcome.catalog
+    conformal = None if uncertainty is None else uncertainty.conformal
+    if conformal is None:
         return None
     targets, answers = catalog.targets(catalog.part(part)), outcome.answers[part][0]
     features, names = outcome.part_features.get(part), catalog.outputs
@@ -177,8 +179,9 @@ def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
 
 def _measure_familiarity(outcome: Outcome, part: str) -> FamiliarityFindings | None:
     """Return how familiar a part is; None if that is not known, or if it was what familiarity was set on."""
-    familiarity, features = outcome.uncertainty.familiarity, outcome.part_features.get(part)
-    if familiarity is None or features is None or (outcome.held_out and outcome.held_out.source == part):
+    uncertainty, features = outcome.judge_uncertainty(part), outcome.part_features.get(part)
+    familiarity = None if uncertainty is None else uncertainty.familiarity
+    if familiarity is None or features is None:
         return None
     values = familiarity.measure(features, outcome.answers[part][0])
     unfamiliar = int((values < LEVEL).sum())

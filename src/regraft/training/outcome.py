@@ -187,6 +187,8 @@ class Outcome:
         part_features: part -> pooled features of the final model, (n, d), of the scored parts.
         held_out, reference: what the uncertainty of answers is measured on, see `uncertainty.held_out`.
         learning_curve: what more images would bring; None if it was not measured.
+        validation_source: how the answers to the validation part were made, if the model has learnt from it
+            since, see `training.fit.ValidationAnswers`; "" if it has not.
     """
 
     recipe: Recipe
@@ -207,14 +209,33 @@ class Outcome:
     reference: ReferenceImages | None = None
     learning_curve: LearningCurve | None = None
     slices: tuple[GroupRow, ...] = ()
+    validation_source: str = ""
 
     @cached_property
     def uncertainty(self) -> Uncertainty:
         """What the run knows about the reliability of its answers."""
-        samples = () if self.reference is None else self.reference.samples
+        return self._fit_uncertainty(self.held_out, self.reference)
+
+    def judge_uncertainty(self, part: str) -> Uncertainty | None:
+        """Return what the run would know without the images of a part, so that these can judge it.
+
+        Returns:
+            None if that is not known: the answers to this part are all that it was fitted to.
+        """
+        held_out, reference = self.held_out, self.reference
+        if held_out is None or part != "validation" or not self.validation_source:
+            return None if held_out and held_out.source == part else self.uncertainty
+        return self._fit_uncertainty(
+            held_out.leave_out(part), None if reference is None else reference.leave_out(part)
+        )
+
+    def _fit_uncertainty(
+        self, held_out: HeldOutAnswers | None, reference: ReferenceImages | None
+    ) -> Uncertainty:
+        samples = () if reference is None else reference.samples
         return fit_uncertainty(
-            self.held_out,
-            self.reference,
+            held_out,
+            reference,
             task=self.catalog.task,
             labels=[self.catalog.describe_target(sample) for sample in samples],
             seed=self.recipe.seed,

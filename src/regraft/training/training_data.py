@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
     from regraft.backbones.load import Backbone
 
-__all__ = ["PhaseData", "StoredFeatures", "TrainingData", "compute_target_scale", "extract_views"]
+__all__ = [
+    "PhaseData",
+    "StoredFeatures",
+    "TrainingData",
+    "compute_target_scale",
+    "extract_views",
+    "merge_validation",
+]
 
 CHUNK = 1024  # samples whose features are pooled at a time
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and stay in memory, at most
@@ -153,11 +160,15 @@ class TrainingData:
         """The features of every view that the head takes."""
         return StoredFeatures(self.views, self.names)
 
-    def list_groups(self, part: str) -> NDArray[np.int64]:
-        """Return the group of each sample of a part, (n,)."""
+    def list_groups(self, *parts: str) -> NDArray[np.int64]:
+        """Return the group of each sample of the parts, (n,), in the order of the catalog."""
         samples = self.catalog.samples
         groups = np.arange(len(samples)) if self.groups is None else self.groups
-        return groups[[sample.part == part for sample in samples]]
+        return groups[[sample.part in parts for sample in samples]]
+
+    def merge_validation(self) -> TrainingData:
+        """Return the same data with the validation samples in the training part; their order stays."""
+        return replace(self, catalog=merge_validation(self.catalog))
 
     def read_pooled_features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Return the pooled output of the frozen backbone for samples, (n, d)."""
@@ -247,6 +258,12 @@ class TrainingData:
         reader = features.make_reader(pairs)
         targets, weights = self.standardise_targets("validation"), self.weigh("validation")
         return Batches(pairs, targets, reader, weights=weights, batch_size=phase.batch_size)
+
+
+def merge_validation(catalog: Catalog) -> Catalog:
+    """Return a catalog with its validation samples in the training part, in the same order."""
+    samples = (replace(s, part="train") if s.part == "validation" else s for s in catalog.samples)
+    return replace(catalog, samples=tuple(samples))
 
 
 def _pool(features: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
