@@ -29,7 +29,6 @@ from regraft.pipeline.embed import check_pooling
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone, report_refused
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
-from regraft.solvers.decision import Scaler
 from regraft.solvers.feature_scoring import h_score, logme
 from regraft.solvers.solve import solve
 from regraft.system.network_list import AUTO, join_items
@@ -358,13 +357,13 @@ def _name_groups(samples: Sequence[Sample]) -> NDArray[np.str_]:
 
 
 def _join_blocks(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return features side by side. Those of several networks count alike, whatever their scale and width."""
+    """Return features side by side. Those of several networks count alike, whatever their scale and width.
+
+    They keep their means, which LogME needs in place of an intercept.
+    """
     if len(blocks) == 1:
         return blocks[0]
-    scaled = [
-        Scaler.from_features(block.astype(np.float64))(block) / np.sqrt(block.shape[1]) for block in blocks
-    ]
-    return np.concatenate(scaled, 1)
+    return np.concatenate([block / np.linalg.norm(block) for block in blocks], 1)
 
 
 def choose_backbone(context: Context, catalog: Catalog, recipe: Recipe) -> Recipe:
