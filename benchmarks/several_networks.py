@@ -9,7 +9,7 @@ With --time, `regraft train --unfreeze none` is run with an empty store: with th
 second, and with both.
 
 usage: several_networks.py [--data FOLDER] [--repeats 10] [--solver ridge] [--store FOLDER] [--time]
-    [--json FILE]
+                           [--json FILE]
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def extract_blocks(data: Path, store: Path | None) -> tuple[list[np.ndarray], np
 
 
 def score_heads(blocks: list[np.ndarray], labels: np.ndarray, *, seed: int, solver: str) -> list[float]:
-    """Return the top-1 in percent, on a random third, of heads on the first block, then the first two, ..."""
+    """Return the top-1 in percent, on a random third, of heads on one block, two blocks, and so on."""
     from regraft.solvers.solve import solve
 
     order = np.random.default_rng(seed).permutation(len(labels))

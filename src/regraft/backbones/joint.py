@@ -16,7 +16,7 @@ from regraft.backbones.graph import list_nodes, replay_graph
 from regraft.backbones.load import Backbone
 from regraft.errors import UsageError
 
-__all__ = ["JointBackbone", "join_backbones", "name_tensor"]
+__all__ = ["JointBackbone", "join_backbones"]
 
 FROZEN = "several networks are used frozen"
 
@@ -27,9 +27,11 @@ class JointBackbone(Backbone):
 
     Attributes:
         parts: the networks. All take images of one size and share their layers with this one.
+        resized: which of them resize the images in their graph.
     """
 
     parts: tuple[Backbone, ...]
+    resized: tuple[bool, ...]
 
 
 def join_backbones(backbones: Sequence[Backbone]) -> JointBackbone:
@@ -65,6 +67,7 @@ def join_backbones(backbones: Sequence[Backbone]) -> JointBackbone:
         contract=", ".join(dict.fromkeys(part.contract for part in parts)),
         frozen_because=FROZEN,
         parts=parts,
+        resized=tuple(backbone.image_size != size for backbone in backbones),
     )
 
 
@@ -110,16 +113,3 @@ def _make_names_unique(parts: Sequence[Backbone]) -> None:
             if name != operation.name:
                 operation.name = name
             taken.add(name)
-
-
-def name_tensor(network: int, tensor: str) -> str:
-    """Return the name of a network's tensor among those of several networks.
-
-    Args:
-        network: its number, from 0.
-        tensor: its name in that network alone.
-
-    >>> name_tensor(0, "tap_1")
-    'network_1_tap_1'
-    """
-    return f"network_{network + 1}_{tensor}"

@@ -113,7 +113,7 @@ def graft(
         )
     features = backbone.model.outputs[0]
     if isinstance(head, HeadSpec):
-        features = _pool_taps(taps, head) if len(taps) > 1 else features
+        features = _pool_taps(taps, head) if len(taps) > 1 else next(iter(taps), features)
         dropout = _choose_dropout(head, backbone)
         answer = _apply_spec(features, head, TASKS[task], outputs=outputs, dropout=dropout, seed=seed)
     else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import keras
 
 from regraft.backbones.graph import replay_graph
-from regraft.backbones.joint import JointBackbone, name_tensor
+from regraft.backbones.joint import JointBackbone
 from regraft.backbones.load import Backbone
 from regraft.models.attention import pool
 from regraft.models.taps import Tap, find_taps
 from regraft.recipe import HeadSpec, Taps
 
-__all__ = ["find_joint_taps", "make_pooled_networks", "make_pooled_taps"]
+__all__ = ["find_joint_taps", "make_pooled_networks", "make_pooled_taps", "name_tensor"]
 
 OUTPUT = "cut_0"  # as `cut` names the only output of a frozen network, so that stored features are shared
 
@@ -61,3 +61,16 @@ def _list_taps(part: Backbone, head: HeadSpec) -> tuple[Tap, ...]:
     which: Taps = "auto" if head.chooses_taps else "last"
     taps = find_taps(part, "late" if head.taps == "late" else which)
     return taps if len(taps) > 1 else (taps[0]._replace(name=OUTPUT),)
+
+
+def name_tensor(network: int, tensor: str) -> str:
+    """Return the name of a network's tensor among those of several networks.
+
+    Args:
+        network: its number, from 0.
+        tensor: its name in that network alone.
+
+    >>> name_tensor(0, "tap_1")
+    'network_1_tap_1'
+    """
+    return f"network_{network + 1}_{tensor}"

@@ -5,12 +5,13 @@ backbones. LogME and H-score are computed without held-out images; where the ord
 
 The best networks are scored in pairs as well, with their features side by side under one head, which costs no
 further pass over the images. A pair takes the time of both and cannot be fine-tuned, so it is chosen only
-where it is a point better than the best network alone.
+where it is better than the best network alone by a point, and by more than a standard error.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, compress
@@ -29,7 +30,6 @@ from regraft.pipeline.prepare import extract_and_remember, open_backbone, report
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.settings.network_list import AUTO, join_items
 from regraft.solvers.cross_validation import assign_strata, draw_stratified_sample
-from regraft.solvers.decision import Scaler
 from regraft.solvers.feature_scoring import h_score, logme
 from regraft.solvers.solve import solve
 from regraft.tasks import TASKS
@@ -118,7 +118,7 @@ class Ranking(NamedTuple):
     @property
     def best(self) -> RankedBackbone:
         """The best of all, see `choose_best`."""
-        return choose_best(self.alone, self.pairs)
+        return choose_best(self.alone, self.pairs, self.images)
 
     def describe(self, score_name: str) -> str:
         """Return a sentence or two on the best backbone and on a faster one that comes close."""
@@ -187,9 +187,20 @@ def _get_order(entry: RankedBackbone) -> tuple[float, float]:
     return -entry.score, -entry.logme
 
 
-def choose_best(alone: Sequence[RankedBackbone], pairs: Sequence[RankedBackbone]) -> RankedBackbone:
-    """Return the first backbone, or the first pair if that is a point better; each best first."""
-    return pairs[0] if pairs and pairs[0].score > alone[0].score + CLOSE else alone[0]
+def choose_best(
+    alone: Sequence[RankedBackbone], pairs: Sequence[RankedBackbone], images: int
+) -> RankedBackbone:
+    """Return the first backbone, or the first pair if that is better by a point and more than chance.
+
+    Args:
+        alone, pairs: each best first; there may be no pair.
+        images: how many they were scored on, which gives a share its standard error.
+    """
+    if not pairs:
+        return alone[0]
+    share = min(max(alone[0].score, 0.0), 1.0)
+    error = math.sqrt(share * (1 - share) / images)
+    return pairs[0] if pairs[0].score > alone[0].score + max(CLOSE, error) else alone[0]
 
 
 def make_network_recipes(
@@ -346,13 +357,13 @@ def _name_groups(samples: Sequence[Sample]) -> NDArray[np.str_]:
 
 
 def _join_blocks(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return features side by side. Those of several networks count alike, whatever their scale and width."""
+    """Return features side by side. Those of several networks count alike, whatever their scale and width.
+
+    They keep their means, which LogME needs in place of an intercept.
+    """
     if len(blocks) == 1:
         return blocks[0]
-    scaled = [
-        Scaler.from_features(block.astype(np.float64))(block) / np.sqrt(block.shape[1]) for block in blocks
-    ]
-    return np.concatenate(scaled, 1)
+    return np.concatenate([block / np.linalg.norm(block) for block in blocks], 1)
 
 
 def choose_backbone(context: Context, catalog: Catalog, recipe: Recipe) -> Recipe:

@@ -38,13 +38,17 @@ def extract_run_features(
     Raises:
         EnvironmentFault: the store cannot be written, or no decoding process can be started.
     """
-    networks = _list_networks(prefix, backbone, recipe)
-    if len(networks) == 1:
-        return extract_and_remember(context, networks[0], catalog, recipe, decoding)
+    from regraft.backbones.joint import JointBackbone
     from regraft.features.joint import JointFeatures
 
+    networks = _list_networks(prefix, backbone, recipe)
+    if not isinstance(backbone, JointBackbone):
+        return extract_and_remember(context, networks[0], catalog, recipe, decoding)
     # A network that resizes images in its graph has other features than by itself: another hint.
-    recipes = [replace(own, image_size=backbone.image_size) for own in list_network_recipes(recipe)]
+    recipes = [
+        replace(own, image_size=backbone.image_size) if is_resized else own
+        for own, is_resized in zip(list_network_recipes(recipe), backbone.resized, strict=True)
+    ]
     parts, usable = [], catalog
     for number, (network, part) in enumerate(zip(networks, list_parts(backbone), strict=True)):
         context.reporter.info(f"Network {number + 1} of {len(networks)}: {part.name}.")

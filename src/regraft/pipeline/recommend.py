@@ -55,8 +55,8 @@ class Recommendation:
 
     @property
     def best(self) -> RankedBackbone:
-        """The first of `ranked`, or of `pairs` if that is a point better."""
-        return choose_best(self.ranked, self.pairs)
+        """The first of `ranked`, or of `pairs` if that is better by a point and more than chance."""
+        return choose_best(self.ranked, self.pairs, self.images)
 
 
 def recommend(

@@ -163,7 +163,7 @@ def choose_taps(
 
 def _list_unused_networks(backbone: Backbone, taps: tuple[Tap, ...]) -> list[str]:
     """Return the names of networks that none of the taps belongs to."""
-    from regraft.backbones.joint import name_tensor
+    from regraft.models.joint_taps import name_tensor
 
     parts = list_parts(backbone)
     if len(parts) == 1:
