@@ -126,6 +126,7 @@ def check_choice(name: str, network, catalog: Catalog, expected: str) -> Row:
 
 def measure(name: str, recipe: Recipe, catalog: Catalog, options: argparse.Namespace) -> list[Row]:
     """Return all rows of one network."""
+    recipe = replace(recipe, head=replace(recipe.head, taps="last"))
     network, features = load_embedding_network(recipe), {}
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
         for precision in PRECISIONS:

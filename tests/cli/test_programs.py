@@ -57,7 +57,7 @@ def test_a_program_follows_a_run(network_file: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
     events = [json.loads(line) for line in result.stdout.splitlines()]
     ended = [event["name"] for event in events if event["event"] == "stage" and event["state"] == "done"]
-    assert ended == ["list", "load", "features", "head", "fine-tune", "evaluate"]
+    assert ended == ["list", "load", "features", "head", "fine-tune", "refit", "evaluate"]
     started = [event["name"] for event in events if event.get("state") == "started"]
     assert started == ended
     assert events[-1]["event"] == "done"

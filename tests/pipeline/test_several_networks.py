@@ -93,7 +93,7 @@ def test_a_second_network_leaves_the_features_of_the_first_as_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = Recipe(backbone=networks[0], head=HeadSpec(taps="last"), phases=())
-    regraft.train(striped, recipe, tmp_path / "run", store=run.path.parent / "store")
+    regraft.train(striped, recipe, tmp_path / "run", store=store)
     assert f"all {3 * EACH} images are in the store, nothing to compute" in capsys.readouterr().err
 
 

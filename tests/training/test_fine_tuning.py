@@ -292,7 +292,7 @@ def test_a_model_no_better_than_the_mean_gets_a_warning(table, store, network_fi
     noise = [f"{line.split(',')[0]},{rng.normal():.4f}" for line in lines[1:]]
     path = table.parent / "noise.csv"
     path.write_text("\n".join(["image,noise", *noise]) + "\n")
-    recipe = Recipe(image=("image",), target=("noise",), backbone=str(network_file), phases=())
+    recipe = Recipe(image=("image",), target=("noise",), backbone=str(network_file), phases=(), refit="never")
     run = regraft.train(path, recipe, tmp_path / "run", store=store)
     (warning,) = run.metrics["warnings"]
     assert "o better than predicting the mean" in warning

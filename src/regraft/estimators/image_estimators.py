@@ -141,7 +141,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
         catalog = self._catalog(context, X)
         features = extract_and_remember(context, self._network(), catalog, replace(self._recipe(), phases=()))
         require_all_usable(features.refused)
-        return read_vectors(features, catalog)
+        return read_vectors(features, self._network(), catalog)
 
     def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
         """Return `transform(X)`, which checks everything that `fit` checks."""
@@ -149,7 +149,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the features: "imageembedder0", "imageembedder1", ..."""
-        count = self._network().outputs[0].shape[1]
+        count = self._network().outputs[-1].shape[1]
         return np.array([f"{type(self).__name__.lower()}{number}" for number in range(count)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -160,7 +160,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
     def _network(self) -> keras.Model:
         recipe = self._recipe()
-        head = replace(recipe.head, pooling=self.pooling)
+        head = replace(recipe.head, pooling=self.pooling, taps="last")
         return load_embedding_network(replace(recipe, head=head), trust=self.trust, reporter=self._reporter)
 
 
