@@ -32,7 +32,7 @@ from rows import IMAGES, MOBILENET, SHARED, Row, Sheet, are_present, make_parser
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import roc_auc_score
 
-from regraft import Recipe
+from regraft import HeadSpec, Recipe
 from regraft.data.catalog import Catalog
 from regraft.features.engine import EngineRunner
 from regraft.features.extract import extract_features
