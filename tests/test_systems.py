@@ -139,7 +139,7 @@ def test_the_network_that_knows_is_chosen_and_the_best_of_what_is_tried_is_the_r
     recipe = regraft.Recipe.from_toml(run.path / "recipe.toml")
     assert recipe.backbone == names[1]
     (best,) = (attempt for attempt in run.metrics["search"] if attempt["kept"])
-    assert best["val_loss"] <= min(attempt["val_loss"] for attempt in run.metrics["search"]) + 1e-6
+    assert best["val_loss"] <= min(attempt["val_loss"] for attempt in run.metrics["search"]) + 1e-4
     assert recipe.head.solver == best["head"]
     plans = [(phase.unfreeze, phase.learning_rate) for phase in recipe.phases]
     assert plans == ([] if best["unfreeze"] == "none" else [(best["unfreeze"], best["learning_rate"])])
