@@ -7,7 +7,7 @@ BIN := .venv/bin
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[cpu]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,serve,onnx,litert,int8,sign]' --group dev
 	# Of itself KerasHub asks for a second, larger TensorFlow, which image models never import.
 	$(BIN)/python -m pip install --quiet --no-deps 'keras-hub>=0.32'
 	touch $@
