@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from regraft.errors import UsageError, describe_os_error
 from regraft.settings.kinds import Kinds, build_settings, check_kinds, drop_none, expect
@@ -50,8 +50,6 @@ TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their h
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

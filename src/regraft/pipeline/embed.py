@@ -154,7 +154,7 @@ def load_embedding_network(
 
     Example:
         >>> network = load_embedding_network(Recipe(backbone="vgg16", weights="random", image_size=32))
-        >>> network.outputs[-1].shape
+        >>> list(network.output.values())[-1].shape
         (None, 512)
     """
     claim_backend()

@@ -37,11 +37,11 @@ __all__ = [
     "build_model",
     "choose_taps",
     "find_head_taps",
+    "fine_tune",
     "fit_head",
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
-    "refit_head",
     "refit_phases",
 ]
 
@@ -235,7 +235,20 @@ def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
 
 
-def refit_head(
+def fine_tune(
+    context: Context,
+    trainer: RecipeTrainer | Tuner,
+    built: BuiltModel,
+    head: FittedHead,
+    data: TrainingData,
+) -> tuple[FittedHead, Decision]:
+    """Run the phases, and report what came of them; a head that none changed learns from validation too."""
+    decision = trainer.fine_tune(head, data)
+    context.reporter.info(decision.reason)
+    return _refit_head(context, built, head, data, decision), decision
+
+
+def _refit_head(
     context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
 ) -> FittedHead:
     """Let a solved head that no phase has changed learn from the validation samples as well."""
@@ -250,8 +263,8 @@ def refit_head(
     return replace(refitted, solver=head.solver)
 
 
-def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:
-    """Measure and report what more images would bring a head on the frozen features of the training part.
+def measure_learning_curve(context: Context, data: TrainingData, head: FittedHead) -> LearningCurve | None:
+    """Measure and report what more images would bring a head on the frozen features that it learnt from.
 
     Returns:
         None if the context asks for no forecast, or there are too few images to tell.
@@ -260,6 +273,7 @@ def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurv
         return None
     from regraft.evaluation.learning_curve import compute_learning_curve
 
+    data = data if head.validation is None else data.merge_validation()
     catalog, train = data.catalog, data.catalog.part("train")
     curve = compute_learning_curve(
         data.read_pooled_features(train),

@@ -34,11 +34,11 @@ from regraft.pipeline.stages import (
     build_model,
     choose_taps,
     find_head_taps,
+    fine_tune,
     fit_head,
     gather_training_data,
     measure_learning_curve,
     package_model,
-    refit_head,
     refit_phases,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
@@ -207,16 +207,13 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             trainer, head = fit_head(context, built, training_data)
             frozen_answers = predict_from_features(head, training_data)
         with context.time_stage("fine-tune"):
-            decision = trainer.fine_tune(head, training_data)
-            context.reporter.info(decision.reason)
-            head = refit_head(context, built, head, training_data, decision)
+            head, decision = fine_tune(context, trainer, built, head, training_data)
         with context.time_stage("refit"):
             head, decision = refit_phases(context, trainer, built, head, training_data, decision=decision)
         with context.time_stage("evaluate"):
             inner = built.find_inner_layer(training_data)
             final = predict_finally(context, head, training_data, inner, decision)
-            learnt = training_data if head.validation is None else training_data.merge_validation()
-            learning_curve = measure_learning_curve(context, learnt)
+            learning_curve = measure_learning_curve(context, training_data, head)
         outcome = Outcome(
             recipe, split.catalog, backbone, package_model(head, built, training_data, final.graph),
             features, head.description, decision,
