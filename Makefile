@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint check bench format clean
+.PHONY: demo test soak lint check docs bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[cpu]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,serve,onnx,litert,int8,sign]' --group dev
 	# Of itself KerasHub asks for a second, larger TensorFlow, which image models never import.
 	$(BIN)/python -m pip install --quiet --no-deps 'keras-hub>=0.32'
 	touch $@
@@ -28,6 +28,9 @@ lint: .venv/ready  ## format, lint and types
 
 check: lint  ## the same and the fast tests: before every commit
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not soak"
+
+docs: .venv/ready  ## the documentation site, in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 .venv-user/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-user

@@ -32,7 +32,7 @@ from rows import IMAGES, MOBILENET, SHARED, Row, Sheet, are_present, make_parser
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import roc_auc_score
 
-from regraft import Recipe
+from regraft import HeadSpec, Recipe
 from regraft.data.catalog import Catalog
 from regraft.features.engine import EngineRunner
 from regraft.features.extract import extract_features
@@ -153,7 +153,8 @@ class Photographs:
     """Features of the photographs as `train` stores them, and of any images as `predict` computes them."""
 
     def __init__(self, data: Path, store: Store) -> None:
-        self.network = load_embedding_network(Recipe(backbone="mobilenet_v2", weights=str(MOBILENET)))
+        recipe = Recipe(backbone="mobilenet_v2", weights=str(MOBILENET), head=HeadSpec(taps="last"))
+        self.network = load_embedding_network(recipe)
         self.store = store
         catalog = Catalog.from_folder(data)
         features = extract_features(self.network, catalog, store=store, reporter=SILENT)

@@ -57,7 +57,7 @@ def load_photographs(folder: str, weights: str) -> Photographs:
     network = make_pooled_network(open_backbone(recipe, reporter=context.reporter), recipe.head)
     features = extract_and_remember(context, network, catalog, recipe)
     catalog = catalog.exclude(features.refused)
-    return Photographs(read_vectors(features, catalog), catalog.targets(catalog.samples))
+    return Photographs(read_vectors(features, network, catalog), catalog.targets(catalog.samples))
 
 
 def add_options(parser: argparse.ArgumentParser, *, seeds: int) -> None:

@@ -17,6 +17,7 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -126,6 +127,7 @@ def check_choice(name: str, network, catalog: Catalog, expected: str) -> Row:
 
 def measure(name: str, recipe: Recipe, catalog: Catalog, options: argparse.Namespace) -> list[Row]:
     """Return all rows of one network."""
+    recipe = replace(recipe, head=replace(recipe.head, taps="last"))
     network, features = load_embedding_network(recipe), {}
     with tempfile.TemporaryDirectory(prefix="regraft-bench-") as folder:
         for precision in PRECISIONS:

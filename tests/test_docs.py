@@ -76,6 +76,14 @@ def test_python_compiles_and_its_names_exist(page: Path) -> None:
                     assert hasattr(module, alias.name)
 
 
+def test_the_reference_describes_every_public_name() -> None:
+    pages = "".join(
+        (ROOT / "docs" / "reference" / f"{name}.md").read_text("utf-8") for name in ("python", "recipe")
+    )
+    described = set(re.findall(r"regraft\.(\w+)$", pages, re.MULTILINE))
+    assert described == {*regraft.__all__}
+
+
 # --- the command line
 
 

@@ -1,7 +1,7 @@
 """The programs in `examples`, run on small made data, each with its promise checked.
 
 Weights are drawn and images are small. Where the number of layers matters, networks are those of the programs
-(a ResNet152 has its 514 layers). Elsewhere one of 25 layers stands in, and theirs run in `make soak`.
+(a ResNet50 has its 174 layers). Elsewhere smaller ones stand in, and theirs run in `make soak`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from regraft.models.cut import cut
 from regraft.models.freeze import freeze
 from regraft.models.head import is_head
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "in_this_process")]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = {"weights": "random", "image_size": 32}
@@ -52,9 +52,10 @@ def pixels_of(folder: Path, size: int) -> np.ndarray:
     return np.stack([decode(file.read_bytes(), size).pixels for file in files]).astype("float32")
 
 
-def weights_file(network: type, folder: Path) -> str:
+def write_resnet(name: str, folder: Path) -> dict[str, object]:
     """Drawn weights whose features do not explode over a hundred residual blocks: a head learns from them for
     many epochs, and its loss on validation never is zero, so that fine-tuning has something to gain."""
+    network = {"resnet50": keras.applications.ResNet50, "resnet152": keras.applications.ResNet152}[name]
     base = network(include_top=False, weights=None, input_shape=(32, 32, 3))
     for layer in base.layers:
         share = 0.01 if layer.name == "conv1_conv" else 0.2 if layer.name.endswith("_3_bn") else 1.0
@@ -63,7 +64,7 @@ def weights_file(network: type, folder: Path) -> str:
             layer.set_weights([share * kernel_or_gamma, *others])
     file = folder / "notop.weights.h5"
     base.save_weights(file)
-    return str(file)
+    return {"backbone": name, "weights": str(file), "image_size": 32}
 
 
 def in_model(run: regraft.Run, backbone: regraft.Backbone) -> list[keras.layers.Layer]:
@@ -111,38 +112,32 @@ def head_of(run: regraft.Run) -> list[tuple[int | None, str]]:
     return [(layer.units, layer.activation.__name__) for layer in dense]
 
 
-# --- ResNet152, and in `make test` its smaller sibling, which has its kinds of layers
+# --- ResNet152, and in `make test` VGG16, which takes pixels as it does, or ResNet50
 
 
-RESNETS = {"resnet50": keras.applications.ResNet50, "resnet152": keras.applications.ResNet152}
+PUBLISHED = {
+    "vgg16": (keras.applications.VGG16, keras.applications.vgg16.preprocess_input),
+    "resnet152": (keras.applications.ResNet152, keras.applications.resnet.preprocess_input),
+}
 
 
-@pytest.fixture(scope="module")
-def weights50(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    file = weights_file(keras.applications.ResNet50, tmp_path_factory.mktemp("weights"))
-    return {"weights": file, "image_size": 32}
-
-
-@pytest.fixture(scope="module")
-def resnet50(weights50: dict[str, object]) -> regraft.Backbone:
-    """Untouched."""
-    return regraft.load_backbone("resnet50", **weights50)
+@pytest.fixture(scope="module", params=["vgg16", pytest.param("resnet152", marks=pytest.mark.soak)])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The arguments of a program for a network that Keras has, too."""
+    if request.param == "vgg16":
+        return {"backbone": "vgg16", **SMALL}
+    return write_resnet("resnet152", tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module", params=["resnet50", pytest.param("resnet152", marks=pytest.mark.soak)])
-def deep(
-    request: pytest.FixtureRequest, weights50: dict[str, object], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, object]:
-    if request.param == "resnet50":
-        return {"backbone": "resnet50", **weights50}
-    file = weights_file(RESNETS[request.param], tmp_path_factory.mktemp("weights"))
-    return {"backbone": request.param, "weights": file, "image_size": 32}
+def deep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The arguments of a program for a network of more than 50 layers."""
+    return write_resnet(request.param, tmp_path_factory.mktemp("deep"))
 
 
-@pytest.fixture(scope="module")
-def resnet(deep: dict[str, object], resnet50: regraft.Backbone) -> regraft.Backbone:
-    """Untouched."""
-    return resnet50 if deep["backbone"] == "resnet50" else load_untouched(**deep)
+def write_small(folder: Path, blocks: int) -> dict[str, object]:
+    small_network(blocks=blocks).save(folder / "small.keras")
+    return {"backbone": str(folder / "small.keras"), "image_size": 32}
 
 
 def load_untouched(backbone: str, **settings: object) -> regraft.Backbone:
@@ -151,14 +146,11 @@ def load_untouched(backbone: str, **settings: object) -> regraft.Backbone:
 
 @pytest.fixture(scope="module", params=["small", pytest.param("resnet50", marks=pytest.mark.soak)])
 def any_network(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights50: dict[str, object]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, object]:
     """The arguments of a program for which any network will do."""
-    if request.param == "resnet50":
-        return {"backbone": "resnet50", **weights50}
-    file = tmp_path_factory.mktemp("network") / "small.keras"
-    small_network(blocks=4).save(file)
-    return {"backbone": str(file), "image_size": 32}
+    folder = tmp_path_factory.mktemp("network")
+    return write_small(folder, blocks=4) if request.param == "small" else write_resnet("resnet50", folder)
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +159,19 @@ def untouched(any_network: dict[str, object]) -> regraft.Backbone:
 
 
 def test_stored_features_are_those_of_keras_after_its_own_preprocessing(
-    photos: Path, resnet: regraft.Backbone, tmp_path: Path, deep: dict[str, object]
+    photos: Path, tmp_path: Path, published: dict[str, object]
 ) -> None:
-    run = example("frozen_resnet152").main(photos, tmp_path / "run", **deep)
+    untouched = load_untouched(**published)
+    run = example("frozen_resnet152").main(photos, tmp_path / "run", **published)
     assert head_of(run) == [(1024, "relu"), (3, "softmax")]
-    assert moved(run, resnet) == set()
-    reference = RESNETS[resnet.name](include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3))
-    for layer in resnet.layers:
+    assert moved(run, untouched) == set()
+    network, preprocess = PUBLISHED[untouched.name]
+    reference = network(include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3))
+    for layer in untouched.layers:
         reference.get_layer(layer.name).set_weights(layer.get_weights())
-    expected = reference.predict(keras.applications.resnet.preprocess_input(pixels_of(photos, 32)), verbose=0)
+    expected = reference.predict(preprocess(pixels_of(photos, 32)), verbose=0)
     embedder = regraft.ImageEmbedder(
-        deep["backbone"], weights=deep["weights"], image_size=32, precision="f32"
+        published["backbone"], weights=published["weights"], image_size=32, precision="f32"
     )  # reads what the run has stored
     stored = embedder.transform(sorted(map(str, photos.rglob("*.png"))))
     assert_close(stored, expected, 1e-3)
@@ -185,14 +179,15 @@ def test_stored_features_are_those_of_keras_after_its_own_preprocessing(
     assert np.abs(by_hand - expected).max() > 0.1 * np.abs(expected).max()  # the mistake is no small one
 
 
-def test_exactly_the_last_50_layers_move(
-    photos: Path, resnet: regraft.Backbone, tmp_path: Path, deep: dict[str, object]
-) -> None:
+@pytest.mark.usefixtures("eager")
+def test_exactly_the_last_50_layers_move(photos: Path, tmp_path: Path, deep: dict[str, object]) -> None:
+    untouched = load_untouched(**deep)
     run = example("finetune_last_50_layers").main(photos, tmp_path / "run", **deep, epochs=1)
-    assert moved(run, resnet) == last(resnet, 50)
-    assert len(last(resnet, 50)) == 15
+    assert moved(run, untouched) == last(untouched, 50)
+    count = len(last(untouched, 50))
+    assert count == 15
     (phase,) = run.metrics["decision"]["phases"][1:]
-    assert (phase["unfreeze"], phase["layers"]) == ("last:50", 15)
+    assert (phase["unfreeze"], phase["layers"]) == ("last:50", count)
 
 
 def test_a_number_is_scored_as_a_number(photos: Path, tmp_path: Path, any_network: dict[str, object]) -> None:
@@ -242,6 +237,7 @@ def test_small_images_are_enlarged_and_that_is_said(
     assert "Most images are small: 32 pixels on the longer side are enlarged to 64." in said
 
 
+@pytest.mark.usefixtures("eager")
 def test_both_phases_run_at_their_rates_and_the_second_moves_the_last_20(
     photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:
@@ -289,6 +285,7 @@ def test_no_image_runs_through_the_frozen_network_twice(
     assert head_of(second) == [(64, "relu"), (3, "softmax")]
 
 
+@pytest.mark.usefixtures("eager")
 def test_only_the_last_convolution_moves(
     photos: Path, untouched: regraft.Backbone, tmp_path: Path, any_network: dict[str, object]
 ) -> None:

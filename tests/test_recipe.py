@@ -4,8 +4,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
+from regraft.cli.amounts import parse_duration, parse_size
 from regraft.errors import UsageError
-from regraft.recipe import HeadSpec, Phase, Recipe, parse_duration, parse_size
+from regraft.recipe import HeadSpec, Phase, Recipe
 
 EVERYTHING = Recipe(
     data='photos "of" cats\\and\ndogs ü',
@@ -32,11 +33,13 @@ EVERYTHING = Recipe(
     precision="bf16",
     budget=60.0,
     store_limit=1e9,
+    refit="never",
     seed=7,
     head=HeadSpec("max", "se", (64,), (32, 16), "batch", 0.5, "gradient", source="python:Dense"),
     phases=(Phase("none", 3, 24, 1e-4, 0.1, 0.5, 0.0, 0.0, 7), Phase("last:20")),
 )
-TAPPED = Recipe(head=HeadSpec(solver="lda", taps="auto"))  # not with a head that has layers of its own
+FAST = Recipe(backbone="auto", max_latency=20.0)  # not with a backbone that is named
+TAPPED = Recipe(head=HeadSpec(solver="lda", taps="late"))  # not with a head that has layers of its own
 
 
 def write_recipe(tmp_path, text):
@@ -45,7 +48,9 @@ def write_recipe(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, replace(EVERYTHING, phases=(), augment=()), TAPPED])
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), EVERYTHING, replace(EVERYTHING, phases=(), augment=()), TAPPED, FAST]
+)
 def test_a_recipe_is_the_same_after_toml(tmp_path, recipe):
     assert Recipe.from_toml(write_recipe(tmp_path, recipe.to_toml())) == recipe
 
@@ -54,7 +59,8 @@ def test_the_example_differs_from_every_default():
     for kind, example in ((Recipe, EVERYTHING), (HeadSpec, EVERYTHING.head), (Phase, EVERYTHING.phases[0])):
         default = kind()
         same = [f.name for f in fields(kind) if getattr(example, f.name) == getattr(default, f.name)]
-        assert same == (["taps"] if kind is HeadSpec else [])
+        assert same == {HeadSpec: ["taps"], Recipe: ["max_latency"], Phase: []}[kind]
+    assert FAST.max_latency != Recipe().max_latency
     assert TAPPED.head.taps != HeadSpec().taps
 
 

@@ -28,8 +28,13 @@ MODULES = sorted(
 )
 NAMES = {module[:-3].replace("/", "."): module for module in MODULES}
 BACKENDS = {"tensorflow", "jax", "torch"}
-MAY_NAME_A_BACKEND = {"backbones/savedmodel.py", "features/engine.py"}
-NOT_OF_KERAS = {"_replace", "_getframe"}  # of named tuples and of `sys`
+MAY_NAME_A_BACKEND = {
+    "backbones/savedmodel.py",
+    "exports/litert.py",
+    "exports/programs/run_savedmodel.py",
+    "features/engine.py",
+}
+NOT_OF_KERAS = {"_replace", "_getframe", "_exit"}  # of named tuples, of `sys` and of `os`
 NAME_MODULES_OF_KERAS = {  # names in model files; names of importers, since `system` imports no Keras
     "model_scan/allowlist.py",
     "model_scan/keras_config.py",

@@ -23,7 +23,7 @@ from test_examples import example, head_of, history, moved, trainable_places
 import regraft
 from regraft.data.augmentation import augment_batch
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "in_this_process")]
 
 STAGED = {"backbone": "vgg16", "weights": "random", "image_size": 32}  # small, and divided into stages
 
@@ -43,13 +43,12 @@ def own(network_file: Path) -> dict[str, str]:
 
 
 def test_names_give_the_networks_of_keras() -> None:
-    names = ["resnet50", "ResNet50V2", "mobilenet_v2", "inception_v3"]
+    names = ["vgg16", "ResNet50V2", "mobilenet_v2"]
     table = example("load_any_backbone").main(names, weights="random", image_size=96)
     assert table == {
-        "resnet50": (96, 174, 2048, "caffe"),
+        "vgg16": (96, 18, 512, "caffe"),
         "resnet50_v2": (96, 189, 2048, "tf"),
         "mobilenet_v2": (96, 153, 1280, "tf"),
-        "inception_v3": (96, 310, 2048, "tf"),
     }
 
 
@@ -107,6 +106,7 @@ def test_each_strategy_does_what_its_name_says(photos: Path, tmp_path: Path) -> 
     assert [name for name in changed if name.startswith("cbam")]
 
 
+@pytest.mark.usefixtures("eager")
 def test_stages_unfreeze_one_after_the_other_each_at_its_rate(photos: Path, tmp_path: Path) -> None:
     rates = {"none": 1e-3, "stage:block5": 1e-4, "stage:block4": 1e-5}
     run = example("gradual_unfreezing").main(photos, tmp_path / "run", rates=rates, **STAGED)
@@ -138,7 +138,8 @@ def test_the_network_that_knows_is_chosen_and_the_best_of_what_is_tried_is_the_r
     )
     recipe = regraft.Recipe.from_toml(run.path / "recipe.toml")
     assert recipe.backbone == names[1]
-    best = min(run.metrics["search"], key=lambda tried: tried["val_loss"])
+    (best,) = (attempt for attempt in run.metrics["search"] if attempt["kept"])
+    assert best["val_loss"] <= min(attempt["val_loss"] for attempt in run.metrics["search"]) + 1e-4
     assert recipe.head.solver == best["head"]
     plans = [(phase.unfreeze, phase.learning_rate) for phase in recipe.phases]
     assert plans == ([] if best["unfreeze"] == "none" else [(best["unfreeze"], best["learning_rate"])])
@@ -177,7 +178,7 @@ def test_each_task_has_its_output_and_its_scores(fruit: Path, own: dict[str, str
     assert "auc" in scores["binary"]
     assert "macro_f1" in scores["multilabel"]
     assert "mae" in scores["regression"]
-    assert not scores["regression"] & (scores["multiclass"] - {"n", "coverage", "unfamiliar"})
+    assert not scores["regression"] & (scores["multiclass"] - {"n", "coverage", "unfamiliar", "source"})
     for task, run in runs.items():
         assert run.metrics["task"] == task
         assert (run.path / "report.html").stat().st_size > 10_000
@@ -200,6 +201,7 @@ def test_sizes_the_backbone_allows_and_an_error_below(photos: Path, tmp_path: Pa
     assert not (tmp_path / "small" / "31").exists()
 
 
+@pytest.mark.usefixtures("eager")
 def test_only_training_images_are_changed(
     photos: Path, own: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +214,8 @@ def test_only_training_images_are_changed(
     monkeypatch.setattr("regraft.training.training_data.augment_batch", watched)
     run = example("augmentation").main(photos, tmp_path / "run", image_size=32, epochs=2, **own)
     parts = [row["part"] for row in csv.DictReader((run.path / "split.csv").open())]
-    assert sum(count for count, _ in changed) == 2 * parts.count("train")  # every epoch, and nothing else
+    train, both = parts.count("train"), parts.count("train") + parts.count("validation")
+    assert sum(count for count, _ in changed) == 2 * (train + both)  # two epochs, and two of the refit
     assert {names for _, names in changed} == {("flip", "crop", "rotation", "zoom", "colour", "cutmix")}
     model = keras.models.load_model(run.path / "model.keras")
     assert not [layer.name for layer in model.layers if "random" in layer.name or "mix" in layer.name]

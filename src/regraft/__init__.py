@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import RejectedFile
     from regraft.errors import DataError, EnvironmentFault, ModelRefused, RegraftError, UsageError
     from regraft.estimators import ImageClassifier, ImageEmbedder, ImageRegressor
+    from regraft.exports.export import Export, export
     from regraft.features.extract import Features, extract_features
     from regraft.features.store import Store
     from regraft.inference.bundle import Bundle, Evaluation, Prediction, load
@@ -49,6 +50,7 @@ __all__ = [
     "EnvironmentFault",
     "Evaluation",
     "ExplainedImages",
+    "Export",
     "Features",
     "HeadSpec",
     "ImageClassifier",
@@ -72,6 +74,7 @@ __all__ = [
     "compare",
     "embed",
     "explain",
+    "export",
     "extract_features",
     "freeze",
     "graft",
@@ -92,6 +95,7 @@ _HOMES = {
     "regraft.data.samples": ["RejectedFile"],
     "regraft.errors": ["DataError", "EnvironmentFault", "ModelRefused", "RegraftError", "UsageError"],
     "regraft.estimators": ["ImageClassifier", "ImageEmbedder", "ImageRegressor"],
+    "regraft.exports.export": ["Export", "export"],
     "regraft.features.extract": ["Features", "extract_features"],
     "regraft.features.store": ["Store"],
     "regraft.inference.bundle": ["Bundle", "Evaluation", "Prediction", "load"],

@@ -6,20 +6,22 @@ and can be written, read and run again.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from regraft.errors import UsageError, describe_os_error, suggest_nearest
+from regraft.errors import UsageError, describe_os_error
+from regraft.settings.kinds import Kinds, build_settings, check_kinds, drop_none, expect
+from regraft.settings.network_list import AUTO, split_for_each, split_networks
 
 __all__ = [
     "AUGMENTATIONS",
     "HEAD_PHASE",
+    "TAP_SOLVERS",
     "HeadSpec",
     "Phase",
     "Recipe",
@@ -27,8 +29,6 @@ __all__ = [
     "Solver",
     "Space",
     "Taps",
-    "parse_duration",
-    "parse_size",
 ]
 
 Pooling = Literal["avg", "max", "both", "gem", "attention"]
@@ -38,19 +38,18 @@ Solver = Literal["auto", "gradient", "logistic", "svm", "svm-rbf", "ridge", "lda
 PrecisionChoice = Literal["auto", "f32", "bf16"]
 Taps = Literal["last", "late", "auto"]
 ClassWeight = Literal["none", "balanced"]
+Refit = Literal["auto", "never"]
 ClassifierChoice = Literal["auto", "keep", "cut"]
 TaskChoice = Literal["auto", "multiclass", "binary", "multilabel", "regression"]
 AUGMENTATIONS = ("flip", "crop", "rotation", "zoom", "colour", "mixup", "cutmix", "randaugment")
 
+BUDGET = 900.0  # seconds of all phases together, if the recipe sets none
+SPARE = 75.0  # seconds of all phases within which "auto" does more than it must, if the recipe sets none
 VIEWS = 4  # of a training image, if a frozen backbone sees augmented ones
 TAP_SOLVERS = ("auto", "gradient", "logistic", "ridge", "lda", "svm")  # their head is one Dense layer
 
 _UNFREEZE = re.compile(r"none|all|auto|last:\d+|from:\d+|stage:.+|match:.+")
 PLANS = "none, all, auto, last:N, from:I, stage:NAME or match:REGEX"
-_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,9 @@ class HeadSpec:
         solver: how the head is trained: by "gradient", or solved by a classical method, which needs a head
             without weights before its output; "auto" solves it if it can be solved.
         taps: layers whose pooled features a linear head uses: the backbone's output ("last"), also the layers
-            of that resolution near the end ("late"), or those of the last layers that cross-validation
-            chooses ("auto").
+            of that resolution near the end ("late"), or those near the end that cross-validation chooses
+            ("auto"): the output alone if others help no more than chance, if the head is not solved as a
+            Dense layer, or if the backbone shows no other layers.
         source: `python:NAME` for a head that was passed in from Python, and is to be passed in again; "" for
             one that the other settings describe.
     """
@@ -81,22 +81,22 @@ class HeadSpec:
     normalization: Normalization = "none"
     dropout: float | None = None
     solver: Solver = "auto"
-    taps: Taps = "last"
+    taps: Taps = "auto"
     source: str = ""
 
     def __post_init__(self) -> None:
-        _check_kinds(self, "head.")
+        check_kinds(self, "head.")
         for name in ("convolutions", "hidden"):
             values = getattr(self, name)
-            _expect(all(value > 0 for value in values), f"head.{name}", "whole numbers from 1", values)
+            expect(all(value > 0 for value in values), f"head.{name}", "whole numbers from 1", values)
         valid = self.dropout is None or 0 <= self.dropout < 1
-        _expect(valid, "head.dropout", "a number from 0 to below 1", self.dropout)
+        expect(valid, "head.dropout", "a number from 0 to below 1", self.dropout)
         solvable = self.linear or self.solver in ("auto", "gradient")
         words = "auto or gradient for a head that has more to learn than its output layer"
-        _expect(solvable, "head.solver", words, self.solver)
+        expect(solvable, "head.solver", words, self.solver)
         dense = self.linear and self.solver in TAP_SOLVERS
-        words = f"last, or a head whose only layer with weights is its output, by {', '.join(TAP_SOLVERS)}"
-        _expect(self.taps == "last" or dense, "head.taps", words, self.taps)
+        words = "auto, last, or a head whose only layer with weights is its output, by "
+        expect(self.taps != "late" or dense, "head.taps", words + ", ".join(TAP_SOLVERS), self.taps)
 
     @property
     def linear(self) -> bool:
@@ -107,6 +107,13 @@ class HeadSpec:
         """
         plain = self.attention == self.normalization == "none" and self.pooling not in ("gem", "attention")
         return plain and not self.convolutions and not self.hidden
+
+    @property
+    def chooses_taps(self) -> bool:
+        """Whether cross-validation chooses the layers whose features the head uses."""
+        return (
+            self.taps == "auto" and self.linear and self.solver in TAP_SOLVERS and self.solver != "gradient"
+        )
 
 
 @dataclass(frozen=True)
@@ -138,18 +145,24 @@ class Phase:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        check_kinds(self, kinds=_KINDS)
         plan = self.unfreeze
         valid = callable(plan) or (isinstance(plan, str) and _UNFREEZE.fullmatch(plan) is not None)
-        _expect(valid, "unfreeze", PLANS, plan)
-        _expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
-        _expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
-        _expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
-        _expect(0 < self.backbone_rate <= 1, "backbone_rate", "above 0 and up to 1", self.backbone_rate)
-        _expect(0 < self.depth_decay <= 1, "depth_decay", "above 0 and up to 1", self.depth_decay)
-        _expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
-        _expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
-        _expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
+        expect(valid, "unfreeze", PLANS, plan)
+        expect(self.epochs is None or self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
+        expect(self.batch_size > 0, "batch_size", "a whole number from 1", self.batch_size)
+        expect(self.learning_rate > 0, "learning_rate", "a number above 0", self.learning_rate)
+        expect(0 < self.backbone_rate <= 1, "backbone_rate", "above 0 and up to 1", self.backbone_rate)
+        expect(0 < self.depth_decay <= 1, "depth_decay", "above 0 and up to 1", self.depth_decay)
+        expect(0 <= self.warmup < 1, "warmup", "a share from 0 to below 1", self.warmup)
+        expect(self.weight_decay >= 0, "weight_decay", "a number from 0", self.weight_decay)
+        expect(self.patience > 0, "patience", "a whole number from 1", self.patience)
+
+
+_KINDS: Kinds = {
+    str | Callable[[Any], bool]: ((object,), PLANS),
+    tuple[Phase, ...]: ((tuple,), "a list of phases"),
+}
 
 
 @dataclass(frozen=True)
@@ -171,8 +184,12 @@ class Recipe:
         validation: share of the training images held out for validation if the data have no such part; 0 for
             none.
         backbone: a name from `regraft backbones`, a `.keras` file, a SavedModel's folder or handle, or a
-            preset.
-        weights: "imagenet", a weights file, or the word "random".
+            preset; several of them with commas between, which stay frozen: their features stand side by side
+            under one head; or "auto" for the one or two that `recommend` ranks first.
+        max_latency: with "auto", the most milliseconds that the networks may take for an image on this
+            machine, as `recommend` measures them; None for any time.
+        weights: "imagenet", a weights file, or the word "random"; for several networks one for all, or one
+            for each with commas between. So are `pixels`.
         pixels: the pixels that the user's own backbone expects, see `regraft.backbones.preprocessing`;
             "" if the backbone's are known.
         classifier: what becomes of a classifier at the end of the user's own backbone: "cut" off, "keep" its
@@ -189,10 +206,13 @@ class Recipe:
             sample in each epoch, when a head or a phase is trained on them by gradient.
         precision: precision of the frozen network; "auto" is bf16 if the processor or GPU has it and answers
             to the user's images hardly suffer. A run records the precision that it used.
-        budget: seconds that all phases together may take.
+        budget: seconds that all phases together may take. None: `BUDGET` for what the recipe asks for, and
+            `SPARE` for what "auto" adds to it: deeper plans to compare, a refit of what was trained.
         store_limit: bytes that the phases of a run may use to store the output of their frozen layers.
         class_weight: "balanced" weights samples so that all classes, or the yes and no of each label, count
             alike; a product with the images' own weights, if they have some.
+        refit: "auto" lets the final model learn from the validation images as well, after they have served to
+            choose and to score it; "never" leaves it as it was scored.
         seed: random seed of the split, the folds, the order of images, augmentation and dropout.
         head: see `HeadSpec`.
 
@@ -216,36 +236,91 @@ class Recipe:
     task: TaskChoice = "auto"
     validation: float = 0.2
     backbone: str = "mobilenet_v2"
+    max_latency: float | None = None
     weights: str = "imagenet"
     pixels: str = ""
     classifier: ClassifierChoice = "auto"
     image_size: int | None = None
     depth: int = 16
     precision: PrecisionChoice = "auto"
-    budget: float = 900.0
+    budget: float | None = None
     store_limit: float = 20e9
     class_weight: ClassWeight = "none"
     augment: tuple[str, ...] = ("auto",)
     views: int | None = None
     feature_noise: float = 0.0
+    refit: Refit = "auto"
     seed: int = 0
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
-        _expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
+        check_kinds(self, kinds=_KINDS)
+        expect(0 <= self.validation < 1, "validation", "a share from 0 to below 1", self.validation)
         size = self.image_size
-        _expect(size is None or size > 0, "image_size", "pixels, from 1", size)
-        _expect(8 <= self.depth <= 16, "depth", "bits, from 8 to 16", self.depth)
-        _expect(self.budget > 0, "budget", "seconds above 0", self.budget)
-        _expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
-        _expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
-        _expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
+        expect(size is None or size > 0, "image_size", "pixels, from 1", size)
+        expect(8 <= self.depth <= 16, "depth", "bits, from 8 to 16", self.depth)
+        expect(self.budget is None or self.budget > 0, "budget", "seconds above 0", self.budget)
+        expect(self.store_limit >= 0, "store_limit", "bytes, from 0", self.store_limit)
+        expect(self.views is None or self.views > 0, "views", "a whole number from 1", self.views)
+        expect(self.feature_noise >= 0, "feature_noise", "a number from 0", self.feature_noise)
         for name in self.augment:
             valid = name in AUGMENTATIONS or self.augment == ("auto",)
-            _expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
-        _expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
+            expect(valid, "augment", f"auto, or any of {', '.join(AUGMENTATIONS)}", name)
+        expect(self.seed >= 0, "seed", "a whole number from 0", self.seed)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        """Refuse what several networks cannot do; they have no phases that train them."""
+        is_auto, latency = self.backbone == AUTO, self.max_latency
+        expect(latency is None or is_auto, "max_latency", "none unless backbone is auto", latency)
+        expect(latency is None or latency > 0, "max_latency", "milliseconds above 0", latency)
+        words = "imagenet for the backbone auto, which takes networks by name"
+        expect(not is_auto or self.weights == "imagenet", "weights", words, self.weights)
+        count, head = len(self.networks), self.head
+        if count == 1:
+            return
+        for setting in ("weights", "pixels"):
+            split_for_each(getattr(self, setting), count, setting)
+        words = f"one layer, solved by {', '.join(TAP_SOLVERS)}, for several networks"
+        expect(
+            self._has_dense_head,
+            "head",
+            words,
+            f"solver {head.solver}, hidden {head.hidden}, pooling {head.pooling}",
+        )
+        for phase in self.phases:
+            words = "none or auto for several networks, which stay frozen"
+            expect(phase.unfreeze in ("none", "auto"), "unfreeze", words, phase.unfreeze)
+        object.__setattr__(self, "phases", ())
+
+    @property
+    def _has_dense_head(self) -> bool:
+        return self.head.linear and self.head.solver in TAP_SOLVERS
+
+    @property
+    def can_join_networks(self) -> bool:
+        """Whether several networks could do what the recipe asks for, with a head of one layer on all."""
+        return self._has_dense_head and all(phase.unfreeze in ("none", "auto") for phase in self.phases)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that `backbone` names, one or several.
+
+        >>> Recipe(backbone="mobilenet_v2,xception").networks
+        ('mobilenet_v2', 'xception')
+        """
+        return split_networks(self.backbone)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that all phases together may take."""
+        return BUDGET if self.budget is None else self.budget
+
+    @property
+    def spare_seconds(self) -> float:
+        """The seconds of all phases within which "auto" may add to what the recipe asks for."""
+        return SPARE if self.budget is None else self.budget
 
     @property
     def trains_backbone(self) -> bool:
@@ -285,7 +360,7 @@ class Recipe:
         """
         import tomli_w
 
-        values = _without_none(asdict(self))
+        values = drop_none(asdict(self))
         for table, name in ((values, "weight"), (values["head"], "source")):
             if not table[name]:
                 del table[name]
@@ -307,13 +382,15 @@ class Recipe:
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not TOML: {error}.") from error
-        head = _build(HeadSpec, values.pop("head", {}), f"{path}: head")
+        head = build_settings(HeadSpec, values.pop("head", {}), f"{path}: head")
         tables = values.pop("phases", None)
-        recipe = replace(_build(cls, values, os.fspath(path)), head=head)
+        recipe = replace(build_settings(cls, values, os.fspath(path)), head=head)
         if tables is None:
             return recipe
-        _expect(isinstance(tables, list), f"{path}: phases", "a list of tables", tables)
-        phases = [_build(Phase, table, f"{path}: phase {number}") for number, table in enumerate(tables, 1)]
+        expect(isinstance(tables, list), f"{path}: phases", "a list of tables", tables)
+        phases = [
+            build_settings(Phase, table, f"{path}: phase {number}") for number, table in enumerate(tables, 1)
+        ]
         return replace(recipe, phases=tuple(phases))
 
 
@@ -345,12 +422,12 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for name in ("learning_rates", "backbone_rates", "solvers"):
-            _expect(bool(getattr(self, name)), name, "one at least", "none")
-        _expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
+            expect(bool(getattr(self, name)), name, "one at least", "none")
+        expect(self.epochs > 0, "epochs", "a whole number from 1", self.epochs)
         for plan in self.plans:
             self.make_phases(plan)
             words = "all, last:N, from:I, stage:NAME or match:REGEX; the head alone is always tried"
-            _expect(plan not in ("auto", "none"), "plans", words, plan)
+            expect(plan not in ("auto", "none"), "plans", words, plan)
 
     def make_phases(self, plan: str) -> list[Phase]:
         """Return phases that combine a plan with each pair of rates.
@@ -366,84 +443,6 @@ class SearchSpace:
 
 
 Space = SearchSpace  # its earlier name
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a text such as "90", "90s", "10min" or "1h".
-
-    >>> parse_duration("10min")
-    600.0
-    """
-    return _parse_amount(text, _SECONDS, "a time such as 90s, 10min or 1h", above=0)
-
-
-def parse_size(text: str) -> float:
-    """Return the bytes of a text such as "500MB", "10GB" or "0".
-
-    >>> parse_size("10GB")
-    10000000000.0
-    """
-    return _parse_amount(text, _BYTES, "a size such as 500MB or 10GB")
-
-
-def _parse_amount(text: str, units: dict[str, float], expected: str, above: float = -1) -> float:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})?", text.strip().lower())
-    if not match or float(match[1]) <= above:
-        raise UsageError(f"Expected {expected}. Received: {text}.")
-    return float(match[1]) * units.get(match[2], 1.0)
-
-
-def _build(kind: type[T], values: Any, source: str) -> T:
-    _expect(isinstance(values, dict), source, "a table", values)
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            raise UsageError(f"{source}: unknown key {key}.{suggest_nearest(key, names)}")
-    return kind(**values)
-
-
-_KINDS: dict[object, tuple[tuple[type, ...], str]] = {
-    str: ((str,), "a text"),
-    int: ((int,), "a whole number"),
-    int | None: ((int, type(None)), "a whole number"),
-    str | Callable[[Any], bool]: ((object,), PLANS),
-    float: ((int, float), "a number"),
-    float | None: ((int, float, type(None)), "a number"),
-    tuple[str, ...]: ((tuple,), "a list of texts"),
-    tuple[int, ...]: ((tuple,), "a list of whole numbers"),
-    tuple[Phase, ...]: ((tuple,), "a list of phases"),
-}
-
-
-def _check_kinds(settings: object, prefix: str = "") -> None:
-    """Check each field's value against its annotation; lists, as TOML has them, become tuples."""
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is Literal:
-            words = " or ".join(f'"{word}"' for word in get_args(hint))
-            if value not in get_args(hint):
-                close = suggest_nearest(str(value), get_args(hint))
-                raise UsageError(f"{prefix}{name}: expected {words}. Received: {value}.{close}")
-            continue
-        if get_origin(hint) is tuple and isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(settings, name, value)
-        kinds, words = _KINDS.get(hint, ((hint,), "a table"))
-        valid = isinstance(value, kinds) and not isinstance(value, bool)
-        if valid and isinstance(value, tuple):
-            valid = all(isinstance(item, get_args(hint)[0]) for item in value)
-        _expect(valid and value not in (math.inf, -math.inf), prefix + name, words, value)
-
-
-def _expect(valid: bool, name: str, expected: str, received: object) -> None:
-    if not valid:
-        raise UsageError(f"{name}: expected {expected}. Received: {received}.")
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 # Training of a head that cannot be solved, on stored features, if no phase sets it.

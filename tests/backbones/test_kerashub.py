@@ -7,6 +7,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from helpers.backends import make_light_environment
 from helpers.networks import answer, pixels
 
 pytestmark = pytest.mark.slow
@@ -173,7 +174,6 @@ def test_kerashub_that_is_missing_is_named(monkeypatch, resnet):
 
 def test_it_is_imported_only_when_asked_for():
     code = "import regraft.backbones.load, sys; print('keras_hub' in sys.modules)"
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    command, environment = [sys.executable, "-c", code], make_light_environment()
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
     assert out.stdout.strip() == "False"

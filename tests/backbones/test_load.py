@@ -34,7 +34,7 @@ FAMILIES = {
     "efficientnet_v2_s": (1, ["stem", "block1"], ["block6", "top"]),
     "convnext_tiny": (1, ["stem", "stage_0"], ["stage_2", "stage_3"]),
 }
-SHORT = {"mobilenet_v2", "resnet50", "vgg16", "inception_v3", "efficientnet_b0", "convnext_tiny"}
+SHORT = {"mobilenet_v2", "vgg16", "efficientnet_b0", "convnext_tiny"}
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_family_tells_where_the_weights_do_not():
     ("constructor", "size", "file", "right"),
     [
         ("MobileNetV2", 96, "mobilenet_v2_imagenet_224_notop.weights.h5", "tf"),
-        ("Xception", 96, "xception_imagenet_notop_f16.weights.h5", "tf"),
+        pytest.param("Xception", 96, "xception_imagenet_notop_f16.weights.h5", "tf", marks=pytest.mark.soak),
         (None, 224, "efficientnet_lite0_notop.keras", "raw"),
     ],
     ids=["mobilenet_v2", "xception", "efficientnet_lite0"],

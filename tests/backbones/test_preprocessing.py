@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers.backends import make_light_environment
 
 from regraft.backbones.preprocessing import CONTRACTS, apply_contract, find_contract
 from regraft.backbones.zoo import ZOO
@@ -72,7 +73,8 @@ def test_contracts_open_without_regraft(tmp_path: Path, pixels):
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "pixels.npy", pixels)
     files = [tmp_path / "model.keras", tmp_path / "pixels.npy", tmp_path / "seen.npy"]
-    subprocess.run([sys.executable, "-c", REPLAY, *map(str, files)], check=True, timeout=120)
+    command = [sys.executable, "-c", REPLAY, *map(str, files)]
+    subprocess.run(command, check=True, timeout=120, env=make_light_environment())
     np.testing.assert_allclose(np.load(files[2]), model.predict(pixels, verbose=0), atol=1e-5, rtol=0)
 
 

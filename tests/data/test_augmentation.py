@@ -10,6 +10,7 @@ import zlib
 import keras
 import numpy as np
 import pytest
+from helpers.backends import make_environment
 
 from regraft.data.augmentation import (
     CHANGES,
@@ -112,7 +113,7 @@ def test_threads_and_other_processes_make_the_same():
     assert found == [expected, expected]
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", [pytest.param("tensorflow", marks=pytest.mark.soak), "jax"])
 @pytest.mark.slow
 def test_each_backend_makes_the_same_again(backend):
     code = (
@@ -123,7 +124,7 @@ def test_each_backend_makes_the_same_again(backend):
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**make_environment(backend), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

@@ -253,12 +253,12 @@ def test_a_fine_tuned_model_is_explained_from_the_map_of_its_own_backbone(train:
     assert explainer.method == "map"
 
 
-@pytest.mark.parametrize("kind", ["taps", "vector", "estimator"])
+@pytest.mark.parametrize("kind", ["maxima of taps", "vector", "estimator"])
 def test_a_model_without_a_map_of_its_own_is_explained_by_blurring(
     train: Any, photos: Path, tmp_path: Path, kind: str
 ) -> None:
-    if kind == "taps":
-        run = train(kind, head=HeadSpec(taps="late"))
+    if kind == "maxima of taps":
+        run = train(kind, head=HeadSpec("max", taps="late"))
     elif kind == "vector":
         tiny(32, output="vector").save(tmp_path / "vector.keras")
         run = train(kind, backbone=str(tmp_path / "vector.keras"))

@@ -90,13 +90,21 @@ def test_a_head_of_any_kind_can_be_cut_from_the_graph(head: HeadSpec | str, tmp_
     np.testing.assert_allclose(answers, outputs["answers"], rtol=1e-3, atol=1e-5)
 
 
-def test_a_head_with_taps_cannot_be_cut_at_the_last_map(tmp_path: Path) -> None:
-    model = make_model(taps="late")
+def test_a_head_on_maxima_of_taps_cannot_be_cut_at_the_last_map(tmp_path: Path) -> None:
+    model = make_model(head=HeadSpec("max"), taps="late")
     graph = write_graph(model, tmp_path)
     with pytest.raises(ValueError, match="sees more"):
         read_head(graph, "softmax")
     with pytest.raises(ValueError, match="sees more"):
         make_keras_head(model, name_tensors(model, INNER)[MAP], "softmax")
+
+
+def test_the_heat_of_a_head_with_taps_adds_up_to_its_decision_values(tmp_path: Path) -> None:
+    outputs = run(write_graph(make_model(taps="auto"), tmp_path))
+    head = read_head(tmp_path / "graph.xml", "softmax")
+    decisions = np.exp(head(outputs[head.source]))  # the bias is 0
+    answers = decisions / decisions.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answers, outputs["answers"], rtol=1e-3, atol=1e-5)
 
 
 def test_a_graph_without_a_map_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import small_network
 from helpers import grad_cam
+from helpers.backends import make_environment
 
 from regraft.backbones.load import Backbone, load_backbone
 from regraft.backbones.zoo import ZOO
@@ -103,8 +103,9 @@ class Example:
         folder = self.graph.parent
         np.save(folder / "maps.npy", self.maps)
         arguments = [self.head, folder / "maps.npy", str(UNIT), folder / "out.npy"]
-        environment = {**os.environ, "KERAS_BACKEND": backend}
-        subprocess.run([sys.executable, grad_cam.__file__, *arguments], env=environment, check=True)
+        subprocess.run(
+            [sys.executable, grad_cam.__file__, *arguments], env=make_environment(backend), check=True
+        )
         return np.load(folder / "out.npy")
 
 

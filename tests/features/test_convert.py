@@ -18,10 +18,9 @@ from regraft.features.openvino import BATCH, OpenVinoEngine
 
 pytestmark = pytest.mark.skipif(not can_convert_to_openvino(), reason="OpenVINO is not installed")
 
-FAMILIES = {  # one of each, the cheapest
-    "xception", "vgg16", "resnet50", "resnet50_v2", "inception_v3", "inception_resnet_v2", "mobilenet",
-    "mobilenet_v2", "mobilenet_v3_small", "densenet121", "nasnet_mobile", "efficientnet_b0",
-    "efficientnet_v2_b0", "convnext_tiny",
+FAMILIES = {  # one of each kind of layer, the cheapest
+    "vgg16", "resnet50", "inception_v3", "mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
+    "convnext_tiny",
 }  # fmt: skip
 RELATIVE = 1e-5  # of the largest value: float32 sums in another order
 

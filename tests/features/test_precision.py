@@ -156,17 +156,28 @@ def squared_error(rows, targets, penalty):
 
 
 @pytest.mark.parametrize(
-    ("changes", "images", "harmless"),
+    ("changes", "images", "verdict"),
     [
-        ([0.009], 100, True),  # less than a hundredth
-        ([0.02], 100, False),
-        ([0.5, -0.44], 100, True),  # 0.03, less than its standard error
-        ([0.5, -0.44], 10_000, False),
+        ([0.009], 100, (True, True)),  # less than a hundredth
+        ([0.02], 100, (False, False)),
+        ([0.5, -0.44], 100, (True, False)),  # 0.03, less than its standard error
+        ([0.5, -0.44], 10_000, (False, False)),
+        ([0.5, -0.5], 10_000, (True, True)),  # 0, and a hundredth is above its standard error
     ],
 )
-def test_a_loss_may_rise_by_a_hundredth_or_by_its_standard_error(changes, images, harmless):
+def test_a_loss_may_rise_by_a_hundredth_or_by_its_standard_error(changes, images, verdict):
     exact = np.ones(images)
-    assert precision_module._is_harmless(exact, exact + np.resize(changes, images)) is harmless
+    assert precision_module._is_harmless(exact, exact + np.resize(changes, images)) == verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "compared"), [("network", 60), ("constant", 72)])
+def test_more_images_are_compared_until_the_answer_is_clear(request, catalog, monkeypatch, name, compared):
+    """The features of "constant" say nothing in bf16, which is clear only once all images are compared."""
+    monkeypatch.setattr(precision_module, "CHUNK", 60)
+    network, store, reporter = map(request.getfixturevalue, (name, "store", "reporter"))
+    choose(network, catalog, store, reporter)
+    assert f"On {compared} of your images a probe's loss is" in reporter.lines[0]
 
 
 # --- by features

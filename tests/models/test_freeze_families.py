@@ -7,7 +7,6 @@ that trains and none of them is zero, so a planned weight moves even where no gr
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import small_network
+from helpers.backends import make_environment
 
 from regraft.backbones.load import load_backbone
 from regraft.models.cut import cut
@@ -50,7 +50,7 @@ FAMILIES = [
     Family("convnext_tiny", "stage_3", "convnext_tiny_stage_2_block_8_identity", "downsampling_conv_1|stem$"),
 ]
 SMALL = Family("small_network", "", "", "block1")  # the tests' own: few kinds of layers, and no stages
-SHORT = {"small_network", "mobilenet_v2", "mobilenet_v3_small"}
+SHORT = {"small_network", "mobilenet_v3_small"}
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +81,9 @@ def test_all_on_jax():
 
 def run_on_jax(which: str, *, count: int) -> None:
     pytest.importorskip("jax")
-    fast_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", which, __file__],
-        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": fast_to_compile},
+        env=make_environment("jax"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

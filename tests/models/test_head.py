@@ -376,18 +376,26 @@ def test_two_heads_are_refused(backbone):
 # --- contract 4: plain Keras out
 
 
+SMALL = [
+    ("small", head)
+    for head in (
+        RICH,
+        HeadSpec(pooling="gem", attention="se", normalization="batch"),
+        HeadSpec(pooling="attention"),
+        HeadSpec(pooling="both"),
+    )
+]
+PUBLISHED = [("mobilenet_v2", HeadSpec()), ("vgg16", HeadSpec(pooling="both"))]
+
+
 @pytest.mark.slow
-def test_saved_models_open_without_regraft(tmp_path):
+@pytest.mark.parametrize(
+    "networks", [SMALL, pytest.param(PUBLISHED, marks=pytest.mark.soak)], ids=["small", "published"]
+)
+def test_saved_models_open_without_regraft(tmp_path, networks):
     """All in one process: starting Keras takes longer than the test. VGG16 has the contract "caffe"."""
     expected = {}
-    gem = HeadSpec(pooling="gem", attention="se", normalization="batch")
-    for name, head in (
-        ("small", RICH),
-        ("small", gem),
-        ("small", HeadSpec(pooling="attention")),
-        ("mobilenet_v2", HeadSpec()),
-        ("vgg16", HeadSpec(pooling="both")),
-    ):
+    for name, head in networks:
         weights = "imagenet" if name == "small" else "random"
         backbone = load_backbone(small_network() if name == "small" else name, weights=weights, image_size=32)
         model = graft(backbone, head, outputs=4)

@@ -232,8 +232,8 @@ def test_a_layer_that_is_called_twice():
     ("name", "size", "stage", "layer"),
     [
         ("mobilenet_v2", 32, "block_13", "Conv1"),
-        ("resnet50", 32, "conv4", "conv1_conv"),
-        ("inception_v3", 75, "mixed7", "mixed7"),
+        pytest.param("resnet50", 32, "conv4", "conv1_conv", marks=pytest.mark.soak),
+        pytest.param("inception_v3", 75, "mixed7", "mixed7", marks=pytest.mark.soak),
     ],
 )
 def test_published_networks(tmp_path, name, size, stage, layer):

@@ -65,7 +65,8 @@ def test_a_backbone_without_layers_to_tap_is_refused() -> None:
     image = keras.Input((8, 8, 3))
     plain = load_backbone(keras.Model(image, keras.layers.GlobalAveragePooling2D()(image)))
     with pytest.raises(UsageError, match="shows its output only"):
-        find_taps(plain, "auto")
+        find_taps(plain, "late")
+    assert len(find_taps(plain, "auto")) == 1
 
 
 # --- the model
@@ -182,8 +183,9 @@ def test_fine_tuning_goes_on_from_the_same_graph(photos, network_file, tmp_path,
 
 def test_taps_go_with_a_linear_head_only() -> None:
     for head in ({"hidden": (8,)}, {"solver": "neighbours"}, {"pooling": "attention"}):
-        with pytest.raises(UsageError, match=r"head\.taps: expected last"):
-            HeadSpec(taps="auto", **head)
+        with pytest.raises(UsageError, match=r"head\.taps: expected auto, last"):
+            HeadSpec(taps="late", **head)
+        assert not HeadSpec(**head).chooses_taps
 
 
 def test_taps_of_a_head_of_ones_own_are_refused(photos, network_file, tmp_path, in_this_process) -> None:

@@ -17,7 +17,7 @@ from regraft.report.build import score_parts
 from regraft.system.console import SilentReporter
 from regraft.training.outcome import Outcome
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 
 @pytest.fixture
@@ -38,9 +38,10 @@ def stage(tmp_path, photos, network_file):
 
 def test_a_solved_head_answers_training_images_out_of_fold(stage):
     outcome = stage()
-    held_out, train_part = outcome.held_out, outcome.catalog.part("train")
+    held_out, catalog = outcome.held_out, outcome.catalog
     assert held_out.source == "cross-validation"
-    assert set(held_out.samples) <= set(train_part)
+    assert set(held_out.samples) <= {*catalog.part("train"), *catalog.part("validation")}
+    assert set(held_out.samples) & set(catalog.part("validation"))
     assert held_out.answers.shape == (len(held_out.samples), 3)
     assert held_out.targets.tolist() == outcome.catalog.targets(held_out.samples).tolist()
     np.testing.assert_allclose(held_out.answers.sum(1), 1)
@@ -82,7 +83,7 @@ def test_predicting_computes_the_features_that_the_run_stored(tmp_path, photos, 
 @pytest.mark.slow
 def test_a_fine_tuned_model_has_features_of_its_own(stage):
     outcome = stage(phases=(Phase("all", epochs=2, learning_rate=1e-2),))
-    frozen = stage().reference
+    frozen = stage(refit="never").reference
     assert outcome.held_out.source == "validation"
     assert outcome.decision.fine_tuned
     assert outcome.reference.features.shape == frozen.features.shape

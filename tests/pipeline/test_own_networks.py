@@ -19,9 +19,9 @@ from regraft.backbones.load import load_backbone
 from regraft.errors import UsageError
 from regraft.features.keras_engine import fingerprint
 from regraft.models.freeze import resolve_plan
+from regraft.pipeline.backbone_ranking import make_network_recipes
 from regraft.pipeline.embed import embed
 from regraft.pipeline.prepare import open_backbone, report_backbone
-from regraft.pipeline.recommend import _make_recipes
 from regraft.recipe import Recipe
 
 layers = keras.layers
@@ -82,7 +82,7 @@ def test_a_classifier_can_stay(photos: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_settings_of_own_backbones_are_not_passed_to_named_ones() -> None:
     recipe = Recipe(pixels="unit", classifier="keep", precision="f32")
-    own, named = _make_recipes(recipe, ["./mine.keras", "vgg16"], "imagenet")
+    own, named = make_network_recipes(recipe, ["./mine.keras", "vgg16"], "imagenet")
     assert (own.pixels, own.classifier, own.precision) == ("unit", "keep", "f32")
     assert (named.pixels, named.classifier, named.precision) == ("", "auto", "f32")
 

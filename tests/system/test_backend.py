@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_photos
+from helpers.backends import make_environment
 
 from regraft.features.keras_engine import can_convert_to_openvino
 
@@ -23,7 +24,6 @@ pytestmark = [
 ]
 
 HEAVY = ("tensorflow", "jax", "torch", "pandas")
-ZOO = ("--backbone", "mobilenet", "--weights", "random", "--image-size", "32")
 CODE = """
 import sys
 {before}
@@ -39,6 +39,23 @@ finally:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("backend") / "photos", each=8)
+
+
+@pytest.fixture(scope="module")
+def solved(network_file: Path) -> tuple[object, ...]:
+    """Options that train nothing by gradient."""
+    return ("--backbone", network_file, "--unfreeze", "none")
+
+
+@pytest.fixture(scope="module")
+def made_on_openvino(
+    photos: Path, solved: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run of a command to which nobody named a backend."""
+    out = tmp_path_factory.mktemp("openvino") / "run"
+    done = train(photos, out, *solved)
+    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
+    return out
 
 
 def start(*command: object, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,36 +75,53 @@ def answers(model: keras.Model) -> np.ndarray:
     return model.predict(pixels.astype("float32"), verbose=0)
 
 
-@pytest.mark.parametrize("solver", ["logistic", "svm-rbf", "neighbours"])
-def test_a_head_that_is_solved_needs_openvino_alone(photos: Path, tmp_path: Path, solver: str) -> None:
-    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", "--solver", solver)
+def test_a_head_that_is_solved_needs_openvino_alone(made_on_openvino: Path) -> None:
+    assert_made_on_openvino(made_on_openvino, "logistic regression")
+
+
+@pytest.mark.parametrize(
+    ("solver", "name"),
+    [("svm-rbf", "support vectors"), pytest.param("neighbours", "nearest", marks=pytest.mark.soak)],
+)
+def test_a_head_of_scikit_learn_needs_openvino_alone(
+    photos: Path, solved: tuple[object, ...], tmp_path: Path, solver: str, name: str
+) -> None:
+    done = train(photos, tmp_path / "run", *solved, "--solver", solver)
     assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert_made_on_openvino(tmp_path / "run", name)
+
+
+def assert_made_on_openvino(run: Path, name: str) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["versions"]["backend"] == "openvino"
     assert manifest["graph_of"]
+    assert name in json.loads((run / "metrics.json").read_text())["decision"]["head"]
 
 
 @pytest.mark.parametrize(
     "command",
-    [("embed", "-o", "features.csv"), ("check",), ("recommend", "--backbones", "mobilenet,vgg16")],
+    [("embed", "-o", "features.csv"), ("check",), ("recommend", "--backbones", "small.keras")],
     ids=lambda command: command[0],
 )
 def test_other_commands_that_train_nothing_need_openvino_alone(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    photos: Path,
+    network_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    backbone = ZOO[2:] if command[0] == "recommend" else ZOO
+    shutil.copy(network_file, "small.keras")
+    backbone = () if command[0] == "recommend" else ("--backbone", "small.keras")
     done = start(command[0], photos, *command[1:], *backbone, "--store", tmp_path / "store")
     assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_a_model_made_on_openvino_answers_the_same_on_every_backend(
-    photos: Path, network_file: Path, tmp_path: Path, backend: str
+    made_on_openvino: Path, backend: str
 ) -> None:
     pytest.importorskip(backend)
-    done = train(photos, tmp_path / "run", "--backbone", network_file, "--unfreeze", "none")
-    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
     code = (
         "import sys, keras, numpy as np\n"
         "model = keras.saving.load_model(sys.argv[1], safe_mode=True)\n"
@@ -96,37 +130,35 @@ def test_a_model_made_on_openvino_answers_the_same_on_every_backend(
         "answers = keras.ops.convert_to_numpy(model(pixels, training=False))\n"
         "print(float(np.abs(answers - expected).max()), 'regraft' in sys.modules)"
     )
-    files = [str(tmp_path / "run" / name) for name in ("model.keras", "selftest.npz")]
+    files = [str(made_on_openvino / name) for name in ("model.keras", "selftest.npz")]
     opened = subprocess.run(
         [sys.executable, "-c", code, *files], capture_output=True, text=True, check=True,
-        env={**os.environ, "KERAS_BACKEND": backend},
+        env=make_environment(backend),
     )  # fmt: skip
     apart, imported = opened.stdout.split()
     assert float(apart) < 1e-5
     assert imported == "False"
 
 
-def test_openvino_and_tensorflow_make_the_same_run(photos: Path, tmp_path: Path) -> None:
-    for backend in ("openvino", "tensorflow"):
-        done = train(photos, tmp_path / backend / "run", *ZOO, "--unfreeze", "none", KERAS_BACKEND=backend)
-        assert done.stdout.splitlines()[-1].startswith(f"ran on {backend}"), done.stderr
-    one, other = (keras.saving.load_model(tmp_path / backend / "run" / "model.keras")
-                  for backend in ("openvino", "tensorflow"))  # fmt: skip
+def test_openvino_and_tensorflow_make_the_same_run(
+    photos: Path, made_on_openvino: Path, solved: tuple[object, ...], tmp_path: Path
+) -> None:
+    done = train(photos, tmp_path / "run", *solved, KERAS_BACKEND="tensorflow")
+    assert done.stdout.splitlines()[-1].startswith("ran on tensorflow"), done.stderr
+    runs = (made_on_openvino, tmp_path / "run")
+    one, other = (keras.saving.load_model(run / "model.keras") for run in runs)
     np.testing.assert_allclose(answers(one), answers(other), atol=1e-5)
-    splits = [
-        (tmp_path / backend / "run" / "split.csv").read_text() for backend in ("openvino", "tensorflow")
-    ]
-    assert splits[0] == splits[1]
+    assert len({(run / "split.csv").read_text() for run in runs}) == 1
 
 
-def test_a_keras_json_that_names_another_backend_is_a_choice(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "keras.json").write_text(json.dumps({"backend": "jax"}))
-    home = str(tmp_path)
-    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", KERAS_HOME=home)
-    assert done.stdout.splitlines()[-1].startswith("ran on jax"), done.stderr
-    (tmp_path / "keras.json").write_text(json.dumps({"backend": "tensorflow"}))  # as Keras itself writes it
-    done = train(photos, tmp_path / "other", *ZOO, "--unfreeze", "none", KERAS_HOME=home)
-    assert done.stdout.splitlines()[-1] == "ran on openvino []", done.stderr
+def test_a_keras_json_that_names_another_backend_is_a_choice(
+    photos: Path, network_file: Path, tmp_path: Path
+) -> None:
+    command = ("embed", photos, "--backbone", network_file, "--store", tmp_path / "store")
+    for named, chosen in (("jax", "jax"), ("tensorflow", "openvino")):  # Keras itself writes tensorflow there
+        (tmp_path / "keras.json").write_text(json.dumps({"backend": named}))
+        done = start(*command, "-o", tmp_path / f"{named}.csv", KERAS_HOME=str(tmp_path))
+        assert done.stdout.splitlines()[-1].startswith(f"ran on {chosen}"), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -138,14 +170,19 @@ def test_a_keras_json_that_names_another_backend_is_a_choice(photos: Path, tmp_p
     ],
 )
 def test_a_backend_that_cannot_be_is_one_message(
-    photos: Path, tmp_path: Path, environment: dict[str, str], words: tuple[str, ...]
+    photos: Path,
+    network_file: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    words: tuple[str, ...],
 ) -> None:
     if "torch" in words[0] and importlib.util.find_spec("torch"):
         pytest.skip("torch is installed here")
     (tmp_path / "keras.json").write_text(json.dumps({"backend": "torch"}))
     environment = {name: value or str(tmp_path) for name, value in environment.items()}
     done = subprocess.run(
-        [sys.executable, "-m", "regraft", "train", photos, "-o", tmp_path / "run", *ZOO],
+        [sys.executable, "-m", "regraft", "train", photos, "-o", tmp_path / "run",
+         "--backbone", network_file],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
@@ -154,14 +191,18 @@ def test_a_backend_that_cannot_be_is_one_message(
     assert not (tmp_path / "run").exists()
 
 
-def test_keras_that_was_imported_before_keeps_its_backend(photos: Path, tmp_path: Path) -> None:
+def test_keras_that_was_imported_before_keeps_its_backend(
+    photos: Path, solved: tuple[object, ...], tmp_path: Path
+) -> None:
     pytest.importorskip("jax")
     before = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport keras\ndel os.environ['KERAS_BACKEND']"
-    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", before=before)
+    done = train(photos, tmp_path / "run", *solved, before=before)
     assert done.stdout.splitlines()[-1].startswith("ran on jax"), done.stderr
 
 
-def test_without_openvino_the_default_backend_runs_all_of_it(photos: Path, tmp_path: Path) -> None:
+def test_without_openvino_the_default_backend_runs_all_of_it(
+    photos: Path, solved: tuple[object, ...], tmp_path: Path
+) -> None:
     before = (
         "import importlib.metadata, importlib.util, sys\n"
         "sys.modules['openvino'] = None\n"
@@ -172,7 +213,7 @@ def test_without_openvino_the_default_backend_runs_all_of_it(photos: Path, tmp_p
         "    return version(name)\n"
         "importlib.util.find_spec, importlib.metadata.version = no_spec, no_version"
     )
-    done = train(photos, tmp_path / "run", *ZOO, "--unfreeze", "none", before=before)
+    done = train(photos, tmp_path / "run", *solved, before=before)
     assert done.returncode == 0, done.stderr
     assert "ran on tensorflow" in done.stdout
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["graph_of"] is None
@@ -218,15 +259,21 @@ def test_a_layer_that_openvino_lacks_sends_the_command_to_tensorflow_once(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux'")
-@pytest.mark.parametrize("name", ["libtcmalloc_minimal.so.4", "libjemalloc.so.2", "libmimalloc.so.2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "libtcmalloc_minimal.so.4",
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("libjemalloc.so.2", "libmimalloc.so.2")),
+    ],
+)
 def test_with_another_allocator_keras_runs_the_network_and_predicts(
-    photos: Path, tmp_path: Path, name: str
+    photos: Path, solved: tuple[object, ...], tmp_path: Path, name: str
 ) -> None:
     library = next(Path("/usr/lib").rglob(name), None)
     if library is None:
         pytest.skip(f"{name} is not installed")
     out, environment = tmp_path / "run", {**os.environ, "LD_PRELOAD": str(library)}
-    options = [*ZOO, "--unfreeze", "none", "--store", tmp_path / "store"]
+    options = [*solved, "--store", tmp_path / "store"]
     for command in (["train", photos, "-o", out, *options], ["predict", out, photos / "red"]):
         done = subprocess.run(
             [sys.executable, "-m", "regraft", *command],

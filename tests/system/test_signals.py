@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.backends import make_light_environment
 from helpers.reporters import Recorder
 
 from regraft.system.signals import get_exit_code, stop_after_step
@@ -51,8 +52,7 @@ os.kill(os.getpid(), signal.SIGINT)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are checked on Linux")
 def test_a_signal_is_handled_after_openvino_has_computed(tmp_path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    command, environment = [sys.executable, "-c", INTERRUPTED, str(tmp_path)], make_light_environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "handled"

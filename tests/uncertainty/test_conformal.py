@@ -129,9 +129,8 @@ def test_there_are_no_sets_without_held_out_images():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_answers_of_fewer_images_move_limits_except_those_that_bound_a_risk(task):
+def test_answers_of_fewer_images_move_limits(task):
     _, answers, _ = draw(task)
     worse = answers + 1 if task == "regression" else answers**2
     moved, plain = fit(task, fewer=worse, step=0.6), fit(task)
-    is_same = np.array_equal(moved.find_limits(0.9), plain.find_limits(0.9))
-    assert is_same == (task == "multilabel")
+    assert not np.array_equal(moved.find_limits(0.9), plain.find_limits(0.9))

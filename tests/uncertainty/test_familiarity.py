@@ -100,7 +100,8 @@ def test_copies_do_not_make_other_images_strange():
     values = fit(answers, copied).measure(features, answer(features))
     assert (values < LEVEL).mean() < 2 * LEVEL
     blind = replace(copied, groups=np.arange(400))
-    assert (fit(answers, blind).measure(features, answer(features)) < LEVEL).mean() > 0.9  # the test can fail
+    far, far_of_blind = (fit(answers, one).distances[1].values.mean() for one in (copied, blind))
+    assert far_of_blind < far  # copies that nobody names are neighbours
 
 
 def test_a_copy_of_a_training_image_among_validation_images_is_no_neighbour():
@@ -109,8 +110,8 @@ def test_a_copy_of_a_training_image_among_validation_images_is_no_neighbour():
     features = np.concatenate([held_out.features[:200], reference.features[200:]])
     leaked = replace(held_out, samples=samples, features=features, answers=answer(features))
     assert (
-        fit(leaked, reference).distances[0].values.min()
-        > 0.5 * fit(held_out, reference).distances[0].values.min()
+        fit(leaked, reference).distances[1].values.min()
+        > 0.5 * fit(held_out, reference).distances[1].values.min()
     )
 
 

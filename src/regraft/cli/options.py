@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from regraft.cli.amounts import parse_duration, parse_size
 from regraft.errors import UsageError
-from regraft.recipe import AUGMENTATIONS, PLANS, HeadSpec, Phase, Recipe, parse_duration, parse_size
+from regraft.recipe import AUGMENTATIONS, BUDGET, PLANS, SPARE, HeadSpec, Phase, Recipe
 
 __all__ = [
     "DATA",
@@ -63,6 +64,8 @@ _HELP = {
     "task": "Kind of target: {}; auto detects it from the data.",
     "backbone": "Backbone: a name from `regraft backbones`, a .keras file, a SavedModel's folder or handle, "
     "or a preset kerashub:NAME.",
+    "max_latency": "Milliseconds an image that the networks may take on this machine, 1000 divided by "
+    "recommend's images/s. [default: any]",
     "weights": "Weights of the backbone: imagenet, a file, or random; your own backbone brings its own.",
     "pixels": "Pixel values that your own backbone expects: raw, unit, tf, torch or caffe. [default: raw]",
     "classifier": "Classifier at the end of your own backbone: {}; auto cuts off what is plainly one.",
@@ -71,7 +74,8 @@ _HELP = {
     "unfreeze": f"Layers to fine-tune: {PLANS}; once for each phase.",
     "learning_rate": "Peak learning rate of the head; once, or once for each phase.",
     "epochs": "Epochs; once, or once for each phase. [default: as many as fit the budget]",
-    "budget": f"Time for training, such as 90s, 10min or 1h. [default: {Recipe.budget / 60:g}min]",
+    "budget": f"Time for training, such as 90s, 10min or 1h: the more, the deeper layers are tried. "
+    f"[default: {BUDGET / 60:g}min, and {SPARE:g}s for what is tried beyond the first layers]",
     "precision": "Precision of the frozen network: {}; auto compares the two.",
     "store_limit": "Space for stored outputs of the frozen layers of phases, such as 500MB or 10GB. "
     f"[default: {Recipe.store_limit / 1e9:g}GB]",
@@ -83,7 +87,8 @@ _HELP = {
     "solver": "Solver of the head: {}.",
     "hidden": "Units of the head's hidden layers, such as 512 or 512,128.",
     "pooling": "Pooling of the feature map: {}.",
-    "taps": "Layers whose features the head uses: {}; auto chooses among the last.",
+    "taps": "Layers whose features a solved head uses: {}; auto chooses by cross-validation.",
+    "refit": "Whether the final model also learns from the validation images, after its scores: {}.",
     "seed": "Random seed, for the split and for training.",
 }
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.system.console import make_printable
+from regraft.system.console import TERMINAL, Reporter, make_printable
+from regraft.system.reporters import JsonReporter
 from regraft.system.signals import get_exit_code
 
 if TYPE_CHECKING:
@@ -15,11 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["finish_run", "print_scores"]
 
 
-def finish_run(run: Run) -> None:
-    """Print a run's scores and the path of its report; exit with the signal's code if a signal stopped it."""
-    print_scores(run.metrics)
+_SOURCES = {  # of answers to images that the model has learnt from since
+    "cross-validation": ", by cross-validation",
+    "before refit": ", before the model learnt from them",
+}
+
+
+def finish_run(run: Run, reporter: Reporter = TERMINAL) -> None:
+    """Print a run's scores and the path of its report; exit with the signal's code if a signal stopped it.
+
+    A reporter for programs gets them as the event "done".
+    """
     report, here = run.path / "report.html", Path.cwd()
-    print(f"Report: {report.relative_to(here) if report.is_relative_to(here) else report}")
+    if isinstance(reporter, JsonReporter):
+        reporter.emit(
+            "done", run=str(run.path), report=str(report), interrupted=run.interrupted, metrics=run.metrics
+        )
+    else:
+        print_scores(run.metrics)
+        print(f"Report: {report.relative_to(here) if report.is_relative_to(here) else report}")
     if run.interrupted:
         sys.exit(get_exit_code())
 
@@ -29,7 +44,8 @@ def print_scores(scores: dict[str, Any]) -> None:
     for part in ("test", "validation", "train", "all"):
         if part not in scores:
             continue
-        print(f"{part}, {scores[part]['n']:,} images:")
+        source = scores[part].get("source", "")
+        print(f"{part}, {scores[part]['n']:,} images{_SOURCES.get(source, '')}:")
         for name, score in scores[part].items():
             if isinstance(score, dict) and "value" in score:
                 print(f"  {name:<18} {score['value']:.3f}   95 % {score['low']:.3f} to {score['high']:.3f}")

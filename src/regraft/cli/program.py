@@ -16,15 +16,18 @@ import typer
 
 import regraft
 from regraft.cli.backbones import backbones, demo
+from regraft.cli.cache import cache
 from regraft.cli.check import check
 from regraft.cli.compare import compare
 from regraft.cli.embed import embed
 from regraft.cli.explain import explain
+from regraft.cli.export import export
 from regraft.cli.inspect import inspect
 from regraft.cli.predict import evaluate, predict
 from regraft.cli.recommend import recommend
 from regraft.cli.search import search
 from regraft.cli.serve import serve
+from regraft.cli.sign import sign, verify
 from regraft.cli.train import train
 from regraft.errors import BackendLimit, RegraftError, UsageError, describe_os_error
 from regraft.system.backend import has_chosen_openvino, restart_on_tensorflow
@@ -38,7 +41,6 @@ INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -56,12 +58,20 @@ def start(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Transfer learning for images on Keras 3. What is frozen is computed once."""
+    """Transfer learning for images on Keras 3. What is frozen is computed once.
+
+    \b
+    Exit codes:
+      0    done                      4    environment: disk, network, package
+      1    unexpected error          5    model refused
+      2    usage                     130  Ctrl-C
+      3    data refused              143  SIGTERM
+    """
 
 
 COMMANDS = (
-    train, predict, evaluate, explain, serve, compare, check, inspect, recommend, search, embed, backbones,
-    demo,
+    train, predict, evaluate, explain, export, serve, compare, check, inspect, recommend, search, embed, sign,
+    verify, cache, backbones, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import regraft.cli.options as opt
+from regraft.settings.network_list import AUTO
 from regraft.system.console import make_printable, print_table
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["recommend"]
 
 @opt.with_settings(
     "image", "target", "group", "split", "separator", "root", "task", "pixels", "classifier", "image_size",
-    "depth", "precision", "pooling",
+    "depth", "precision", "pooling", "max_latency",
     pixels="Pixel values that your own backbones expect: raw, unit, tf, torch or caffe.",
     pooling="Pooling of the feature map: avg, max or both.",
 )  # fmt: skip
@@ -52,7 +53,7 @@ def recommend(
     from regraft.pipeline.recommend import BACKBONES
     from regraft.pipeline.recommend import recommend as rank_backbones
 
-    recipe = opt.make_recipe(settings)
+    recipe = opt.make_recipe({**settings, "backbone": AUTO})
     candidates = opt.split_commas(backbones or "none") or BACKBONES
     choose_backend(*candidates)
     recommendation = rank_backbones(
@@ -82,7 +83,7 @@ def _print_recommendation(recommendation: Recommendation) -> None:
             f"{entry.megabytes:.0f}",
             str(entry.image_size),
         )
-        for entry in recommendation.ranked
+        for entry in (*recommendation.ranked, *recommendation.pairs)
     ]
     header = ("backbone", recommendation.score_name, "LogME", "H-score", "images/s", "params M", "MB", "px")
     print_table(header, rows)

@@ -22,7 +22,7 @@ _SOLVERS = ", ".join(SearchSpace.solvers)
 
 @opt.with_settings(
     "image", "target", "separator", "root", "slice", "task",
-    "backbone", "weights", "pixels", "classifier", "image_size", "depth", "augment", "seed",
+    "backbone", "weights", "pixels", "classifier", "image_size", "depth", "augment", "refit", "seed",
 )  # fmt: skip
 def search(
     data: opt.DataArgument,

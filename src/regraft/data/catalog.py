@@ -91,8 +91,7 @@ class Catalog:
             >>> Catalog.from_folder(root).outputs
             ('cat', 'dog')
         """
-        catalog = cls(*list_folder(Path(path), reporter=reporter))
-        return _complete(catalog, Source.from_folder(path), reporter)
+        return _complete(cls(*list_folder(Path(path), reporter=reporter)), Source.from_folder(path), reporter)
 
     @classmethod
     def from_table(

@@ -141,7 +141,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
         catalog = self._catalog(context, X)
         features = extract_and_remember(context, self._network(), catalog, replace(self._recipe(), phases=()))
         require_all_usable(features.refused)
-        return read_vectors(features, catalog)
+        return read_vectors(features, self._network(), catalog)
 
     def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
         """Return `transform(X)`, which checks everything that `fit` checks."""
@@ -149,7 +149,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the features: "imageembedder0", "imageembedder1", ..."""
-        count = self._network().outputs[0].shape[1]
+        count = self._network().outputs[-1].shape[1]
         return np.array([f"{type(self).__name__.lower()}{number}" for number in range(count)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -160,7 +160,7 @@ class ImageEmbedder(TransformerMixin, ImageEstimator):  # type: ignore[misc] # s
 
     def _network(self) -> keras.Model:
         recipe = self._recipe()
-        head = replace(recipe.head, pooling=self.pooling)
+        head = replace(recipe.head, pooling=self.pooling, taps="last")
         return load_embedding_network(replace(recipe, head=head), trust=self.trust, reporter=self._reporter)
 
 
@@ -174,7 +174,7 @@ class _HeadEstimator(ImageEstimator):
 
     unfreeze: str | Sequence[Phase] = "none"
     head: Any = "auto"
-    budget: float = 900.0
+    budget: float | None = None
     validation: float | None = None
     random_state: Any = 0
 
@@ -205,9 +205,10 @@ class _HeadEstimator(ImageEstimator):
             phases: tuple[Phase, ...] = () if self.unfreeze == "none" else (Phase(self.unfreeze),)
         else:
             phases = tuple(self.unfreeze)
-        spec = self.head if isinstance(self.head, HeadSpec) else HeadSpec()
+        # A grid search predicts from stored features, which are those of the last layer.
+        spec = self.head if isinstance(self.head, HeadSpec) else HeadSpec(taps="last")
         if isinstance(self.head, str):
-            spec = HeadSpec(solver=self.head)  # type: ignore[arg-type] # checked by HeadSpec
+            spec = HeadSpec(solver=self.head, taps="last")  # type: ignore[arg-type] # checked by HeadSpec
         trains = phases or spec.solver == "gradient" or not spec.linear or _is_layer(self.head)
         share = (recipe.validation if trains else 0.0) if self.validation is None else self.validation
         seed = self.random_state
@@ -217,7 +218,7 @@ class _HeadEstimator(ImageEstimator):
             recipe,
             phases=phases,
             head=spec,
-            budget=float(self.budget),
+            budget=None if self.budget is None else float(self.budget),
             validation=float(share),
             seed=int(seed),
         )
@@ -252,7 +253,7 @@ class ImageClassifier(ClassifierMixin, _HeadEstimator):  # type: ignore[misc] # 
             fine-tuning, or a sequence of `Phase`.
         head: a solver of `HeadSpec`, a `HeadSpec`, a scikit-learn estimator for the features, or a Keras
             layer or model, a new copy of which is trained.
-        budget: the seconds that fine-tuning may take.
+        budget: the seconds that fine-tuning may take; None for the default of `Recipe`.
         validation: the share of images held out to decide when training stops; None for 0.2 if anything is
             trained by gradient descent, and for 0 if the head is solved.
         random_state: the seed of everything random; an int, a `RandomState`, or None.

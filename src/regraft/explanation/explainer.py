@@ -24,7 +24,7 @@ from regraft.inference.bundle import Bundle
 from regraft.inference.inputs import list_samples, name_sample, open_samples
 from regraft.inference.predict import ModelOutput, list_rows, make_default_engine
 from regraft.inference.predictions import Prediction, PredictionMaker, apply_estimator
-from regraft.models.inner_outputs import ANSWERS, FEATURES, MAP, InnerLayer, name_tensors
+from regraft.models.inner_outputs import ANSWERS, FEATURES, HEAT, MAP, InnerLayer, name_tensors
 from regraft.system.console import TERMINAL, Reporter
 from regraft.tasks import TASKS
 from regraft.uncertainty.prediction_sets import check_coverage
@@ -99,6 +99,7 @@ class Explainer:
         self._inner: InnerLayer | None = None  # of an earlier run, whose manifest does not name it
         head = None if bundle.estimator else self._open_head()
         self._heat_maker = HeatMaker(head) if head else None
+        self._map = head.source if head else MAP
 
     @property
     def method(self) -> Method:
@@ -178,6 +179,8 @@ class Explainer:
     def _open_keras_head(self, model: keras.Model) -> Head | None:
         self._inner = self._bundle.inner or _find_inner_layer(model)
         tensors = name_tensors(model, self._inner)
+        if HEAT in tensors:
+            return Head.from_heat()
         try:
             return make_keras_head(model, tensors[MAP], self._activation)
         except (KeyError, ValueError):  # there is no map, or the head sees more than that
@@ -186,7 +189,7 @@ class Explainer:
     def _make_engine(self, images: int) -> Engine:
         if self._inner is not None and self._bundle.inner is None:
             return make_default_engine(self._bundle.model, self._inner)
-        outputs = (ANSWERS, FEATURES, MAP) if self._heat_maker else (ANSWERS, FEATURES)
+        outputs = (ANSWERS, FEATURES, self._map) if self._heat_maker else (ANSWERS, FEATURES)
         return self._bundle.make_engine(images if self._heat_maker else GRID**2 * images, outputs)
 
     # --- an image

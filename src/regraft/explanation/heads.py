@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.features.openvino import list_names
-from regraft.models.inner_outputs import ANSWERS, MAP
+from regraft.models.inner_outputs import ANSWERS, HEAT, MAP
 from regraft.system.imports import import_openvino
 from regraft.system.signals import restore_signal_stack
 
@@ -25,7 +25,28 @@ if TYPE_CHECKING:
 __all__ = ["Head", "invert_activation", "make_keras_head", "read_head"]
 
 Floats = NDArray[np.float32]
-Head = Callable[[Floats], Floats]  # maps (n, height, width, channels) -> decision values (n, units)
+
+
+class Head(NamedTuple):
+    """A function from maps (n, height, width, channels) to decision values (n, units).
+
+    Attributes:
+        decide: the function. It need not add what is the same for all images.
+        source: the name of the model's output that it takes: `MAP`, or `HEAT`.
+    """
+
+    decide: Callable[[Floats], Floats]
+    source: str = MAP
+
+    def __call__(self, maps: Floats) -> Floats:
+        """Return the decision values."""
+        return self.decide(maps)
+
+    @classmethod
+    def from_heat(cls) -> Head:
+        """Return the head of a model that has its heat as an output: the mean over all positions."""
+        return cls(lambda maps: np.asarray(maps.mean(axis=(1, 2), dtype=np.float64), np.float32), HEAT)
+
 
 LEAST = 1e-30  # the smallest probability whose logarithm is taken
 _ACTIVATIONS = {"Softmax": "softmax", "SoftMax": "softmax", "Sigmoid": "sigmoid"}  # names of operations
@@ -56,7 +77,7 @@ def read_head(graph: Path, activation: str) -> Head:
     """Cut the head out of a run's OpenVINO graph.
 
     Args:
-        graph: an OpenVINO file with the outputs `ANSWERS` and `MAP` of `models.inner_outputs`.
+        graph: an OpenVINO file with the outputs `ANSWERS`, and `MAP` or `HEAT`, of `models.inner_outputs`.
         activation: the activation of the answers: "softmax", "sigmoid" or "linear".
 
     Returns:
@@ -74,6 +95,8 @@ def read_head(graph: Path, activation: str) -> Head:
     outputs = {
         name: result.input_value(0) for result in model.get_results() for name in list_names(result.output(0))
     }
+    if HEAT in outputs:
+        return Head.from_heat()
     if MAP not in outputs:
         raise ValueError("the graph has no feature map")
     decisions, has_activation = _skip_activation(outputs[ANSWERS], activation)
@@ -85,7 +108,7 @@ def read_head(graph: Path, activation: str) -> Head:
         values: Floats = request.get_output_tensor(0).data.copy()
         return values if has_activation else invert_activation(values, activation)
 
-    return decide
+    return Head(decide)
 
 
 def _skip_activation(answers: Any, activation: str) -> tuple[Any, bool]:
@@ -168,4 +191,4 @@ def make_keras_head(model: keras.Model, tensor: Any, activation: str) -> Head:
         values = np.asarray(values, np.float32)
         return values if has_activation else invert_activation(values, activation)
 
-    return decide
+    return Head(decide)

@@ -22,6 +22,7 @@ __all__ = ["HeatMaker", "PooledLinear", "remove_positions"]
 Floats = NDArray[np.floating[Any]]
 
 PROBE = 1024.0  # a large feature, so that the bias does not hide its weight among the digits of float32
+PROBED = 128  # channels at a time
 TOLERANCE = 1e-3  # of the largest decision value: a head that differs by more is not linear
 CHUNK = 64e6  # bytes of changed maps that the head takes at a time, about
 
@@ -52,18 +53,17 @@ class PooledLinear:
             >>> linear.average.tolist(), linear.largest.tolist(), linear.bias.tolist()
             ([[2.0], [3.0]], [[0.0], [1.0]], [-1.0])
         """
-        single = PROBE * np.eye(channels, dtype=np.float32)
-        zeros = np.zeros_like(single)
-        probes = [np.zeros((1, 2, channels)), np.stack([single, zeros], 1), np.stack([single, single], 1)]
-        maps = np.concatenate(probes).astype(np.float32)[:, None]
+        starts, probed = range(0, channels, PROBED), []
         try:
-            decisions = np.asarray(head(maps), np.float64)
+            bias = np.asarray(head(np.zeros((1, 1, 2, channels), np.float32)), np.float64)[0]
+            for start in starts:  # all channels at once would take 100 MB
+                single = PROBE * np.eye(min(PROBED, channels - start), channels, start, dtype=np.float32)
+                maps = np.stack([np.stack([single, 0 * single], 1), np.stack([single, single], 1)])
+                decisions = np.asarray(head(maps.reshape(-1, 1, 2, channels)), np.float64)
+                probed.append(decisions.reshape(2, len(single), -1))
         except Exception:  # backends document no type for maps of another size
             return None
-        if len(decisions) != len(maps):
-            return None
-        bias = decisions[0]
-        one, two = (decisions[1 : channels + 1] - bias) / PROBE, (decisions[channels + 1 :] - bias) / PROBE
+        one, two = (np.concatenate(probed, axis=1) - bias) / PROBE
         average = 2 * (two - one)
         return cls(average, two - average, bias)
 

@@ -77,11 +77,12 @@ def choose_precision(
     """Choose the precision of a network; "auto" takes bf16 where that is faster and does no harm.
 
     A ridge probe is cross-validated on features of training images in both precisions. bf16 is refused if the
-    loss on held-out images is worse by more than its standard error and by more than `MAX_LOSS_RISE`. If too
-    few images can be held out, it is refused if its features differ from f32's by more than `MAX_DIFFERENCE`
-    of the spread between images. The images are those of the smallest digests, as many as take `WORK` in f32.
-    The answer is remembered for the first of them and their targets, so that adding images rarely changes it.
-    Features in the chosen precision go to the store. If most f32 features are stored already, f32 is chosen.
+    loss on held-out images is worse by more than its standard error and by more than `MAX_LOSS_RISE`. More
+    images are compared until that is clear. If too few images can be held out, it is refused if its features
+    differ from f32's by more than `MAX_DIFFERENCE` of the spread between images. The images are those of the
+    smallest digests, as many as take `WORK` in f32. The answer is remembered for the first of them and their
+    targets, so that adding images rarely changes it. Features in the chosen precision go to the store. If
+    most f32 features are stored already, f32 is chosen.
 
     `decoding` was begun earlier; it is used if it begins with the images to compare.
 
@@ -98,24 +99,27 @@ def choose_precision(
     question = f"precision: {runners[1].engine_name} through {runner.network.fingerprint} for {data}"
     if (answer := store.recall(question)) is not None:
         return runners[answer == "bf16"], 0
-    comparison, digests = None, catalog.digests
+    comparison, verdict, digests = None, None, catalog.digests
     stored = store.entries(runners[0].feature_key(View(), depth=catalog.depth))
     if 2 * len(stored.find_missing(digests)) > len(digests):
-        comparison = _run_both(runners, catalog, digests=list(samples), decoding=decoding)
-    if comparison is None:
+        for comparison in _run_both(runners, catalog, digests=list(samples), decoding=decoding):
+            verdict = _judge(comparison, catalog, samples)
+            if verdict.is_clear:
+                break
+    if comparison is None or verdict is None:
         store.remember(question, "f32")
         return runners[0], 0
-    compared = [samples[digest] for digest in comparison.digests]
-    is_harmless, finding = _judge(comparison.features, catalog, compared)
-    runners[not is_harmless].release()
-    chosen = runners[is_harmless]
+    chosen = runners[verdict.is_harmless]
+    runners[not verdict.is_harmless].release()
     store.remember(question, chosen.precision)
     ratio = comparison.seconds[0] / comparison.seconds[1]
-    reporter.info(f"Precision: {chosen.precision} is used. {finding}; bf16 is {ratio:.1f} times as fast.")
+    reporter.info(
+        f"Precision: {chosen.precision} is used. {verdict.finding}; bf16 is {ratio:.1f} times as fast."
+    )
     features = store.entries(chosen.feature_key(View(), depth=catalog.depth))
     facts = store.entries(facts_key(chosen.network.size, catalog.depth))
     missing = len(features.find_missing(comparison.digests))
-    features.put(comparison.digests, comparison.features[is_harmless])
+    features.put(comparison.digests, comparison.features[verdict.is_harmless])
     facts.put(comparison.digests, facts_to_tensors(comparison.facts))
     return chosen, missing
 
@@ -129,13 +133,16 @@ def sample_images(catalog: Catalog) -> dict[str, Sample]:
 
 def _run_both(
     runners: Sequence[EngineRunner], catalog: Catalog, *, digests: list[str], decoding: DecodingPool | None
-) -> _Comparison | None:
-    """Run images in both precisions in turn; return None if there is no choice, or too few images."""
+) -> Iterator[_Comparison]:
+    """Run chunks of images in both precisions in turn; yield all results so far after each chunk.
+
+    Nothing is yielded if there is no choice, or there are too few images.
+    """
     if not is_fast_in_bf16(runners[0].engine_name) or len(digests) < MIN_IMAGES:
-        return None
+        return
     engines = [runner.engine for runner in runners]
     if any(not runner.engine.name.endswith(runner.precision) for runner in runners):
-        return None  # the engine does not support this network
+        return  # the engine does not support this network
     images: list[tuple[str, ImageFacts]] = []
     outputs: list[list[Outputs]] = [[], []]
     seconds = np.zeros(2)
@@ -147,20 +154,21 @@ def _run_both(
             pixels = np.stack([image.pixels for _, image in chunk])
             for number, engine in enumerate(engines):
                 start = time.process_time()
-                outputs[number] += engine.run(
-                    np.split(pixels, range(engine.batch, len(pixels), engine.batch))
-                )
+                batches = np.split(pixels, range(engine.batch, len(pixels), engine.batch))
+                outputs[number] += engine.run(batches)
                 seconds[number] += time.process_time() - start
-            stored = sum(rows.nbytes for batches in outputs for batch in batches for rows in batch.values())
-            if stored > MAX_BYTES:
-                break
-    if len(images) < MIN_IMAGES:
-        return None
-    features = [
-        {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        for batches in outputs
-    ]
-    return _Comparison([digest for digest, _ in images], [facts for _, facts in images], features, seconds)
+            if len(images) < MIN_IMAGES:
+                return
+            features = [_concatenate(batches) for batches in outputs]
+            yield _Comparison(
+                [digest for digest, _ in images], [facts for _, facts in images], features, seconds
+            )
+            if sum(rows.nbytes for tensors in features for rows in tensors.values()) > MAX_BYTES:
+                return
+
+
+def _concatenate(batches: Sequence[Outputs]) -> Outputs:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _count_work(network: Network) -> int:
@@ -193,30 +201,44 @@ def _open_images(
             yield zip(digests, pool, strict=True)
 
 
-def _judge(features: Sequence[Outputs], catalog: Catalog, samples: Sequence[Sample]) -> tuple[bool, str]:
-    """Return whether bf16 does no harm, and what was measured, in words."""
-    parts = [_make_rows(outputs, catalog, samples) for outputs in features]
+class _Verdict(NamedTuple):
+    """Whether bf16 does no harm, what was measured in words, and whether more images could not change it."""
+
+    is_harmless: bool
+    finding: str
+    is_clear: bool = False
+
+
+def _judge(comparison: _Comparison, catalog: Catalog, samples: dict[str, Sample]) -> _Verdict:
+    """Judge bf16 by a probe's losses on held-out images, or by the features if those are too few."""
+    compared = [samples[digest] for digest in comparison.digests]
+    parts = [_make_rows(outputs, catalog, compared) for outputs in comparison.features]
     results = [cross_validate(PROBE, part) for part in parts]
     held_out = results[0][1]
     truth, losses = parts[0].targets[held_out], TASKS[catalog.task].compute_losses
     if len(truth) < MIN_HELD_OUT or (truth == truth[0]).all():
-        return _compare(*features)
+        return _compare(*comparison.features)
     exact, rough = (
         np.array([losses(trial.link(trial.decisions), truth) for trial in trials]) for trials, _ in results
     )
     best = int((exact + rough).mean(1).argmin())
     before, after = exact[best].mean(), rough[best].mean()
     finding = (
-        f"On {len(samples)} of your images a probe's loss is {after:.3f} in bf16 and {before:.3f} in f32"
+        f"On {len(compared)} of your images a probe's loss is {after:.3f} in bf16 and {before:.3f} in f32"
     )
-    return _is_harmless(exact[best], rough[best]), finding
+    is_harmless, is_clear = _is_harmless(exact[best], rough[best])
+    return _Verdict(is_harmless, finding, is_clear)
 
 
-def _is_harmless(exact: NDArray[np.float64], rough: NDArray[np.float64]) -> bool:
-    """Tell whether losses of held-out images, (n,), rise by no more in bf16 than is tolerated."""
+def _is_harmless(exact: NDArray[np.float64], rough: NDArray[np.float64]) -> tuple[bool, bool]:
+    """Tell whether held-out losses, (n,), rise by no more in bf16 than is tolerated, and whether clearly so.
+
+    It is clear if they rise by less than `MAX_LOSS_RISE` even one standard error above the measured mean.
+    """
     change = rough - exact
-    tolerance = max(MAX_LOSS_RISE * exact.mean(), change.std() / np.sqrt(len(change)))
-    return bool(change.mean() <= tolerance)
+    error = float(change.std() / np.sqrt(len(change)))
+    limit = MAX_LOSS_RISE * float(exact.mean())
+    return bool(change.mean() <= max(limit, error)), bool(change.mean() + error <= limit)
 
 
 def _make_rows(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -> TrainingRows:
@@ -230,12 +252,13 @@ def _make_rows(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -
     return TrainingRows(data, scaler(targets), np.ones(len(data)), catalog.task)
 
 
-def _compare(exact: Outputs, rough: Outputs) -> tuple[bool, str]:
+def _compare(exact: Outputs, rough: Outputs) -> _Verdict:
     """Judge by the features alone, where no predictions can be compared."""
     difference = max(_measure_difference(rough[name], value) for name, value in exact.items())
     images = len(next(iter(exact.values())))
     finding = f"On {images} of your images its features are {100 * difference:.1f} % of their spread away"
-    return difference < MAX_DIFFERENCE, f"{finding} from f32's (limit {100 * MAX_DIFFERENCE:.0f} %)"
+    finding = f"{finding} from f32's (limit {100 * MAX_DIFFERENCE:.0f} %)"
+    return _Verdict(difference < MAX_DIFFERENCE, finding)
 
 
 def _measure_difference(received: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -18,6 +18,7 @@ import hashlib
 import os
 import threading
 import uuid
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,7 @@ from regraft.errors import EnvironmentFault, describe_os_error
 from regraft.features.shard import Shard, digests_to_bytes, write_shard
 from regraft.system.cache_dir import MemoryFallback, MemoryFile, find_writable_root, get_default_root
 from regraft.system.console import TERMINAL, Reporter
-from regraft.system.files import make_temporary_file, remove_stale
+from regraft.system.files import make_temporary_file, remove_stale, share_lock
 
 __all__ = ["FORM", "Entries", "ShardWriter", "Store", "pixel_key"]
 
@@ -74,7 +75,10 @@ class Store:
     @classmethod
     def open(cls, root: str | os.PathLike[str] | None = None, reporter: Reporter = TERMINAL) -> Store:
         """Open a store that can be written; see `cache_dir.find_writable_root` for folder and errors."""
-        return cls(find_writable_root(root, reporter=reporter), reporter)
+        store = cls(find_writable_root(root, reporter=reporter), reporter)
+        if (lock := share_lock(store.root)) is not None:  # nobody clears it while this process may need it
+            weakref.finalize(store, os.close, lock)
+        return store
 
     def entries(self, key: str) -> Entries:
         """Return the entries of a key, including those that other processes have stored by now.
@@ -84,11 +88,13 @@ class Store:
         if key not in self._entries:
             folder = self.root / FORM / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
             self._entries[key] = Entries(folder, key, fallback=self.fallback, reporter=self.reporter)
+            _note_use(folder)
         self._entries[key].refresh()
         return self._entries[key]
 
     def folder(self, kind: str, name: str) -> Path:
         """Return the folder for something that is not a tensor, such as a converted network."""
+        _note_use(self.root / kind / name)
         return self.root / kind / name
 
     def remember(self, question: str, answer: str) -> None:
@@ -115,6 +121,12 @@ class Store:
 
     def _hint_path(self, question: str) -> Path:
         return self.root / "hints" / hashlib.blake2b(question.encode(), digest_size=16).hexdigest()
+
+
+def _note_use(folder: Path) -> None:
+    """Set the time at which an entry was used last, by which `regraft cache --clear` chooses."""
+    with suppress(OSError):
+        os.utime(folder)
 
 
 def _compute_checksum(text: str) -> str:

@@ -37,25 +37,32 @@ from regraft.training.outcome import TrainedModel
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["ESTIMATOR", "GRAPH", "read_graph", "write_graph", "write_trained_model"]
+__all__ = [
+    "ESTIMATOR",
+    "GRAPH",
+    "read_graph",
+    "write_graph",
+    "write_graph_and_selftest",
+    "write_trained_model",
+]
 
 ESTIMATOR = "head.skops"
 GRAPH = ("openvino.xml", "openvino.bin")  # the operations, and the weights
 
 
-def write_trained_model(
+def write_graph_and_selftest(
     trained: TrainedModel,
     folder: Path,
     open_images: Callable[[], DecodingPool] | None,
     reporter: Reporter,
 ) -> dict[str, str]:
-    """Write `model.keras` and the files that belong to it to a run folder.
+    """Write the graph for OpenVINO and the self-test to a run folder.
 
     Args:
         trained: the model.
         folder: the folder to write to.
-        open_images: starts to decode a few of the run's images, on which the graph for OpenVINO is compared
-            with the model; None for a run without a graph and without a self-test.
+        open_images: starts to decode a few of the run's images, on which the graph is compared with the
+            model; None for a run without a graph and without a self-test.
         reporter: is told if there is no graph.
 
     Returns:
@@ -66,16 +73,27 @@ def write_trained_model(
     """
     _expect_finite(trained.model)
     if open_images is None:
-        return _hash_files(folder, _write_model(trained, folder))
+        return {}
     with open_images() as decoding:
-        names = _write_model(trained, folder)
         decoded = group_images(iter(decoding), trained.images_per_sample)
         images = [image for image in decoded if not isinstance(image, Rejection)]
     test_images = make_test_images(int(trained.model.inputs[0].shape[-2]), trained.images_per_sample)
     pixels = np.stack([*images, *test_images])
     answers, graph = write_graph(trained, folder, pixels, reporter)
     np.savez_compressed(folder / SELFTEST, pictures=test_images, answers=answers[len(images) :])
-    return _hash_files(folder, [*names, *graph, SELFTEST])
+    return _hash_files(folder, [*graph, SELFTEST])
+
+
+def write_trained_model(trained: TrainedModel, folder: Path) -> dict[str, str]:
+    """Write `model.keras`, and an estimator if the head is one; return the SHA-256 of each file, by name."""
+    trained.model.save(folder / "model.keras")
+    if trained.estimator is None:
+        return _hash_files(folder, ["model.keras"])
+    # Imported here, because predicting imports this module and does without scikit-learn.
+    from regraft.solvers.estimator_io import write_estimator
+
+    write_estimator(trained.estimator, folder / ESTIMATOR)
+    return _hash_files(folder, ["model.keras", ESTIMATOR])
 
 
 def write_graph(
@@ -149,17 +167,6 @@ def read_graph(
             "Keras runs the model."
         )
         return None
-
-
-def _write_model(trained: TrainedModel, folder: Path) -> list[str]:
-    trained.model.save(folder / "model.keras")
-    if trained.estimator is None:
-        return ["model.keras"]
-    # Imported here, because predicting imports this module and does without scikit-learn.
-    from regraft.solvers.estimator_io import write_estimator
-
-    write_estimator(trained.estimator, folder / ESTIMATOR)
-    return ["model.keras", ESTIMATOR]
 
 
 def _hash_files(folder: Path, names: list[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from regraft.data.images.rejections import Rejection
 from regraft.data.samples import Sample
 from regraft.errors import ModelRefused
 from regraft.features.store import Store
-from regraft.models.inner_outputs import ANSWERS, FEATURES, MAP, InnerLayer, name_tensors
+from regraft.models.inner_outputs import ANSWERS, FEATURES, HEAT, MAP, InnerLayer, name_tensors
 from regraft.system.console import Reporter
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ REFUSE_ABOVE = 1e-2  # of the largest answer: another network
 class ModelOutput(NamedTuple):
     """What a model computes of a sample: its answer, (units,), and its features, (d,), if it has them.
 
-    The map, (height, width, channels), is there if the model has one and the engine was made to return it.
+    The map, (height, width, channels), is there if the model has one and the engine was made to return it; of
+    a head on several layers it is their heat, (height, width, units).
     The familiarity, in 0..1, is measured afterwards.
     """
 
@@ -110,7 +111,7 @@ def run_engine(
 def list_rows(outputs: dict[str, NDArray[np.float32]]) -> list[ModelOutput]:
     """Return what an engine computed of each sample of a batch."""
     absent = [None] * len(outputs[ANSWERS])
-    inner = [outputs.get(name, absent) for name in (FEATURES, MAP)]
+    inner = [outputs.get(FEATURES, absent), outputs.get(MAP, outputs.get(HEAT, absent))]
     return [ModelOutput(*row) for row in zip(outputs[ANSWERS], *inner, strict=True)]
 
 

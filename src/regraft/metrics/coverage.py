@@ -88,24 +88,36 @@ def chance_band(trials: Sequence[LimitTrial]) -> tuple[float, float]:
     >>> f"{low:.3f} to {high:.3f}"
     '0.863 to 0.933'
     """
-    from scipy.signal import fftconvolve
-    from scipy.stats import betabinom
-
-    probabilities = np.ones(1)
-    for images, rank, scores in trials:
-        if not images:
-            continue
-        if rank > scores:  # an infinite limit: every image is within it
-            counts = np.eye(1, images + 1, images)[0]
-        else:
-            counts = betabinom.pmf(np.arange(images + 1), images, rank, scores + 1 - rank)
-        probabilities = np.maximum(fftconvolve(probabilities, counts), 0)
-    total = len(probabilities) - 1
+    counts = [_count_within_limit(trial) for trial in trials if trial.images]
+    total = sum(len(probabilities) - 1 for probabilities in counts)
     if not total:
         return math.nan, math.nan
-    cumulative = probabilities.cumsum() / probabilities.sum()
+    # The counts of independent limits add up, so their distributions are convolved.
+    spectra = (np.fft.rfft(probabilities, total + 1) for probabilities in counts)
+    cumulative = np.maximum(np.fft.irfft(math.prod(spectra), total + 1), 0).cumsum()
+    cumulative /= cumulative[-1]
     low, high = np.searchsorted(cumulative, [TAIL, 1 - TAIL])
     return float(low) / total, float(high) / total
+
+
+def _count_within_limit(trial: LimitTrial) -> NDArray[np.float64]:
+    """Return the probability of each number of images within one limit: a beta-binomial, (images + 1,)."""
+    from scipy.special import betaln  # scipy.stats takes half a second to import
+
+    images, rank, scores = trial
+    if rank > scores:  # an infinite limit: every image is within it
+        certain: NDArray[np.float64] = np.eye(1, images + 1, images)[0]
+        return certain
+    numbers = np.arange(images + 1)
+    above = scores + 1 - rank
+    logarithms = (
+        betaln(numbers + rank, images - numbers + above)
+        - betaln(rank, above)
+        - betaln(numbers + 1, images - numbers + 1)
+        - math.log(images + 1)
+    )
+    probabilities: NDArray[np.float64] = np.exp(logarithms)
+    return probabilities
 
 
 def mean_band(level: float, shares: NDArray[Any], held_out: int) -> tuple[float, float]:

@@ -6,12 +6,13 @@ It consists of plain Keras layers and operations, so that the saved model opens 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from regraft.backbones.classifier import get_activation_name, is_head
+from regraft.backbones.classifier import MODEL_PREFIX, get_activation_name, is_head
 from regraft.backbones.graph import find_node, find_operation
 from regraft.backbones.load import Backbone
 from regraft.errors import UsageError, shorten_error, suggest_nearest
@@ -112,14 +113,15 @@ def graft(
         )
     features = backbone.model.outputs[0]
     if isinstance(head, HeadSpec):
-        features = _pool_taps(taps, head) if len(taps) > 1 else features
+        features = _pool_taps(taps, head) if len(taps) > 1 else next(iter(taps), features)
         dropout = _choose_dropout(head, backbone)
         answer = _apply_spec(features, head, TASKS[task], outputs=outputs, dropout=dropout, seed=seed)
     else:
         answer = _apply_layer(features, head, TASKS[task], outputs=outputs)
     if units is not None:
         answer = _convert_units(answer, task, units)
-    return keras.Model(backbone.model.inputs[0], answer, name=f"regraft_{backbone.name}")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", backbone.name)  # what every backend takes as a name
+    return keras.Model(backbone.model.inputs[0], answer, name=MODEL_PREFIX + name)
 
 
 # --- from a HeadSpec

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from regraft.models.cut import Cut
 
-__all__ = ["ANSWERS", "FEATURES", "MAP", "InnerLayer", "name_tensors"]
+__all__ = ["ANSWERS", "FEATURES", "HEAT", "MAP", "InnerLayer", "name_tensors"]
 
 ANSWERS = "answers"  # name of the output of answers, (n, units)
 FEATURES = "features"  # name of the output of pooled features, (n, d)
+HEAT = "heat"  # name of the output of heat, (n, height, width, units), whose mean over positions answers
 MAP = "map"  # name of the output of the backbone's feature map, (n, height, width, channels)
 
 
@@ -54,6 +55,8 @@ class InnerLayer:
 def name_tensors(model: keras.Model, inner: InnerLayer | None) -> dict[str, keras.KerasTensor]:
     """Return tensors of a model by name: `ANSWERS`, and where it has them `FEATURES` and `MAP`.
 
+    A head on averages of several feature maps has `HEAT` instead of `MAP`, see `models.tap_heat`.
+
     Args:
         model: a trained model with one output. If it takes several images a sample, its features are their
             mean, and it has no map.
@@ -70,13 +73,17 @@ def name_tensors(model: keras.Model, inner: InnerLayer | None) -> dict[str, kera
         {'answers': (None, 2), 'features': (None, 4), 'map': (None, 6, 6, 4)}
     """
     from regraft.models.attention import pool
+    from regraft.models.tap_heat import sum_tap_heat
 
     tensors = {ANSWERS: model.outputs[0]}
     tensor = _find_tensor(model, inner) if inner else None
     if inner is None or tensor is None:
         return tensors
     tensors[FEATURES] = pool(tensor, inner.pooling, "inner_pool") if len(tensor.shape) > 2 else tensor
-    if len(tensor.shape) == 4:
+    heat = sum_tap_heat(model)
+    if heat is not None:
+        tensors[HEAT] = heat
+    elif len(tensor.shape) == 4:
         tensors[MAP] = tensor
     return tensors
 

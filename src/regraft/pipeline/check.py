@@ -246,7 +246,7 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
             features = extract_and_remember(context, network, catalog, recipe)
             catalog = catalog.exclude(features.refused)
             facts = features.facts_by_digest(catalog.digests)
-            return _DecodedData(catalog, facts, read_vectors(features, catalog))
+            return _DecodedData(catalog, facts, read_vectors(features, network, catalog))
     context.reporter.info(f"Labels are not checked: {unchecked}")
     size = DEFAULT_SIZE
     if is_zoo_name(recipe.backbone):

@@ -71,7 +71,9 @@ class Context:
 
     @contextmanager
     def time_stage(self, name: str) -> Iterator[None]:
-        """Record how long the block takes as the duration of a stage."""
+        """Record how long the block takes as the duration of a stage, and tell the reporter."""
         start = time.monotonic()
+        self.reporter.start_stage(name)
         yield
         self.seconds[name] = time.monotonic() - start
+        self.reporter.end_stage(name, self.seconds[name])

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
 
 __all__ = [
-    "FEATURES_OUTPUT",
     "POOLINGS",
     "EmbedResult",
     "FeatureTable",
@@ -123,7 +122,7 @@ def embed(
         for caution in find_range_cautions(catalog, features.facts(catalog.samples)):
             context.reporter.warn(caution)
         recipe_text = replace(recipe, data=fspath(data)).to_toml()
-        table = FeatureTable(_make_columns(catalog), read_vectors(features, catalog), recipe_text)
+        table = FeatureTable(_make_columns(catalog), read_vectors(features, network, catalog), recipe_text)
         with wrap_os_errors(f"{out} cannot be written"):
             write(folder / out.name, table)
             (folder / out.name).replace(out)
@@ -155,7 +154,7 @@ def load_embedding_network(
 
     Example:
         >>> network = load_embedding_network(Recipe(backbone="vgg16", weights="random", image_size=32))
-        >>> network.outputs[0].shape
+        >>> list(network.output.values())[-1].shape
         (None, 512)
     """
     claim_backend()
@@ -167,7 +166,7 @@ def load_embedding_network(
         classifier=recipe.classifier,
         image_size=recipe.image_size,
         seed=recipe.seed if recipe.weights == "random" else 0,
-        head=replace(Recipe().head, pooling=recipe.head.pooling),
+        head=HeadSpec(pooling=recipe.head.pooling, taps=recipe.head.taps),
     )
     paths = locate_backbone(recipe.backbone), locate_weights(recipe.weights)
     digests = "".join(_digest_content(path) for path in paths if path is not None)
@@ -182,17 +181,23 @@ def _load_network(recipe: Recipe, digests: str, trust: bool, reporter: Reporter)
 
 
 def make_pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:
-    """Return a backbone up to its pooled vector: the network, and so the key, of `train` without phases."""
+    """Return a backbone up to its pooled vectors: the network, and so the key, of `train` without phases.
+
+    The last of its outputs is the backbone's own; the others are those of the layers that a head may use.
+    """
     import keras
 
     from regraft.models.head import pool_features
+    from regraft.models.joint_taps import make_pooled_taps
 
+    if head.chooses_taps:
+        return make_pooled_taps(backbone, head)
     return keras.Model(backbone.model.inputs[0], {FEATURES_OUTPUT: pool_features(backbone, head)})
 
 
-def read_vectors(features: Features, catalog: Catalog) -> NDArray[np.float32]:
-    """Return the features of a catalog's samples, (n, d), in their order."""
-    return np.asarray(features.matrix(catalog.samples, FEATURES_OUTPUT), np.float32)
+def read_vectors(features: Features, network: keras.Model, catalog: Catalog) -> NDArray[np.float32]:
+    """Return the last output of a pooled network for a catalog's samples, (n, d), in their order."""
+    return np.asarray(features.matrix(catalog.samples, list(network.output)[-1]), np.float32)
 
 
 def check_pooling(pooling: str) -> None:

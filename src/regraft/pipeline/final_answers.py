@@ -38,9 +38,13 @@ def list_scored_parts(catalog: Catalog) -> list[str]:
 
 
 def predict_from_features(head: FittedHead, data: TrainingData) -> Answers:
-    """Return the answers of the head on the frozen backbone for each scored part, (n, units)."""
+    """Return the answers of the head on the frozen backbone for each scored part, (n, units).
+
+    If the head has learnt from the validation part too, heads that have not answer it.
+    """
     catalog = data.catalog
-    return {part: head.predict(data, catalog.part(part)) for part in list_scored_parts(catalog)}
+    answers = {part: head.predict(data, catalog.part(part)) for part in list_scored_parts(catalog)}
+    return answers if head.validation is None else {**answers, "validation": head.validation.answers}
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,16 @@ class FinalAnswers:
 
 
 def predict_finally(
-    context: Context, head: FittedHead, data: TrainingData, inner: InnerLayer, decision: Decision
+    context: Context,
+    head: FittedHead,
+    data: TrainingData,
+    inner: InnerLayer,
+    decision: Decision,
 ) -> FinalAnswers:
     """Return what the final model computes of each scored part, and of images to compare others with.
 
     If the backbone stayed frozen, all of it comes from stored features. `inner` is the layer before the head.
+    A model that has learnt from the validation samples does not answer these: the one before did.
 
     Raises:
         DataError: an image has changed since it was listed.
@@ -74,19 +83,19 @@ def predict_finally(
     if decision.fine_tuned:
         return _predict_by_model(context, head, data, inner)
     catalog, answers = data.catalog, predict_from_features(head, data)  # a phase may have trained the head
-    train = catalog.part("train")
+    learnt = [sample for sample in catalog.samples if sample.part in head.learnt_parts]
+    groups = data.list_groups(*head.learnt_parts)
     reference = ReferenceImages(
-        train, catalog.targets(train), data.read_pooled_features(train), data.list_groups("train")
+        tuple(learnt), catalog.targets(learnt), data.read_pooled_features(learnt), groups
     )
     features = {part: data.read_pooled_features(catalog.part(part)) for part in answers}
     if head.held_out is not None and not decision.changed_model:
-        rows = head.held_out.rows
-        samples = tuple(train[row] for row in rows)
+        samples = tuple(catalog.samples[number] for number in head.held_out.rows)
         held_out = HeldOutAnswers(
             samples,
-            reference.targets[rows],
+            catalog.targets(samples),
             head.held_out.answers,
-            reference.features[rows],
+            data.read_pooled_features(samples),
             "cross-validation",
             head.held_out.fewer,
             head.held_out.step,
@@ -107,7 +116,10 @@ def _take_validation(
 
 
 def _predict_by_model(
-    context: Context, head: FittedHead, data: TrainingData, inner: InnerLayer
+    context: Context,
+    head: FittedHead,
+    data: TrainingData,
+    inner: InnerLayer,
 ) -> FinalAnswers:
     from regraft.features.engine import EngineRunner
     from regraft.inference.predict import name_outputs
@@ -128,6 +140,8 @@ def _predict_by_model(
         return np.array([outputs[sample.digest].features for sample in samples])
 
     answers = {part: stack_answers(catalog.part(part)) for part in parts}
+    if head.validation is not None:
+        answers["validation"] = head.validation.answers
     features = {part: stack_features(catalog.part(part)) for part in parts}
     held_out = _take_validation(catalog, answers, features.get("validation"))
     reference = ReferenceImages(

@@ -7,7 +7,8 @@ without such a graph, or whose head sees more than the last feature map, has a r
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,6 @@ from regraft.explanation.heat import HeatMaker
 from regraft.explanation.pictures import encode_jpeg, paint
 from regraft.features.openvino import OpenVinoEngine
 from regraft.inference.model_files import GRAPH
-from regraft.models.inner_outputs import MAP
 from regraft.report.content import (
     ClassFindings,
     PartScores,
@@ -37,9 +37,9 @@ from regraft.report.mistakes import make_thumbnail, rank_right_answers
 from regraft.tasks import TASKS
 from regraft.training.outcome import Outcome
 
-__all__ = ["add_heat_maps"]
+__all__ = ["HeatMapPlan", "add_heat_maps", "plan_heat_maps"]
 
-BATCH = 8  # images that the graph runs at a time
+BATCH = 1  # images at a time: eight of these few take 90 MB more, and no less time
 MOST_BYTES = 1.5e9  # of changed maps that a head is run on, about a second
 
 Wrong = WrongImage | WrongLabels | WrongNumbers
@@ -59,31 +59,54 @@ class _Request:
     is_signed: bool = True
 
 
-def add_heat_maps(parts: Sequence[PartScores], outcome: Outcome, folder: Path) -> list[PartScores]:
-    """Return the scored parts with heat maps in the first: beside its mistakes, and of right answers.
+@dataclass(frozen=True)
+class HeatMapPlan:
+    """The heat maps of a report: those of the mistakes of the first part, then those of right answers."""
+
+    requests: tuple[_Request, ...] = ()
+    right: tuple[RightImage, ...] = ()
+
+
+def plan_heat_maps(parts: Sequence[PartScores], outcome: Outcome) -> HeatMapPlan:
+    """Choose the images of the report's heat maps: mistakes of the first part, and right answers.
 
     Args:
-        parts: the first is that of the headline.
+        parts: the scored parts; the first is that of the headline.
         outcome: the result of the run.
-        folder: the run folder, with its graph if there is one.
     """
     catalog = outcome.catalog
     if not parts or len(catalog.samples[0].images) > 1 or outcome.network.estimator is not None:
-        return list(parts)
+        return HeatMapPlan()
     findings: Any = parts[0].findings
-    asked = [_make_request(item, catalog) for item in findings.wrong]
+    right = tuple(_list_right_images(outcome, parts[0]))
+    requests = [_make_request(item, catalog) for item in findings.wrong]
+    return HeatMapPlan((*requests, *(_ask_about_class(item, catalog) for item in right)), right)
+
+
+def add_heat_maps(
+    parts: Sequence[PartScores], plan: HeatMapPlan, outcome: Outcome, folder: Path
+) -> list[PartScores]:
+    """Return the scored parts with the heat maps of a plan in the first.
+
+    Args:
+        parts, outcome: as for `plan_heat_maps`.
+        plan: the images to make heat maps of.
+        folder: the run folder, with its graph if there is one.
+    """
+    if not plan.requests:
+        return list(parts)
+    catalog = outcome.catalog
     try:
         head = read_head(folder / GRAPH[0], TASKS[catalog.task].activation)
-        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(MAP,))
-        right = _list_right_images(outcome, parts[0])
-        requests = [*asked, *(_ask_about_class(item, catalog) for item in right)]
-        pictures = _paint_all(requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size)
+        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(head.source,))
+        pictures = _paint_all(plan.requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size)
     except (ImportError, RuntimeError, ValueError):  # there is no graph, or the head sees more than its map
         return list(parts)
-    wrong = [_add_heat(*pair) for pair in zip(findings.wrong, asked, pictures, strict=False)]
-    changes = {"wrong": wrong}
+    findings: Any = parts[0].findings
+    asked, answered = len(findings.wrong), zip(findings.wrong, plan.requests, pictures, strict=False)
+    changes: dict[str, Any] = {"wrong": [_add_heat(*answer) for answer in answered]}
     if isinstance(findings, ClassFindings):
-        pairs = zip(right, pictures[len(asked) :], strict=True)
+        pairs = zip(plan.right, pictures[asked:], strict=True)
         changes["right"] = [replace(item, heat=picture) for item, picture in pairs if picture]
     return [replace(parts[0], findings=replace(findings, **changes)), *parts[1:]]
 
@@ -153,20 +176,26 @@ def _paint_all(
     digests = {sample.path: sample.digest for sample in catalog.samples}
     jobs = catalog.make_jobs([digests[request.image] for request in requests])
     pictures = [b""] * len(requests)
+    under_way: deque[list[int]] = deque()  # the requests of the batches that the engine runs
     spent = 0.0
     with DecodingPool(jobs, size, depth=catalog.depth) as decoding:
-        items = (
-            (number, item.pixels) for number, item in enumerate(decoding) if not isinstance(item, Rejection)
-        )
-        while batch := list(islice(items, BATCH)):
-            (outputs,) = engine.run([np.stack([pixels for _, pixels in batch])])
-            for (number, _), features in zip(batch, outputs[MAP], strict=True):
+        for outputs in engine.run(_iterate_batches(decoding, under_way)):
+            (maps,) = outputs.values()
+            for number, features in zip(under_way.popleft(), maps, strict=True):
                 request = requests[number]
                 if request.thumbnail and spent < MOST_BYTES:
                     heat = heat_maker.compute(features, request.direction[None])[0]
                     pictures[number] = _paint(request, heat - heat.mean() * (catalog.task == "regression"))
                     spent += 0 if heat_maker.is_linear else features.nbytes * heat.size
     return pictures
+
+
+def _iterate_batches(decoding: DecodingPool, numbers: deque[list[int]]) -> Iterator[NDArray[np.uint8]]:
+    """Yield batches of decoded images, after adding the numbers of their jobs to `numbers`."""
+    items = ((number, item) for number, item in enumerate(decoding) if not isinstance(item, Rejection))
+    while batch := list(islice(items, BATCH)):
+        numbers.append([number for number, _ in batch])
+        yield np.stack([item.pixels for _, item in batch])
 
 
 def _paint(request: _Request, heat: NDArray[np.float32]) -> bytes:

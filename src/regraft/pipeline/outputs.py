@@ -19,7 +19,11 @@ from regraft.inference.bundle import MANIFEST
 from regraft.inference.model_files import ESTIMATOR, GRAPH
 from regraft.inference.predict import SELFTEST
 from regraft.pipeline.predictions import PREDICTIONS, SPLIT
+from regraft.pipeline.signing import SIGNATURE
 from regraft.recipe import Recipe
+from regraft.report.bill_of_materials import BILL
+from regraft.report.model_card import MODEL_CARD
+from regraft.settings.network_list import split_for_each
 from regraft.system.cache_dir import get_default_root
 from regraft.system.files import make_temporary_folder, replace_atomically, require_absent
 from regraft.uncertainty.file import UNCERTAINTY
@@ -80,8 +84,7 @@ _RUN_FILES = "|".join(
     re.escape(name)
     for name in (
         "history.csv", MANIFEST, PREDICTIONS, "metrics.json", "model.keras", ESTIMATOR, *GRAPH, "recipe.toml",
-        "refused.jsonl", "report.html", SELFTEST, SPLIT,
-        UNCERTAINTY,
+        "refused.jsonl", "report.html", SELFTEST, SPLIT, UNCERTAINTY, MODEL_CARD, BILL, SIGNATURE,
     )
 )  # fmt: skip
 _RUN_KEYS = ("format", "task", "outputs", "files")
@@ -136,10 +139,12 @@ def _list_inputs(
     elif named.root:
         yield "folder of images", named.root
     yield "store", store or get_default_root()
-    if (path := locate_backbone(recipe.backbone)) is not None:
-        yield "backbone", path
-    if (path := locate_weights(recipe.weights)) is not None:
-        yield "file of weights", path
+    for backbone in recipe.networks:
+        if (path := locate_backbone(backbone)) is not None:
+            yield "backbone", path
+    for weights in split_for_each(recipe.weights, len(recipe.networks), "weights"):
+        if (path := locate_weights(weights)) is not None:
+            yield "file of weights", path
 
 
 def require_replaceable(out: Path, *, overwrite: bool, kind: FolderKind) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.info import BackboneInfo
+from regraft.backbones.zoo import find_entry, is_zoo_name
 from regraft.data.catalog import PARTS, Catalog
 from regraft.data.duplicates import NearDuplicates, describe_leaks, group_samples
 from regraft.data.images.decoder_pool import DecodingPool
@@ -26,6 +27,7 @@ from regraft.features.image_facts import facts_key
 from regraft.features.store import pixel_key
 from regraft.pipeline.context import Context
 from regraft.recipe import Phase, Recipe
+from regraft.settings.network_list import AUTO, join_items, split_for_each, split_networks
 from regraft.system.backend import choose_openvino, get_versions, require_backend, require_gradients
 from regraft.system.console import Reporter
 from regraft.system.imports import find_preloaded_allocator
@@ -43,6 +45,8 @@ __all__ = [
     "extract_and_remember",
     "feature_key_hint",
     "list_data",
+    "list_network_recipes",
+    "list_parts",
     "load_and_resolve",
     "open_backbone",
     "report_backbone",
@@ -70,7 +74,8 @@ def choose_backend(*backbones: str, trains: bool = False) -> None:
     Raises:
         EnvironmentFault: the backend that the user chose is not installed, or cannot do this.
     """
-    if not trains and not any(map(_needs_tensorflow, backbones)):
+    networks = [network for backbone in backbones for network in split_networks(backbone)]
+    if not trains and not any(map(_needs_tensorflow, networks)):
         choose_openvino()
     require_backend()
     if trains:
@@ -78,10 +83,8 @@ def choose_backend(*backbones: str, trains: bool = False) -> None:
 
 
 def _needs_tensorflow(backbone: str) -> bool:
-    from regraft.backbones.zoo import is_zoo_name
-
     if not backbone.endswith(".keras"):
-        return not is_zoo_name(backbone)
+        return backbone != AUTO and not is_zoo_name(backbone)
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(backbone) as archive:
         with archive.open("config.json") as config:
             text = config.read(MAX_CONFIG_BYTES)
@@ -129,10 +132,10 @@ def begin_decoding(
         The decoding, or None if the size of the images is not known yet.
     """
     from regraft.backbones.weights import find_weights
-    from regraft.backbones.zoo import find_entry, is_zoo_name
     from regraft.features.precision import sample_images
 
-    if context.in_memory.backbone is not None or not is_zoo_name(recipe.backbone):
+    is_named = len(recipe.networks) == 1 and is_zoo_name(recipe.backbone)
+    if context.in_memory.backbone is not None or not is_named:
         return None  # the image size is known only once the backbone is loaded
     entry, store = find_entry(recipe.backbone), context.store
     size = entry.choose_size(recipe.image_size)
@@ -152,6 +155,26 @@ def begin_decoding(
     return decoding
 
 
+def list_network_recipes(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return a recipe for each network of a recipe alone, with its own weights and pixel contract."""
+    names = recipe.networks
+    if len(names) == 1:
+        return (recipe,)
+    weights = split_for_each(recipe.weights, len(names), "weights")
+    pixels = split_for_each(recipe.pixels, len(names), "pixels")
+    return tuple(
+        replace(
+            recipe,
+            backbone=name,
+            weights=weight,
+            # Named networks bring their contract and no classifier.
+            pixels="" if is_zoo_name(name) else contract,
+            classifier="auto" if not name.endswith(".keras") else recipe.classifier,
+        )
+        for name, weight, contract in zip(names, weights, pixels, strict=True)
+    )
+
+
 def feature_key_hint(recipe: Recipe) -> str:
     """Return the name of the hint that holds the key of such a recipe's features."""
     head = (recipe.head.pooling, recipe.head.taps)
@@ -160,12 +183,32 @@ def feature_key_hint(recipe: Recipe) -> str:
     return name if recipe.depth == FULL_DEPTH else f"{name} at {recipe.depth} bits"
 
 
-def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
-    """Return the backbone of a recipe; `trust` is as in `load_backbone`.
+def open_networks(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
+    """Return the backbone of a recipe, or a `JointBackbone` of the several networks that it names.
 
     Raises:
-        UsageError, EnvironmentFault, ModelRefused: see `load_backbone`.
+        UsageError, EnvironmentFault, ModelRefused: see `open_backbone` and `join_backbones`.
     """
+    backbones = [open_backbone(one, trust=trust, reporter=reporter) for one in list_network_recipes(recipe)]
+    if len(backbones) == 1:
+        return backbones[0]
+    from regraft.backbones.joint import join_backbones
+
+    return join_backbones(backbones)
+
+
+def open_backbone(recipe: Recipe, *, trust: bool = False, reporter: Reporter) -> Backbone:
+    """Return the one backbone of a recipe; `trust` is as in `load_backbone`.
+
+    Raises:
+        UsageError: the recipe names several networks, or none by name; or see `load_backbone`.
+        EnvironmentFault, ModelRefused: see `load_backbone`.
+    """
+    if len(recipe.networks) > 1 or recipe.backbone == AUTO:
+        raise UsageError(
+            "backbone: expected one network, for only train takes several, or auto. "
+            f"Received: {recipe.backbone}."
+        )
     if is_in_memory(recipe.backbone):
         raise UsageError(
             f"backbone: {recipe.backbone.removeprefix(IN_MEMORY_PREFIX)} was passed in from Python when this "
@@ -224,17 +267,35 @@ def load_and_resolve(context: Context, recipe: Recipe) -> tuple[Backbone, Recipe
     if in_memory.head is not None:
         source = IN_MEMORY_PREFIX + type(in_memory.head).__name__
         recipe = replace(recipe, head=replace(recipe.head, source=source))
-    backbone = in_memory.backbone or open_backbone(recipe, trust=context.trust, reporter=context.reporter)
-    weights = _name_own_weights(backbone) if recipe.weights in ("imagenet", "file") else recipe.weights
-    recipe = replace(
-        recipe, weights=weights or recipe.weights, phases=resolve_phases(backbone, recipe.phases)
-    )
+    if in_memory.space is not None and len(recipe.networks) > 1:
+        raise UsageError(f"backbone: expected one network for a search. Received: {recipe.backbone}.")
+    backbone = in_memory.backbone or open_networks(recipe, trust=context.trust, reporter=context.reporter)
+    weights = _name_weights(backbone, recipe)
+    recipe = replace(recipe, weights=weights, phases=resolve_phases(backbone, recipe.phases))
     if in_memory.space is not None:
         resolve_phases(backbone, tuple(Phase(plan) for plan in in_memory.space.plans))
     settings = asdict(replace(recipe, data="", root=""))
     context.journal.check_inputs(recipe=settings, handed=in_memory.names, version=get_versions())
-    report_backbone(context.reporter, backbone)
+    for part in list_parts(backbone):
+        report_backbone(context.reporter, part)
     return backbone, recipe
+
+
+def _name_weights(backbone: Backbone, recipe: Recipe) -> str:
+    """Return the weights as a recipe records them: own files of networks by their digests."""
+    parts = list_parts(backbone)
+    items = split_for_each(recipe.weights, len(parts), "weights")
+    return join_items(
+        [
+            (_name_own_weights(part) if item in ("imagenet", "file") else "") or item
+            for part, item in zip(parts, items, strict=True)
+        ]
+    )
+
+
+def list_parts(backbone: Backbone) -> tuple[Backbone, ...]:
+    """Return the networks of a backbone: one, or several of a `JointBackbone`."""
+    return getattr(backbone, "parts", (backbone,))
 
 
 def _name_own_weights(backbone: BackboneInfo) -> str:
@@ -249,15 +310,20 @@ def extract_and_remember(
     catalog: Catalog,
     recipe: Recipe,
     decoding: DecodingPool | None = None,
+    *,
+    keep_pixels: bool = False,
 ) -> Features:
-    """Return the features of a catalog's images, and leave a hint of their key for the next run."""
+    """Return the features of a catalog's images, and leave a hint of their key for the next run.
+
+    `keep_pixels` keeps decoded pixels even if the recipe does not need them: another network will.
+    """
     from regraft.features.extract import extract_features
 
     features = extract_features(
         network,
         catalog,
         store=context.store,
-        keep_pixels=recipe.keeps_pixels,
+        keep_pixels=keep_pixels or recipe.keeps_pixels,
         decoding=decoding,
         precision=recipe.precision,
         reporter=context.reporter,
@@ -268,7 +334,8 @@ def extract_and_remember(
 
 def report_backbone(reporter: Reporter, backbone: BackboneInfo) -> None:
     """Report the backbone, the notes on how it was loaded, and what looks wrong with it."""
-    reporter.info(f"Backbone {backbone.name} at {backbone.image_size} px, weights: {backbone.short_weights}.")
+    size = backbone.image_size
+    reporter.info(f"Backbone {backbone.name} at {size} px, weights: {backbone.short_weights}.")
     report_loading(reporter, backbone)
 
 

@@ -15,13 +15,16 @@ from regraft.data.images.decoder_pool import DecodingPool, Job
 from regraft.data.sources import is_in_memory
 from regraft.evaluation.slices import SLICE_MEASURES
 from regraft.inference.bundle import MANIFEST_FORMAT
-from regraft.inference.model_files import GRAPH, write_trained_model
-from regraft.pipeline.heat_maps import add_heat_maps
+from regraft.inference.model_files import GRAPH, write_graph_and_selftest, write_trained_model
+from regraft.pipeline.heat_maps import add_heat_maps, plan_heat_maps
 from regraft.pipeline.predictions import SPLIT, join_digests, write_csv, write_predictions
 from regraft.recipe import Recipe, TaskChoice
+from regraft.report.bill_of_materials import BILL, make_bill
 from regraft.report.build import choose_label_thresholds, make_report, score_parts, utc_now
-from regraft.report.content import PartScores
+from regraft.report.content import PartScores, Report
+from regraft.report.model_card import MODEL_CARD, make_model_card
 from regraft.report.render import write_report
+from regraft.settings.network_list import join_items, split_for_each
 from regraft.system.backend import get_versions
 from regraft.system.console import Reporter
 from regraft.system.files import hash_file
@@ -49,21 +52,24 @@ def write_run(
         outcome: the result of the run.
         folder: the folder to fill.
         out: the path that it will be moved to.
-        open_images: see `write_trained_model`.
-        reporter: see `write_trained_model`.
+        open_images: see `write_graph_and_selftest`.
+        reporter: see `write_graph_and_selftest`.
 
     Raises:
         ModelRefused: a weight of the model is not a finite number.
     """
-    with ThreadPoolExecutor(1) as pool:  # thumbnails need half a second and no Keras
+    with ThreadPoolExecutor(1) as pool:  # thumbnails and heat maps need a second and no Keras
         scores = pool.submit(_write_scores, outcome, folder)
+        plan = pool.submit(lambda: plan_heat_maps(scores.result()[1], outcome))
         _write_records(outcome, folder, reporter)
-        files = write_trained_model(outcome.network, folder, open_images, reporter)
+        files = write_graph_and_selftest(outcome.network, folder, open_images, reporter)
+        parts = pool.submit(lambda: add_heat_maps(scores.result()[1], plan.result(), outcome, folder))
+        files |= write_trained_model(outcome.network, folder)
         files[UNCERTAINTY] = _write_uncertainty(outcome, folder)
-        metrics, parts = scores.result()
-    parts = add_heat_maps(parts, outcome, folder)
-    write_report(make_report(outcome, parts, out), folder / "report.html")
-    _write_json(folder / "manifest.json", _make_manifest(outcome, files))
+    metrics = scores.result()[0]
+    report = make_report(outcome, parts.result(), out)
+    write_report(report, folder / "report.html")
+    _write_json(folder / "manifest.json", _describe_model(report, _make_manifest(outcome, files), folder))
     return metrics
 
 
@@ -79,6 +85,16 @@ def _write_uncertainty(outcome: Outcome, folder: Path) -> str:
     """Write what the run knows about the reliability of its answers; return the file's SHA-256."""
     write_uncertainty(outcome.uncertainty, folder / UNCERTAINTY)
     return hash_file(folder / UNCERTAINTY)
+
+
+def _describe_model(report: Report, manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the model card and the bill of materials; return the manifest with their digests."""
+    files = dict(manifest["files"])
+    (folder / MODEL_CARD).write_text(make_model_card(report, manifest), "utf-8")
+    files[MODEL_CARD] = hash_file(folder / MODEL_CARD)
+    _write_json(folder / BILL, make_bill(report, {**manifest, "files": files}))
+    files[BILL] = hash_file(folder / BILL)
+    return {**manifest, "files": files}
 
 
 def _write_scores(outcome: Outcome, folder: Path) -> tuple[dict[str, Any], list[PartScores]]:
@@ -126,6 +142,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
     scores = {
         part.name: {
             "n": part.n,
+            **({"source": part.source} if part.source else {}),
             **{name: asdict(score) for name, score in part.scores.items()},
             **(part.calibration.to_metrics() if part.calibration else {}),
             "coverage": [coverage.to_json() for coverage in part.coverage.levels] if part.coverage else [],
@@ -145,6 +162,7 @@ def _make_metrics(outcome: Outcome, parts: list[PartScores]) -> dict[str, Any]:
             "head": outcome.head,
             "reason": decision.reason,
             "phases": [_summarise_phase(phase) for phase in decision.phases],
+            "refitted": bool(outcome.validation_source),
         },
         "slices": _list_slices(outcome),
         "search": [asdict(attempt) for attempt in decision.attempts],
@@ -165,6 +183,7 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
         "parameters": phase.trained.parameters,
         "epochs": phase.history[-1].epoch,
         "best_epoch": phase.best,
+        "weights": str(phase.mixture or f"epoch {phase.best}"),
         "stopped": phase.stopped,
         "gain": phase.gain and asdict(phase.gain),
     }
@@ -173,13 +192,15 @@ def _summarise_phase(phase: PhaseResult) -> dict[str, Any]:
 def _write_out_choices(outcome: Outcome) -> Recipe:
     """Return the recipe that reproduces this run: everything the program chose is written out."""
     recipe, phases = outcome.recipe, outcome.decision.phases
+    was_left_out = outcome.decision.fine_tuned and not outcome.validation_source
     paths = {
         "data": None if is_in_memory(recipe.data) else Path(recipe.data),
         "root": Path(recipe.root) if recipe.root else None,
-        "backbone": locate_backbone(recipe.backbone),
-        "weights": locate_weights(recipe.weights),
     }
     absolute: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path is not None}
+    weights = split_for_each(recipe.weights, len(recipe.networks), "weights")
+    absolute["backbone"] = ",".join(_make_absolute(name, locate_backbone(name)) for name in recipe.networks)
+    absolute["weights"] = join_items([_make_absolute(name, locate_weights(name)) for name in weights])
     return replace(
         recipe,
         **absolute,
@@ -187,8 +208,13 @@ def _write_out_choices(outcome: Outcome) -> Recipe:
         head=replace(recipe.head, solver=outcome.solver or recipe.head.solver),
         views=recipe.views if phases else recipe.view_count,  # without phases, auto is another number
         task=cast("TaskChoice", outcome.catalog.task),
+        refit="never" if was_left_out else recipe.refit,
         phases=tuple(replace(result.phase, epochs=result.planned_epochs) for result in phases),
     )
+
+
+def _make_absolute(text: str, path: Path | None) -> str:
+    return text if path is None else str(path.resolve())
 
 
 def _format_recipe(outcome: Outcome) -> str:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from regraft.data.catalog import Catalog
 from regraft.errors import UsageError
-from regraft.pipeline.context import Context
-from regraft.pipeline.prepare import SplitData
-from regraft.recipe import Recipe
-from regraft.training.outcome import TrainedModel
-from regraft.training.training_data import TrainingData, compute_target_scale, extract_views
+from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.extraction import extract_run_views
+from regraft.pipeline.prepare import SplitData, list_parts
+from regraft.recipe import TAP_SOLVERS, Recipe
+from regraft.training.outcome import Decision, TrainedModel
+from regraft.training.training_data import TrainingData, compute_target_scale, merge_validation
 
 if TYPE_CHECKING:
     import keras
@@ -36,10 +37,12 @@ __all__ = [
     "build_model",
     "choose_taps",
     "find_head_taps",
+    "fine_tune",
     "fit_head",
     "gather_training_data",
     "measure_learning_curve",
     "package_model",
+    "refit_phases",
 ]
 
 Answers = dict[str, NDArray[Any]]
@@ -58,20 +61,41 @@ class BuiltModel(NamedTuple):
         return InnerLayer.from_cut(self.cut, data.recipe.head.pooling)
 
 
-def find_head_taps(backbone: Backbone, recipe: Recipe, head: Any) -> tuple[Tap, ...]:
-    """Return the taps whose features the head may use; none if it uses the output alone, the default.
+def find_head_taps(backbone: Backbone, recipe: Recipe, in_memory: InMemory) -> tuple[Tap, ...]:
+    """Return the taps whose features the head may use; none if it can only use the output.
 
     Raises:
-        UsageError: the recipe asks for taps, but the user passed a head or added layers to the backbone.
+        UsageError: the recipe asks for late taps, but the user passed a head or added layers to the backbone.
     """
-    if recipe.head.taps == "last":
-        return ()
+    from regraft.backbones.joint import JointBackbone
+
+    if isinstance(backbone, JointBackbone):
+        from regraft.models.joint_taps import find_joint_taps
+
+        if in_memory.head is not None:
+            name = type(in_memory.head).__name__
+            raise UsageError(f"head: expected none of your own for several networks. Received: {name}.")
+        return find_joint_taps(backbone, recipe.head)
     from regraft.models.taps import find_taps
 
-    if head is not None or backbone.new_layers:
-        reason = "a head of your own" if head is not None else "layers that surgery put in"
-        raise UsageError(f"head.taps: expected last for {reason}. Received: {recipe.head.taps}.")
-    return find_taps(backbone, recipe.head.taps)
+    head, taps = in_memory.head, recipe.head.taps
+    is_own = head is not None or bool(backbone.new_layers)
+    if taps == "late":
+        if is_own:
+            reason = "a head of your own" if head is not None else "layers that surgery put in"
+            raise UsageError(f"head.taps: expected auto or last for {reason}. Received: late.")
+        return find_taps(backbone, "late")
+    if is_own or not recipe.head.chooses_taps or not _searches_dense_heads(recipe, in_memory):
+        return ()
+    candidates = find_taps(backbone, "auto")
+    return candidates if len(candidates) > 1 else ()
+
+
+def _searches_dense_heads(recipe: Recipe, in_memory: InMemory) -> bool:
+    """Return whether every head that a search tries is one Dense layer; true without a search."""
+    if in_memory.space is None or recipe.head.solver != "auto":
+        return True
+    return set(in_memory.space.solvers) <= set(TAP_SOLVERS)
 
 
 def build_model(
@@ -112,15 +136,8 @@ def gather_training_data(
 ) -> TrainingData:
     """Compute the features of further views, and return them with the split catalog."""
     catalog = split.catalog
-    views = extract_views(
-        built.cut.prefix,
-        catalog,
-        recipe=recipe,
-        count=recipe.view_count,
-        first=features,
-        store=context.store,
-        reporter=context.reporter,
-    )
+    shown = catalog if recipe.refit == "never" else merge_validation(catalog)
+    views = extract_run_views(context, built.cut.prefix, backbone, shown, recipe=recipe, first=features)
     return TrainingData(recipe, catalog, backbone, context.store, views, built.cut.names, split.groups)
 
 
@@ -135,11 +152,27 @@ def choose_taps(
         return built, data
     from regraft.training.solve_head import choose_tap_numbers
 
-    if data.recipe.head.taps == "auto":
+    if data.recipe.head.chooses_taps:
         taps = tuple(taps[number] for number in choose_tap_numbers(data))
     context.reporter.info(f"Taps: {', '.join(tap.layer for tap in taps)}.")
+    for name in _list_unused_networks(data.backbone, taps):
+        context.reporter.info(f"{name} does not help beside the others: the model is without it.")
     built = build_model(context, data.backbone, data.catalog, data.recipe, taps)
     return built, replace(data, names=built.cut.names)
+
+
+def _list_unused_networks(backbone: Backbone, taps: tuple[Tap, ...]) -> list[str]:
+    """Return the names of networks that none of the taps belongs to."""
+    from regraft.models.joint_taps import name_tensor
+
+    parts = list_parts(backbone)
+    if len(parts) == 1:
+        return []
+    return [
+        part.name
+        for number, part in enumerate(parts)
+        if not any(tap.name.startswith(name_tensor(number, "")) for tap in taps)
+    ]
 
 
 def fit_head(
@@ -165,12 +198,73 @@ def fit_head(
     return trainer, trainer.fit_head(built.model, built.cut, data)
 
 
+def refit_phases(
+    context: Context,
+    trainer: RecipeTrainer | Tuner,
+    built: BuiltModel,
+    head: FittedHead,
+    data: TrainingData,
+    *,
+    decision: Decision,
+) -> tuple[FittedHead, Decision]:
+    """Train a fine-tuned model once more with the validation samples, where the time allows it.
+
+    Returns:
+        The head, with the answers of the model before it to the validation samples, and the decision with a
+        sentence on that; both as they were without a refit.
+    """
+    from regraft.training.fine_tuning import RecipeTrainer
+    from regraft.training.fit import ValidationAnswers
+    from regraft.training.refit import refit
+
+    if not isinstance(trainer, RecipeTrainer) or trainer.runner is None:
+        return head, decision
+    done = refit(
+        head, built.cut, data, decision,
+        start=trainer.start, runner=trainer.runner, journal=context.journal, reporter=context.reporter,
+    )  # fmt: skip
+    if done.sentence:
+        context.reporter.info(done.sentence)
+    reason = f"{decision.reason} {done.sentence}".strip()
+    if done.answers is not None:
+        head = replace(head, validation=ValidationAnswers(done.answers, "before refit"))
+    return head, replace(decision, reason=reason, refit_interrupted=done.interrupted)
+
+
 def _digest(rows: Iterable[Any]) -> str:
     return hashlib.blake2b("\n".join(map(repr, rows)).encode(), digest_size=8).hexdigest()
 
 
-def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurve | None:
-    """Measure and report what more images would bring a head on the frozen features of the training part.
+def fine_tune(
+    context: Context,
+    trainer: RecipeTrainer | Tuner,
+    built: BuiltModel,
+    head: FittedHead,
+    data: TrainingData,
+) -> tuple[FittedHead, Decision]:
+    """Run the phases, and report what came of them; a head that none changed learns from validation too."""
+    decision = trainer.fine_tune(head, data)
+    context.reporter.info(decision.reason)
+    return _refit_head(context, built, head, data, decision), decision
+
+
+def _refit_head(
+    context: Context, built: BuiltModel, head: FittedHead, data: TrainingData, decision: Decision
+) -> FittedHead:
+    """Let a solved head that no phase has changed learn from the validation samples as well."""
+    from regraft.training.fit import solve_on_all
+
+    is_final = decision.changed_model or head.solved_by is None or head.validation is not None
+    if data.recipe.refit == "never" or is_final or not data.catalog.part("validation"):
+        return head
+    refitted = solve_on_all(
+        built.model, built.cut, data=data, solver=head.solved_by, reporter=context.reporter
+    )
+    return replace(refitted, solver=head.solver)
+
+
+def measure_learning_curve(context: Context, data: TrainingData, head: FittedHead) -> LearningCurve | None:
+    """Measure and report what more images would bring a head on the frozen features that it learnt from.
 
     Returns:
         None if the context asks for no forecast, or there are too few images to tell.
@@ -179,6 +273,7 @@ def measure_learning_curve(context: Context, data: TrainingData) -> LearningCurv
         return None
     from regraft.evaluation.learning_curve import compute_learning_curve
 
+    data = data if head.validation is None else data.merge_validation()
     catalog, train = data.catalog, data.catalog.part("train")
     curve = compute_learning_curve(
         data.read_pooled_features(train),

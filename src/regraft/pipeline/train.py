@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.data.catalog import Catalog
 from regraft.inference.bundle import Bundle, load
+from regraft.pipeline.backbone_ranking import choose_backbone
 from regraft.pipeline.context import Context, InMemory
+from regraft.pipeline.extraction import extract_run_features
 from regraft.pipeline.final_answers import predict_finally, predict_from_features
 from regraft.pipeline.outputs import claim_folder, require_inputs_outside
 from regraft.pipeline.prepare import (
     begin_decoding,
-    extract_and_remember,
     list_data,
     load_and_resolve,
     require_head,
@@ -33,14 +34,16 @@ from regraft.pipeline.stages import (
     build_model,
     choose_taps,
     find_head_taps,
+    fine_tune,
     fit_head,
     gather_training_data,
     measure_learning_curve,
     package_model,
+    refit_phases,
 )
 from regraft.recipe import Phase, Recipe, SearchSpace
 from regraft.report.build import add_warnings
-from regraft.system.console import TERMINAL
+from regraft.system.console import TERMINAL, Reporter
 from regraft.system.imports import import_in_background
 from regraft.training.journal import RunJournal
 from regraft.training.outcome import Outcome
@@ -92,6 +95,7 @@ def train(
     resume: bool = False,
     trust: bool = False,
     store: str | PathLike[str] | None = None,
+    reporter: Reporter = TERMINAL,
 ) -> Run:
     """Train a model on images and write a run folder, as the command `regraft train` does.
 
@@ -108,6 +112,7 @@ def train(
             starts from the beginning with the results in the store.
         trust: you know where a SavedModel comes from; see `load_backbone`.
         store: the folder of computed features; None for the user's cache.
+        reporter: receives messages, warnings and progress.
 
     Raises:
         UsageError, DataError, EnvironmentFault, ModelRefused: see `regraft.errors`, for example if `resume`
@@ -120,10 +125,12 @@ def train(
     """
     target, in_memory, recipe = Path(out), InMemory(backbone, head), recipe or Recipe()
     require_inputs_outside(target, data, recipe, store=store)
-    with RunJournal.open(target, resume=resume, reporter=TERMINAL) as journal:
+    with RunJournal.open(target, resume=resume, reporter=reporter) as journal:
         with claim_folder(target, overwrite=overwrite or journal.can_replace(target)) as folder:
             journal.begin()
-            context = Context.open(store, journal=journal, in_memory=in_memory, trust=trust)
+            context = Context.open(
+                store, reporter=reporter, journal=journal, in_memory=in_memory, trust=trust
+            )
             run = _write_run_folder(context, run_stages(context, data, recipe), folder, target)
             journal.record_delivery(folder)
         journal.finished = not run.interrupted
@@ -181,13 +188,16 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
     with ExitStack() as stack:
         with context.time_stage("list"), import_in_background(*SLOW_IMPORTS):
             catalog, recipe = list_data(context, data, recipe)
+            recipe = choose_backbone(context, catalog, recipe)
             decoding = begin_decoding(context, catalog, recipe, stack)
         with context.time_stage("load"):
             backbone, recipe = load_and_resolve(context, recipe)
-            taps = find_head_taps(backbone, recipe, context.in_memory.head)
+            taps = find_head_taps(backbone, recipe, context.in_memory)
             built = build_model(context, backbone, catalog, recipe, taps)
         with context.time_stage("features"):
-            features = extract_and_remember(context, built.cut.prefix, catalog, recipe, decoding)
+            features = extract_run_features(
+                context, built.cut.prefix, backbone, catalog, recipe=recipe, decoding=decoding
+            )
             split = split_catalog(context, catalog, features, recipe)
             training_data = gather_training_data(
                 context, built, backbone, split, recipe=recipe, features=features
@@ -197,12 +207,13 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             trainer, head = fit_head(context, built, training_data)
             frozen_answers = predict_from_features(head, training_data)
         with context.time_stage("fine-tune"):
-            decision = trainer.fine_tune(head, training_data)
-            context.reporter.info(decision.reason)
+            head, decision = fine_tune(context, trainer, built, head, training_data)
+        with context.time_stage("refit"):
+            head, decision = refit_phases(context, trainer, built, head, training_data, decision=decision)
         with context.time_stage("evaluate"):
             inner = built.find_inner_layer(training_data)
             final = predict_finally(context, head, training_data, inner, decision)
-            learning_curve = measure_learning_curve(context, training_data)
+            learning_curve = measure_learning_curve(context, training_data, head)
         outcome = Outcome(
             recipe, split.catalog, backbone, package_model(head, built, training_data, final.graph),
             features, head.description, decision,
@@ -210,6 +221,7 @@ def run_stages(context: Context, data: Catalog | str | PathLike[str], recipe: Re
             context.seconds, in_memory_objects=context.in_memory.names, leaks=split.leaks,
             solver=head.solver, part_features=final.features, held_out=final.held_out,
             reference=final.reference, learning_curve=learning_curve,
+            validation_source="" if head.validation is None else head.validation.source,
         )  # fmt: skip
         return add_warnings(outcome, split.cautions, context.reporter)
 

@@ -53,6 +53,8 @@ __all__ = [
     "find_cautions",
     "make_report",
     "score_parts",
+    "show_python_usage",
+    "show_shell_usage",
     "utc_now",
 ]
 
@@ -155,13 +157,15 @@ def _score_part(outcome: Outcome, name: str, limits: Array) -> PartScores:
         calibration=compute_calibration(catalog.task, truth, answers, seed=seed),
         coverage=_measure_coverage(outcome, name),
         familiarity=_measure_familiarity(outcome, name),
+        source=outcome.validation_source if name == "validation" else "",
     )
 
 
 def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
     """Return the coverage on a part; None if there are no limits, or if they were set on the part itself."""
-    conformal, held_out, catalog = outcome.uncertainty.conformal, outcome.held_out, outcome.catalog
-    if conformal is None or held_out is None or held_out.source == part:
+    uncertainty, catalog = outcome.judge_uncertainty(part), outcome.catalog
+    conformal = None if uncertainty is None else uncertainty.conformal
+    if conformal is None:
         return None
     targets, answers = catalog.targets(catalog.part(part)), outcome.answers[part][0]
     features, names = outcome.part_features.get(part), catalog.outputs
@@ -177,8 +181,9 @@ def _measure_coverage(outcome: Outcome, part: str) -> CoverageFindings | None:
 
 def _measure_familiarity(outcome: Outcome, part: str) -> FamiliarityFindings | None:
     """Return how familiar a part is; None if that is not known, or if it was what familiarity was set on."""
-    familiarity, features = outcome.uncertainty.familiarity, outcome.part_features.get(part)
-    if familiarity is None or features is None or (outcome.held_out and outcome.held_out.source == part):
+    uncertainty, features = outcome.judge_uncertainty(part), outcome.part_features.get(part)
+    familiarity = None if uncertainty is None else uncertainty.familiarity
+    if familiarity is None or features is None:
         return None
     values = familiarity.measure(features, outcome.answers[part][0])
     unfamiliar = int((values < LEVEL).sum())
@@ -246,11 +251,8 @@ def make_report(outcome: Outcome, parts: list[PartScores], out: Path) -> Report:
         refused=list(catalog.refused),
         notes=[*catalog.notes, *outcome.backbone.notes, *_describe_decoder_notes(outcome)],
         seconds=outcome.seconds,
-        usage_python=_show_python_usage(catalog.task, run),
-        usage_shell="\n".join(
-            f"regraft {shlex.join([command, run])} {argument}"
-            for command, argument in (("predict", "photo.jpg"), ("evaluate", "DATA"))
-        ),
+        usage_python=show_python_usage(catalog.task, run),
+        usage_shell=show_shell_usage(run),
         warnings=list(outcome.warnings),
         phases=decision.phases,
         attempts=sorted(decision.attempts, key=lambda attempt: (not attempt.kept, attempt.val_loss)),
@@ -294,12 +296,21 @@ def _join_histories(outcome: Outcome) -> list[Epoch]:
     ]
 
 
-def _show_python_usage(task: str, run: str) -> str:
+def show_python_usage(task: str, run: str) -> str:
+    """Return Python code that predicts an image with the model of a run folder."""
     attributes = "values" if task == "regression" else "label, prediction.probability"
     return (
         f"import regraft\n\nbundle = regraft.load({run!r})\n"
         'for prediction in bundle.predict(["photo.jpg"]):\n'
         f"    print(prediction.{attributes})"
+    )
+
+
+def show_shell_usage(run: str) -> str:
+    """Return the commands that predict an image and score labelled images with the model of a run folder."""
+    return "\n".join(
+        f"regraft {shlex.join([command, run])} {argument}"
+        for command, argument in (("predict", "photo.jpg"), ("evaluate", "DATA"))
     )
 
 

@@ -194,6 +194,8 @@ class PartScores:
         calibration: what the probabilities are worth; None for numbers.
         coverage: how often sets or intervals hold the truth; None if that is not known.
         familiarity: which images are not like those of training; None if that is not known.
+        source: how the answers were made, if the model has learnt from this part since: "cross-validation" or
+            "before refit"; "" if it has not.
     """
 
     name: str
@@ -206,6 +208,7 @@ class PartScores:
     calibration: Calibration | None = None
     coverage: CoverageFindings | None = None
     familiarity: FamiliarityFindings | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ _Coverage = Annotated[
     float, Query(gt=0, lt=1, description="Share of images whose set or interval should hold the truth.")
 ]
 _Model = Annotated[str | None, Query(description="Name of the model; the first one by default.")]
+_PROTOCOL: list[str | Enum] = ["Open Inference Protocol v2"]
 _IMAGES = {
     "requestBody": {
         "required": True,
@@ -81,6 +82,8 @@ def make_app(service: ImageService, settings: ServerSettings, reporter: Reporter
         app.add_exception_handler(kind, _refuse)
     _add_pages(app)
     _add_answers(app, service, BodyReader(settings.limits), settings)
+    _add_models(app, service)
+    _add_health(app, service)
     _add_open_inference(app, service, BodyReader(settings.limits), settings)
 
     @app.get("/metrics", tags=["operations"], summary="Figures for Prometheus")
@@ -178,6 +181,8 @@ def _add_answers(app: FastAPI, service: ImageService, bodies: BodyReader, settin
         """
         return await answer(request, model, coverage, explain=True)
 
+
+def _add_models(app: FastAPI, service: ImageService) -> None:
     @app.get("/models", tags=["answers"], summary="List the models")
     async def models() -> Response:
         """Return name, version, task and outputs of each model."""
@@ -204,15 +209,14 @@ def _describe(name: str, answer: dict[str, Any] | Rejection) -> dict[str, Any]:
 # --- the Open Inference Protocol
 
 
-def _add_open_inference(
-    app: FastAPI, service: ImageService, bodies: BodyReader, settings: ServerSettings
-) -> None:
-    tags: list[str | Enum] = ["Open Inference Protocol v2"]
+def _require_ready(service: ImageService) -> None:
+    if not service.is_ready or service.is_draining:
+        reason = "the server is about to end" if service.is_draining else "no model has answered yet"
+        raise RequestRefused(503, "not_ready", reason)
 
-    def require_ready() -> None:
-        if not service.is_ready or service.is_draining:
-            reason = "the server is about to end" if service.is_draining else "no model has answered yet"
-            raise RequestRefused(503, "not_ready", reason)
+
+def _add_health(app: FastAPI, service: ImageService) -> None:
+    tags = _PROTOCOL
 
     @app.get("/v2", tags=tags, summary="Describe the server")
     async def server() -> Response:
@@ -226,8 +230,14 @@ def _add_open_inference(
 
     @app.get("/v2/health/ready", tags=tags, summary="Tell whether the server can answer")
     async def ready() -> Response:
-        require_ready()
+        _require_ready(service)
         return _respond({"ready": True})
+
+
+def _add_open_inference(
+    app: FastAPI, service: ImageService, bodies: BodyReader, settings: ServerSettings
+) -> None:
+    tags = _PROTOCOL
 
     @app.get("/v2/models/{name}", tags=tags, summary="Describe a model")
     @app.get("/v2/models/{name}/versions/{version}", tags=tags, include_in_schema=False)
@@ -238,7 +248,7 @@ def _add_open_inference(
     @app.get("/v2/models/{name}/versions/{version}/ready", tags=tags, include_in_schema=False)
     async def model_ready(request: Request, name: str) -> Response:
         model = _find_model(service, name, request)
-        require_ready()
+        _require_ready(service)
         return _respond({"name": model.name, "ready": True})
 
     @app.post("/v2/models/{name}/infer", tags=tags, summary="Predict images")

@@ -22,6 +22,7 @@ from regraft.system.console import TERMINAL, Reporter, format_names
 
 __all__ = ["run_server"]
 
+SETTLE_SECONDS = 0.2  # from the last connection to the end of those without a request
 BACKLOG = 2048  # connections that the system holds until they are accepted
 SPARE_FILES = 200  # beside those of connections
 SILENT_LOGS = 100  # above every level: uvicorn would log what clients send
@@ -88,6 +89,15 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does, but reset no connection that is made just now."""
+        for _ in range(2):  # accept what waits in the kernel's queue: closing the socket would reset it
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(SETTLE_SECONDS)  # their requests arrive
+        await super().shutdown(sockets)
 
 
 class _ServerRun:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SILENT",
     "TERMINAL",
+    "Advance",
     "Reporter",
     "SilentReporter",
     "escape_controls",
@@ -54,6 +55,12 @@ class Reporter:
     def error(self, text: str) -> None:
         """Show the error that ended the program."""
         self._show(text, style="red")
+
+    def start_stage(self, name: str) -> None:
+        """Take note that a stage of a run begins; a terminal shows its messages instead."""
+
+    def end_stage(self, name: str, seconds: float) -> None:
+        """Take note that a stage of a run has ended."""
 
     def _show(self, text: str, *, style: str = "") -> None:
         _print(text, style=style)

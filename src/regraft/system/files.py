@@ -30,14 +30,13 @@ __all__ = [
     "remove_stale",
     "replace_atomically",
     "require_absent",
+    "share_lock",
     "try_lock",
 ]
 
 
 if sys.platform != "win32":
     import fcntl
-
-__all__ = ["make_temporary_file", "make_temporary_folder", "remove_stale", "replace_atomically", "try_lock"]
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _AT_FDCWD = -100
@@ -117,6 +116,27 @@ def try_lock(path: Path) -> int | None:
         pass
     os.close(descriptor)
     return None
+
+
+def share_lock(path: Path) -> int | None:
+    """Lock a file or folder together with others, so that `try_lock` fails; wait while one has it alone.
+
+    Returns:
+        The descriptor that holds the lock until it is closed; None if the path does not exist, or if the
+        system or file system has no locks.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def remove_stale(folder: Path, prefix: str) -> None:

@@ -6,9 +6,9 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,14 @@ from regraft.errors import EnvironmentFault, describe_os_error
 from regraft.system.console import Reporter, SilentReporter
 from regraft.system.files import make_temporary_file
 
-__all__ = ["Arrays", "PhaseCheckpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Arrays",
+    "PhaseCheckpoint",
+    "pack_checkpoint",
+    "read_checkpoint",
+    "unpack_checkpoint",
+    "write_checkpoint",
+]
 
 MIN_INTERVAL = 15.0  # seconds between two checkpoints, at least
 WRITE_TIMES = 20  # the interval is also at least this many times what the last one took to write
@@ -25,7 +32,7 @@ WRITE_TIMES = 20  # the interval is also at least this many times what the last 
 Arrays = dict[str, list[NDArray[Any]]]
 
 
-def write_checkpoint(path: Path, state: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
+def write_checkpoint(path: Path, state: dict[str, Any], arrays: Mapping[str, Sequence[NDArray[Any]]]) -> None:
     """Write a checkpoint over an earlier one; a reader sees the old file or the new one, never a part.
 
     Args:
@@ -36,6 +43,18 @@ def write_checkpoint(path: Path, state: dict[str, Any], arrays: dict[str, Sequen
     Raises:
         OSError: it cannot be written; the earlier one stays as it was.
     """
+    with make_temporary_file(path.parent, f".writing-{path.name}-") as temporary:
+        with temporary.open("wb") as file:
+            pack_checkpoint(file, state, arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def pack_checkpoint(
+    file: IO[bytes], state: dict[str, Any], arrays: Mapping[str, Sequence[NDArray[Any]]]
+) -> None:
+    """Write a checkpoint into an open file; see `write_checkpoint`."""
     members = {
         f"{name}/{number}": _to_builtin_type(value)
         for name, row in arrays.items()
@@ -45,12 +64,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], arrays: dict[str, Sequen
         "said": state,
         "types": {name: [str(value.dtype) for value in row] for name, row in arrays.items()},
     }
-    with make_temporary_file(path.parent, f".writing-{path.name}-") as temporary:
-        with temporary.open("wb") as file:
-            np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **cast("Any", members))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **cast("Any", members))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], Arrays] | None:
@@ -68,20 +82,37 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Arrays] | None:
         ({'epoch': 3}, [[1.0, 0.0], [0.0, 1.0]])
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            head = json.loads(file["head"].tobytes())
+        with path.open("rb") as file:
+            return unpack_checkpoint(file, path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _describe_damage(path, error) from error
+
+
+def unpack_checkpoint(file: IO[bytes], path: Path) -> tuple[dict[str, Any], Arrays]:
+    """Return the state and arrays of a checkpoint in an open file; `path` is named in an error.
+
+    Raises:
+        EnvironmentFault: the file is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as members:
+            head = json.loads(members["head"].tobytes())
             return head["said"], {
                 name: [
-                    _from_builtin_type(file[f"{name}/{number}"], kind) for number, kind in enumerate(kinds)
+                    _from_builtin_type(members[f"{name}/{number}"], kind) for number, kind in enumerate(kinds)
                 ]
                 for name, kinds in head["types"].items()
             }
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise EnvironmentFault(
-            f"The checkpoint {path} is damaged ({error}). Start again: the same command without --resume."
-        ) from error
+        raise _describe_damage(path, error) from error
+
+
+def _describe_damage(path: Path, error: Exception) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"The checkpoint {path} is damaged ({error}). Start again: the same command without --resume."
+    )
 
 
 def _to_builtin_type(value: NDArray[Any]) -> NDArray[Any]:
@@ -121,9 +152,19 @@ class PhaseCheckpoint:
         self._next = clock() + MIN_INTERVAL
 
     @property
+    def has_begun(self) -> bool:
+        """Whether an earlier process left a checkpoint that nobody has taken."""
+        return self._previous is not None
+
+    @property
     def is_done(self) -> bool:
         """Whether an earlier process finished the phase."""
         return self._previous is not None and bool(self._previous[0]["done"])
+
+    def adopt(self, previous: tuple[dict[str, Any], Arrays]) -> None:
+        """Take state and arrays that another run saved as if an earlier process of this run had."""
+        self.save(*previous)
+        self._previous = previous
 
     def take_previous(self) -> tuple[dict[str, Any], Arrays] | None:
         """Return the last checkpoint of an earlier process, once: it may be as large as the model."""
@@ -135,7 +176,7 @@ class PhaseCheckpoint:
         """Whether it is time for a checkpoint: writing them takes a twentieth of the time at most."""
         return self._path is not None and self._clock() >= self._next
 
-    def save(self, state: dict[str, Any], arrays: dict[str, Sequence[NDArray[Any]]]) -> None:
+    def save(self, state: dict[str, Any], arrays: Mapping[str, Sequence[NDArray[Any]]]) -> None:
         """Write a checkpoint. If the disk refuses it, warn once, and train on without."""
         if self._path is None:
             return

@@ -8,8 +8,8 @@ activations that were stored at a boundary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -25,18 +25,26 @@ from regraft.models.head import UNITS, drop_units, is_linear
 from regraft.recipe import HEAD_PHASE, Phase, Recipe, Solver
 from regraft.solvers.decision import HEAD_OUTPUT, LinearHead
 from regraft.solvers.estimator_io import EstimatorHead
-from regraft.system.console import Reporter
+from regraft.system.console import Reporter, SilentReporter
 from regraft.training.checkpoint import PhaseCheckpoint
-from regraft.training.compiled import CompiledNetworks
+from regraft.training.compiled import CompiledNetwork, CompiledNetworks
 from regraft.training.journal import RunJournal
 from regraft.training.loop import PhaseResult, TrainingLoop
 from regraft.training.optimizers import Schedule
 from regraft.training.solve_head import HeldOutRows, Weights, resolve_solver, solve_head, solver_name
 from regraft.training.training_data import PhaseData, TrainingData
 
-__all__ = ["EPOCHS", "FittedHead", "Trainer", "find_head_phase", "fit_head"]
+__all__ = [
+    "EPOCHS",
+    "FittedHead",
+    "Trainer",
+    "ValidationAnswers",
+    "find_head_phase",
+    "fit_head",
+    "solve_on_all",
+]
 
-EPOCHS = 6  # of the backbone, if neither the recipe nor the budget sets them
+EPOCHS = 5  # of the backbone, if neither the recipe nor the budget sets them
 HEAD_EPOCHS = 100  # of the head alone; patience ends most of them much earlier
 CHUNK = 256  # samples predicted at a time
 
@@ -83,8 +91,17 @@ class Trainer:
         An epoch counts only if it beats the model before the phase on validation: a lower loss and no lower
         score. The best has the lowest loss: of a few hundred images it says more than accuracy.
         """
+        result = PhaseResult(phase, freeze(self.backbone, phase.unfreeze))
+        network = self.compile(phase, data, stored)
+        checkpoint, reporter = checkpoint or PhaseCheckpoint(), self.reporter
+        loop = TrainingLoop(
+            self.model, network, phase=phase, data=data, checkpoint=checkpoint, reporter=reporter
+        )
+        return loop.run(result, Schedule(budget, len(data.train), phase, max_epochs), self.seed)
+
+    def compile(self, phase: Phase, data: PhaseData, stored: Cut | None) -> CompiledNetwork:
+        """Return the network that a phase trains, ready to train; arguments are those of `train`."""
         model, backbone = self.model, self.backbone
-        result = PhaseResult(phase, freeze(backbone, phase.unfreeze))
         outputs = [] if stored is None else stored.prefix.outputs
         crossing = tuple(find_operation(tensor).name for tensor in outputs)
 
@@ -94,12 +111,9 @@ class Trainer:
             return cut(drop_units(model), resolve_plan(backbone, phase.unfreeze)).join_halves()
 
         compiled = self.compiled or CompiledNetworks()
-        network = compiled.get(
+        return compiled.get(
             (phase.unfreeze, crossing), make, backbone=backbone, phase=phase, loss=_make_loss(data)
         )
-        checkpoint, reporter = checkpoint or PhaseCheckpoint(), self.reporter
-        loop = TrainingLoop(model, network, phase=phase, data=data, checkpoint=checkpoint, reporter=reporter)
-        return loop.run(result, Schedule(budget, len(data.train), phase, max_epochs), self.seed)
 
     def restore(self, phase: Phase, checkpoint: PhaseCheckpoint) -> PhaseResult:
         """Give the model the weights of a phase that an earlier process finished, from its checkpoint."""
@@ -126,6 +140,17 @@ def _make_loss(data: PhaseData) -> Callable[[Any, Any], Any]:
     return loss
 
 
+class ValidationAnswers(NamedTuple):
+    """Answers to the validation samples, (n, units), of a model that has learnt from them since.
+
+    `source` is "cross-validation" if heads answered that were solved without them, and "before refit" if the
+    model answered before it learnt from them.
+    """
+
+    answers: Answers
+    source: Literal["cross-validation", "before refit"]
+
+
 @dataclass(frozen=True)
 class FittedHead:
     """A model with its head in place.
@@ -139,6 +164,8 @@ class FittedHead:
         estimator: scikit-learn estimators that answer from the features, if Keras has no layers for them.
         solver: the one that a search chose; None if the recipe sets it.
         held_out: out-of-fold answers of a solved head; None if it was trained, or nothing was held out.
+        solved_by: the solver's name or a scikit-learn estimator; None if it was trained.
+        validation: answers to the validation samples, if the head has learnt from these too; else None.
     """
 
     model: keras.Model
@@ -149,6 +176,13 @@ class FittedHead:
     estimator: EstimatorHead | None = None
     solver: Solver | None = None
     held_out: HeldOutRows | None = None
+    solved_by: Any = None
+    validation: ValidationAnswers | None = None
+
+    @property
+    def learnt_parts(self) -> tuple[str, ...]:
+        """The parts of the data that the head has learnt from."""
+        return ("train",) if self.validation is None else ("train", "validation")
 
     def predict(self, data: TrainingData, samples: tuple[Sample, ...]) -> Answers:
         """Return the answers to samples from their stored features, (n, units)."""
@@ -210,7 +244,52 @@ def fit_head(
             f"Received: {data.recipe.feature_noise:g}. Give the head the solver gradient."
         )
     solver = resolve_solver(solver, data.catalog.task)
-    return _solve_head(model, head_cut, data=data, solver=solver, reporter=reporter)
+    # Where no phase follows, no validation images are needed to judge it.
+    solve = solve_on_all if data.recipe.refit == "auto" and not data.recipe.phases else _solve_head
+    return solve(model, head_cut, data=data, solver=solver, reporter=reporter)
+
+
+def solve_on_all(
+    model: keras.Model, head_cut: Cut, *, data: TrainingData, solver: Any, reporter: Reporter
+) -> FittedHead:
+    """Solve the head on the training and the validation samples together.
+
+    Each validation sample has an answer by a head that was solved without it: out of fold, or, if
+    cross-validation takes only some of many samples, by a head of the training part.
+
+    Args:
+        model, head_cut, data, reporter: as for `fit_head`.
+        solver: a name that `resolve_solver` returned, or a scikit-learn estimator.
+    """
+    validation = data.catalog.part("validation")
+    if not validation:
+        return _solve_head(model, head_cut, data=data, solver=solver, reporter=reporter)
+    head = _solve_head(model, head_cut, data=data.merge_validation(), solver=solver, reporter=reporter)
+    answers = _read_held_out_answers(head, data)
+    if answers is not None:
+        return replace(head, validation=ValidationAnswers(answers, "cross-validation"))
+    output = model.get_layer(HEAD_OUTPUT)
+    weights = output.get_weights()
+    before = _solve_head(model, head_cut, data=data, solver=solver, reporter=SilentReporter())
+    answers = before.predict(data, validation)
+    output.set_weights(weights)
+    return replace(head, validation=ValidationAnswers(answers, "before refit"))
+
+
+def _read_held_out_answers(head: FittedHead, data: TrainingData) -> Answers | None:
+    """Return out-of-fold answers to the validation samples; None if one that counts has no such answer."""
+    samples, held_out = data.catalog.samples, head.held_out
+    if held_out is None:
+        return None
+    rows = {number: row for row, number in enumerate(held_out.rows.tolist())}
+    numbers = [number for number, sample in enumerate(samples) if sample.part == "validation"]
+    if any(number not in rows and samples[number].weight > 0 for number in numbers):
+        return None
+    answers = np.array(head.predict(data, data.catalog.part("validation")))  # of weight 0: it has not learnt
+    for position, number in enumerate(numbers):
+        if number in rows:
+            answers[position] = held_out.answers[rows[number]]
+    return answers
 
 
 def find_head_phase(recipe: Recipe) -> Phase | None:
@@ -240,7 +319,7 @@ def _train_head(
         result = trainer.train(
             phase,
             data.make_feature_data(phase),
-            budget=data.recipe.budget,
+            budget=data.recipe.seconds,
             stored=head_cut,
             checkpoint=checkpoint,
             max_epochs=HEAD_EPOCHS,
@@ -259,7 +338,7 @@ def _solve_head(
         activation, units = _read_output(model)
         linear = LinearHead.from_weights(*cast("Weights", solution.linear), activation, units)
         model.get_layer(HEAD_OUTPUT).set_weights([linear.kernel, linear.bias])
-        return FittedHead(model, head_cut.suffix, description, held_out=solution.held_out)
+        return FittedHead(model, head_cut.suffix, description, held_out=solution.held_out, solved_by=solver)
     pixels, vector = head_cut.prefix.inputs[0], head_cut.prefix.outputs[0]
     if (estimator := solution.head.estimator_head) is not None:
         pooled = keras.Model(pixels, vector)
@@ -270,10 +349,13 @@ def _solve_head(
             trainable=False,
             estimator=estimator,
             held_out=solution.held_out,
+            solved_by=solver,
         )
     solved = keras.Model(pixels, solution.head.build_layers(vector), name=model.name)
     head = keras.Model(vector, solved.outputs[0])
-    return FittedHead(solved, head, description, trainable=False, held_out=solution.held_out)
+    return FittedHead(
+        solved, head, description, trainable=False, held_out=solution.held_out, solved_by=solver
+    )
 
 
 def _read_output(model: keras.Model) -> tuple[str, tuple[Any, Any] | None]:

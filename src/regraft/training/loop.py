@@ -26,13 +26,14 @@ from regraft.solvers.calibration import MIN_ROWS, calibrate_answers
 from regraft.solvers.decision import Link
 from regraft.system.console import Reporter, format_duration
 from regraft.system.signals import stop_after_step
+from regraft.training.averaging import EpochMean, Mixture, exceeds_chance, list_points_between
 from regraft.training.calibrate import absorb_link, find_output_dense
 from regraft.training.checkpoint import Arrays, PhaseCheckpoint
 from regraft.training.compiled import CompiledNetwork, as_network_input
 from regraft.training.optimizers import Schedule
 from regraft.training.training_data import PhaseData
 
-__all__ = ["EpochRecord", "PhaseResult", "TrainingLoop"]
+__all__ = ["EpochRecord", "PhaseResult", "TrainingLoop", "copy_values", "seed_layers"]
 
 LEAST_GAIN = 1e-6  # share of the loss that an epoch has to gain: less is how exactly a temperature is fitted
 
@@ -72,12 +73,15 @@ class PhaseResult:
         remark: phrases on the choice of the plan and its pace, if there are any.
         history: a record an epoch.
         planned_epochs: the number of epochs that the schedule of rates is made for.
-        best: the epoch whose weights the model now has, 0 for those it had before.
+        best: the epoch whose weights the model now has, 0 for those it had before; the last epoch of a
+            mixture.
         stopped: what ended it: "done", "no progress", "budget", "interrupted" or "diverged".
         seconds_left: what was left of the budget then.
         link: calibration of the best epoch's answers; None if they are not calibrated.
         uncalibrated: why they are not, as a phrase; "" for numbers.
         gain: by how much the score on validation is higher than before the phase; None for no such epoch.
+        mixture: how the weights were made from several epochs; None for those of the best epoch.
+        mixed: the record of the mixture, at the number of its last epoch; None without one.
     """
 
     phase: Phase
@@ -91,11 +95,18 @@ class PhaseResult:
     link: Link | None = None
     uncalibrated: str = ""
     gain: Interval | None = None
+    mixture: Mixture | None = None
+    mixed: EpochRecord | None = None
 
     @property
     def unfreeze(self) -> str:
         """The plan, in words."""
         return str(self.phase.unfreeze)
+
+    @property
+    def final(self) -> EpochRecord:
+        """The record of the weights that the model now has."""
+        return self.history[self.best] if self.mixed is None else self.mixed
 
     def add_remark(self, phrase: str) -> None:
         """Add a phrase to the remark."""
@@ -113,6 +124,8 @@ class PhaseResult:
             "left": self.seconds_left,
             **calibration,
             "gain": gain,
+            "mixture": self.mixture and asdict(self.mixture),
+            "mixed": self.mixed and asdict(self.mixed),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -124,6 +137,8 @@ class PhaseResult:
         self.link = Link(activation, *map(np.array, arrays)) if activation else None
         self.uncalibrated = state["uncalibrated"]
         self.gain = Interval(**state["gain"]) if state.get("gain") else None
+        self.mixture = Mixture(**state["mixture"]) if state.get("mixture") else None
+        self.mixed = EpochRecord(**state["mixed"]) if state.get("mixed") else None
 
 
 @dataclass
@@ -170,6 +185,8 @@ class TrainingLoop:
         self._dense = find_output_dense(model, data.task)
         self._checkpoint, self._reporter = checkpoint, reporter
         self._stop = threading.Event()
+        self._best: list[NDArray[Any]] = []
+        self._best_answers: list[NDArray[Any]] = []
 
     def run(self, result: PhaseResult, schedule: Schedule, seed: int) -> PhaseResult:
         """Train until something ends the phase and fill in its result; the model ends at its best epoch."""
@@ -179,8 +196,9 @@ class TrainingLoop:
         with stop_after_step(self._reporter) as self._stop:
             while result.stopped == "done" and position.epoch <= schedule.epochs:
                 position = self._run_epoch(position)
-        for variable, value in zip(self._weights, self._best, strict=True):
-            variable.assign(value)
+        if result.stopped in ("done", "no progress", "budget") and result.unfreeze != "none":
+            self._mix_epochs()
+        self._assign(self._best)
         if self._dense is not None and result.best and result.link is not None:
             absorb_link(self._dense, result.link)
         self._guard.check()
@@ -190,9 +208,47 @@ class TrainingLoop:
         result.planned_epochs, result.seconds_left = schedule.epochs, schedule.seconds_left
         if result.stopped != "interrupted":
             self._checkpoint.save(
-                {"done": True, "fitted": result.state()}, {"now": _copy_values(self._weights)}
+                {"done": True, "fitted": result.state()}, {"now": copy_values(self._weights)}
             )
         return result
+
+    def _assign(self, values: list[NDArray[Any]]) -> None:
+        for variable, value in zip(self._weights, values, strict=True):
+            variable.assign(value)
+
+    def _mix_epochs(self) -> None:
+        """Take the mean of the last epochs, or a point on the way there, where validation asks for it."""
+        result, mean = self._result, self._mean
+        if mean.mixture is not None:
+            self._try_mixture(mean.mixture, mean.values, is_usual=True)
+        if result.best:
+            target = result.mixture or Mixture(result.best, result.best)
+            for mixture, values in list_points_between(self._start, self._best, target):
+                self._try_mixture(mixture, values, is_usual=False)
+
+    def _try_mixture(self, mixture: Mixture, values: list[NDArray[Any]], *, is_usual: bool) -> None:
+        """Take a mixture of weights if it beats the model before the phase and what is the best so far.
+
+        The usual one only has to be no worse than the best epoch by more than chance; others have to be
+        better by more than chance.
+        """
+        result, task, truth = self._result, self._data.task, self._data.validation.targets
+        self._assign(values)
+        record, link, answers = self._evaluate(mixture.last, math.nan, time.monotonic())
+        start = result.history[0]
+        if (
+            not record.judged_loss < start.judged_loss * (1 - LEAST_GAIN)
+            or record.val_score < start.val_score
+        ):
+            return
+        now, before = (task.compute_losses(rows, truth) for rows in (answers, self._best_answers[1]))
+        if is_usual and result.best:
+            is_better = not exceeds_chance(now, before)
+        else:
+            is_better = exceeds_chance(before, now)
+        if is_better:
+            result.best, result.mixture, result.mixed, result.link = mixture.last, mixture, record, link
+            self._best, self._best_answers[1] = values, answers
 
     def _explain_uncalibrated(self) -> str:
         """Return why the answers cannot be calibrated, "" if they can or are numbers."""
@@ -204,9 +260,10 @@ class TrainingLoop:
         return f"{count} validation images are too few for it" if count < MIN_ROWS else ""
 
     def _begin(self, seed: int) -> _Position:
-        _seed_layers(self._network.model, seed)
+        seed_layers(self._network.model, seed)
         self._result.uncalibrated = self._explain_uncalibrated()
-        self._best = _copy_values(self._weights)
+        self._best = self._start = copy_values(self._weights)
+        self._mean = EpochMean()
         record, _, answers = self._evaluate(0, math.nan, time.monotonic())
         self._result.history.append(record)
         self._best_answers = [answers, answers]
@@ -223,8 +280,11 @@ class TrainingLoop:
         record, link, answers = self._evaluate(position.epoch, loss, begun)
         result.history.append(record)
         result.stopped = self._judge(is_finite)
+        values = copy_values(self._weights)
+        if is_complete and result.stopped != "diverged":
+            self._mean.add(values, position.epoch, planned=self._schedule.epochs)
         if result.best == position.epoch:
-            self._best, result.link = _copy_values(self._weights), link
+            self._best, result.link = values, link
             self._best_answers[1] = answers
         self._report_epoch()
         following = _Position(position.epoch + 1)
@@ -309,9 +369,11 @@ class TrainingLoop:
             "place": {**asdict(position), "seconds": time.monotonic() - begun},
             "rate": self._network.rates.head,
             "parts": self._network.parts,
+            "mean": [self._mean.first, self._mean.count],
         }
-        values = {name: _copy_values(variables) for name, variables in self._list_variables().items()}
-        self._checkpoint.save(state, {**values, "best": self._best, "answers": self._best_answers})
+        values = {name: copy_values(variables) for name, variables in self._list_variables().items()}
+        values |= {"start": self._start, "best": self._best, "mean": self._mean.values}
+        self._checkpoint.save(state, {**values, "answers": self._best_answers})
 
     def _restore(self, state: dict[str, Any], arrays: Arrays) -> _Position:
         """Restore a checkpoint; return the position that it was saved at."""
@@ -322,7 +384,8 @@ class TrainingLoop:
         for name, variables in self._list_variables().items():
             for variable, value in zip(variables, arrays[name], strict=True):
                 variable.assign(value)
-        self._best, self._best_answers = arrays["best"], arrays["answers"]
+        self._start, self._best, self._best_answers = arrays["start"], arrays["best"], arrays["answers"]
+        self._mean = EpochMean(arrays["mean"], *state["mean"])
         self._result.restore(state["fitted"])
         self._schedule.restore(state["clock"])
         self._network.rates.set(state["rate"])
@@ -361,11 +424,12 @@ def _iter_generators(network: keras.Model) -> Iterator[tuple[int, Any]]:
             yield number, generator
 
 
-def _seed_layers(network: keras.Model, seed: int) -> None:
+def seed_layers(network: keras.Model, seed: int) -> None:
     """Seed the random numbers of every layer: by default they depend on what ran before."""
     for number, generator in _iter_generators(network):
         generator.state.assign(np.array([seed, number], generator.state.dtype))
 
 
-def _copy_values(variables: list[keras.Variable]) -> list[NDArray[Any]]:
+def copy_values(variables: list[keras.Variable]) -> list[NDArray[Any]]:
+    """Return the values of variables, copied."""
     return [np.asarray(keras.ops.convert_to_numpy(variable)).copy() for variable in variables]

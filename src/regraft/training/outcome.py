@@ -78,11 +78,13 @@ class Decision:
         reason: sentences for the user.
         phases: what each phase of training by gradient did, in order.
         attempts: what a search tried, in order.
+        refit_interrupted: whether the user stopped the refit; the model is then the one before it.
     """
 
     reason: str
     phases: tuple[PhaseResult, ...] = field(default=())
     attempts: tuple[Attempt, ...] = field(default=())
+    refit_interrupted: bool = False
 
     @property
     def fine_tuned(self) -> bool:
@@ -96,8 +98,8 @@ class Decision:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the user stopped a phase."""
-        return "interrupted" in {
+        """Whether the user stopped a phase or a refit."""
+        return self.refit_interrupted or "interrupted" in {
             *(phase.stopped for phase in self.phases),
             *(a.stopped for a in self.attempts),
         }
@@ -110,7 +112,7 @@ class Decision:
 
 def _describe(result: PhaseResult, score_name: str) -> str:
     """Return a sentence on what a phase gained."""
-    first, best, last = result.history[0], result.history[result.best], result.history[-1].epoch
+    first, best, last = result.history[0], result.final, result.history[-1].epoch
     end = f"; {_ENDS[result.stopped]} in epoch {last}" if result.stopped in _ENDS else ""
     if result.stopped == "diverged":
         end += f", so try a tenth of its rate: --learning-rate {result.phase.learning_rate / 10:g}"
@@ -119,10 +121,11 @@ def _describe(result: PhaseResult, score_name: str) -> str:
     score = f"{'an' if score_name[0] in 'Rm' else 'a'} {score_name}"  # an R2, an mAP, a top-1
     note = f" Its probabilities are not calibrated: {result.uncalibrated}." if result.uncalibrated else ""
     if result.best:
+        weights = f"after epoch {result.best}" if result.mixture is None else f"with {result.mixture}"
         return (
             f"{title}, kept: on validation a loss of {best.judged_loss:.3g} against {first.judged_loss:.3g} "
             f"before and {score} of {best.val_score:.3f} against {first.val_score:.3f}"
-            f"{_describe_gain(result.gain, score_name)}, after epoch {result.best} of {last}{end}.{note}"
+            f"{_describe_gain(result.gain, score_name)}, {weights} of {last}{end}.{note}"
         )
     tried = min(result.history[1:], key=lambda record: record.judged_loss, default=first)
     return (
@@ -187,6 +190,8 @@ class Outcome:
         part_features: part -> pooled features of the final model, (n, d), of the scored parts.
         held_out, reference: what the uncertainty of answers is measured on, see `uncertainty.held_out`.
         learning_curve: what more images would bring; None if it was not measured.
+        validation_source: how the answers to the validation part were made, if the model has learnt from it
+            since, see `training.fit.ValidationAnswers`; "" if it has not.
     """
 
     recipe: Recipe
@@ -207,14 +212,35 @@ class Outcome:
     reference: ReferenceImages | None = None
     learning_curve: LearningCurve | None = None
     slices: tuple[GroupRow, ...] = ()
+    validation_source: str = ""
 
     @cached_property
     def uncertainty(self) -> Uncertainty:
         """What the run knows about the reliability of its answers."""
-        samples = () if self.reference is None else self.reference.samples
+        return self._fit_uncertainty(self.held_out, self.reference)
+
+    def judge_uncertainty(self, part: str) -> Uncertainty | None:
+        """Return what the run would know without the images of a part, so that these can judge it.
+
+        Returns:
+            None if that is not known: the answers to this part are all that it was fitted to.
+        """
+        held_out, reference = self.held_out, self.reference
+        if held_out is not None and held_out.source == part:
+            return None
+        if held_out is None or part != "validation" or not self.validation_source:
+            return self.uncertainty
+        return self._fit_uncertainty(
+            held_out.leave_out(part), None if reference is None else reference.leave_out(part)
+        )
+
+    def _fit_uncertainty(
+        self, held_out: HeldOutAnswers | None, reference: ReferenceImages | None
+    ) -> Uncertainty:
+        samples = () if reference is None else reference.samples
         return fit_uncertainty(
-            self.held_out,
-            self.reference,
+            held_out,
+            reference,
             task=self.catalog.task,
             labels=[self.catalog.describe_target(sample) for sample in samples],
             seed=self.recipe.seed,

@@ -7,8 +7,8 @@ are in units of the engine's work (`estimate_work`), so the choice is the same o
 machine.
 
 Seconds are estimated from Keras' own pace: a forward pass that is timed once, and what earlier phases took.
-The engine may compute in bf16 or on another device, so its pace says nothing about that of Keras. A plan
-that costs little comes first, and a deeper one only if that helped. Nothing here changes the model.
+The engine may compute in bf16 or on another device, so its pace says nothing about that of Keras. Deeper
+plans are compared where there is time for it. Nothing here changes the model.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from regraft.models.freeze import FreezePlan, Predicate, resolve_plan
 from regraft.recipe import VIEWS, Phase
 from regraft.system.console import format_bytes, format_duration
 from regraft.training.fit import EPOCHS
-from regraft.training.loop import PhaseResult
 
 __all__ = [
+    "TRIAL_EPOCHS",
     "CutPlan",
     "DepthPlan",
     "DepthPlanner",
@@ -50,7 +50,6 @@ __all__ = [
     "TrainingPace",
     "available_bytes",
     "compute_trained_share",
-    "is_worth_going_deeper",
     "plan_cut",
 ]
 
@@ -68,7 +67,8 @@ COMPILING = 11  # times what tracing a forward pass takes: forward, backward, up
 
 FEWEST_EPOCHS = 4  # with fewer, fine-tuning has not had its chance
 SMALL = 1 / 3  # share of the network's multiplications that the first plan trains, at most
-WORTH = 0.5  # share of the loss that a plan has to take away for a deeper one to be tried
+MIDDLE = 2 / 3  # share that the second of the plans to compare trains, at most
+TRIAL_EPOCHS = 2  # of each plan where plans are compared
 
 # Fields of `CutPlan` and `DepthPlan` in a journal.
 _CUT_KEYS = ("boundary", "views", "each", "whole", "once", "epoch")
@@ -108,11 +108,15 @@ class CutPlan:
         """Return the work of this many epochs and of what comes before them."""
         return self.once + epochs * self.epoch
 
+    @property
+    def name(self) -> str:
+        """The layers whose outputs are stored, as a phrase."""
+        return self.boundary.name if self.boundary else "nothing"
+
     def __str__(self) -> str:
         views = f" in {self.views} views" if self.views > 1 else ""
-        name = self.boundary.name if self.boundary else "nothing"
         sizes = f"{format_bytes(self.image_bytes)} an image{views}, {format_bytes(self.total_bytes)} in all"
-        return f"store {sizes}, of {name}"
+        return f"store {sizes}, of {self.name}"
 
 
 def plan_cut(
@@ -299,24 +303,19 @@ class DepthPlanner:
     images: ImageCounts
     paces: TrainingPace
 
-    def choose(self, phase: Phase, *, budget: float, limit: float, beyond: Phase | None = None) -> DepthPlan:
+    def choose(self, phase: Phase, *, budget: float, limit: float) -> DepthPlan:
         """Choose the plan of an "auto" phase: the deepest of those that train a third of the network at most.
 
-        Beyond a plan that was chosen before, the deepest of all. It has no epochs if not even the smallest
-        plan fits the budget.
+        It has no epochs if not even the smallest plan fits the budget.
 
         Args:
             phase: everything but the plan.
             budget: seconds.
             limit: bytes that may be stored.
-            beyond: a phase that was chosen before; only deeper plans than its own are considered.
         """
-        plans = ["all", *(f"stage:{name}" for name in list(self.backbone.stages)[1:])]
+        plans = self._list_plans()
         small = [plan for plan in plans if compute_trained_share(self.backbone, plan) <= SMALL]
-        if beyond is not None:
-            plans = plans[: plans.index(str(beyond.unfreeze))]
-        elif small:
-            plans = small
+        plans = small or plans
         enough = min(FEWEST_EPOCHS, phase.epochs or FEWEST_EPOCHS)
         for plan in plans:
             depth = self.price(replace(phase, unfreeze=plan), budget=budget, limit=limit)
@@ -325,6 +324,38 @@ class DepthPlanner:
         needed, limits = format_duration(depth.once + enough * depth.epoch), format_duration(budget)
         remark = f"even {plans[-1]} would take about {needed} for {enough} epochs, and the budget is {limits}"
         return replace(depth, epochs=0, remark=remark)
+
+    def choose_rivals(
+        self, phase: Phase, first: DepthPlan, *, budget: float, limit: float
+    ) -> list[DepthPlan]:
+        """Choose the plans that a few epochs compare: the first one, and up to two deeper ones.
+
+        The deeper ones are the deepest that trains two thirds of the network at most, and everything. There
+        must be time for a trial of each and for all epochs of the most costly one; where there is none, the
+        deepest go first. One plan alone needs no trial.
+
+        Args:
+            phase: everything but the plan.
+            first: from `choose`.
+            budget, limit: seconds, and bytes that may be stored by all of them.
+        """
+        plans = self._list_plans()
+        deeper = plans[: plans.index(str(first.phase.unfreeze))]
+        middle = [p for p in deeper if p != "all" and compute_trained_share(self.backbone, p) <= MIDDLE]
+        rivals = [first]
+        for plan in [*middle[:1], *(plan for plan in deeper if plan == "all")]:
+            rival = self.price(replace(phase, unfreeze=plan), budget=budget, limit=limit)
+            limit -= rival.cut.total_bytes
+            longest = max((phase.epochs or EPOCHS) * depth.epoch for depth in (*rivals, rival))
+            trials = sum(depth.once + TRIAL_EPOCHS * depth.epoch for depth in (*rivals, rival))
+            if trials + longest > budget:
+                break
+            rivals.append(rival)
+        return rivals
+
+    def _list_plans(self) -> list[str]:
+        """List the plans that "auto" knows, the deepest first."""
+        return ["all", *(f"stage:{name}" for name in list(self.backbone.stages)[1:])]
 
     def price(self, phase: Phase, *, budget: float, limit: float) -> DepthPlan:
         """Return what a phase with its plan takes: where it is cut, and how many epochs fit the budget."""
@@ -358,13 +389,3 @@ def compute_trained_share(backbone: Backbone, plan: str) -> float:
     behind = {id(layer) for layer in backbone.layers[first:]}
     late = count_multiplications(node for node in network if id(node.operation) in behind)
     return late / max(1, count_multiplications(network))
-
-
-def is_worth_going_deeper(result: PhaseResult) -> bool:
-    """Tell whether a phase took away so much of the loss that a deeper plan is worth its time.
-
-    A backbone whose features fit the task leaves its last layers little to improve; one that was made for
-    something else goes on gaining with every layer.
-    """
-    first, best = result.history[0], result.history[result.best]
-    return best.judged_loss <= (1 - WORTH) * first.judged_loss

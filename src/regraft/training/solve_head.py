@@ -29,7 +29,7 @@ Weights = tuple[NDArray[np.float64], NDArray[np.float64]]  # kernel (d, units) a
 
 
 class HeldOutRows(NamedTuple):
-    """Numbers of training samples, (m,), and answers to them, (m, units), by heads solved without them.
+    """Numbers of samples in the catalog, (m,), and answers to them, (m, units), by heads solved without them.
 
     `fewer` and `step` are those of `HeldOutAnswers`.
     """
@@ -120,14 +120,15 @@ def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Soluti
     """
     blocks, targets, weights, groups = _Rows.read(data)
     features = blocks if len(blocks) > 1 else blocks[0]
-    seed, samples = data.recipe.seed, len(data.catalog.part("train"))
+    seed = data.recipe.seed
+    numbers = np.flatnonzero([sample.part == "train" for sample in data.catalog.samples])
     if weights is not None and weights.shape[1] > 1:
         heads = [
             solve(solver, features, labels, task="binary", groups=groups, sample_weight=weight, seed=seed)
             for labels, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
         ]
         return Solution(
-            heads[0].phrase, _join_weights(heads, solver), held_out=_join_held_out(heads, samples)
+            heads[0].phrase, _join_weights(heads, solver), held_out=_join_held_out(heads, numbers)
         )
     solved = solve(
         solver,
@@ -140,21 +141,22 @@ def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Soluti
     )
     width = sum(block.shape[1] for block in blocks)
     reporter.info(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
-    held_out = _join_held_out([solved], samples)
+    held_out = _join_held_out([solved], numbers)
     if solved.weights is None:
         return Solution(solved.phrase, None, solved, held_out)
     return Solution(solved.phrase, _join_weights([solved], solver), held_out=held_out)
 
 
-def _join_held_out(heads: list[SolvedHead], samples: int) -> HeldOutRows | None:
+def _join_held_out(heads: list[SolvedHead], numbers: NDArray[np.int64]) -> HeldOutRows | None:
     """Return the out-of-fold answers of heads side by side, to the rows that all heads answered.
 
-    Of the views of a sample only the first counts, the image as it is: its rows come first.
+    `numbers` are those of the training samples in the catalog. Of the views of a sample only the first
+    counts, the image as it is: its rows come first.
     """
     parts = [head.held_out for head in heads if head.held_out is not None]
     if len(parts) < len(heads):
         return None
-    rows = reduce(np.intersect1d, [part.rows[part.rows < samples] for part in parts])
+    rows = reduce(np.intersect1d, [part.rows[part.rows < len(numbers)] for part in parts])
     answers = [
         head.link(part.decisions[np.isin(part.rows, rows)]) for head, part in zip(heads, parts, strict=True)
     ]
@@ -164,8 +166,9 @@ def _join_held_out(heads: list[SolvedHead], samples: int) -> HeldOutRows | None:
         if part.fewer is not None
     ]
     if len(fewer) < len(heads) or parts[0].fewer is None:
-        return HeldOutRows(rows, np.concatenate(answers, 1))
-    return HeldOutRows(rows, np.concatenate(answers, 1), np.concatenate(fewer, 1), parts[0].fewer.step)
+        return HeldOutRows(numbers[rows], np.concatenate(answers, 1))
+    step = parts[0].fewer.step
+    return HeldOutRows(numbers[rows], np.concatenate(answers, 1), np.concatenate(fewer, 1), step)
 
 
 def _join_weights(heads: list[SolvedHead], solver: Any) -> Weights:

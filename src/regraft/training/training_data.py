@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
     from regraft.backbones.load import Backbone
 
-__all__ = ["PhaseData", "StoredFeatures", "TrainingData", "compute_target_scale", "extract_views"]
+__all__ = [
+    "PhaseData",
+    "StoredFeatures",
+    "TrainingData",
+    "compute_target_scale",
+    "extract_views",
+    "merge_validation",
+]
 
 CHUNK = 1024  # samples whose features are pooled at a time
 IN_MEMORY = 256 * 2**20  # bytes of features that are read once and stay in memory, at most
@@ -87,6 +94,8 @@ class TrainingData:
         names: the tensors in them that the head takes, in order.
         groups: the number of each sample's group, (n,): copies of an image are in one group, and
             cross-validation never separates them. None if there are no copies.
+        target_scale: standard deviation and mean that numbers are standardised by; None for those of the
+            training part.
     """
 
     recipe: Recipe
@@ -96,6 +105,7 @@ class TrainingData:
     views: tuple[Features, ...]
     names: tuple[str, ...]
     groups: NDArray[np.int64] | None = None
+    target_scale: tuple[list[float], list[float]] | None = None
 
     @property
     def task(self) -> Task:
@@ -145,7 +155,7 @@ class TrainingData:
     @cached_property
     def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Standard deviation and mean of the training targets; 1 and 0 for other tasks than regression."""
-        scale, offset = compute_target_scale(self.catalog) or (1.0, 0.0)
+        scale, offset = self.target_scale or compute_target_scale(self.catalog) or (1.0, 0.0)
         return np.asarray(scale), np.asarray(offset)
 
     @property
@@ -153,11 +163,19 @@ class TrainingData:
         """The features of every view that the head takes."""
         return StoredFeatures(self.views, self.names)
 
-    def list_groups(self, part: str) -> NDArray[np.int64]:
-        """Return the group of each sample of a part, (n,)."""
+    def list_groups(self, *parts: str) -> NDArray[np.int64]:
+        """Return the group of each sample of the parts, (n,), in the order of the catalog."""
         samples = self.catalog.samples
         groups = np.arange(len(samples)) if self.groups is None else self.groups
-        return groups[[sample.part == part for sample in samples]]
+        return groups[[sample.part in parts for sample in samples]]
+
+    def merge_validation(self) -> TrainingData:
+        """Return the same data with the validation samples in the training part; their order stays.
+
+        Numbers are standardised as before: the model's last layer turns them back into their units.
+        """
+        scale = self.target_scale or compute_target_scale(self.catalog)
+        return replace(self, catalog=merge_validation(self.catalog), target_scale=scale)
 
     def read_pooled_features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Return the pooled output of the frozen backbone for samples, (n, d)."""
@@ -247,6 +265,12 @@ class TrainingData:
         reader = features.make_reader(pairs)
         targets, weights = self.standardise_targets("validation"), self.weigh("validation")
         return Batches(pairs, targets, reader, weights=weights, batch_size=phase.batch_size)
+
+
+def merge_validation(catalog: Catalog) -> Catalog:
+    """Return a catalog with its validation samples in the training part, in the same order."""
+    samples = (replace(s, part="train") if s.part == "validation" else s for s in catalog.samples)
+    return replace(catalog, samples=tuple(samples))
 
 
 def _pool(features: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:

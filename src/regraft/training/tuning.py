@@ -75,7 +75,7 @@ class Tuner:
         Raises:
             UsageError: there are no validation images to judge by.
         """
-        self._end = time.monotonic() + data.recipe.budget
+        self._end = time.monotonic() + data.recipe.seconds
         if not data.catalog.part("validation"):
             raise UsageError("A search judges by validation images: set some apart. Received: none.")
         heads: list[tuple[FittedHead, list[NDArray[Any]]]] = []
@@ -212,7 +212,7 @@ def _describe(phase: Phase) -> str:
 def _choose_record(result: PhaseResult) -> EpochRecord:
     """Return the epoch that an attempt is judged by: the one whose weights stayed, else the lowest loss."""
     if result.best:
-        return result.history[result.best]
+        return result.final
     finite = [record for record in result.history[1:] if math.isfinite(record.judged_loss)]
     return min(finite, key=lambda record: record.judged_loss, default=result.history[0])
 

@@ -59,7 +59,7 @@ def fit_conformal(held_out: HeldOutAnswers | None, *, task: str, seed: int) -> C
             held_out.answers, targets, held_out.features, fewer=held_out.fewer, step=step, seed=seed
         )
     if task == "multilabel":
-        return LabelSets.fit(held_out.answers, targets, seed=seed)
+        return LabelSets.fit(held_out.answers, targets, fewer=held_out.fewer, step=step, seed=seed)
     expand = TASKS[task].expand_binary
     fewer = None if held_out.fewer is None else expand(held_out.fewer)
     return ClassSets.fit(expand(held_out.answers), targets, fewer=fewer, step=step, seed=seed)

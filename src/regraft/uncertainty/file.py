@@ -49,11 +49,11 @@ class Uncertainty:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Uncertainty:
-        """Return the parts that arrays from `to_arrays` hold."""
+        """Return the parts that arrays from `to_arrays` hold; no familiarity of earlier versions."""
         familiarity = _take_part(arrays, FAMILIARITY)
         return cls(
             restore_conformal(_take_part(arrays, CONFORMAL)),
-            Familiarity.from_arrays(familiarity) if familiarity else None,
+            None if not familiarity or "ranks" in familiarity else Familiarity.from_arrays(familiarity),
         )
 
 

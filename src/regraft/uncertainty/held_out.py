@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +36,18 @@ class HeldOutAnswers:
     fewer: NDArray[np.floating[Any]] | None = None
     step: float = 0.0
 
+    def leave_out(self, part: str) -> HeldOutAnswers:
+        """Return the answers without those to the images of a part."""
+        rows = _find_others(self.samples, part)
+        return replace(
+            self,
+            samples=tuple(self.samples[row] for row in rows),
+            targets=self.targets[rows],
+            answers=self.answers[rows],
+            features=None if self.features is None else self.features[rows],
+            fewer=None if self.fewer is None else self.fewer[rows],
+        )
+
 
 @dataclass(frozen=True)
 class ReferenceImages:
@@ -52,3 +64,13 @@ class ReferenceImages:
     targets: NDArray[Any]
     features: NDArray[np.float32]
     groups: NDArray[np.int64]
+
+    def leave_out(self, part: str) -> ReferenceImages:
+        """Return the images without those of a part."""
+        rows = _find_others(self.samples, part)
+        samples = tuple(self.samples[row] for row in rows)
+        return ReferenceImages(samples, self.targets[rows], self.features[rows], self.groups[rows])
+
+
+def _find_others(samples: tuple[Sample, ...], part: str) -> NDArray[np.int64]:
+    return np.flatnonzero([sample.part != part for sample in samples])

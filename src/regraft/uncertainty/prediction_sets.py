@@ -11,8 +11,8 @@ levels, 2019), and the limit of any coverage follows from the sorted scores. For
 control of the share that is missed (Angelopoulos et al., Conformal risk control, 2022).
 
 Out-of-fold answers come from heads that learnt from fewer images than the final one, so their scores are a
-little too high; `extrapolate` moves those of classes by what further images change. Labels keep theirs: the
-share that is missed is to stay below its bound.
+little too high; `extrapolate` moves them by what further images change. Those of labels go half the way: the
+share that is missed is to stay below its bound, and the whole way leads a little beyond it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ DEFAULT_COVERAGE = 0.9
 CLASS_FACTOR = 4  # a class has a limit of its own if it has this many times the least number of images
 TIE = 1e-6  # probabilities nearer than this are equal: answers are float32
 MAX_SCORES = 50_000  # scores that a file holds; of more, a random sample
+LABEL_CAUTION = 0.5  # share of the way that the scores of labels are moved
 CERTAIN = 1e-12  # distance of a probability from 0 and 1 at which its log odds end
 MAX_NAMES = 5  # that a sentence lists
 
@@ -304,17 +305,29 @@ class LabelSets:
     count: int
 
     @classmethod
-    def fit(cls, answers: Floats, targets: NDArray[Any], *, seed: int = 0) -> LabelSets:
+    def fit(
+        cls,
+        answers: Floats,
+        targets: NDArray[Any],
+        *,
+        fewer: Floats | None = None,
+        step: float = 0.0,
+        seed: int = 0,
+    ) -> LabelSets:
         """Take the probabilities of the labels of held-out images.
 
         Args:
             answers: probabilities, (n, labels).
             targets: 0 or 1, (n, labels). Images without a label do not count.
+            fewer, step: answers to the same images by heads of fewer images, see `extrapolate`.
             seed: random seed of the sample, see `draw_rows`.
         """
         has = targets > 0
         image, label = np.nonzero(has)
         values = answers[image, label].astype(np.float64)
+        if fewer is not None:
+            of_fewer = fewer[image, label].astype(np.float64)
+            values = _extrapolate_probabilities(values, of_fewer, LABEL_CAUTION * step)
         drawn = draw_rows(len(has), seed)
         is_drawn = np.isin(image, drawn)
         order = np.argsort(values[is_drawn], kind="stable")

@@ -1,0 +1,1 @@
+"""The programs that an export brings with it; they run without regraft."""

@@ -1,0 +1,1 @@
+"""Settings: how they are checked, and texts that stand for several of them."""
