@@ -34,7 +34,7 @@ MAY_NAME_A_BACKEND = {
     "exports/programs/run_savedmodel.py",
     "features/engine.py",
 }
-NOT_OF_KERAS = {"_replace", "_getframe", "_exit"}  # of named tuples, of `sys` and of `os`
+NOT_OF_KERAS = {"_replace", "_getframe"}  # of named tuples and of `sys`
 NAME_MODULES_OF_KERAS = {  # names in model files; names of importers, since `system` imports no Keras
     "model_scan/allowlist.py",
     "model_scan/keras_config.py",
