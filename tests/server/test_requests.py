@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from regraft.server.body import UploadedImage, split_images
 from regraft.server.open_inference import parse_request
 from regraft.server.refusals import RequestRefused
 from regraft.server.registry import name_runs
+from regraft.server.run_server import _open_socket
 from regraft.server.settings import ServerSettings, is_loopback, read_token
 
 TOKEN = "correct-horse-battery"
@@ -151,3 +153,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     result = CliRunner().invoke(app, ["serve", "run"])
     assert isinstance(result.exception, EnvironmentFault)
     assert 'pip install "regraft[serve]"' in str(result.exception)
+
+
+def test_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY where the listener states TCP; else each answer would wait 40 ms."""
+    with _open_socket("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP

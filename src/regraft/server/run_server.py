@@ -59,7 +59,8 @@ def run_server(
 def _open_socket(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is stated, not left at 0.
+        with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             if sys.platform != "win32":
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
