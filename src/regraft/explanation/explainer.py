@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -102,6 +103,11 @@ class Explainer:
         self._map = head.source if head else MAP
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the network's outputs that explaining takes."""
+        return (ANSWERS, FEATURES, self._map) if self._heat_maker else (ANSWERS, FEATURES)
+
+    @property
     def method(self) -> Method:
         """How the heat is made."""
         if self._heat_maker is None:
@@ -150,13 +156,13 @@ class Explainer:
         Args:
             name: the image's name.
             pixels: the image as the network sees it, (size, size, 3); also the picture of the result.
-            output: the network's output, with its map where the run has one.
+            output: what an engine with the outputs `self.outputs` computed of it.
             engine: runs the network where an image has to be run again, for occlusion.
             coverage: as for `Bundle.predict`.
         """
         bundle = self._bundle
         maker = PredictionMaker(bundle.task, bundle.outputs, bundle.thresholds, bundle.uncertainty, coverage)
-        return self._explain_answer(name, _Answered(None, pixels, output, engine), maker)
+        return self._explain(name, _Answered(None, pixels, output, engine), maker)
 
     # --- the parts of the model
 
@@ -189,8 +195,7 @@ class Explainer:
     def _make_engine(self, images: int) -> Engine:
         if self._inner is not None and self._bundle.inner is None:
             return make_default_engine(self._bundle.model, self._inner)
-        outputs = (ANSWERS, FEATURES, self._map) if self._heat_maker else (ANSWERS, FEATURES)
-        return self._bundle.make_engine(images if self._heat_maker else GRID**2 * images, outputs)
+        return self._bundle.make_engine(images if self._heat_maker else GRID**2 * images, self.outputs)
 
     # --- an image
 
@@ -215,16 +220,6 @@ class Explainer:
                     advance(1)
 
     def _explain(self, name: str, item: _Answered, maker: PredictionMaker) -> Explanation:
-        explanation = self._explain_answer(name, item, maker)
-        if item.path is None:
-            return explanation
-        try:
-            picture = read_picture(item.path, PICTURE_SIDE, depth=self._bundle.depth)
-        except (OSError, Rejection):  # the file has just changed
-            return explanation
-        return replace(explanation, picture=picture)
-
-    def _explain_answer(self, name: str, item: _Answered, maker: PredictionMaker) -> Explanation:
         bundle = self._bundle
         prediction = maker.make(name, apply_estimator(bundle.estimator, item.output))
         values = np.array([prediction.values[output] for output in bundle.outputs])
@@ -240,7 +235,15 @@ class Explainer:
             part.mean() if question.is_centred else 0 for question, part in zip(questions, heat, strict=True)
         ]
         heat -= np.array(centres, np.float32)[:, None, None]
-        return Explanation(prediction, tuple(questions), heat, item.output.features, item.pixels)
+        picture = self._read_picture(item)
+        return Explanation(prediction, tuple(questions), heat, item.output.features, picture)
+
+    def _read_picture(self, item: _Answered) -> NDArray[np.uint8]:
+        """Return an image to show; as the network sees it where there is no file, or it has just changed."""
+        if item.path is not None:
+            with suppress(OSError, Rejection):
+                return read_picture(item.path, PICTURE_SIDE, depth=self._bundle.depth)
+        return item.pixels
 
     def _decide(self, engine: Engine, pixels: NDArray[np.uint8]) -> Floats:
         """Return decision values of many images, (n, units)."""

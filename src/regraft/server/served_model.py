@@ -22,7 +22,7 @@ from regraft.inference.bundle import MANIFEST, Bundle, load
 from regraft.inference.familiarity import add_familiarity
 from regraft.inference.predict import ModelOutput, list_rows, make_test_images
 from regraft.inference.predictions import PredictionMaker, apply_estimator, make_row
-from regraft.models.inner_outputs import ANSWERS, FEATURES, MAP
+from regraft.models.inner_outputs import ANSWERS, FEATURES
 from regraft.pipeline.explain import Neighbour, TrainingImages
 from regraft.server.refusals import RequestRefused
 from regraft.system.console import SILENT, Reporter
@@ -79,8 +79,8 @@ class ServedModel:
         version = compute_version(folder) if (folder / MANIFEST).is_file() else ""
         bundle = load(folder, trust=trust, reporter=reporter)
         uncertainty, _ = bundle.uncertainty, bundle.estimator
-        engine = bundle.make_engine(1, (ANSWERS, FEATURES, MAP))
         explainer, lacks = _open_explainer(bundle, reporter)
+        engine = bundle.make_engine(1, explainer.outputs if explainer else (ANSWERS, FEATURES))
         if uncertainty is None:
             lacks = ("has no held-out answers: no sets, intervals, familiarity or nearest images", *lacks)
         training = TrainingImages.open(bundle)
