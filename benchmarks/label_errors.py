@@ -25,8 +25,9 @@ from sklearn.metrics import roc_auc_score
 import regraft.evaluation.label_errors as checked
 from regraft.data.catalog import Catalog
 from regraft.evaluation.label_noise import fit_label_noise
+from regraft.models.joint_taps import make_pooled_network
 from regraft.pipeline.context import Context
-from regraft.pipeline.embed import make_pooled_network, read_vectors
+from regraft.pipeline.embed import read_vectors
 from regraft.pipeline.prepare import choose_backend, extract_and_remember, open_backbone
 from regraft.recipe import Recipe
 from regraft.solvers.closed_form import DISCRIMINANT

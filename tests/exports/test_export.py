@@ -26,6 +26,7 @@ from regraft.features.store import Store
 from regraft.uncertainty.familiarity import Familiarity
 
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("in_this_process")  # decoding in child processes has its own tests
 RUNTIMES = {
     "openvino": ("openvino",),
     "onnx": ("onnxruntime",),
@@ -33,11 +34,6 @@ RUNTIMES = {
     "savedmodel": ("tensorflow",),
     "keras": ("keras", "tensorflow"),
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_decoding(in_this_process: None) -> None:
-    """No child processes: they have tests of their own, and take a while to start."""
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from regraft.data.catalog import Catalog
 from regraft.data.images.decode import ImageFacts
 from regraft.features.image_facts import facts_key, facts_to_tensors
 from regraft.features.store import Store
+from regraft.models.joint_taps import make_pooled_network
 from regraft.pipeline.context import Context
-from regraft.pipeline.embed import make_pooled_network
 from regraft.pipeline.prepare import (
     begin_decoding,
     extract_and_remember,

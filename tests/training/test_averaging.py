@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from regraft.training.averaging import EpochMean, Mixture, exceeds_chance, list_points_between
+from regraft.training.averaging import (
+    EpochMean,
+    Mixture,
+    choose_first_epoch,
+    exceeds_chance,
+    list_points_between,
+)
 
 
 @pytest.mark.parametrize(("planned", "first"), [(2, 2), (3, 2), (5, 3), (6, 4)])
@@ -14,7 +20,7 @@ def test_the_mean_is_that_of_the_second_half_of_the_epochs(planned: int, first: 
     epochs = [[rng.normal(size=(3, 2)).astype(np.float32), np.array(number)] for number in range(planned)]
     mean = EpochMean()
     for number, values in enumerate(epochs, 1):
-        mean.add(values, number, planned=planned)
+        mean.add(values, number, since=choose_first_epoch(planned))
     expected = np.mean([values[0] for values in epochs[first - 1 :]], axis=0)
     np.testing.assert_allclose(mean.values[0], expected, rtol=1e-5, atol=1e-6)
     assert mean.values[0].dtype == np.float32

@@ -74,8 +74,8 @@ _HELP = {
     "unfreeze": f"Layers to fine-tune: {PLANS}; once for each phase.",
     "learning_rate": "Peak learning rate of the head; once, or once for each phase.",
     "epochs": "Epochs; once, or once for each phase. [default: as many as fit the budget]",
-    "budget": f"Time for training, such as 90s, 10min or 1h: the more, the deeper layers are tried. "
-    f"[default: {BUDGET / 60:g}min, and {SPARE:g}s for what is tried beyond the first layers]",
+    "budget": f"Time for training, such as 90s, 10min or 1h. [default: {BUDGET / 60:g}min; deeper plans and "
+    f"the refit only within {SPARE:g}s]",
     "precision": "Precision of the frozen network: {}; auto compares the two.",
     "store_limit": "Space for stored outputs of the frozen layers of phases, such as 500MB or 10GB. "
     f"[default: {Recipe.store_limit / 1e9:g}GB]",

@@ -35,6 +35,7 @@ from regraft.model_scan.model_file import scan_model_file
 from regraft.models.inner_outputs import ANSWERS
 from regraft.pipeline.outputs import FolderKind, claim_folder
 from regraft.pipeline.run_answers import open_run_answers
+from regraft.report.model_card import MODEL_CARD
 from regraft.system.console import TERMINAL
 from regraft.tasks import TASKS
 
@@ -44,7 +45,6 @@ REPLAYED = 64  # images that an export is replayed on
 CALIBRATING = 300  # training images that show the range of activations
 JUDGING = 2000  # validation images, at most, that judge a quantized network
 MOST_POINTS = 0.5  # that the score may drop by through int8
-CARD = "README.md"
 PROGRAMS = Path(__file__).with_name("programs")
 EXPORT_FOLDER = FolderKind(
     "folder of `regraft export`",
@@ -172,12 +172,12 @@ def _collect_calibrating_images(images: RunImages) -> list[NDArray[np.uint8]]:
 def _add_programs(bundle: Bundle, kind: Format, folder: Path) -> None:
     shutil.copyfile(PROGRAMS / "predict.py", folder / "predict.py")
     shutil.copyfile(PROGRAMS / f"run_{kind.name}.py", folder / RUNTIME)
-    if (bundle.path / CARD).is_file():
-        shutil.copyfile(bundle.path / CARD, folder / CARD)
+    if (bundle.path / MODEL_CARD).is_file():
+        shutil.copyfile(bundle.path / MODEL_CARD, folder / MODEL_CARD)
 
 
 def _list_model_files(folder: Path) -> list[Path]:
-    others = (CONTENTS, CARD, "predict.py", RUNTIME)
+    others = (CONTENTS, MODEL_CARD, "predict.py", RUNTIME)
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in others]
 
 

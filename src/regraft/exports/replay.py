@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from regraft.errors import ModelRefused, shorten_error
 from regraft.exports.formats import Format
 from regraft.exports.run_images import RunImages
+from regraft.features.openvino import join_batches
 from regraft.inference.bundle import Bundle
 from regraft.inference.predict import SELFTEST, make_test_images
 from regraft.models.inner_outputs import ANSWERS, FEATURES
@@ -103,7 +104,7 @@ def _list_samples(
 def _run_engine(engine: Engine, pixels: NDArray[np.uint8]) -> Outputs:
     """Return the outputs of the run's own network for samples."""
     starts = range(0, len(pixels), engine.batch)
-    return _join(list(engine.run(pixels[start : start + engine.batch] for start in starts)))
+    return join_batches(list(engine.run(pixels[start : start + engine.batch] for start in starts)))
 
 
 def _run_in_batches(runtime: Runtime, pixels: NDArray[np.uint8]) -> Outputs:
@@ -119,11 +120,7 @@ def _run_in_batches(runtime: Runtime, pixels: NDArray[np.uint8]) -> Outputs:
                 f"{shorten_error(error)}"
             ) from error
         start, turn = start + size, turn + 1
-    return _join(outputs)
-
-
-def _join(outputs: list[Outputs]) -> Outputs:
-    return {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
+    return join_batches(outputs)
 
 
 def _compare(received: Outputs, expected: Outputs) -> float:
@@ -172,4 +169,4 @@ def replay_quantized(runtime: Runtime, images: RunImages, rows: list[ImageRow]) 
     for chunk, pixels in images.decode(rows):
         numbers += chunk
         outputs.append(_run_in_batches(runtime, pixels))
-    return numbers, _join(outputs)
+    return numbers, join_batches(outputs)

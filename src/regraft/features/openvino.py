@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ __all__ = [
     "Precision",
     "expect_any_batch",
     "has_bf16",
+    "join_batches",
     "list_names",
     "openvino_name",
     "pad_batch",
@@ -144,6 +145,15 @@ class OpenVinoEngine:
             name: request.get_output_tensor(number).data[:rows].copy()
             for name, number in self._numbers.items()
         }
+
+
+def join_batches(batches: Sequence[Mapping[str, Array]]) -> Outputs:
+    """Return the outputs of consecutive batches as one.
+
+    >>> join_batches([{"answers": np.zeros((2, 3))}, {"answers": np.zeros((1, 3))}])["answers"].shape
+    (3, 3)
+    """
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def list_names(output: Any) -> list[str]:

@@ -24,7 +24,7 @@ from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.features.engine import EngineRunner, is_fast_in_bf16
 from regraft.features.image_facts import facts_key, facts_to_tensors
 from regraft.features.keras_engine import Network
-from regraft.features.openvino import Outputs
+from regraft.features.openvino import Outputs, join_batches
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
 from regraft.solvers.closed_form import prepare_ridge, prepare_ridge_folds
@@ -159,16 +159,12 @@ def _run_both(
                 seconds[number] += time.process_time() - start
             if len(images) < MIN_IMAGES:
                 return
-            features = [_concatenate(batches) for batches in outputs]
+            features = [join_batches(batches) for batches in outputs]
             yield _Comparison(
                 [digest for digest, _ in images], [facts for _, facts in images], features, seconds
             )
             if sum(rows.nbytes for tensors in features for rows in tensors.values()) > MAX_BYTES:
                 return
-
-
-def _concatenate(batches: Sequence[Outputs]) -> Outputs:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _count_work(network: Network) -> int:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from regraft.data.images.decoder_name import name_decoder
 from regraft.data.images.sample_range import FULL_DEPTH
 from regraft.errors import EnvironmentFault, describe_os_error
+from regraft.features.openvino import join_batches
 from regraft.features.shard import Shard, digests_to_bytes, write_shard
 from regraft.system.cache_dir import MemoryFallback, MemoryFile, find_writable_root, get_default_root
 from regraft.system.console import TERMINAL, Reporter
@@ -347,5 +348,4 @@ class ShardWriter:
 
 
 def _put(entries: Entries, digests: list[str], batches: list[Mapping[str, Array]]) -> None:
-    tensors = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    entries.put(digests, tensors)
+    entries.put(digests, join_batches(batches))

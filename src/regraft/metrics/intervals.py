@@ -21,6 +21,7 @@ __all__ = [
     "Interval",
     "bootstrap",
     "bootstrap_difference",
+    "exceeds_standard_error",
     "logit_interval",
     "median_interval",
     "wilson_interval",
@@ -161,3 +162,18 @@ def _resamples(n: int, seed: int) -> Iterator[Floats]:
         count = min(rows, RESAMPLES - start)
         draws = generator.integers(n, size=(count, n)) + n * np.arange(count)[:, np.newaxis]
         yield np.bincount(draws.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
+
+
+def exceeds_standard_error(gains: npt.NDArray[np.floating[Any]], *, ddof: int = 0) -> bool:
+    """Return whether the mean of paired gains, (n,), is above 0 by more than its standard error.
+
+    Args:
+        gains: what each image gains; the answer is False if there are not more than `ddof`.
+        ddof: subtracted from n in the variance, as for `numpy.std`.
+
+    >>> exceeds_standard_error(np.array([0.1, 0.2, 0.1])), exceeds_standard_error(np.array([0.9, -0.7, 0.0]))
+    (True, False)
+    """
+    if len(gains) <= ddof:
+        return False
+    return bool(gains.mean() > gains.std(ddof=ddof) / np.sqrt(len(gains)))

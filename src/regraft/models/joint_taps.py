@@ -8,10 +8,11 @@ from regraft.backbones.graph import replay_graph
 from regraft.backbones.joint import JointBackbone
 from regraft.backbones.load import Backbone
 from regraft.models.attention import pool
+from regraft.models.head import pool_features
 from regraft.models.taps import Tap, find_taps
 from regraft.recipe import HeadSpec, Taps
 
-__all__ = ["find_joint_taps", "make_pooled_networks", "make_pooled_taps", "name_tensor"]
+__all__ = ["find_joint_taps", "make_pooled_network", "make_pooled_networks", "name_tensor"]
 
 OUTPUT = "cut_0"  # as `cut` names the only output of a frozen network, so that stored features are shared
 
@@ -45,13 +46,18 @@ def find_joint_taps(backbone: JointBackbone, head: HeadSpec) -> tuple[Tap, ...]:
 
 def make_pooled_networks(backbone: JointBackbone, head: HeadSpec) -> list[keras.Model]:
     """Return each network by itself, from pixels to its pooled taps: what a run of it alone would extract."""
-    return [make_pooled_taps(part, head) for part in backbone.parts]
+    return [make_pooled_network(part, head) for part in backbone.parts]
 
 
-def make_pooled_taps(part: Backbone, head: HeadSpec) -> keras.Model:
-    """Return one network from pixels to its pooled taps, of which the last is its output."""
+def make_pooled_network(part: Backbone, head: HeadSpec) -> keras.Model:
+    """Return one network from pixels to its pooled taps: that, and so the key, of `train` without phases.
+
+    The last of its outputs is the backbone's own; the others are those of the layers that a head may use.
+    """
     taps = _list_taps(part, head)
-    names = ["head_pool"] if len(taps) == 1 else [f"head_pool_{number}" for number in range(1, len(taps) + 1)]
+    if len(taps) == 1:
+        return keras.Model(part.model.inputs[0], {OUTPUT: pool_features(part, head)})
+    names = [f"head_pool_{number}" for number in range(1, len(taps) + 1)]
     vectors = {tap.name: pool(tap.tensor, head.pooling, name) for tap, name in zip(taps, names, strict=True)}
     return keras.Model(part.model.inputs[0], vectors)
 

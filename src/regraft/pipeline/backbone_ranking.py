@@ -339,11 +339,11 @@ class _Trials:
         )
 
     def _extract(self, backbone: Backbone, recipe: Recipe) -> _Output:
-        from regraft.models.joint_taps import make_pooled_taps
+        from regraft.models.joint_taps import make_pooled_network
 
         # With phases, pixels are stored too: the next backbone need not decode the images.
         recipe = replace(recipe, phases=(Phase(),) if self._several else ())
-        network = make_pooled_taps(backbone, recipe.head)  # so `train` computes nothing again
+        network = make_pooled_network(backbone, recipe.head)  # so `train` computes nothing again
         features = extract_and_remember(self._context, network, self.catalog, recipe)
         if features.refused:
             self.catalog = self.catalog.exclude(features.refused).require_learnable()

@@ -38,7 +38,7 @@ from regraft.evaluation.label_errors import LABEL_TASKS, LabelCheck, find_label_
 from regraft.evaluation.problems import Case, Problem, find_problems
 from regraft.features.image_facts import decode_missing
 from regraft.pipeline.context import Context
-from regraft.pipeline.embed import make_pooled_network, read_vectors
+from regraft.pipeline.embed import read_vectors
 from regraft.pipeline.prepare import extract_and_remember, open_backbone, report_backbone
 from regraft.recipe import Recipe
 from regraft.report.build import utc_now
@@ -240,6 +240,8 @@ def _decode_all(context: Context, catalog: Catalog, recipe: Recipe, *, labels: b
         except EnvironmentFault as fault:
             unchecked = str(fault)
         else:
+            from regraft.models.joint_taps import make_pooled_network
+
             report_backbone(context.reporter, backbone)
             recipe = replace(recipe, phases=())  # with phases, pixels would be stored too
             network = make_pooled_network(backbone, recipe.head)

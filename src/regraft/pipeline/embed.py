@@ -46,7 +46,6 @@ from regraft.system.files import make_temporary_folder
 if TYPE_CHECKING:
     import keras
 
-    from regraft.backbones.load import Backbone
     from regraft.features.extract import Features
 
 __all__ = [
@@ -58,12 +57,10 @@ __all__ = [
     "choose_writer",
     "embed",
     "load_embedding_network",
-    "make_pooled_network",
     "read_vectors",
 ]
 
 POOLINGS = ("avg", "max", "both")  # those without weights, which would have to be learned
-FEATURES_OUTPUT = "cut_0"  # `cut` gives a frozen backbone's only output this name, so `train` shares its keys
 
 
 @dataclass(frozen=True)
@@ -175,24 +172,11 @@ def load_embedding_network(
 
 @lru_cache(maxsize=2)
 def _load_network(recipe: Recipe, digests: str, trust: bool, reporter: Reporter) -> keras.Model:
+    from regraft.models.joint_taps import make_pooled_network
+
     backbone = open_backbone(recipe, trust=trust, reporter=reporter)
     report_loading(reporter, backbone)
     return make_pooled_network(backbone, recipe.head)
-
-
-def make_pooled_network(backbone: Backbone, head: HeadSpec) -> keras.Model:
-    """Return a backbone up to its pooled vectors: the network, and so the key, of `train` without phases.
-
-    The last of its outputs is the backbone's own; the others are those of the layers that a head may use.
-    """
-    import keras
-
-    from regraft.models.head import pool_features
-    from regraft.models.joint_taps import make_pooled_taps
-
-    if head.chooses_taps:
-        return make_pooled_taps(backbone, head)
-    return keras.Model(backbone.model.inputs[0], {FEATURES_OUTPUT: pool_features(backbone, head)})
 
 
 def read_vectors(features: Features, network: keras.Model, catalog: Catalog) -> NDArray[np.float32]:

@@ -66,11 +66,7 @@ class FinalAnswers:
 
 
 def predict_finally(
-    context: Context,
-    head: FittedHead,
-    data: TrainingData,
-    inner: InnerLayer,
-    decision: Decision,
+    context: Context, head: FittedHead, data: TrainingData, inner: InnerLayer, decision: Decision
 ) -> FinalAnswers:
     """Return what the final model computes of each scored part, and of images to compare others with.
 
@@ -83,19 +79,18 @@ def predict_finally(
     if decision.fine_tuned:
         return _predict_by_model(context, head, data, inner)
     catalog, answers = data.catalog, predict_from_features(head, data)  # a phase may have trained the head
-    learnt = [sample for sample in catalog.samples if sample.part in head.learnt_parts]
+    numbers = np.flatnonzero([sample.part in head.learnt_parts for sample in catalog.samples])
+    learnt = tuple(catalog.samples[number] for number in numbers)
     groups = data.list_groups(*head.learnt_parts)
-    reference = ReferenceImages(
-        tuple(learnt), catalog.targets(learnt), data.read_pooled_features(learnt), groups
-    )
+    reference = ReferenceImages(learnt, catalog.targets(learnt), data.read_pooled_features(learnt), groups)
     features = {part: data.read_pooled_features(catalog.part(part)) for part in answers}
     if head.held_out is not None and not decision.changed_model:
-        samples = tuple(catalog.samples[number] for number in head.held_out.rows)
+        rows = np.searchsorted(numbers, head.held_out.rows)  # they are some of those learnt from
         held_out = HeldOutAnswers(
-            samples,
-            catalog.targets(samples),
+            tuple(learnt[row] for row in rows),
+            reference.targets[rows],
             head.held_out.answers,
-            data.read_pooled_features(samples),
+            reference.features[rows],
             "cross-validation",
             head.held_out.fewer,
             head.held_out.step,
@@ -116,10 +111,7 @@ def _take_validation(
 
 
 def _predict_by_model(
-    context: Context,
-    head: FittedHead,
-    data: TrainingData,
-    inner: InnerLayer,
+    context: Context, head: FittedHead, data: TrainingData, inner: InnerLayer
 ) -> FinalAnswers:
     from regraft.features.engine import EngineRunner
     from regraft.inference.predict import name_outputs

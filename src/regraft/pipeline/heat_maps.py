@@ -10,7 +10,6 @@ import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from regraft.training.outcome import Outcome
 
 __all__ = ["HeatMapPlan", "add_heat_maps", "plan_heat_maps"]
 
-BATCH = 1  # images at a time: eight of these few take 90 MB more, and no less time
 MOST_BYTES = 1.5e9  # of changed maps that a head is run on, about a second
 
 Wrong = WrongImage | WrongLabels | WrongNumbers
@@ -98,7 +96,8 @@ def add_heat_maps(
     catalog = outcome.catalog
     try:
         head = read_head(folder / GRAPH[0], TASKS[catalog.task].activation)
-        engine = OpenVinoEngine(folder / GRAPH[0], batch=BATCH, outputs=(head.source,))
+        # One image at a time: eight of these few take 90 MB more, and no less time.
+        engine = OpenVinoEngine(folder / GRAPH[0], batch=1, outputs=(head.source,))
         pictures = _paint_all(plan.requests, catalog, engine, HeatMaker(head), outcome.backbone.image_size)
     except (ImportError, RuntimeError, ValueError):  # there is no graph, or the head sees more than its map
         return list(parts)
@@ -176,26 +175,25 @@ def _paint_all(
     digests = {sample.path: sample.digest for sample in catalog.samples}
     jobs = catalog.make_jobs([digests[request.image] for request in requests])
     pictures = [b""] * len(requests)
-    under_way: deque[list[int]] = deque()  # the requests of the batches that the engine runs
+    under_way: deque[int] = deque()  # the requests that the engine works on
     spent = 0.0
     with DecodingPool(jobs, size, depth=catalog.depth) as decoding:
-        for outputs in engine.run(_iterate_batches(decoding, under_way)):
-            (maps,) = outputs.values()
-            for number, features in zip(under_way.popleft(), maps, strict=True):
-                request = requests[number]
-                if request.thumbnail and spent < MOST_BYTES:
-                    heat = heat_maker.compute(features, request.direction[None])[0]
-                    pictures[number] = _paint(request, heat - heat.mean() * (catalog.task == "regression"))
-                    spent += 0 if heat_maker.is_linear else features.nbytes * heat.size
+        for outputs in engine.run(_iterate_pixels(decoding, under_way)):
+            number, (maps,) = under_way.popleft(), outputs.values()
+            request, features = requests[number], maps[0]
+            if request.thumbnail and spent < MOST_BYTES:
+                heat = heat_maker.compute(features, request.direction[None])[0]
+                pictures[number] = _paint(request, heat - heat.mean() * (catalog.task == "regression"))
+                spent += 0 if heat_maker.is_linear else features.nbytes * heat.size
     return pictures
 
 
-def _iterate_batches(decoding: DecodingPool, numbers: deque[list[int]]) -> Iterator[NDArray[np.uint8]]:
-    """Yield batches of decoded images, after adding the numbers of their jobs to `numbers`."""
-    items = ((number, item) for number, item in enumerate(decoding) if not isinstance(item, Rejection))
-    while batch := list(islice(items, BATCH)):
-        numbers.append([number for number, _ in batch])
-        yield np.stack([item.pixels for _, item in batch])
+def _iterate_pixels(decoding: DecodingPool, numbers: deque[int]) -> Iterator[NDArray[np.uint8]]:
+    """Yield each decoded image as a batch, after adding the number of its job to `numbers`."""
+    for number, item in enumerate(decoding):
+        if not isinstance(item, Rejection):
+            numbers.append(number)
+            yield item.pixels[None]
 
 
 def _paint(request: _Request, heat: NDArray[np.float32]) -> bytes:

@@ -18,7 +18,8 @@ from regraft.evaluation.scores import BASELINES, MEASURES, format_three_digits
 from regraft.report.build import show_python_usage, show_shell_usage
 from regraft.report.content import NumberFindings, PartScores, Report
 from regraft.report.reliability import describe_calibration
-from regraft.report.render import make_visible
+from regraft.report.render import format_percent, make_environment, make_visible
+from regraft.system.console import format_names
 
 if TYPE_CHECKING:
     import jinja2
@@ -28,6 +29,7 @@ __all__ = ["MODEL_CARD", "TASK_WORDS", "escape_markdown", "list_limits", "make_m
 MODEL_CARD = "README.md"
 SMALL_CLASS = 20  # training images of a class, below which its own scores say little
 MAX_NAMES = 100  # of classes, labels or targets in the table; manifest.json has all
+MAX_LISTED = 8  # classes or labels in a sentence
 WEAKEST = 3  # classes or labels that are named
 
 TASK_WORDS = {  # a phrase, and the tag of the hub; it has no tag for numbers
@@ -135,19 +137,14 @@ def _describe_outputs(report: Report) -> Iterator[str]:
     if small:
         yield (
             f"{len(small):,} of {len(report.outputs):,} {noun} have fewer than {SMALL_CLASS} training "
-            f"images: {_join(small)}."
+            f"images: {format_names(small, most=MAX_LISTED)}."
         )
     if report.parts and not isinstance(report.parts[0].findings, NumberFindings):
         rows = [row for row in report.parts[0].findings.rows if row.n and row.f1 is not None and row.f1 < 1]
         weakest = sorted(rows, key=lambda row: (row.f1 or 0.0, row.name))[:WEAKEST]
         names = [f"{row.name} (F1 {100 * (row.f1 or 0):.1f} % on {row.n:,} images)" for row in weakest]
         if names and len(report.outputs) > 2:
-            yield f"Answered worst: {_join(names)}."
-
-
-def _join(names: list[str], most: int = 8) -> str:
-    others = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + others
+            yield f"Answered worst: {format_names(names, most=MAX_LISTED)}."
 
 
 def _list_hub_metrics(report: Report) -> Iterator[tuple[PartScores, str, str, float]]:
@@ -161,12 +158,11 @@ def _list_hub_metrics(report: Report) -> Iterator[tuple[PartScores, str, str, fl
 def _format_score(value: float, name: str) -> str:
     if not MEASURES[name].is_share:
         return format_three_digits(value)
-    return f"{100 * (min(value, 0.999) if value < 1 else value):.1f} %"
+    return f"{format_percent(value)} %"
 
 
 @functools.cache
 def _load_environment() -> jinja2.Environment:
-    import jinja2
     import markupsafe
 
     def quote_yaml(value: object) -> str:
@@ -174,15 +170,7 @@ def _load_environment() -> jinja2.Environment:
         text = json.dumps(str(make_visible(str(value))), ensure_ascii=False)
         return markupsafe.Markup(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("regraft.report", ""),
-        autoescape=False,
-        undefined=jinja2.StrictUndefined,
-        finalize=escape_markdown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = make_environment(autoescape=False, finalize=escape_markdown, keep_trailing_newline=True)
     environment.filters |= {
         "yaml": quote_yaml,
         "score": _format_score,

@@ -49,7 +49,15 @@ from regraft.system.files import make_temporary_file
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["load_script", "make_visible", "render", "render_page", "write_report"]
+__all__ = [
+    "format_percent",
+    "load_script",
+    "make_environment",
+    "make_visible",
+    "render",
+    "render_page",
+    "write_report",
+]
 
 TEMPLATES = {"multiclass": "classes", "binary": "classes", "multilabel": "labels", "regression": "numbers"}
 
@@ -199,20 +207,24 @@ def render_page(template: str, refused: Iterable[RejectedFile], /, **values: Any
     return page
 
 
-@functools.cache
-def _load_environment() -> jinja2.Environment:
+def make_environment(**options: Any) -> jinja2.Environment:
+    """Return an environment for the templates of this package, with further options of Jinja's."""
     import jinja2  # 40 ms that only a report should cost
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("regraft.report", ""),
-        autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=make_visible,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
+
+
+@functools.cache
+def _load_environment() -> jinja2.Environment:
+    environment = make_environment(autoescape=True, finalize=make_visible)
     environment.filters |= {
-        "percent": _format_percent,
+        "percent": format_percent,
         "number": format_three_digits,
         "duration": format_duration,
         "base64": lambda content: base64.b64encode(content).decode("ascii"),
@@ -238,8 +250,8 @@ def make_visible(value: object) -> object:
     return INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
 
 
-def _format_percent(share: float) -> str:
-    # A share just below 1 must not be rounded to 100 %.
+def format_percent(share: float) -> str:
+    """Return a share in percent; one just below 1 is not rounded to 100 %."""
     return f"{100 * (min(share, 0.999) if share < 1 else share):.1f}"
 
 

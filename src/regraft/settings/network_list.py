@@ -17,7 +17,7 @@ def split_networks(backbone: str) -> tuple[str, ...]:
     A text that is a path on this disk names one network, even if it has a comma.
 
     Raises:
-        UsageError: there is nothing on one side of a comma, or a network stands there twice.
+        UsageError: there is nothing on one side of a comma, or auto is one of several.
 
     Example:
         >>> split_networks("mobilenet_v2, own.keras")

@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from regraft.metrics.intervals import exceeds_standard_error
 from regraft.solvers.closed_form import RIDGE
 from regraft.solvers.cross_validation import Mask, TrainingRows, draw_folds, score_trial
 from regraft.solvers.decision import Scaler
@@ -118,10 +119,13 @@ def _select_finalists(
     groups: NDArray[np.int64] | None,
 ) -> list[int]:
     """Return the numbers of the blocks that help the last one most on a part of the rows, ascending."""
+    every = list(range(len(grams) - 1))
+    if len(every) <= FINALISTS:
+        return every
     sample, folds = draw_folds(rows, max_rows=SCREENING_ROWS, count=5, groups=groups)
+    if not folds:
+        return every
     part, numbers = rows.select_targets(sample), np.flatnonzero(sample)
-    if len(grams) - 1 <= FINALISTS or not folds:
-        return list(range(len(grams) - 1))
     square = np.ix_(numbers, numbers)
     last, measure = grams[-1][square], partial(_measure_loss, penalty=penalty, rows=part, folds=folds)
     tried = list(pool.map(measure, (last + gram[square] for gram in grams[:-1])))
@@ -139,8 +143,7 @@ class _HeldOutLoss(NamedTuple):
 
 def _is_better(one: _HeldOutLoss, other: _HeldOutLoss) -> bool:
     """Return whether losses are lower by more than a standard error of their paired differences."""
-    gains = other.rows - one.rows
-    return bool(gains.mean() > gains.std() / np.sqrt(len(gains)))
+    return exceeds_standard_error(other.rows - one.rows)
 
 
 def _make_gram(block: Matrix) -> Matrix:

@@ -12,7 +12,6 @@ looks better than it is on the images that chose it. Points on the way have to b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EpochMean", "Mixture", "exceeds_chance", "list_points_between"]
+from regraft.metrics.intervals import exceeds_standard_error
+
+__all__ = [
+    "EpochMean",
+    "Mixture",
+    "choose_first_epoch",
+    "exceeds_chance",
+    "interpolate",
+    "list_points_between",
+]
 
 SHARES = (0.5, 0.75)  # of the way from the weights before the phase to those after it
 
@@ -56,7 +64,7 @@ class Mixture:
 
 @dataclass
 class EpochMean:
-    """The running mean of the weights at the ends of a phase's epochs, of its second half on.
+    """The running mean of the weights at the ends of a phase's last epochs.
 
     Attributes:
         values: the mean; [] before there is one.
@@ -65,7 +73,7 @@ class EpochMean:
     Example:
         >>> mean = EpochMean()
         >>> for epoch in (1, 2, 3, 4):
-        ...     mean.add([np.full(2, float(epoch), np.float32)], epoch, planned=4)
+        ...     mean.add([np.full(2, float(epoch), np.float32)], epoch, since=3)
         >>> mean.first, mean.count, mean.values[0].tolist()
         (3, 2, [3.5, 3.5])
     """
@@ -74,9 +82,9 @@ class EpochMean:
     first: int = 0
     count: int = 0
 
-    def add(self, values: Sequence[NDArray[Any]], epoch: int, *, planned: int) -> None:
-        """Take the weights at the end of an epoch, if it lies in the second half of those planned."""
-        if epoch <= planned // 2:
+    def add(self, values: Sequence[NDArray[Any]], epoch: int, *, since: int) -> None:
+        """Take the weights at the end of an epoch; those before the epoch `since` do not count."""
+        if epoch < since:
             return
         if not self.count:
             self.first, self.values = epoch, list(values)
@@ -92,6 +100,15 @@ class EpochMean:
     def mixture(self) -> Mixture | None:
         """What the mean is of; None for fewer than two epochs."""
         return Mixture(self.first, self.first + self.count - 1) if self.count > 1 else None
+
+
+def choose_first_epoch(planned: int) -> int:
+    """Return the epoch from which a phase averages weights: the first of the second half.
+
+    >>> choose_first_epoch(4), choose_first_epoch(5)
+    (3, 3)
+    """
+    return planned // 2 + 1
 
 
 def list_points_between(before: Values, after: Values, mixture: Mixture) -> Iterator[tuple[Mixture, Values]]:
@@ -118,7 +135,4 @@ def exceeds_chance(losses: NDArray[np.floating[Any]], others: NDArray[np.floatin
     >>> exceeds_chance(np.array([0.5, 0.6, 0.7]), np.array([0.9, 0.2, 0.6]))
     False
     """
-    gains = np.asarray(losses, np.float64) - others
-    if len(gains) < 2:
-        return False
-    return bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
+    return exceeds_standard_error(np.asarray(losses, np.float64) - others, ddof=1)

@@ -134,17 +134,32 @@ class PhaseRunner:
 
     def _decide(self, name: str, inputs: str, choose: Callable[[], list[DepthPlan]]) -> list[DepthPlan]:
         """Choose by the clock, or as an earlier process of this run, or an equal run, did."""
+        decision = self._recall_or_choose(
+            f"{name}: plan",
+            inputs,
+            lambda: {"plans": [depth.state() for depth in choose()]},
+            is_possible=lambda choice: sum(map(_count_bytes, choice["plans"])) <= self._limit,
+        )
+        return [self._planner.restore(state) for state in decision["plans"]]
 
-        def choose_or_recall() -> dict[str, Any]:
+    def _recall_or_choose(
+        self,
+        name: str,
+        inputs: str,
+        choose: Callable[[], dict[str, Any]],
+        is_possible: Callable[[dict[str, Any]], bool] = lambda choice: True,
+    ) -> dict[str, Any]:
+        """Return the choice of an earlier process of this run, or of an equal run if possible; or choose."""
+
+        def decide() -> dict[str, Any]:
             choice = self._finished.recall_choice(inputs) if self._finished else None
-            if choice is None or sum(map(_count_bytes, choice["plans"])) > self._limit:
-                choice = {"plans": [depth.state() for depth in choose()]}
+            if choice is None or not is_possible(choice):
+                choice = choose()
                 if self._finished is not None:
                     self._finished.remember_choice(inputs, choice)
             return choice
 
-        decision = self._journal.decide(f"{name}: plan", choose_or_recall)
-        return [self._planner.restore(state) for state in decision["plans"]]
+        return self._journal.decide(name, decide)
 
     def _compare_depths(self, rivals: list[DepthPlan], name: str) -> tuple[DepthPlan | PhaseResult, str]:
         """Train by each plan for a few epochs from the same weights; return the best plan, and a remark.
@@ -231,14 +246,7 @@ class PhaseRunner:
     def decide(self, name: str, choice: dict[str, Any]) -> dict[str, Any]:
         """Return this choice, or the one that an earlier process of this run, or an equal run, made."""
         inputs = f"{name}, after {self._describe_inputs(Phase(), self._budget)}"
-
-        def recall_or_choose() -> dict[str, Any]:
-            recalled = self._finished.recall_choice(inputs) if self._finished else None
-            if recalled is None and self._finished is not None:
-                self._finished.remember_choice(inputs, choice)
-            return recalled or choice
-
-        return self._journal.decide(name, recall_or_choose)
+        return self._recall_or_choose(name, inputs, lambda: choice)
 
     def _extract(self, stored: Cut, count: int, data: TrainingData) -> StoredFeatures:
         """Extract what the prefix gives for training images in this many views, and for validation images."""

@@ -29,7 +29,7 @@ from regraft.system.console import Reporter, SilentReporter
 from regraft.training.checkpoint import PhaseCheckpoint
 from regraft.training.compiled import CompiledNetwork, CompiledNetworks
 from regraft.training.journal import RunJournal
-from regraft.training.loop import PhaseResult, TrainingLoop
+from regraft.training.loop import PhaseResult, TrainingLoop, assign_values
 from regraft.training.optimizers import Schedule
 from regraft.training.solve_head import HeldOutRows, Weights, resolve_solver, solve_head, solver_name
 from regraft.training.training_data import PhaseData, TrainingData
@@ -120,8 +120,7 @@ class Trainer:
         result = PhaseResult(phase, freeze(self.backbone, phase.unfreeze))
         state, arrays = checkpoint.take_previous() or ({}, {})
         result.restore(state["fitted"])
-        for variable, value in zip(list_mutable_weights(self.model), arrays["now"], strict=True):
-            variable.assign(value)
+        assign_values(list_mutable_weights(self.model), arrays["now"])
         return result
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.backbones.graph import flatten_layers
+from regraft.data.batches import Batch
 from regraft.metrics.intervals import Interval
 from regraft.models.freeze import FrozenWeightsGuard, TrainableCount, list_mutable_weights
 from regraft.recipe import Phase
@@ -26,14 +27,28 @@ from regraft.solvers.calibration import MIN_ROWS, calibrate_answers
 from regraft.solvers.decision import Link
 from regraft.system.console import Reporter, format_duration
 from regraft.system.signals import stop_after_step
-from regraft.training.averaging import EpochMean, Mixture, exceeds_chance, list_points_between
+from regraft.training.averaging import (
+    EpochMean,
+    Mixture,
+    choose_first_epoch,
+    exceeds_chance,
+    list_points_between,
+)
 from regraft.training.calibrate import absorb_link, find_output_dense
 from regraft.training.checkpoint import Arrays, PhaseCheckpoint
 from regraft.training.compiled import CompiledNetwork, as_network_input
 from regraft.training.optimizers import Schedule
 from regraft.training.training_data import PhaseData
 
-__all__ = ["EpochRecord", "PhaseResult", "TrainingLoop", "copy_values", "seed_layers"]
+__all__ = [
+    "EpochRecord",
+    "PhaseResult",
+    "TrainingLoop",
+    "assign_values",
+    "copy_values",
+    "seed_layers",
+    "train_batch",
+]
 
 LEAST_GAIN = 1e-6  # share of the loss that an epoch has to gain: less is how exactly a temperature is fitted
 
@@ -198,7 +213,7 @@ class TrainingLoop:
                 position = self._run_epoch(position)
         if result.stopped in ("done", "no progress", "budget") and result.unfreeze != "none":
             self._mix_epochs()
-        self._assign(self._best)
+        assign_values(self._weights, self._best)
         if self._dense is not None and result.best and result.link is not None:
             absorb_link(self._dense, result.link)
         self._guard.check()
@@ -211,10 +226,6 @@ class TrainingLoop:
                 {"done": True, "fitted": result.state()}, {"now": copy_values(self._weights)}
             )
         return result
-
-    def _assign(self, values: list[NDArray[Any]]) -> None:
-        for variable, value in zip(self._weights, values, strict=True):
-            variable.assign(value)
 
     def _mix_epochs(self) -> None:
         """Take the mean of the last epochs, or a point on the way there, where validation asks for it."""
@@ -233,7 +244,7 @@ class TrainingLoop:
         better by more than chance.
         """
         result, task, truth = self._result, self._data.task, self._data.validation.targets
-        self._assign(values)
+        assign_values(self._weights, values)
         record, link, answers = self._evaluate(mixture.last, math.nan, time.monotonic())
         start = result.history[0]
         if (
@@ -282,7 +293,7 @@ class TrainingLoop:
         result.stopped = self._judge(is_finite)
         values = copy_values(self._weights)
         if is_complete and result.stopped != "diverged":
-            self._mean.add(values, position.epoch, planned=self._schedule.epochs)
+            self._mean.add(values, position.epoch, since=choose_first_epoch(self._schedule.epochs))
         if result.best == position.epoch:
             self._best, result.link = values, link
             self._best_answers[1] = answers
@@ -304,16 +315,15 @@ class TrainingLoop:
                 if self._stop.is_set() or schedule.is_over:
                     break
                 started = time.monotonic()
-                self._network.rates.set(schedule.rate(self._phase.learning_rate))
-                weighted = np.stack(np.broadcast_arrays(batch.targets, batch.weights), -1)
-                loss = self._network.train_step(batch.inputs, weighted, self._reporter)
+                rate, samples = schedule.rate(self._phase.learning_rate), len(batch.targets)
+                loss = train_batch(self._network, batch, rate, self._reporter)
                 schedule.add_step(time.monotonic() - started)
                 if not math.isfinite(loss):
                     return False
                 position.step += 1
-                position.total += loss * len(weighted)
-                position.count += len(weighted)
-                advance(len(weighted))
+                position.total += loss * samples
+                position.count += samples
+                advance(samples)
                 if self._checkpoint.is_due or schedule.has_just_chosen:
                     self._save(position, begun)
                 if schedule.is_just_timed:
@@ -382,8 +392,7 @@ class TrainingLoop:
         if state["parts"] > 1:
             self._network.split_steps(state["parts"])
         for name, variables in self._list_variables().items():
-            for variable, value in zip(variables, arrays[name], strict=True):
-                variable.assign(value)
+            assign_values(variables, arrays[name])
         self._start, self._best, self._best_answers = arrays["start"], arrays["best"], arrays["answers"]
         self._mean = EpochMean(arrays["mean"], *state["mean"])
         self._result.restore(state["fitted"])
@@ -428,6 +437,19 @@ def seed_layers(network: keras.Model, seed: int) -> None:
     """Seed the random numbers of every layer: by default they depend on what ran before."""
     for number, generator in _iter_generators(network):
         generator.state.assign(np.array([seed, number], generator.state.dtype))
+
+
+def train_batch(network: CompiledNetwork, batch: Batch, rate: float, reporter: Reporter) -> float:
+    """Train a network on a batch at a learning rate of the head; return the mean loss."""
+    network.rates.set(rate)
+    weighted = np.stack(np.broadcast_arrays(batch.targets, batch.weights), -1)
+    return network.train_step(batch.inputs, weighted, reporter)
+
+
+def assign_values(variables: Iterable[keras.Variable], values: Iterable[NDArray[Any]]) -> None:
+    """Set variables to values from `copy_values`."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def copy_values(variables: list[keras.Variable]) -> list[NDArray[Any]]:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,7 +31,7 @@ from regraft.training.fine_tuning import PhaseRunner
 from regraft.training.finished_phases import FinishedPhases, describe_phase_inputs
 from regraft.training.fit import FittedHead, solve_on_all
 from regraft.training.journal import RunJournal
-from regraft.training.loop import PhaseResult, copy_values, seed_layers
+from regraft.training.loop import PhaseResult, assign_values, copy_values, seed_layers, train_batch
 from regraft.training.optimizers import Schedule
 from regraft.training.outcome import Decision
 from regraft.training.training_data import PhaseData, TrainingData
@@ -164,7 +163,7 @@ class _Repeater:
             checkpoint.adopt(stored)
         if checkpoint.is_done:
             _, arrays = checkpoint.take_previous() or ({}, {"now": []})
-            _assign(list_mutable_weights(model), arrays["now"])
+            assign_values(list_mutable_weights(model), arrays["now"])
             return True
         if not self._train(result):
             return False
@@ -198,12 +197,12 @@ class _Repeater:
         for epoch in range(1, result.best + 1):
             if not self._train_epoch(network, phase_data, schedule, epoch, phase.learning_rate):
                 return False
-            if result.mixture is not None and epoch >= result.mixture.first < result.mixture.last:
-                mean.add(copy_values(weights), epoch, planned=2 * result.mixture.first - 1)
+            if result.mixture is not None and result.mixture.first < result.mixture.last:
+                mean.add(copy_values(weights), epoch, since=result.mixture.first)
         if mean.count:
-            _assign(weights, mean.values)
+            assign_values(weights, mean.values)
         if result.mixture is not None and result.mixture.share < 1:
-            _assign(weights, interpolate(before, copy_values(weights), result.mixture.share))
+            assign_values(weights, interpolate(before, copy_values(weights), result.mixture.share))
         dense = find_output_dense(model, self.data.task)
         if dense is not None and result.link is not None:
             absorb_link(dense, result.link)
@@ -222,14 +221,7 @@ class _Repeater:
             for batch in data.train.iter_shuffled(epoch, 0):
                 if stop.is_set():
                     return False
-                network.rates.set(schedule.rate(rate))
-                weighted = np.stack(np.broadcast_arrays(batch.targets, batch.weights), -1)
-                network.train_step(batch.inputs, weighted, self.reporter)
+                train_batch(network, batch, schedule.rate(rate), self.reporter)
                 schedule.add_step(0.0)
-                advance(len(weighted))
+                advance(len(batch.targets))
         return True
-
-
-def _assign(variables: Iterable[Any], values: Values) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)

@@ -8,9 +8,9 @@ An image is measured, each time as the surprise: -log of the share of familiar i
 | far distance | images of a new class, and of another kind |
 | doubt of the answer: the entropy of its probabilities | images of a new class, and of no clear class |
 
-They add up to one number, the strangeness: far + doubt / 2 + max(0, outside - 1.5). The last term counts only
-for images that few familiar ones resemble, and without bound. So one number answers both questions, "is this
-a kind of image that I know?" and "is it one of my classes?".
+Their sum is the strangeness: far + doubt / 2 + max(0, outside - 1.5). The last term is 0 for most familiar
+images and grows without limit for images of another kind. So one number answers two questions: is this a
+kind of image that the model knows, and does it show one of its classes?
 
 What familiar images reach is measured on images that the model has not learnt from: training images, each
 against the others and answered out of fold, or the validation part. The strangeness is measured on them too,

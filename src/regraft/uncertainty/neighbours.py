@@ -29,7 +29,7 @@ MAX_SAMPLE = 512  # images that principal axes are computed from
 MAX_AXES = 128  # principal axes of all images; of those within a class, half as many
 ROWS_PER_AXIS, WIDTHS_PER_AXIS = 4, 10  # images and features that an axis needs; within a class, twice
 MAX_AXIS_BYTES = 600_000
-CALM = 16.0  # variance, in the mean of what is left, at which a direction within classes counts half
+CALM = 16.0  # a direction counts half if it varies this many times as much within classes as the others
 ALMOST_NONE = 1e-6  # length below which a vector has no direction, and variance of an axis
 
 Floats = NDArray[np.float32]

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.metrics.intervals import exceeds_standard_error
+
 __all__ = ["Spread", "fit_spread"]
 
 Matrix = NDArray[np.float64]
@@ -113,4 +115,4 @@ def _is_better(errors: Matrix, spread: Matrix) -> bool:
     """
     scaled = spread * (errors / spread).mean()
     gain = (np.log(errors.mean()) + errors / errors.mean()) - (np.log(scaled) + errors / scaled)
-    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    return exceeds_standard_error(gain)
