@@ -161,7 +161,8 @@ function makeCard(files) {
   return { files, images, body, element, query: makeQuery() };
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0.0995 && share < 0.9995 ? 0 : 1)} %`;
+// A share just below 1 is not rounded to 100 %.
+const percent = (share) => `${(100 * (share < 1 ? Math.min(share, 0.999) : share)).toFixed(share > 0.0995 && share < 0.995 ? 0 : 1)} %`;
 const number = (value) => Number(value.toPrecision(4)).toString();
 
 function showAnswer(card, answer) {
