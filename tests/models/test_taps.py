@@ -17,7 +17,8 @@ from regraft.models.taps import cut_at_taps, find_taps
 from regraft.pipeline.train import train
 from regraft.recipe import HeadSpec, Phase, Recipe
 from regraft.solvers.cross_validation import TrainingRows
-from regraft.solvers.feature_scoring import _make_gram, choose_taps
+from regraft.solvers.feature_scoring import choose_taps
+from regraft.solvers.kernel_probe import make_gram
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_the_sum_of_gram_matrices_is_that_of_the_blocks_side_by_side() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.normal(3, 2, (20, width)) for width in (5, 30)]
     side = np.hstack([StandardScaler().fit_transform(block) / block.shape[1] ** 0.5 for block in blocks])
-    np.testing.assert_allclose(sum(_make_gram(block) for block in blocks), side @ side.T, atol=1e-5)
+    np.testing.assert_allclose(sum(make_gram(block) for block in blocks), side @ side.T, atol=1e-5)
 
 
 # --- a run

@@ -27,9 +27,9 @@ from regraft.features.keras_engine import Network
 from regraft.features.openvino import Outputs, join_batches
 from regraft.features.store import Store
 from regraft.recipe import PrecisionChoice
-from regraft.solvers.closed_form import prepare_ridge, prepare_ridge_folds
-from regraft.solvers.cross_validation import SolverSpec, TrainingRows, cross_validate
+from regraft.solvers.cross_validation import TrainingRows, draw_folds
 from regraft.solvers.decision import Scaler
+from regraft.solvers.kernel_probe import PENALTIES, make_gram, measure_loss
 from regraft.system.console import Reporter
 from regraft.tasks import TASKS
 
@@ -42,18 +42,11 @@ WORK = 9.6e10  # multiplications in f32 that a comparison may take: about 1.5 se
 ENOUGH_IMAGES = 60  # images that twice that work is spent on
 SLOW_IMAGES = 32  # images that are compared of a slower network, whatever they take
 MAX_BYTES = 256 * 2**20  # of features, at which the comparison stops
-CHUNK = 160  # images that run in one precision, then in the other
+FOLDS = 5  # of the probe
+CHUNK = 128  # images that run in one precision, then in the other
 HINT_IMAGES = 32  # images that the remembered answer names
 MAX_LOSS_RISE = 0.01  # share of the probe's loss
 MAX_DIFFERENCE = 0.1  # of features, as a share of the spread between images
-PENALTIES = (30.0, 5.0, 1.0)
-
-PROBE = SolverSpec(
-    "ridge",
-    prepare_ridge,
-    lambda rows: [{"penalty": penalty} for penalty in PENALTIES],
-    prepare_folds=prepare_ridge_folds,
-)
 
 
 class _Comparison(NamedTuple):
@@ -208,16 +201,16 @@ class _Verdict(NamedTuple):
 def _judge(comparison: _Comparison, catalog: Catalog, samples: dict[str, Sample]) -> _Verdict:
     """Judge bf16 by a probe's losses on held-out images, or by the features if those are too few."""
     compared = [samples[digest] for digest in comparison.digests]
-    parts = [_make_rows(outputs, catalog, compared) for outputs in comparison.features]
-    results = [cross_validate(PROBE, part) for part in parts]
-    held_out = results[0][1]
-    truth, losses = parts[0].targets[held_out], TASKS[catalog.task].compute_losses
-    if len(truth) < MIN_HELD_OUT or (truth == truth[0]).all():
+    rows = _make_rows(catalog, compared)
+    sample, folds = draw_folds(rows, max_rows=MAX_IMAGES, count=FOLDS, groups=None)
+    truth = rows.targets[np.any(folds, axis=0)] if folds else rows.targets[:0]
+    if not sample.all() or len(truth) < MIN_HELD_OUT or (truth == truth[0]).all():
         return _compare(*comparison.features)
     exact, rough = (
-        np.array([losses(trial.link(trial.decisions), truth) for trial in trials]) for trials, _ in results
+        [measure_loss(gram, penalty, rows, folds).rows for penalty in PENALTIES]
+        for gram in map(_make_gram, comparison.features)
     )
-    best = int((exact + rough).mean(1).argmin())
+    best = int(np.argmin([(one + other).mean() for one, other in zip(exact, rough, strict=True)]))
     before, after = exact[best].mean(), rough[best].mean()
     finding = (
         f"On {len(compared)} of your images a probe's loss is {after:.3f} in bf16 and {before:.3f} in f32"
@@ -237,15 +230,21 @@ def _is_harmless(exact: NDArray[np.float64], rough: NDArray[np.float64]) -> tupl
     return bool(change.mean() <= max(limit, error)), bool(change.mean() + error <= limit)
 
 
-def _make_rows(features: Outputs, catalog: Catalog, samples: Sequence[Sample]) -> TrainingRows:
-    """Make the probe's rows: average each tensor over its positions, and standardise regression targets."""
-    vectors = [rows.reshape(len(rows), -1, rows.shape[-1]).mean(1) for rows in features.values()]
-    data = np.nan_to_num(np.concatenate(vectors, 1).astype(np.float64), posinf=0.0, neginf=0.0)
+def _make_rows(catalog: Catalog, samples: Sequence[Sample]) -> TrainingRows:
+    """Make the probe's rows without features, and standardise the targets of a regression."""
     targets = TASKS[catalog.task].encode(catalog.targets(samples), len(catalog.outputs)).astype(np.float64)
     scaler = (
         Scaler.from_features(targets) if catalog.task == "regression" else Scaler.identity(targets.shape[1])
     )
-    return TrainingRows(data, scaler(targets), np.ones(len(data)), catalog.task)
+    return TrainingRows(np.zeros((len(targets), 0)), scaler(targets), np.ones(len(targets)), catalog.task)
+
+
+def _make_gram(features: Outputs) -> NDArray[np.float32]:
+    """Return the Gram matrix of all tensors, each averaged over its positions, (n, n)."""
+    blocks = (rows.reshape(len(rows), -1, rows.shape[-1]).mean(1) for rows in features.values())
+    grams = [make_gram(np.nan_to_num(block, posinf=0.0, neginf=0.0)) for block in blocks]
+    gram: NDArray[np.float32] = np.mean(grams, axis=0)
+    return gram
 
 
 def _compare(exact: Outputs, rough: Outputs) -> _Verdict:
