@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regraft.features.store import Store
-from regraft.training import finished_phases
+from regraft.training import stored_results
 from regraft.training.finished_phases import FinishedPhases
 
 STATE = {"done": True, "fitted": {"best": 2}}
@@ -47,10 +47,10 @@ def test_the_least_recently_used_are_deleted_beyond_the_limit(finished, tmp_path
         (path,) = tmp_path.rglob(f"{number}.npz")
         os.utime(path, (number, number))
     assert finished.read("0") is not None  # now it is the latest
-    monkeypatch.setattr(finished_phases, "LIMIT", 5 * path.stat().st_size - 1)
+    monkeypatch.setattr(stored_results, "LIMIT", 5 * path.stat().st_size - 1)
     write(finished, "4", 1000)
     assert sorted(file.stem for file in tmp_path.rglob("*.npz")) == ["0", "2", "3", "4"]
-    monkeypatch.setattr(finished_phases, "LIMIT", 1000)
+    monkeypatch.setattr(stored_results, "LIMIT", 1000)
     write(finished, "large", 1000)
     assert finished.read("large") is None
 

@@ -24,6 +24,7 @@ __all__ = ["KINDS", "StoredEntry", "clear_entries", "list_entries"]
 
 KINDS = {  # folders of the store -> what they hold
     r"features-\d+": "features and pixels",
+    r"heads-\d+": "heads solved on features",
     "engines": "converted networks",
     r"phases-\d+": "results of fine-tuning",
     "selftests": "tests that were passed",

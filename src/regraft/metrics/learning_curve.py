@@ -83,6 +83,21 @@ class LearningCurve:
     exponent: float
     output_gains: tuple[OutputGain, ...] = ()
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> LearningCurve:
+        """Return the curve that `dataclasses.asdict` turned into something that JSON holds."""
+        forecasts = {int(size): Interval(**band) for size, band in content["forecasts"].items()}
+        return cls(
+            **{
+                **content,
+                "sizes": tuple(content["sizes"]),
+                "scores": tuple(content["scores"]),
+                "forecasts": forecasts,
+                "gain": Interval(**content["gain"]),
+                "output_gains": tuple(OutputGain(**gain) for gain in content["output_gains"]),
+            }
+        )
+
     def describe(self) -> str:
         """Return a sentence on what twice as many images would bring.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -271,21 +271,37 @@ def measure_learning_curve(context: Context, data: TrainingData, head: FittedHea
     """
     if not context.has_forecast:
         return None
-    from regraft.evaluation.learning_curve import compute_learning_curve
-
-    data = data if head.validation is None else data.merge_validation()
-    catalog, train = data.catalog, data.catalog.part("train")
-    curve = compute_learning_curve(
-        data.read_pooled_features(train),
-        catalog.targets(train),
-        task=catalog.task,
-        solver=str(data.recipe.head.solver),
-        seed=data.recipe.seed,
-        groups=data.list_groups("train"),
-        weights=None if data.weights is None else data.weights.mean(1),
-    )
+    curve = _compute_learning_curve(data if head.validation is None else data.merge_validation())
     if curve is not None:
         context.reporter.info(curve.describe())
+    return curve
+
+
+def _compute_learning_curve(data: TrainingData) -> LearningCurve | None:
+    """Compute the learning curve of the training part, or read it from the store."""
+    from regraft.evaluation.learning_curve import compute_learning_curve
+    from regraft.metrics.learning_curve import LearningCurve
+    from regraft.training.stored_results import HEADS, StoredResults, digest_inputs
+
+    catalog, train = data.catalog, data.catalog.part("train")
+    features, targets, groups = (
+        data.read_pooled_features(train),
+        catalog.targets(train),
+        data.list_groups("train"),
+    )
+    weights = None if data.weights is None else data.weights.mean(1)
+    settings: dict[str, Any] = {
+        "task": catalog.task,
+        "solver": str(data.recipe.head.solver),
+        "seed": data.recipe.seed,
+    }
+    results = StoredResults(data.store, HEADS)
+    inputs = digest_inputs({"learning curve": settings}, [features, targets, groups, weights])
+    if (stored := results.read(inputs)) is not None:
+        content = stored[0]["curve"]
+        return None if content is None else LearningCurve.from_json(content)
+    curve = compute_learning_curve(features, targets, groups=groups, weights=weights, **settings)
+    results.write(inputs, ({"curve": None if curve is None else asdict(curve)}, {}))
     return curve
 
 

@@ -225,13 +225,19 @@ class Outcome:
         Returns:
             None if that is not known: the answers to this part are all that it was fitted to.
         """
-        held_out, reference = self.held_out, self.reference
+        held_out = self.held_out
         if held_out is not None and held_out.source == part:
             return None
         if held_out is None or part != "validation" or not self.validation_source:
             return self.uncertainty
+        return self._without_validation
+
+    @cached_property
+    def _without_validation(self) -> Uncertainty:
+        held_out, reference = self.held_out, self.reference
         return self._fit_uncertainty(
-            held_out.leave_out(part), None if reference is None else reference.leave_out(part)
+            None if held_out is None else held_out.leave_out("validation"),
+            None if reference is None else reference.leave_out("validation"),
         )
 
     def _fit_uncertainty(

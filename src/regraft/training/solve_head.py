@@ -13,6 +13,8 @@ from regraft.errors import UsageError
 from regraft.solvers.feature_scoring import choose_taps
 from regraft.solvers.solve import SolvedHead, make_training_rows, solve
 from regraft.system.console import Reporter
+from regraft.training.checkpoint import Arrays
+from regraft.training.stored_results import HEADS, Result, StoredResults, digest_inputs
 from regraft.training.training_data import TrainingData
 
 __all__ = [
@@ -56,17 +58,51 @@ class Solution:
     head: SolvedHead | None = None
     held_out: HeldOutRows | None = None
 
+    def pack(self) -> Result:
+        """Return a linear head as state and arrays, for the store."""
+        out = self.held_out
+        state = {"description": self.description, "step": 0.0 if out is None else out.step}
+        arrays: Arrays = {
+            "linear": list(self.linear or ()),
+            "held_out": [] if out is None else [out.rows, out.answers],
+            "fewer": [] if out is None or out.fewer is None else [out.fewer],
+        }
+        return state, arrays
+
+    @classmethod
+    def unpack(cls, state: dict[str, Any], arrays: Arrays) -> Solution:
+        """Return the head that `pack` stored."""
+        kernel, bias = arrays["linear"]
+        held_out = None
+        if arrays.get("held_out"):
+            numbers, answers = arrays["held_out"]
+            fewer = arrays["fewer"][0] if arrays.get("fewer") else None
+            held_out = HeldOutRows(numbers, answers, fewer, state["step"])
+        return cls(state["description"], (kernel, bias), held_out=held_out)
+
 
 class _Rows(NamedTuple):
     """Every view of every training sample: features, each (n, d), targets, weights (n, 1) or (n, units).
 
     `groups` is the number of each row's group: a fold never separates the views or the copies of an image.
+    `numbers` are those of the training samples in the catalog.
     """
 
     blocks: list[NDArray[np.floating[Any]]]
     targets: NDArray[Any]
     weights: NDArray[np.float32] | None
     groups: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+
+    @property
+    def has_weights_by_label(self) -> bool:
+        """Whether each label weighs the samples in its own way."""
+        return self.weights is not None and self.weights.shape[1] > 1
+
+    def digest(self, data: TrainingData, name: str) -> str:
+        """Return a digest of all that decides what is solved on the rows; `name` tells what."""
+        settings = {"name": name, "task": data.catalog.task, "seed": data.recipe.seed}
+        return digest_inputs(settings, [*self.blocks, self.targets, self.weights, self.groups, self.numbers])
 
     @classmethod
     def read(cls, data: TrainingData) -> _Rows:
@@ -78,6 +114,7 @@ class _Rows(NamedTuple):
             np.concatenate([catalog.targets(samples)] * count),
             None if data.weights is None else np.concatenate([data.weights] * count),
             np.tile(data.list_groups("train"), count),
+            np.flatnonzero([sample.part == "train" for sample in catalog.samples]),
         )
 
 
@@ -94,20 +131,28 @@ def solver_name(solver: Any) -> str:
 
 
 def choose_tap_numbers(data: TrainingData) -> tuple[int, ...]:
-    """Return which of the tensors in the data help as features of a linear head, see `choose_taps`."""
-    blocks, targets, weights, groups = _Rows.read(data)
+    """Return which of the tensors in the data help as features of a linear head, see `choose_taps`.
+
+    The choice is stored for the same features and targets.
+    """
+    rows, results = _Rows.read(data), StoredResults(data.store, HEADS)
+    inputs = rows.digest(data, "taps")
+    if (stored := results.read(inputs)) is not None:
+        return tuple(stored[0]["taps"])
     part, _ = make_training_rows(
-        blocks[-1],
-        targets,
+        rows.blocks[-1],
+        rows.targets,
         task=data.catalog.task,
         seed=data.recipe.seed,
-        weights=None if weights is None else weights.mean(1),
+        weights=None if rows.weights is None else rows.weights.mean(1),
     )
-    return choose_taps(blocks, part, groups=groups)
+    numbers = choose_taps(rows.blocks, part, groups=rows.groups)
+    results.write(inputs, ({"taps": numbers}, {}))
+    return numbers
 
 
 def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Solution:
-    """Solve a head on the training part.
+    """Solve a head on the training part, or read it from the store if it was solved on the same before.
 
     Args:
         data: what to learn from.
@@ -118,30 +163,43 @@ def solve_head(data: TrainingData, solver: Any, *, reporter: Reporter) -> Soluti
         UsageError, DataError: see `solvers.solve.solve`; or a solver that cannot weight each label
         separately.
     """
-    blocks, targets, weights, groups = _Rows.read(data)
-    features = blocks if len(blocks) > 1 else blocks[0]
-    seed = data.recipe.seed
-    numbers = np.flatnonzero([sample.part == "train" for sample in data.catalog.samples])
-    if weights is not None and weights.shape[1] > 1:
+    rows, results = _Rows.read(data), StoredResults(data.store, HEADS)
+    inputs = rows.digest(data, solver) if isinstance(solver, str) else ""
+    stored = results.read(inputs) if inputs else None
+    solution = _solve(rows, solver, data) if stored is None else Solution.unpack(*stored)
+    if inputs and stored is None and solution.linear is not None:
+        results.write(inputs, solution.pack())
+    if not rows.has_weights_by_label:
+        width = sum(block.shape[1] for block in rows.blocks)
+        reporter.info(
+            f"Head solved on {width:,} features of {len(rows.targets):,} images: {solution.description}."
+        )
+    return solution
+
+
+def _solve(rows: _Rows, solver: Any, data: TrainingData) -> Solution:
+    features = rows.blocks if len(rows.blocks) > 1 else rows.blocks[0]
+    seed, weights, targets = data.recipe.seed, rows.weights, rows.targets
+    if weights is not None and rows.has_weights_by_label:
         heads = [
-            solve(solver, features, labels, task="binary", groups=groups, sample_weight=weight, seed=seed)
+            solve(
+                solver, features, labels, task="binary", groups=rows.groups, sample_weight=weight, seed=seed
+            )
             for labels, weight in zip(targets.astype(np.int64).T, weights.T, strict=True)
         ]
         return Solution(
-            heads[0].phrase, _join_weights(heads, solver), held_out=_join_held_out(heads, numbers)
+            heads[0].phrase, _join_weights(heads, solver), held_out=_join_held_out(heads, rows.numbers)
         )
     solved = solve(
         solver,
         features,
         targets,
         task=data.catalog.task,
-        groups=groups,
+        groups=rows.groups,
         sample_weight=None if weights is None else weights[:, 0],
         seed=seed,
     )
-    width = sum(block.shape[1] for block in blocks)
-    reporter.info(f"Head solved on {width:,} features of {len(targets):,} images: {solved.phrase}.")
-    held_out = _join_held_out([solved], numbers)
+    held_out = _join_held_out([solved], rows.numbers)
     if solved.weights is None:
         return Solution(solved.phrase, None, solved, held_out)
     return Solution(solved.phrase, _join_weights([solved], solver), held_out=held_out)

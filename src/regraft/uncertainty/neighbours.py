@@ -75,9 +75,9 @@ def fit_metric(unit: Floats, vectors: Floats, classes: Groups | None) -> Metric:
     inner, factors = np.zeros((vectors.shape[1], 0), np.float16), np.zeros(0, np.float32)
     if classes is not None:
         numbers = np.unique(classes, return_inverse=True)[1]
-        sums = np.zeros((numbers.max() + 1, vectors.shape[1]))
-        np.add.at(sums, numbers, vectors)
-        differences = vectors - (sums / np.bincount(numbers)[:, None]).astype(np.float32)[numbers]
+        sizes, order = np.bincount(numbers), np.argsort(numbers, kind="stable")
+        sums = np.add.reduceat(vectors[order], np.cumsum(sizes) - sizes, axis=0, dtype=np.float64)
+        differences = vectors - (sums / sizes[:, None]).astype(np.float32)[numbers]
         axes_within, variances = _find_axes(differences, most // 2)
         rest = float((differences**2).sum()) / count - float(variances.sum())
         calm = CALM * max(rest, 0.0) / (vectors.shape[1] - len(variances)) + ALMOST_NONE**2
