@@ -1,8 +1,9 @@
 """Imports that are skipped, delayed, or made in the background.
 
 Keras and TensorFlow try to import pandas, scikit-learn and JAX, and scikit-learn tries to import pandas, to
-accept their arrays or to wrap their models: a third of the time that importing takes. OpenVINO imports its
-converter, which reports that import over the network to its maker. All of them work without these modules.
+accept their arrays or to wrap their models; Keras imports what draws in a notebook. That is a third of the
+time that importing takes. OpenVINO imports its converter, which reports that import over the network to its
+maker. All of them work without these modules.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _CONVERTER = "openvino.tools.ovc"
+_DRAWING = {"matplotlib": ["keras"], "IPython": ["keras"]}
 DELAY = 0.1  # seconds, so that a mistake that is noticed at once ends a program before it imports a backend
 
 
@@ -80,7 +82,7 @@ def skip_optional_imports() -> None:
     """
     callbacks = "keras.src.callbacks"
     optional = {"pandas": ["keras", "sklearn"], "sklearn": ["keras"], "jax": ["tensorflow", callbacks]}
-    sys.meta_path.insert(0, ImportBlocker(optional))
+    sys.meta_path.insert(0, ImportBlocker({**optional, **_DRAWING}))
 
 
 def skip_other_backends() -> None:
@@ -91,7 +93,7 @@ def skip_other_backends() -> None:
     """
     importers = ["keras", "openvino", "optree", "ml_dtypes"]
     optional = dict.fromkeys(("tensorflow", "jax", "torch", "pandas", "sklearn"), importers)
-    sys.meta_path.insert(0, ImportBlocker({**optional, _CONVERTER: ["openvino"]}))
+    sys.meta_path.insert(0, ImportBlocker({**optional, **_DRAWING, _CONVERTER: ["openvino"]}))
     _import_lazily("scipy.signal")
 
 
