@@ -80,7 +80,7 @@ def write_graph_and_selftest(
     test_images = make_test_images(int(trained.model.inputs[0].shape[-2]), trained.images_per_sample)
     pixels = np.stack([*images, *test_images])
     answers, graph = write_graph(trained, folder, pixels, reporter)
-    np.savez_compressed(folder / SELFTEST, pictures=test_images, answers=answers[len(images) :])
+    np.savez(folder / SELFTEST, pictures=test_images, answers=answers[len(images) :])
     return _hash_files(folder, [*graph, SELFTEST])
 
 

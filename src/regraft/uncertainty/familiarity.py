@@ -150,8 +150,8 @@ class Familiarity:
             "axes": self.references.axes,
             "rank": np.array(self.references.rank),
             **{f"metric_{name}": values for name, values in self._list_metric().items()},
-            "names": self.names,
-            "labels": self.labels,
+            "names": np.char.encode(self.names, "utf-8"),
+            "labels": np.char.encode(self.labels, "utf-8"),
             "outside": outside,
             "far": far,
             "strangeness": self.strangeness.values,
@@ -172,8 +172,8 @@ class Familiarity:
         metric = Metric(*(arrays[f"metric_{field.name}"].astype(np.float32) for field in fields(Metric)))
         return cls(
             ReferenceVectors(arrays["vectors"], arrays["axes"], int(arrays["rank"]), metric),
-            arrays["names"],
-            arrays["labels"],
+            _decode_texts(arrays["names"]),
+            _decode_texts(arrays["labels"]),
             (Tail(arrays["outside"], single), Tail(arrays["far"], single)),
             Tail(arrays["doubt"], single) if "doubt" in arrays else None,
             Tail(arrays["strangeness"], total),
@@ -338,6 +338,11 @@ def _list_familiar_images(
         return features, answers, groups
     rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MAX_MEASURED])
     return features[rows], None if answers is None else answers[rows], groups[rows]
+
+
+def _decode_texts(texts: NDArray[Any]) -> NDArray[np.str_]:
+    """Return texts that are stored as UTF-8, or as in earlier versions as they are."""
+    return np.char.decode(texts, "utf-8") if texts.dtype.kind == "S" else texts
 
 
 def _make_encodable(text: str) -> str:
